@@ -1,0 +1,45 @@
+# The two commands of a newcomer are `make demo` and `make test`; `make` alone lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; do command -v $$p && break; done)
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+$(READY): requirements.txt pyproject.toml
+	@echo "==> Installing the locked tools into $(VENV) (once, about two minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || { echo "trainyard needs Python 3.11 to 3.14, found: $$($(PYTHON) -V)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: help
+help: ## What can be done here
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: $(READY) ## The locked tools, in .venv
+
+.PHONY: lint
+lint: $(READY) ## Style, types and Ansible's own rules
+	ruff check .
+	ruff format --check .
+	mypy
+	yamllint --strict .
+	ansible-lint
+
+.PHONY: unit
+unit: $(READY) ## Tests that need no lab
+	pytest -m 'not lab and not vm'
+
+.PHONY: test
+test: lint unit ## Everything: lint, types, unit tests, and the whole run over a lab
+
+.PHONY: clean
+clean: ## Remove what was made here
+	rm -rf $(VENV) .ansible .mypy_cache .pytest_cache .ruff_cache .hypothesis build

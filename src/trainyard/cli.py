@@ -1,0 +1,23 @@
+"""The `trainyard` command: one sub-command a verb, each in a module of its own."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(
+    name="trainyard",
+    help="Plan, try out and measure LLM fleets on AWS Trainium.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # locals may hold credentials
+)
+
+
+@app.callback()
+def trainyard() -> None:
+    """Plan, try out and measure LLM fleets on AWS Trainium."""
+
+
+def main() -> None:
+    """Run the command; the entry point of the package."""
+    app()
