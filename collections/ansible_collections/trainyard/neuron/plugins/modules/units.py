@@ -62,7 +62,7 @@ options:
     default: []
   prune:
     description:
-      - Globs of unit names. A unit that matches and is not listed is stopped and disabled, if it runs or starts at boot.
+      - Globs of unit names. A unit that matches and is not listed, but runs or starts at boot, is stopped and disabled.
     type: list
     elements: str
     default: []
