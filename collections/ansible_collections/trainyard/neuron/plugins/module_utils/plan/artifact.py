@@ -9,12 +9,12 @@ import re
 from typing import Any, Dict
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generations import (
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering import (
     compiled_settings,
     generation_of,
     model_type_of,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease
 
 #: Raised whenever the form of the inputs changes, so that an old artifact is never taken for a new one.
 INPUTS_VERSION = 1
@@ -47,7 +47,7 @@ def artifact_inputs(deployment: Deployment, release: SdkRelease, logical_nc_conf
     return {
         "version": INPUTS_VERSION,
         "weights": {"repo": deployment.model.repo, "revision": deployment.model.revision},
-        "model_type": model_type_of(deployment),
+        "model_type": model_type_of(deployment) if generation.compiler == "inference_demo" else None,
         "sdk": {
             "release": release.release,
             "generation": release.generation,
