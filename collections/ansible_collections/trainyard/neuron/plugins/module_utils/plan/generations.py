@@ -92,6 +92,7 @@ def argument_problems(
         problems += _model_type_problems(deployment, release, where)
         problems += _setting_problems(deployment, release, where)
         problems += _block_problems(deployment, release, generation, where)
+        problems += _length_problems(deployment, where)
     else:
         problems += _native_problems(deployment, release, where)
     return problems
@@ -238,6 +239,24 @@ def _least_blocks(deployment: Deployment) -> int:
     """Return the blocks that hold every sequence at full length."""
     size = deployment.block_size or deployment.max_model_len
     return -(-deployment.max_model_len // size) * deployment.max_num_seqs
+
+
+def _length_problems(deployment: Deployment, where: str) -> List[Problem]:
+    """Return the lengths (tokens) that NxDI refuses: a bucket or a prompt that is longer than what holds it."""
+    config, longest = deployment.neuron_config, deployment.max_model_len
+    limits = (
+        ("max_context_length", longest, "max_model_len"),
+        ("context_encoding_buckets", config.get("max_context_length", longest), "the longest prompt"),
+        ("token_generation_buckets", longest, "max_model_len"),
+    )
+    found = []
+    for name, limit, what in limits:
+        value = config.get(name)
+        largest = max(value) if isinstance(value, list) and value else value
+        if isinstance(largest, int) and isinstance(limit, int) and largest > limit:
+            rule = "must not be over %s (%d)" % (what, limit)
+            found.append(Problem("", "%s.neuron_config.%s" % (where, name), value, rule, "lower it"))
+    return found
 
 
 def _native_problems(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
