@@ -149,16 +149,14 @@ def disagreements(
     sampling = wanted.pop("on_device_sampling_config")
     for name in _OFF_UNLESS_ASKED:
         wanted.setdefault(name, False)
-    found = []
-    for name in sorted(wanted):
-        if name in made and not _same(made[name], wanted[name]):
-            found.append(_disagreement(_path(name, where), wanted[name], name, made[name]))
-    if "logical_nc_config" in made and made["logical_nc_config"] != logical_nc_config:
-        found.append(
-            _disagreement(
-                "trainyard_logical_nc_config", logical_nc_config, "logical_nc_config", made["logical_nc_config"]
-            )
-        )
+    found = [
+        _disagreement(_path(name, where), wanted[name], name, made[name])
+        for name in sorted(wanted)
+        if name in made and not _same(made[name], wanted[name])
+    ]
+    lnc = made.get("logical_nc_config", logical_nc_config)
+    if lnc != logical_nc_config:
+        found.append(_disagreement("trainyard_logical_nc_config", logical_nc_config, "logical_nc_config", lnc))
     return found + _sampling_disagreements(made, sampling, where)
 
 
