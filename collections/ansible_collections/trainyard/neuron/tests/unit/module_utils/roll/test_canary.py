@@ -50,7 +50,7 @@ def test_an_equal_replica_passes_and_says_what_was_compared() -> None:
         (watched(per_token=0.04), "mean time per token 40.0 ms, peers 20.0 ms"),
         (watched(length=300), "mean output length 300.0 tokens, peers 128.0"),
         (watched(length=5), "mean output length 5.0 tokens, peers 128.0"),
-        (watched(golden={key: "zq zq zq zq" for key in GOLDEN}), "golden completions agree for 0% of their length"),
+        (watched(golden=dict.fromkeys(GOLDEN, "zq zq zq zq")), "golden completions agree for 0% of their length"),
         (watched(golden={**GOLDEN, "Count:": " "}), "empty completion of 1 of 2 golden prompts"),
     ],
 )
