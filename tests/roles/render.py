@@ -33,9 +33,7 @@ def render(role: str, template: str, **given: Any) -> str:
         searchpath=[str(path) for path in search], available_variables=variables(role, **given)
     )
     text = trust_as_template(source.read_text())
-    return str(
-        templar.template(text, escape_backslashes=False, overrides={"trim_blocks": True, "lstrip_blocks": True})
-    )
+    return str(templar.template(text, escape_backslashes=False, overrides={"trim_blocks": True, "lstrip_blocks": True}))
 
 
 def replica(index: int = 0, **given: Any) -> dict[str, Any]:

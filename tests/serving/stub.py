@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -163,8 +163,11 @@ def post(port: int, body: dict[str, Any], **headers: str) -> tuple[int, dict[str
 def get(port: int, path: str) -> tuple[int, str]:
     """GET a path; status 0 if nobody answers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    with suppress(OSError):
+    try:
         connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read().decode()
-    return 0, ""
+    except OSError:
+        return 0, ""
+    finally:
+        connection.close()
