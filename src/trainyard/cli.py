@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from trainyard.plan_command import plan
+
 app = typer.Typer(
     name="trainyard",
     help="Plan, try out and measure LLM fleets on AWS Trainium.",
@@ -16,6 +18,9 @@ app = typer.Typer(
 @app.callback()
 def trainyard() -> None:
     """Plan, try out and measure LLM fleets on AWS Trainium."""
+
+
+app.command("plan")(plan)
 
 
 def main() -> None:

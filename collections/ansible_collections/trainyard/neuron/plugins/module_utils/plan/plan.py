@@ -153,6 +153,8 @@ class _Planner:
             for name, slices in placement.slices.items()
         }
         found = checks.host_problems(host, releases, ports)
+        for variable, degree in host.refused:
+            found += checks.tensor_parallel_problems(degree, variable, host.topology)
         self._problems += [problem.on(host.name) for problem in found]
         if not host.deployments:
             rule = "serves nothing: it has no trainyard_deployment_<name>"
