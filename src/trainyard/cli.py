@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from trainyard.lab.commands import app as lab_app
+
 app = typer.Typer(
     name="trainyard",
     help="Plan, try out and measure LLM fleets on AWS Trainium.",
@@ -16,6 +18,9 @@ app = typer.Typer(
 @app.callback()
 def trainyard() -> None:
     """Plan, try out and measure LLM fleets on AWS Trainium."""
+
+
+app.add_typer(lab_app, name="lab")
 
 
 def main() -> None:
