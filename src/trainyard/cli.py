@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from trainyard.lab.commands import app as lab_app
 from trainyard.plan_command import plan
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ def trainyard() -> None:
 
 
 app.command("plan")(plan)
+app.add_typer(lab_app, name="lab")
 
 
 def main() -> None:
