@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """An OpenAI-compatible server with known delays that logs what really happened, to judge load generators by.
 
-Every request waits `ttft_ms`, then yields one token every `itl_ms`, on deadlines counted from its arrival, so that a late
-wake-up does not add up. One process can pose as several replicas, one a port; each keeps vLLM's counters and its own log
-of arrivals, first tokens and departures. A client's figures are right when they agree with these.
+Every request waits `ttft_ms`, then yields one token every `itl_ms`, on deadlines counted from its arrival, so that a
+late wake-up does not add up. One process can pose as several replicas, one a port; each keeps vLLM's counters and its
+own log of arrivals, first tokens and departures. A client's figures are right when they agree with these.
 
     python bench/instrumented_server.py --ports 9101,9102 --ttft-ms 200 --itl-ms 20 --failure-ratio 0.1
 
-`GET /log` returns and keeps the log of a port; `POST /reset` empties it. Failures are chosen by a seeded generator, so that
-two runs fail alike. Nothing here models a device: for that there is the lab's engine.
+`GET /log` returns and keeps the log of a port; `POST /reset` empties it. Failures are chosen by a seeded generator, so
+that two runs fail alike. Nothing here models a device: for that there is the lab's engine.
 """
 
 from __future__ import annotations
