@@ -69,7 +69,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             found: str = self._find_needle("files", _filled(item["file"], element))
             return Path(found).read_bytes()
         if item["module_util"] is not None:
-            return (MODULE_UTILS / item["module_util"]).read_bytes()
+            shared: Path = MODULE_UTILS / item["module_util"]
+            return shared.read_bytes()
         return as_text(item["content"]).encode()
 
     def _render(self, name: str, element: dict[str, Any] | None, variables: dict[str, Any]) -> str:
