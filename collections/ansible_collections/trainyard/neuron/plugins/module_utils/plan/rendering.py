@@ -420,7 +420,7 @@ def _demo_argv(deployment: Deployment, release: SdkRelease, weights_path: str, a
         if name == "on_device_sampling_config":
             argv += _sampling_argv(sampling)
         else:
-            argv += _demo_flag(DEMO_FLAGS[name][1], settings[name])
+            argv += _demo_flag(DEMO_FLAGS[name].flag, settings[name])
     return [*argv, "--compile-only", "--prompt", COMPILE_PROMPT]
 
 
@@ -428,9 +428,9 @@ def _sampling_argv(sampling: Optional[Mapping[str, Any]]) -> List[str]:
     if sampling is None:
         return []
     argv = ["--on-device-sampling"]
-    for name, (_since, flag) in DEMO_SAMPLING_FLAGS.items():
+    for name, known in DEMO_SAMPLING_FLAGS.items():
         if name in sampling:
-            argv += _demo_flag(flag, sampling[name])
+            argv += _demo_flag(known.flag, sampling[name])
     return argv
 
 
