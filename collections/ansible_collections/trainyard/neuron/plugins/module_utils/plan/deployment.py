@@ -9,8 +9,18 @@ from __future__ import absolute_import, annotations, division, print_function
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Pattern, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import (
+    BadValueError,
+    Field,
+    core_list,
+    one_of,
+    optional,
+    read_fields,
+    text,
+    whole_number,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
 
 __metaclass__ = type
@@ -73,6 +83,7 @@ class Deployment:
         port: replica i listens on port + i, its agent on port + i + AGENT_PORT_OFFSET.
         neuron_config: engine settings that are compiled in.
         engine_args: further vLLM flags by name; None removes one that would be there.
+        cores: exactly these cores of every host (`0-31`); empty lets the planner choose, which is the rule.
     """
 
     name: str
@@ -92,62 +103,7 @@ class Deployment:
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     benchmark: Mapping[str, Any] = field(default_factory=dict)
-
-
-class BadValueError(Exception):
-    """A value breaks a rule; the caller knows which variable it came from."""
-
-    def __init__(self, rule: str, fix: str, key: str = "", value: Any = None) -> None:
-        super().__init__(rule)
-        self.rule, self.fix, self.key, self.value = rule, fix, key, value
-
-
-def whole_number(least: int, most: int = 1 << 31) -> Callable[[Any], int]:
-    """Return a check for a whole number of `least` to `most`."""
-
-    def check(value: Any) -> int:
-        if isinstance(value, str) and value.strip().isdigit():
-            raise BadValueError(
-                "must be a number, not a string", "write %s without quotes; with -e, pass JSON" % value.strip()
-            )
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise BadValueError("must be a whole number", "give one of %d or more" % least)
-        if not least <= value <= most:
-            raise BadValueError("must be %d to %d" % (least, most), "choose a number in that range")
-        return value
-
-    return check
-
-
-def one_of(choices: Tuple[str, ...]) -> Callable[[Any], str]:
-    """Return a check for one of some words."""
-
-    def check(value: Any) -> str:
-        if value not in choices:
-            raise BadValueError(
-                "must be one of %s" % ", ".join(choices), did_you_mean(str(value), choices) or "choose one of them"
-            )
-        return str(value)
-
-    return check
-
-
-def text(pattern: Pattern[str], rule: str, fix: str) -> Callable[[Any], str]:
-    """Return a check for a string that a pattern matches as a whole."""
-
-    def check(value: Any) -> str:
-        if not isinstance(value, str):
-            raise BadValueError("must be a string", "quote it")
-        if not pattern.fullmatch(value):
-            raise BadValueError(rule, fix)
-        return value
-
-    return check
-
-
-def optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a check that lets None pass."""
-    return lambda value: None if value is None else check(value)
+    cores: Tuple[int, ...] = ()
 
 
 def _name(value: Any) -> str:
@@ -280,18 +236,10 @@ OWNED_VARIABLES = {
 }
 
 
-class _Field(NamedTuple):
-    """How one field is read: its check, and whether it must be there."""
-
-    check: Callable[[Any], Any]
-    required: bool = False
-    default: Any = None
-
-
 _MODEL_FIELDS = {
-    "repo": _Field(text(_REPO, "must be a repository's name, org/name", "write it as the hub does"), required=True),
-    "source": _Field(one_of(SOURCES), default="huggingface"),
-    "revision": _Field(
+    "repo": Field(text(_REPO, "must be a repository's name, org/name", "write it as the hub does"), required=True),
+    "source": Field(one_of(SOURCES), default="huggingface"),
+    "revision": Field(
         text(
             _REVISION,
             "must be a commit, or letters, digits, dots, hyphens and underscores (64 at most)",
@@ -299,29 +247,30 @@ _MODEL_FIELDS = {
         ),
         required=True,
     ),
-    "uri": _Field(
+    "uri": Field(
         optional(text(re.compile(r"\S+"), "must have no spaces", "give s3://bucket/prefix or an absolute path"))
     ),
 }
 
 _FIELDS = {
-    "name": _Field(_name, required=True),
-    "model": _Field(_mapping, required=True),
-    "served_name": _Field(optional(text(_SERVED_NAME, "must be letters, digits and . _ : / -", "rename it"))),
-    "sdk_release": _Field(_sdk_release, required=True),
-    "generation": _Field(optional(one_of(GENERATIONS))),
-    "runtime": _Field(one_of(RUNTIMES), default="venv"),
-    "tensor_parallel_size": _Field(whole_number(1, 4096), required=True),
-    "data_parallel_size": _Field(_data_parallel_size, default=1),
-    "max_num_seqs": _Field(whole_number(1, 65536), required=True),
-    "max_model_len": _Field(whole_number(1), required=True),
-    "dtype": _Field(one_of(DTYPES), default="bfloat16"),
-    "block_size": _Field(optional(whole_number(1))),
-    "port": _Field(whole_number(FIRST_PORT, LAST_PORT), required=True),
-    "neuron_config": _Field(_json_mapping, default={}),
-    "engine_args": _Field(_engine_args, default={}),
-    "environment": _Field(_environment, default={}),
-    "benchmark": _Field(_json_mapping, default={}),
+    "name": Field(_name, required=True),
+    "model": Field(_mapping, required=True),
+    "served_name": Field(optional(text(_SERVED_NAME, "must be letters, digits and . _ : / -", "rename it"))),
+    "sdk_release": Field(_sdk_release, required=True),
+    "generation": Field(optional(one_of(GENERATIONS))),
+    "runtime": Field(one_of(RUNTIMES), default="venv"),
+    "tensor_parallel_size": Field(whole_number(1, 4096), required=True),
+    "data_parallel_size": Field(_data_parallel_size, default=1),
+    "max_num_seqs": Field(whole_number(1, 65536), required=True),
+    "max_model_len": Field(whole_number(1), required=True),
+    "dtype": Field(one_of(DTYPES), default="bfloat16"),
+    "block_size": Field(optional(whole_number(1))),
+    "port": Field(whole_number(FIRST_PORT, LAST_PORT), required=True),
+    "neuron_config": Field(_json_mapping, default={}),
+    "engine_args": Field(_engine_args, default={}),
+    "environment": Field(_environment, default={}),
+    "benchmark": Field(_json_mapping, default={}),
+    "cores": Field(core_list, default=()),
 }
 
 #: The names of a deployment's fields.
@@ -340,7 +289,7 @@ def parse_deployment(raw: Any, where: str) -> Tuple[Optional[Deployment], List[P
     """
     if not isinstance(raw, Mapping):
         return None, [Problem("", where, raw, "must be a mapping", "write the deployment's fields below it")]
-    values, problems = _read(raw, _FIELDS, where)
+    values, problems = read_fields(raw, _FIELDS, where)
     if isinstance(values.get("model"), dict):
         values["model"], found = _read_model(values["model"], where + ".model")
         problems += found
@@ -351,31 +300,8 @@ def parse_deployment(raw: Any, where: str) -> Tuple[Optional[Deployment], List[P
     return Deployment(**values), []
 
 
-def _read(raw: Mapping[str, Any], fields: Mapping[str, _Field], where: str) -> Tuple[Dict[str, Any], List[Problem]]:
-    """Return the values of the fields that are right, and a problem for each that is not."""
-    values: Dict[str, Any] = {}
-    problems = [
-        Problem("", "%s.%s" % (where, key), raw[key], "is no field here", did_you_mean(str(key), fields) or "remove it")
-        for key in raw
-        if key not in fields
-    ]
-    for key, spec in fields.items():
-        path = "%s.%s" % (where, key)
-        if key not in raw:
-            values[key] = spec.default
-            if spec.required:
-                problems.append(Problem("", path, None, "must be given", "add it"))
-            continue
-        try:
-            values[key] = spec.check(raw[key])
-        except BadValueError as bad:
-            inner = "%s.%s" % (path, bad.key) if bad.key else path
-            problems.append(Problem("", inner, bad.value if bad.key else raw[key], bad.rule, bad.fix))
-    return values, problems
-
-
 def _read_model(raw: Mapping[str, Any], where: str) -> Tuple[Optional[ModelRef], List[Problem]]:
-    values, problems = _read(raw, _MODEL_FIELDS, where)
+    values, problems = read_fields(raw, _MODEL_FIELDS, where)
     if problems:
         return None, problems
     model = ModelRef(**values)
