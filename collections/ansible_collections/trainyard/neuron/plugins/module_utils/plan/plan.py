@@ -18,8 +18,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment i
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generations import (
     argument_problems,
-    render_compile,
-    render_serve,
+    argument_warnings,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.placement import (
     CpuMap,
@@ -38,6 +37,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
     find_release,
     release_problems,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering import render_compile, render_serve
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.variables import Host, HostReader
 
@@ -197,7 +197,7 @@ class _Planner:
             if not wrong:
                 row = find_release(deployment.sdk_release, deployment.generation)
                 problems += argument_problems(deployment, row, where)
-                warnings += checks.traps(deployment, row.generation)
+                warnings += argument_warnings(deployment, row, where) + checks.traps(deployment)
             self._judged[key] = (row, problems + wrong, warnings)
         return self._judged[key]
 
