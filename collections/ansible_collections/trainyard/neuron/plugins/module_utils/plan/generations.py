@@ -244,6 +244,11 @@ def _block_problems(deployment: Deployment, release: SdkRelease, generation: Gen
             rule = "follows from block_size: the plugin pages its cache with prefix caching, and only then"
             fix = "remove it, and set block_size (or null for a contiguous cache)"
             found.append(Problem("", "%s.engine_args.%s" % (where, flag), arguments[flag], rule, fix))
+    for name in ("is_block_kv_layout", "is_prefix_caching"):
+        if name in deployment.neuron_config:
+            value = deployment.neuron_config[name]
+            path_of = "%s.neuron_config.%s" % (where, name)
+            found.append(Problem("", path_of, value, "follows from block_size", "remove it, and set block_size"))
     if deployment.block_size is None and given is not None and given != sequences:
         rule = "must be max_num_seqs (%d) where the cache is contiguous" % sequences
         found.append(Problem("", path, given, rule, "remove it"))

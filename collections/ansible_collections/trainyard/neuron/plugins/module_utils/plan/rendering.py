@@ -111,7 +111,9 @@ def block_count(deployment: Deployment) -> int:
 
 def sampling_of(deployment: Deployment) -> Optional[Dict[str, Any]]:
     """Return the on-device sampling that is compiled in, None where the deployment samples on the CPU."""
-    given = deployment.neuron_config.get("on_device_sampling_config", DEFAULT_SAMPLING)
+    given = deployment.neuron_config.get("on_device_sampling_config", True)
+    if given is True:
+        return dict(DEFAULT_SAMPLING)
     return dict(given) if given else None
 
 
@@ -279,7 +281,7 @@ def native_config(deployment: Deployment) -> Dict[str, Any]:
     for key, value in _engine_config(deployment).items():
         if key == "on_device_sampling_config":
             if value:
-                found[key] = _native_sampling(value)
+                found[key] = _native_sampling(sampling_of(deployment) or {})
         elif key in NATIVE_NAMES or key not in DEMO_FLAGS:
             found[NATIVE_NAMES.get(key, key)] = value
     return found
