@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Controller side of ``trainyard.neuron.file_tree``: renders every item, then sends them all in one module run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible.template import trust_as_template
+from ansible_collections.trainyard.neuron.plugins.module_utils import each, file_tree
+
+SOURCES = ("template", "file", "module_util", "content")
+MODULE_UTILS = Path(file_tree.__file__).parent
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+    """Renders templates, reads files, and calls the module once with the result."""
+
+    _supports_check_mode = True
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Render and apply; returns the module's result."""
+        variables = dict(task_vars or {})
+        super().run(tmp, variables)
+        _, arguments = self.validate_argument_spec(argument_spec=file_tree.ARGUMENT_SPEC)
+        entries: list[file_tree.Entry] = []
+        for item in arguments["items"] or []:
+            for element in [None] if item["each"] is None else item["each"]:
+                try:
+                    entries.append(self._entry(item, element, arguments, variables))
+                except (AnsibleError, OSError, KeyError, ValueError) as error:
+                    raise AnsibleActionFail(f"{item['path']}: {error}") from error
+        result: dict[str, Any] = self._execute_module(
+            module_name="trainyard.neuron.file_tree",
+            module_args={"payload": file_tree.pack(entries)},
+            task_vars=task_vars,
+        )
+        # The payload is of no use in a result, and its censored placeholder would only puzzle.
+        result.get("invocation", {}).pop("module_args", None)
+        return result
+
+    def _entry(
+        self, item: dict[str, Any], element: dict[str, Any] | None, defaults: dict[str, Any], variables: dict[str, Any]
+    ) -> file_tree.Entry:
+        check_item(item)
+        mode = item["mode"]
+        return file_tree.Entry(
+            path=each.fill(item["path"], element),
+            state=item["state"],
+            content=self._content(item, element, variables) if item["state"] == "file" else None,
+            target=each.fill(item["target"], element),
+            previous=item["previous"],
+            owner=item["owner"] or defaults["owner"],
+            group=item["group"] or defaults["group"],
+            mode=None if mode is None else int(mode, 8),
+            validate=item["validate"],
+            sensitive=item["sensitive"],
+            prune=tuple(item["prune"] or ()),
+        )
+
+    def _content(self, item: dict[str, Any], element: dict[str, Any] | None, variables: dict[str, Any]) -> bytes:
+        if item["template"] is not None:
+            return self._render(item["template"], element, variables).encode()
+        if item["file"] is not None:
+            found: str = self._find_needle("files", each.fill(item["file"], element))
+            return Path(found).read_bytes()
+        if item["module_util"] is not None:
+            shared: Path = MODULE_UTILS / each.fill(item["module_util"], element)
+            return shared.read_bytes()
+        return as_text(item["content"]).encode()
+
+    def _render(self, name: str, element: dict[str, Any] | None, variables: dict[str, Any]) -> str:
+        search = self._search_path()
+        source = next((path / name for path in search if (path / name).is_file()), None)
+        if source is None:
+            raise AnsibleActionFail(f"template {name} is in none of {', '.join(map(str, search))}")
+        scope = {"ansible_managed": f"Managed by trainyard ({name}): changes made here are lost.", **variables}
+        if element is not None:
+            scope["item"] = element
+        templar = self._templar.copy_with_new_env(searchpath=[str(path) for path in search], available_variables=scope)
+        text = trust_as_template(self._loader.get_text_file_contents(str(source)))
+        rendered = templar.template(
+            text, escape_backslashes=False, overrides={"trim_blocks": True, "lstrip_blocks": True}
+        )
+        return as_text(rendered)
+
+    def _search_path(self) -> list[Path]:
+        """Where templates are looked up: role, playbook, then what is shared by the roles of one directory."""
+        roots = [Path(path) for path in self._task.get_search_path()]
+        role = getattr(self._task, "_role", None)
+        shared = Path(role.get_role_path()).parent.parent if role else Path(self._loader.get_basedir()).parent
+        paths = [root / "templates" for root in roots] + [shared / "templates"]
+        return list(dict.fromkeys(paths))
+
+
+def check_item(item: dict[str, Any]) -> None:
+    """Refuse an item whose options do not fit together.
+
+    Raises:
+        ValueError: naming the option and what to give instead.
+    """
+    if item["state"] == "absent":
+        # The rest of an item may stay, so that its state can be a switch.
+        return
+    given = [name for name in SOURCES if item[name] is not None]
+    if item["state"] == "file" and len(given) != 1:
+        raise ValueError(f"a file needs exactly one of {', '.join(SOURCES)}; given: {', '.join(given) or 'none'}")
+    if item["state"] != "file" and given:
+        raise ValueError(f"{given[0]} is for files, not for state {item['state']}")
+    if (item["state"] == "link") != (item["target"] is not None):
+        raise ValueError("state link and target go together")
+    if item["previous"] is not None and item["state"] != "link":
+        raise ValueError("previous is for links")
+    if item["prune"] is not None and item["state"] != "directory":
+        raise ValueError("prune is for directories")
+    if item["validate"] is not None and item["state"] != "file":
+        raise ValueError("validate is for files")
+
+
+def as_text(value: Any) -> str:
+    """Content as text: structures become indented JSON with sorted keys, so that equal data give equal bytes."""
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, indent=2, sort_keys=True) + "\n"
+    return "" if value is None else str(value)

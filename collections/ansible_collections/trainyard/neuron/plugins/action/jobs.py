@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Controller side of ``trainyard.neuron.jobs``: calls the module again while units run, and says how far they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+display = Display()
+
+#: Seconds that one module run waits on the host: short at first so that quick jobs end quickly, then long, as each
+#: run costs the host about 0.3 s of CPU time.
+WAITS_S = (5, 10, 15, 30)
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+    """Follows the jobs of one host until all have ended."""
+
+    _supports_check_mode = True
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Start and follow; returns the last module result."""
+        variables = dict(task_vars or {})
+        super().run(tmp, variables)
+        arguments = dict(self._task.args)
+        host = variables.get("inventory_hostname", "host")
+        for turn in range(10**9):
+            wait_s = WAITS_S[min(turn, len(WAITS_S) - 1)]
+            result: dict[str, Any] = self._execute_module(
+                module_name="trainyard.neuron.jobs", module_args={**arguments, "wait_s": wait_s}, task_vars=task_vars
+            )
+            result.get("invocation", {}).pop("module_args", None)
+            running = result.get("running") or []
+            if result.get("failed") or not running:
+                return result
+            for entry in running:
+                display.display(f"  {host}: {entry['id'][:40]}: {entry['progress']}")
+            # A unit that this task has seen running and that then ends without a result has failed; it is not started
+            # again.
+            arguments["mine"] = sorted({*arguments.get("mine", []), *(entry["id"] for entry in running)})
+        raise AssertionError("unreachable")

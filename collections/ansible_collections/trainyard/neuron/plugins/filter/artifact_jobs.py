@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The filter `artifact_jobs`: the plan's artifacts as jobs of `trainyard.neuron.jobs`."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List
+
+DOCUMENTATION = r"""
+name: artifact_jobs
+short_description: Artifacts of the plan as jobs of trainyard.neuron.jobs
+version_added: "0.1.0"
+author:
+  - trainyard contributors (@trainyard)
+description:
+  - Turns the artifacts of a host's plan into jobs. The host that the plan elected for a digest compiles it, all
+    others fetch it.
+options:
+  _input:
+    description: The artifacts, as the plan lists them.
+    type: list
+    elements: dict
+    required: true
+  host:
+    description: Name of this host in the plan.
+    type: str
+    required: true
+  mode:
+    description: V(compile) gives the jobs of artifacts that this host was elected for, V(fetch) those of all others.
+    type: str
+    choices: [compile, fetch]
+    required: true
+  store:
+    description: Where the fleet keeps artifacts, C(s3://bucket/prefix) or an absolute path; empty for nowhere.
+    type: str
+    default: ""
+  store_endpoint:
+    description: Address of the S3 service, empty for the environment's.
+    type: str
+    default: ""
+"""
+
+EXAMPLES = r"""
+jobs: "{{ artifacts | trainyard.neuron.artifact_jobs(host=inventory_hostname, mode='compile') }}"
+"""
+
+RETURN = r"""
+_value:
+  description: One job an artifact.
+  type: list
+  elements: dict
+"""
+
+#: What of a plan's artifact its job needs to know.
+SPEC_KEYS = ("argv", "environment", "work_dir", "generation", "compile_host")
+
+
+def artifact_jobs(
+    artifacts: List[Dict[str, Any]], host: str, mode: str, store: str = "", store_endpoint: str = ""
+) -> List[Dict[str, Any]]:
+    """Return the jobs of the artifacts that `host` compiles, or of those that it fetches.
+
+    Raises:
+        ValueError: another mode.
+    """
+    if mode not in ("compile", "fetch"):
+        raise ValueError(f"mode is {mode!r}, not compile or fetch")
+    return [
+        {
+            "kind": "artifact",
+            "id": artifact["digest"],
+            "path": artifact["path"],
+            "inputs": artifact["inputs"],
+            "spec": {
+                **{key: artifact[key] for key in SPEC_KEYS},
+                "mode": mode,
+                "store": store,
+                "store_endpoint": store_endpoint,
+            },
+        }
+        for artifact in artifacts
+        if (artifact["compile_host"] == host) == (mode == "compile")
+    ]
+
+
+class FilterModule:
+    """Registers the filter."""
+
+    def filters(self) -> Dict[str, Callable[..., Any]]:
+        """Return the filters of this file by name."""
+        return {"artifact_jobs": artifact_jobs}

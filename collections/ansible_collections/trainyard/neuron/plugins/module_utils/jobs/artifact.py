@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile an artifact once, keep it where the fleet can fetch it, and fetch it where others compiled it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+from . import job, manifest, progress, store
+
+#: What the last lines of a failed compile are cut to, characters.
+TAIL_CHARS = 2000
+
+
+def run(spec: Dict[str, Any], report: progress.Progress) -> Dict[str, Any]:
+    """Make `spec['path']` hold the artifact; return its manifest.
+
+    `spec`: id (the digest), path, inputs, mode (compile or fetch), generation, argv, environment, work_dir, store,
+    store_endpoint.
+    """
+    final = Path(spec["path"])
+    final.parent.mkdir(parents=True, exist_ok=True)
+    shared = store.open_store(spec["store"], spec.get("store_endpoint", "")) if spec.get("store") else None
+    described = None if job.complete_problems(final, spec["inputs"]) else manifest.read(final)
+    if described is None and shared is not None:
+        stored = shared.manifest(spec["id"])
+        if stored is not None:
+            described = fetch(spec, stored, shared, final, report)
+    if described is None and spec["mode"] == "fetch":
+        raise job.JobError(
+            f"artifact {spec['id'][:12]} is not in {spec.get('store') or 'any store (none is set)'}",
+            "nothing was written",
+            f"see why {spec['compile_host']} did not deliver it: its log is {job.LOG_DIR}/artifact-{spec['id']}.log",
+        )
+    if described is None:
+        described = compile_artifact(spec, final, report)
+    if shared is not None and shared.manifest(spec["id"]) is None:
+        report.phase(f"storing in {shared.uri}", sum(entry["size"] for entry in described["files"]))
+        shared.put(spec["id"], final, described, report.add)
+    if shared is not None:
+        # So that the next run knows without asking the store.
+        manifest.write_atomically(job.stored_note(final), shared.uri + "\n")
+    return described
+
+
+def fetch(
+    spec: Dict[str, Any], stored: Dict[str, Any], shared: Any, final: Path, report: progress.Progress
+) -> Dict[str, Any]:
+    """Bring an artifact from the store, and take it only when every file has the sum in its manifest."""
+    if stored["inputs"] != spec["inputs"]:
+        differing = ", ".join(job.different_keys(stored["inputs"], spec["inputs"]))
+        raise job.JobError(
+            f"{shared.uri} holds under {spec['id'][:12]} an artifact of other inputs ({differing})",
+            "nothing was written",
+            f"remove it: trainyard artifact rm {spec['id']}",
+        )
+    staging = manifest.staging_of(final)
+    total = sum(entry["size"] for entry in stored["files"])
+    job.require_space(final.parent, total, f"artifact {spec['id'][:12]}")
+    report.phase(f"fetching from {shared.uri}", total)
+    shutil.rmtree(staging, ignore_errors=True)
+    for entry in stored["files"]:
+        target = staging / entry["path"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shared.get(spec["id"], entry["path"], target, report.add)
+    report.phase("verifying", total)
+    problems = manifest.full_problems(staging, stored, report.add)
+    if problems:
+        shutil.rmtree(staging)
+        raise job.JobError(
+            f"artifact {spec['id'][:12]} from {shared.uri} is damaged: {problems[0]}",
+            "nothing was kept",
+            f"trainyard artifact verify {spec['id']}; then remove it there and compile again",
+        )
+    manifest.publish(staging, final, stored)
+    return stored
+
+
+def compile_artifact(spec: Dict[str, Any], final: Path, report: progress.Progress) -> Dict[str, Any]:
+    """Run the compiler into a staging directory and publish what it made, when it is whole."""
+    staging = manifest.staging_of(final)
+    work_dir = Path(spec["work_dir"])
+    shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(work_dir, ignore_errors=True)
+    staging.mkdir()
+    work_dir.mkdir(parents=True)
+    began_s = time.monotonic()
+    report.phase("compiling")
+    try:
+        _compile(spec, final, staging, work_dir)
+        problems = incomplete(spec, staging)
+        if problems:
+            raise job.JobError(
+                f"the compiler ended well but its artifact is incomplete: {'; '.join(problems)}",
+                "nothing was kept",
+                f"read {job.LOG_DIR}/artifact-{spec['id']}.log",
+            )
+    except job.JobError:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    finally:
+        shutil.rmtree(work_dir, ignore_errors=True)
+    report.phase("hashing", job.tree_bytes(staging))
+    made = {
+        "on": os.uname().nodename,
+        "host": spec["compile_host"],
+        "argv": spec["argv"],
+        "versions": spec.get("versions", {}),
+        "compile_s": round(time.monotonic() - began_s, 1),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    described = manifest.build(staging, "artifact", spec["id"], spec["inputs"], made, report.add)
+    manifest.publish(staging, final, described)
+    return described
+
+
+def command(spec: Dict[str, Any], final: Path, staging: Path, work_dir: Path) -> tuple[List[str], Dict[str, str]]:
+    """Return argv and environment of the compile: the plan's, with the artifact's path replaced by the staging one.
+
+    Raises:
+        JobError: the plan's command names the artifact's path nowhere, so it would write somewhere else.
+    """
+    argv = [str(staging) if item == str(final) else item for item in spec["argv"]]
+    environment = {key: str(staging) if value == str(final) else value for key, value in spec["environment"].items()}
+    if argv == spec["argv"] and environment == spec["environment"]:
+        raise job.JobError(
+            f"the compile command does not name its artifact, {final}",
+            "nothing was run",
+            "report this plan: argv or environment of an artifact must hold its path",
+        )
+    # Two compiles that share this directory spoil each other's files.
+    environment["BASE_COMPILE_WORK_DIR"] = str(work_dir)
+    environment.setdefault("HOME", str(work_dir))
+    # The framework starts neuronx-cc, which is installed beside it, and the runtime's tools by name.
+    search = [str(Path(argv[0]).parent), "/opt/aws/neuron/bin", os.environ.get("PATH", os.defpath)]
+    environment.setdefault("PATH", os.pathsep.join(search))
+    return argv, environment
+
+
+def _compile(spec: Dict[str, Any], final: Path, staging: Path, work_dir: Path) -> None:
+    argv, environment = command(spec, final, staging, work_dir)
+    try:
+        process = subprocess.Popen(
+            argv,
+            env={**os.environ, **environment},
+            cwd=work_dir,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        raise job.JobError(
+            f"cannot run {argv[0]}: {error.strerror}",
+            "nothing was kept",
+            "provision the SDK release on this host (role neuron_venv)",
+        ) from error
+    tail = ""
+    assert process.stdout is not None  # noqa: S101 - asked for above; tells the type checker
+    for line in process.stdout:
+        print(line, end="", flush=True)  # noqa: T201 - the job's log
+        tail = (tail + line)[-TAIL_CHARS:]
+    status = process.wait()
+    if status != 0:
+        raise job.JobError(
+            f"the compiler ended with status {status}: {tail.strip()}",
+            "nothing was kept",
+            f"read {job.LOG_DIR}/artifact-{spec['id']}.log",
+        )
+
+
+def incomplete(spec: Dict[str, Any], staging: Path) -> List[str]:
+    """Return what is missing from a compiled artifact.
+
+    NxDI writes neuron_config.json first, so that file alone proves nothing: model.pt must be there, and one shard a
+    rank where the configuration says that weights are sharded ahead. The native plugin marks each finished graph.
+    Source: application_base.py of neuronx-distributed-inference; vllm-neuron issue 1368.
+    """
+    if spec["generation"] == "native":
+        graphs = [path.parent for path in staging.rglob("*.neff")]
+        unfinished = [
+            str(path.relative_to(staging)) for path in graphs if not (path / ".compilation_complete").exists()
+        ]
+        if not graphs:
+            return ["no compiled graph"]
+        return [f"{name}: not marked complete" for name in unfinished]
+    problems = [] if (staging / "model.pt").is_file() else ["model.pt is missing"]
+    try:
+        document = json.loads((staging / "neuron_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return [*problems, f"neuron_config.json cannot be read ({error})"]
+    config = document.get("neuron_config", document)
+    if config.get("save_sharded_checkpoint"):
+        ranks = int(config["tp_degree"])
+        shards = [f"weights/tp{rank}_sharded_checkpoint.safetensors" for rank in range(ranks)]
+        missing = [name for name in shards if not (staging / name).is_file()]
+        if missing:
+            problems.append(f"{len(missing)} of {ranks} weight shards are missing, first {missing[0]}")
+    return problems

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manifest of a directory of results: what it was made from, and the SHA-256 of every file.
+
+A result directory (weights, an artifact) is complete when its manifest.json is there and says so: it is written last,
+into a
+staging directory that then takes the final name. A directory without one is a half-made one, whatever else it holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, Optional
+
+NAME = "manifest.json"
+VERSION = 1
+
+#: Bookkeeping of the clients that fill a directory; no part of the result.
+EXCLUDED_TOP_LEVEL = frozenset({NAME, ".cache", ".locks"})
+
+#: Read size of the hash, bytes: large enough that SHA-256 and not the system call is the cost.
+CHUNK_BYTES = 4 * 1024 * 1024
+
+OnBytes = Callable[[int], None]
+
+
+class ManifestError(Exception):
+    """A manifest that cannot be read, or that does not describe its directory."""
+
+
+def hash_file(path: Path, on_bytes: Optional[OnBytes] = None) -> str:
+    """Return the SHA-256 of a file as 64 hex digits; `on_bytes` hears how many bytes each step read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while True:
+            chunk = stream.read(CHUNK_BYTES)
+            if not chunk:
+                return digest.hexdigest()
+            digest.update(chunk)
+            if on_bytes is not None:
+                on_bytes(len(chunk))
+
+
+def git_blob_hash(path: Path) -> str:
+    """Return the SHA-1 that git gives this file's content: what a model hub states for files outside LFS."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        for chunk in iter(lambda: stream.read(CHUNK_BYTES), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def list_files(root: Path) -> List[str]:
+    """Return the result's files as sorted POSIX paths relative to `root`, bookkeeping left out.
+
+    Raises:
+        ManifestError: a symbolic link leads out of the directory, or to nothing: its content is not pinned by being
+        here.
+    """
+    found = []
+    for folder, names, files in os.walk(root):
+        relative = Path(folder).relative_to(root)
+        if relative == Path():
+            names[:] = [name for name in names if name not in EXCLUDED_TOP_LEVEL]
+            files = [name for name in files if name not in EXCLUDED_TOP_LEVEL]
+        for name in [*files, *(name for name in names if (Path(folder) / name).is_symlink())]:
+            if (Path(folder) / name).is_symlink():
+                raise ManifestError(f"{Path(folder) / name} is a symbolic link; a result holds its files itself")
+            found.append((relative / name).as_posix())
+    return sorted(found)
+
+
+def files_digest(files: Iterable[Dict[str, Any]]) -> str:
+    """Return one SHA-256 over the names and sums of all files: the identity of a directory's content."""
+    lines = sorted(f"{entry['sha256']}  {entry['path']}\n" for entry in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def describe_files(root: Path, on_bytes: Optional[OnBytes] = None) -> List[Dict[str, Any]]:
+    """Return `{path, size, sha256}` of every file of the result, several files at a time."""
+
+    def describe(name: str) -> Dict[str, Any]:
+        path = root / name
+        return {"path": name, "size": path.stat().st_size, "sha256": hash_file(path, on_bytes)}
+
+    # hashlib lets go of the interpreter lock while it works, so threads are enough to use the cores.
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(describe, list_files(root)))
+
+
+def build(
+    root: Path,
+    kind: str,
+    identifier: str,
+    inputs: Dict[str, Any],
+    made: Dict[str, Any],
+    on_bytes: Optional[OnBytes] = None,
+) -> Dict[str, Any]:
+    """Return the manifest of what is in `root`; `inputs` says what it was made from, `made` how and where."""
+    files = describe_files(root, on_bytes)
+    if not files:
+        raise ManifestError(f"{root} holds no file")
+    return {
+        "version": VERSION,
+        "kind": kind,
+        "id": identifier,
+        "inputs": inputs,
+        "made": made,
+        "files": files,
+        "files_digest": files_digest(files),
+    }
+
+
+def parse(text: str, origin: str) -> Dict[str, Any]:
+    """Return a manifest from its JSON text.
+
+    Raises:
+        ManifestError: not JSON, of another version, or with a file name that would leave the directory.
+    """
+    try:
+        manifest = json.loads(text)
+        if manifest["version"] != VERSION:
+            raise ManifestError(f"{origin}: manifest version {manifest['version']}, this program reads {VERSION}")
+        for entry in manifest["files"]:
+            name = Path(entry["path"])
+            if name.is_absolute() or ".." in name.parts:
+                raise ManifestError(f"{origin}: file name {entry['path']!r} leads out of the directory")
+            int(entry["size"])
+            str(entry["sha256"])
+        if manifest["files_digest"] != files_digest(manifest["files"]):
+            raise ManifestError(f"{origin}: the list of files is not the one that was written")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ManifestError(f"{origin}: not a manifest ({type(error).__name__}: {error})") from error
+    return dict(manifest)
+
+
+def read(root: Path) -> Optional[Dict[str, Any]]:
+    """Return the manifest of a directory, or None where there is none (a half-made directory, or no directory)."""
+    path = root / NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return parse(text, str(path))
+
+
+def dump(manifest: Dict[str, Any]) -> str:
+    """Return the JSON text of a manifest, the same for the same content."""
+    return json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+
+
+def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file so that a reader sees the old or the new content, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def quick_problems(root: Path, manifest: Dict[str, Any]) -> List[str]:
+    """Return what a look at names and sizes finds wrong; no content is read, so this costs a stat per file."""
+    problems = []
+    for entry in manifest["files"]:
+        try:
+            size = (root / entry["path"]).stat().st_size
+        except OSError:
+            problems.append(f"{entry['path']}: missing")
+            continue
+        if size != entry["size"]:
+            problems.append(f"{entry['path']}: {size} bytes, manifest says {entry['size']}")
+    return problems
+
+
+def full_problems(root: Path, manifest: Dict[str, Any], on_bytes: Optional[OnBytes] = None) -> List[str]:
+    """Return what is wrong by content: every file is read and its SHA-256 compared."""
+    wrong = {entry_path(problem) for problem in quick_problems(root, manifest)}
+    problems = quick_problems(root, manifest)
+
+    def compare(entry: Dict[str, Any]) -> Optional[str]:
+        if entry["path"] in wrong:
+            return None
+        found = hash_file(root / entry["path"], on_bytes)
+        return (
+            None if found == entry["sha256"] else f"{entry['path']}: SHA-256 {found}, manifest says {entry['sha256']}"
+        )
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        problems.extend(problem for problem in pool.map(compare, manifest["files"]) if problem)
+    return problems
+
+
+def entry_path(problem: str) -> str:
+    """Return the file that a line of `quick_problems` or `full_problems` is about."""
+    return problem.rsplit(": ", 1)[0]
+
+
+def staging_of(final: Path) -> Path:
+    """Return where a result is made before it takes its final name: beside it, so that the rename is one step."""
+    return final.with_name(f".{final.name}.partial")
+
+
+def publish(staging: Path, final: Path, manifest: Dict[str, Any]) -> None:
+    """Write the manifest into the staging directory and give the directory its final name.
+
+    Bookkeeping is removed, data is flushed first, and a half-made directory under the final name is replaced.
+    """
+    for name in EXCLUDED_TOP_LEVEL - {NAME}:
+        shutil.rmtree(staging / name, ignore_errors=True)
+    os.sync()
+    write_atomically(staging / NAME, dump(manifest))
+    if final.exists():
+        shutil.rmtree(final)
+    staging.rename(final)
+    sync_directory(final.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Flush a directory's entries to disk, so that a rename survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a fleet keeps its artifacts: a prefix of an S3 bucket, or a directory that all hosts mount.
+
+Layout in both: `<digest>/<file>` and, written last, `<digest>/manifest.json`. What has no manifest is not there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional
+
+from . import manifest
+
+OnBytes = Callable[[int], None]
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class StoreError(Exception):
+    """The store cannot be reached or refuses; says which store and what it answered."""
+
+
+class PathStore:
+    """A directory that every host and the controller mount, for example on FSx or NFS."""
+
+    def __init__(self, root: str) -> None:
+        self.uri = root
+        self._root = Path(root)
+        if not self._root.is_dir():
+            raise StoreError(f"artifact store {root} is not a directory here; mount it, or correct the path")
+
+    def manifest(self, digest: str) -> Optional[Dict[str, Any]]:
+        """Return the manifest of an artifact in the store, or None."""
+        return manifest.read(self._root / digest)
+
+    def get(self, digest: str, name: str, target: Path, on_bytes: OnBytes) -> None:
+        """Copy one file of an artifact to `target`."""
+        shutil.copyfile(self._root / digest / name, target)
+        on_bytes(target.stat().st_size)
+
+    def put(self, digest: str, root: Path, described: Dict[str, Any], on_bytes: OnBytes) -> None:
+        """Copy an artifact into the store; it appears there whole or not at all."""
+        final = self._root / digest
+        staging = self._root / f".{digest}.{os.getpid()}.partial"
+        try:
+            for entry in described["files"]:
+                target = staging / entry["path"]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(root / entry["path"], target)
+                on_bytes(entry["size"])
+            manifest.publish(staging, final, described)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def digests(self) -> List[str]:
+        """Return the digests of all complete artifacts, sorted."""
+        found = (path for path in self._root.iterdir() if DIGEST.fullmatch(path.name))
+        return sorted(path.name for path in found if (path / manifest.NAME).is_file())
+
+    def remove(self, digest: str) -> None:
+        """Remove an artifact; its manifest goes first, so that no reader takes a half-removed one."""
+        (self._root / digest / manifest.NAME).unlink(missing_ok=True)
+        shutil.rmtree(self._root / digest, ignore_errors=True)
+
+
+class S3Store:
+    """A prefix of an S3 bucket; credentials and region come from the environment, as boto3 reads them."""
+
+    def __init__(self, uri: str, endpoint: str = "") -> None:
+        self.uri = uri
+        self._bucket, _, prefix = uri[len("s3://") :].partition("/")
+        self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        self._client = s3_client(endpoint)
+
+    def _key(self, digest: str, name: str) -> str:
+        return f"{self._prefix}{digest}/{name}"
+
+    def manifest(self, digest: str) -> Optional[Dict[str, Any]]:
+        """Return the manifest of an artifact in the store, or None.
+
+        Raises:
+            StoreError: the bucket is not there or refuses to be read.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        key = self._key(digest, manifest.NAME)
+        try:
+            body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                return None
+            raise StoreError(f"{self.uri}: {error}") from error
+        except BotoCoreError as error:
+            raise StoreError(f"{self.uri}: {error}") from error
+        return manifest.parse(body.decode(), f"s3://{self._bucket}/{key}")
+
+    def get(self, digest: str, name: str, target: Path, on_bytes: OnBytes) -> None:
+        """Download one file of an artifact to `target`, in parallel parts."""
+        try:
+            self._client.download_file(self._bucket, self._key(digest, name), str(target), Callback=on_bytes)
+        except s3_errors() as error:
+            raise StoreError(f"{self.uri}: {digest}/{name}: {error}") from error
+
+    def put(self, digest: str, root: Path, described: Dict[str, Any], on_bytes: OnBytes) -> None:
+        """Upload an artifact, its manifest last."""
+        try:
+            for entry in described["files"]:
+                key = self._key(digest, entry["path"])
+                self._client.upload_file(str(root / entry["path"]), self._bucket, key, Callback=on_bytes)
+            self._client.put_object(
+                Bucket=self._bucket, Key=self._key(digest, manifest.NAME), Body=manifest.dump(described).encode()
+            )
+        except s3_errors() as error:
+            raise StoreError(f"{self.uri}: cannot store {digest}: {error}") from error
+
+    def digests(self) -> List[str]:
+        """Return the digests of all complete artifacts, sorted."""
+        found = set()
+        for key in self._keys(self._prefix):
+            digest, _, name = key[len(self._prefix) :].partition("/")
+            if name == manifest.NAME and DIGEST.fullmatch(digest):
+                found.add(digest)
+        return sorted(found)
+
+    def remove(self, digest: str) -> None:
+        """Remove an artifact; its manifest goes first, so that no reader takes a half-removed one."""
+        self._client.delete_object(Bucket=self._bucket, Key=self._key(digest, manifest.NAME))
+        for key in list(self._keys(f"{self._prefix}{digest}/")):
+            self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    def _keys(self, prefix: str) -> List[str]:
+        try:
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+            return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        except s3_errors() as error:
+            raise StoreError(f"{self.uri}: {error}") from error
+
+
+def s3_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions by which boto3 says that a request failed."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return (Boto3Error, BotoCoreError, ClientError)
+
+
+def s3_client(endpoint: str = "") -> Any:
+    """Return an S3 client that retries throttling and server errors; `endpoint` overrides the environment's."""
+    import boto3
+    from botocore.config import Config
+
+    endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3", "") or os.environ.get("AWS_ENDPOINT_URL", "")
+    options: Dict[str, Any] = {"retries": {"mode": "standard", "max_attempts": 10}, "max_pool_connections": 32}
+    if endpoint:
+        # A service that is not AWS's seldom answers on `<bucket>.<host>`.
+        options["s3"] = {"addressing_style": "path"}
+    return boto3.client("s3", endpoint_url=endpoint or None, config=Config(**options))
+
+
+def open_store(uri: str, endpoint: str = "") -> Any:
+    """Return the store that an URI names: `s3://bucket/prefix`, or an absolute path.
+
+    Raises:
+        StoreError: neither, or a path that is not a directory.
+    """
+    if uri.startswith("s3://") and len(uri) > len("s3://"):
+        return S3Store(uri, endpoint)
+    if uri.startswith("/"):
+        return PathStore(uri)
+    raise StoreError(f"artifact store {uri!r} is neither s3://bucket/prefix nor an absolute path")

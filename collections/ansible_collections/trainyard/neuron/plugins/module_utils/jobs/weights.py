@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bring a model checkpoint onto this host, pinned by revision and verified file by file.
+
+The checkpoint is made in a staging directory beside its final place. A run that was cut off leaves that directory,
+and the next one goes on from it; the final name appears with the manifest, when every sum was right.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Protocol
+
+from . import job, manifest, progress
+
+#: How often a file that arrived wrong is fetched again before the job gives up.
+REPAIRS = 2
+
+#: A revision of S3 or path weights that is a content digest and not just a label.
+CONTENT_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+HF = Path(sys.executable).parent / "hf"
+
+
+def run(spec: Dict[str, Any], report: progress.Progress) -> Dict[str, Any]:
+    """Make `spec['path']` hold the weights that `spec['inputs']` names; return the manifest.
+
+    `spec`: id, path, inputs {repo, revision, source, uri, exclude}, endpoint (of the hub, empty for the real one),
+    max_workers.
+    """
+    final = Path(spec["path"])
+    staging = manifest.staging_of(final)
+    if not job.complete_problems(final, spec["inputs"]):
+        return dict(manifest.read(final) or {})
+    staging.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists() and not staging.exists():
+        final.rename(staging)  # what is right in it need not come again
+    (staging / manifest.NAME).unlink(missing_ok=True)
+    source = SOURCES[spec["inputs"]["source"]](spec)
+    expected = source.expected()
+    began_s = time.monotonic()
+    need = sum(entry["size"] for entry in expected)
+    have = job.tree_bytes(staging) if staging.exists() else 0
+    job.require_space(staging.parent, need - have, f"{spec['id']} from {source.name}")
+    staging.mkdir(exist_ok=True)
+    for attempt in range(1 + REPAIRS):
+        report.phase(f"fetching from {source.name}", need, job.tree_bytes(staging))
+        with _Watch(staging, report):
+            source.fetch(staging, expected)
+        report.phase("verifying", need)
+        described = manifest.build(staging, "weights", spec["id"], spec["inputs"], _made(source, began_s), report.add)
+        wrong = wrong_files(staging, described, expected)
+        if not wrong:
+            break
+        for name, why in wrong.items():
+            print(f"{name}: {why}; fetching it again ({attempt + 1} of {REPAIRS})", flush=True)  # noqa: T201 - the job's log
+            source.forget(staging, name)
+    else:
+        first = next(iter(wrong.items()))
+        raise job.JobError(
+            f"{len(wrong)} file(s) of {source.name} do not match their sums, for example {first[0]}: {first[1]}",
+            f"{staging} keeps the files that are right",
+            "check the source; run again to fetch the wrong files anew",
+        )
+    _check_revision(spec, described, staging)
+    manifest.publish(staging, final, described)
+    return described
+
+
+def wrong_files(staging: Path, described: Dict[str, Any], expected: List[Dict[str, Any]]) -> Dict[str, str]:
+    """Return the files that are missing or differ from what the source states, with the reason."""
+    found = {entry["path"]: entry for entry in described["files"]}
+    wrong = {}
+    for entry in expected:
+        have = found.get(entry["path"])
+        if have is None:
+            wrong[entry["path"]] = "missing"
+        elif have["size"] != entry["size"]:
+            wrong[entry["path"]] = f"{have['size']} bytes instead of {entry['size']}"
+        elif entry.get("sha256") and have["sha256"] != entry["sha256"]:
+            wrong[entry["path"]] = f"SHA-256 {have['sha256']} instead of {entry['sha256']}"
+        elif entry.get("git_sha1") and manifest.git_blob_hash(staging / entry["path"]) != entry["git_sha1"]:
+            wrong[entry["path"]] = "its git hash differs from the hub's"
+    return wrong
+
+
+def _made(source: Source, began_s: float) -> Dict[str, Any]:
+    return {"from": source.name, "on": os.uname().nodename, "seconds": round(time.monotonic() - began_s, 1)}
+
+
+def _check_revision(spec: Dict[str, Any], described: Dict[str, Any], staging: Path) -> None:
+    revision = spec["inputs"]["revision"]
+    if spec["inputs"]["source"] == "huggingface" or not CONTENT_DIGEST.fullmatch(revision):
+        return
+    if described["files_digest"] != revision:
+        raise job.JobError(
+            f"{spec['inputs']['uri']} holds content {described['files_digest']}, the deployment pins {revision}",
+            f"{staging} holds what was fetched",
+            "correct the uri, or set the revision to the content that is meant",
+        )
+
+
+class _Watch:
+    """Reports once a second how much of a staging directory is there, while others fill it."""
+
+    def __init__(self, staging: Path, report: progress.Progress) -> None:
+        self._staging = staging
+        self._report = report
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self) -> None:
+        while not self._stop.wait(progress.INTERVAL_S):
+            self._report.set(job.tree_bytes(self._staging))
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class Source(Protocol):
+    """Where weights come from."""
+
+    name: str
+
+    def expected(self) -> List[Dict[str, Any]]:
+        """Return `{path, size, and what sums are stated}` of every wanted file."""
+
+    def fetch(self, staging: Path, expected: List[Dict[str, Any]]) -> None:
+        """Bring what is not there yet."""
+
+    def forget(self, staging: Path, name: str) -> None:
+        """Remove a wrong file, so that it is fetched anew and alone."""
+
+
+class HubSource:
+    """A repository of a Hugging Face hub at one commit, fetched by its own client (parallel, resuming, backing off)."""
+
+    def __init__(self, spec: Dict[str, Any]) -> None:
+        self._inputs = spec["inputs"]
+        self._endpoint = spec.get("endpoint") or None
+        self._workers = int(spec.get("max_workers") or 8)
+        self.name = f"{self._inputs['repo']} at {self._inputs['revision'][:12]}"
+
+    def expected(self) -> List[Dict[str, Any]]:
+        """Return `{path, size, sha256 or git_sha1}` of every wanted file, as the hub states them."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.hf_api import RepoFile
+
+        try:
+            tree = list(
+                HfApi(endpoint=self._endpoint, token=os.environ.get("HF_TOKEN") or None).list_repo_tree(
+                    self._inputs["repo"], recursive=True, revision=self._inputs["revision"]
+                )
+            )
+        except (HfHubHTTPError, OSError) as error:
+            raise job.JobError(
+                f"the hub does not list {self.name}: {_one_line(error)}",
+                "nothing was written",
+                "check repository, revision, and for a gated model the token (model_weights_hub_token)",
+            ) from error
+        files = []
+        for item in tree:
+            if not isinstance(item, RepoFile) or excluded(item.path, self._inputs["exclude"]):
+                continue
+            entry: Dict[str, Any] = {"path": item.path, "size": item.lfs.size if item.lfs else item.size}
+            if item.lfs:
+                entry["sha256"] = item.lfs.sha256
+            else:
+                entry["git_sha1"] = item.blob_id
+            files.append(entry)
+        return files
+
+    def fetch(self, staging: Path, expected: List[Dict[str, Any]]) -> None:  # noqa: ARG002 - the client lists them itself
+        """Run the hub's client until all files are in `staging`; what is there already is not fetched again."""
+        argv = [str(HF), "download", self._inputs["repo"], "--revision", self._inputs["revision"]]
+        argv += ["--local-dir", str(staging), "--max-workers", str(self._workers), "--format", "quiet"]
+        for pattern in self._inputs["exclude"]:
+            argv += ["--exclude", pattern]
+        environment = dict(os.environ, HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_TELEMETRY="1")
+        environment["HF_HOME"] = str(staging / ".cache" / "home")
+        if self._endpoint:
+            environment["HF_ENDPOINT"] = self._endpoint
+        result = subprocess.run(
+            argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        print(result.stdout, end="", flush=True)  # noqa: T201 - the job's log
+        if result.returncode != 0:
+            raise job.JobError(
+                f"`hf download` of {self.name} ended with status {result.returncode}: {_last_line(result.stdout)}",
+                f"{staging} keeps what arrived",
+                "run again to resume",
+            )
+
+    def forget(self, staging: Path, name: str) -> None:
+        """Remove a wrong file and what the client remembers of it, so that it is fetched anew and alone."""
+        (staging / name).unlink(missing_ok=True)
+        (staging / ".cache" / "huggingface" / "download" / f"{name}.metadata").unlink(missing_ok=True)
+
+
+class S3Source:
+    """The objects below `s3://bucket/prefix`, with their manifest where they have one."""
+
+    def __init__(self, spec: Dict[str, Any]) -> None:
+        from . import store
+
+        self._inputs = spec["inputs"]
+        self.name = str(self._inputs["uri"])
+        self._bucket, _, prefix = self.name[len("s3://") :].partition("/")
+        self._prefix = prefix.strip("/") + "/"
+        self._client = store.s3_client(spec.get("s3_endpoint") or "")
+
+    def expected(self) -> List[Dict[str, Any]]:
+        """Return `{path, size, sha256 if stated}` of every wanted object."""
+        from . import store
+
+        try:
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+            objects = {
+                item["Key"][len(self._prefix) :]: item["Size"] for page in pages for item in page.get("Contents", [])
+            }
+            described = None
+            if manifest.NAME in objects:
+                body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + manifest.NAME)["Body"].read()
+                described = manifest.parse(body.decode(), f"{self.name}/{manifest.NAME}")
+        except store.s3_errors() as error:
+            raise job.JobError(
+                f"{self.name}: {error}", "nothing was written", "check bucket, prefix and credentials"
+            ) from error
+        if described is not None:
+            return list(described["files"])
+        wanted = [
+            name for name in objects if name and not name.endswith("/") and not excluded(name, self._inputs["exclude"])
+        ]
+        if not wanted:
+            raise job.JobError(f"{self.name} holds no object", "nothing was written", "correct the uri of the model")
+        return [{"path": name, "size": objects[name]} for name in sorted(wanted)]
+
+    def fetch(self, staging: Path, expected: List[Dict[str, Any]]) -> None:
+        """Download what is not there yet; a file takes its name only when it is whole."""
+        from . import store
+
+        for entry in expected:
+            target = staging / entry["path"]
+            if target.is_file() and target.stat().st_size == entry["size"]:
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._client.download_file(self._bucket, self._prefix + entry["path"], str(target))
+            except store.s3_errors() as error:
+                raise job.JobError(
+                    f"{self.name}/{entry['path']}: {error}", f"{staging} keeps what arrived", "run again to resume"
+                ) from error
+
+    def forget(self, staging: Path, name: str) -> None:
+        """Remove a wrong file, so that it is fetched anew and alone."""
+        (staging / name).unlink(missing_ok=True)
+
+
+class PathSource:
+    """A directory of this host, usually on a shared file system; links in it are followed."""
+
+    def __init__(self, spec: Dict[str, Any]) -> None:
+        self._inputs = spec["inputs"]
+        self.name = str(self._inputs["uri"])
+        self._root = Path(self.name)
+
+    def expected(self) -> List[Dict[str, Any]]:
+        """Return `{path, size, sha256 if stated}` of every wanted file."""
+        if not self._root.is_dir():
+            raise job.JobError(
+                f"{self._root} is not a directory on this host",
+                "nothing was written",
+                "mount it, or correct the uri of the model",
+            )
+        described = manifest.read(self._root)
+        if described is not None:
+            return list(described["files"])
+        files = []
+        for folder, names, found in os.walk(self._root, followlinks=True):
+            names[:] = [name for name in names if name not in manifest.EXCLUDED_TOP_LEVEL]
+            for name in found:
+                path = Path(folder) / name
+                relative = path.relative_to(self._root).as_posix()
+                if relative not in manifest.EXCLUDED_TOP_LEVEL and not excluded(relative, self._inputs["exclude"]):
+                    files.append({"path": relative, "size": path.stat().st_size})
+        return sorted(files, key=lambda entry: str(entry["path"]))
+
+    def fetch(self, staging: Path, expected: List[Dict[str, Any]]) -> None:
+        """Copy what is not there yet; a file takes its name only when it is whole."""
+        for entry in expected:
+            target = staging / entry["path"]
+            if target.is_file() and target.stat().st_size == entry["size"]:
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".{target.name}.partial")
+            shutil.copyfile(self._root / entry["path"], partial)
+            partial.replace(target)
+
+    def forget(self, staging: Path, name: str) -> None:
+        """Remove a wrong file, so that it is copied anew and alone."""
+        (staging / name).unlink(missing_ok=True)
+
+
+SOURCES: Dict[str, Callable[[Dict[str, Any]], Source]] = {"huggingface": HubSource, "s3": S3Source, "path": PathSource}
+
+
+def excluded(name: str, patterns: List[str]) -> bool:
+    """Return whether a file is left out: the patterns are the hub client's, `*` crosses folders."""
+    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

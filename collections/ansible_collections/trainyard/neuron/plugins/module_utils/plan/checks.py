@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must hold between a deployment, its SDK release and its host before anything is placed."""
+
+from __future__ import absolute_import, annotations, division, print_function
+
+import math
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import (
+    AGENT_PORT_OFFSET,
+    FILL,
+    PREFIX,
+    Deployment,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.variables import Host
+
+__metaclass__ = type
+
+#: Settings that are compiled in and that must say what a deployment's field says, where they are given at all.
+MIRRORED_SETTINGS = {
+    "max_batch_size": "max_num_seqs",
+    "tkg_batch_size": "max_num_seqs",
+    "max_length": "max_model_len",
+    "max_context_length": "max_model_len",
+    "n_positions": "max_model_len",
+}
+
+#: So many standard deviations above the mean a benchmark's longest of a thousand requests is to be expected.
+TAIL_SIGMAS = 3
+
+
+def variable_of(deployment: Deployment) -> str:
+    """Return the inventory variable that holds a deployment."""
+    return PREFIX + deployment.name.replace("-", "_")
+
+
+def deployment_problems(deployment: Deployment, topology: Topology) -> List[Problem]:
+    """Return what a deployment cannot have on such a host, whoever else is there."""
+    return [
+        *tensor_parallel_problems(deployment.tensor_parallel_size, variable_of(deployment), topology),
+        *_pinned_problems(deployment, topology),
+        *_mirror_problems(deployment),
+    ]
+
+
+def tensor_parallel_problems(degree: Any, where: str, topology: Topology) -> List[Problem]:
+    """Return why a host cannot run a degree; nothing of what is no number, which was said when it was read."""
+    legal = topology.legal_tensor_parallel
+    if degree in legal or isinstance(degree, bool) or not isinstance(degree, int) or degree < 1:
+        return []
+    below = [choice for choice in legal if choice < degree]
+    near = {max(below)} if below else set()
+    near |= {choice for choice in legal if choice > degree and choice == min(c for c in legal if c > degree)}
+    rule = "%s with %d cores runs %s" % (topology.instance_type, topology.core_count, ", ".join(map(str, legal)))
+    fix = "use %s" % " or ".join(str(choice) for choice in sorted(near))
+    return [Problem("", where + ".tensor_parallel_size", degree, rule, fix)]
+
+
+def _pinned_problems(deployment: Deployment, topology: Topology) -> List[Problem]:
+    cores, width, count = deployment.cores, deployment.tensor_parallel_size, deployment.data_parallel_size
+    if not cores:
+        return []
+    path, value = variable_of(deployment) + ".cores", format_ranges(cores)
+    missing = set(cores) - set(topology.cores)
+    if missing:
+        rule = "cores %s do not exist, the host has %s" % (format_ranges(missing), format_ranges(topology.cores))
+        return [Problem("", path, value, rule, "choose cores of the host")]
+    if count == FILL and len(cores) % width:
+        rule = "%d cores are no multiple of tensor_parallel_size %d" % (len(cores), width)
+        return [Problem("", path, value, rule, "give whole slices")]
+    if count != FILL and len(cores) != int(count) * width:
+        rule = "%d cores are given, data_parallel_size %s x tensor_parallel_size %d needs %d" % (
+            len(cores),
+            count,
+            width,
+            int(count) * width,
+        )
+        return [Problem("", path, value, rule, "give exactly as many, or leave cores out")]
+    starts = [core for core in cores if core % width == 0]
+    if any(core + offset not in cores for core in starts for offset in range(width)) or len(starts) * width != len(
+        cores
+    ):
+        rule = "every slice must be %d contiguous cores from a multiple of %d" % (width, width)
+        first = cores[0] // width * width
+        return [Problem("", path, value, rule, "begin at %d or %d" % (first, first + width))]
+    return []
+
+
+def _mirror_problems(deployment: Deployment) -> List[Problem]:
+    """Find settings that are compiled in but differ from the field that the server is started with."""
+    problems = []
+    for key, field in MIRRORED_SETTINGS.items():
+        compiled, served = deployment.neuron_config.get(key), getattr(deployment, field)
+        if compiled is None or compiled == served:
+            continue
+        rule = "is compiled in while the server is started with %s %s, and neither notices" % (field, served)
+        path = "%s.neuron_config.%s" % (variable_of(deployment), key)
+        problems.append(Problem("", path, compiled, rule, "remove it, %s says it" % field))
+    return problems
+
+
+def host_problems(host: Host, releases: Mapping[str, SdkRelease], ports: Mapping[str, Sequence[int]]) -> List[Problem]:
+    """Return what the deployments of one host cannot have together.
+
+    Args:
+        host: the host.
+        releases: the SDK row of each deployment, by the deployment's name.
+        ports: the ports of each deployment's replicas, by the deployment's name.
+    """
+    return [
+        *_reserved_problems(host),
+        *_one_driver(host, releases),
+        *_port_problems(host, ports),
+    ]
+
+
+def _reserved_problems(host: Host) -> List[Problem]:
+    problems = []
+    missing = set(host.reserved_cores) - set(host.topology.cores)
+    if missing:
+        rule = "cores %s do not exist, the host has %s" % (
+            format_ranges(missing),
+            format_ranges(host.topology.cores),
+        )
+        value = format_ranges(host.reserved_cores)
+        problems.append(Problem("", "trainyard_reserved_cores", value, rule, "name cores of the host"))
+    absent = set(host.quarantined_devices) - {device.index for device in host.topology.devices}
+    if absent and host.topology.source == "table":
+        rule = "devices %s do not exist, the host has 0-%d" % (format_ranges(absent), len(host.topology.devices) - 1)
+        value = format_ranges(host.quarantined_devices)
+        problems.append(Problem("", "trainyard_quarantined_devices", value, rule, "name devices of the host"))
+    return problems
+
+
+def _one_driver(host: Host, releases: Mapping[str, SdkRelease]) -> List[Problem]:
+    """A host has one driver and one runtime, so the deployments on it must come from one release."""
+    found = sorted({row.release for row in releases.values()})
+    if len(found) < 2:
+        return []
+    who = ", ".join(
+        "%s wants %s" % (deployment.name, releases[deployment.name].release)
+        for deployment in host.deployments
+        if deployment.name in releases
+    )
+    last = [item for item in host.deployments if item.name in releases][-1]
+    rule = "a host has one Neuron driver, so one SDK release: %s" % who
+    return [Problem("", variable_of(last) + ".sdk_release", last.sdk_release, rule, "agree, or use different hosts")]
+
+
+def _port_problems(host: Host, ports: Mapping[str, Sequence[int]]) -> List[Problem]:
+    taken: Dict[int, str] = {port: "%s of this host" % name for name, port in host.other_ports}
+    problems = []
+    for deployment in sorted(host.deployments, key=lambda item: item.name):
+        clash = ""
+        for index, port in enumerate(ports.get(deployment.name, ())):
+            for at, what in ((port, "replica"), (port + AGENT_PORT_OFFSET, "agent of replica")):
+                mine = "%s %s-%d" % (what, deployment.name, index)
+                if at in taken and not clash:
+                    clash = "port %d of %s is also that of %s" % (at, mine, taken[at])
+                taken.setdefault(at, mine)
+        if clash:
+            fix = "choose another port; replica i has port + i and its agent %d above" % AGENT_PORT_OFFSET
+            problems.append(Problem("", variable_of(deployment) + ".port", deployment.port, clash, fix))
+    return problems
+
+
+def traps(deployment: Deployment, generation: str) -> List[Problem]:
+    """Return warnings: settings that are legal and that have cost people hours."""
+    return [*_length_traps(deployment), *_sampling_traps(deployment), *_engine_traps(deployment, generation)]
+
+
+def benchmark_tail_tokens(benchmark: Mapping[str, Any]) -> int:
+    """Return the longest request to expect of a benchmark's normal lengths, in tokens of prompt and answer."""
+    mean = _number(benchmark, "mean_input_tokens") + _number(benchmark, "mean_output_tokens")
+    sigma = _number(benchmark, "stddev_input_tokens") + _number(benchmark, "stddev_output_tokens")
+    return math.ceil(mean + TAIL_SIGMAS * sigma)
+
+
+def _number(values: Mapping[str, Any], key: str) -> float:
+    value = values.get(key, 0)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0.0
+
+
+def _length_traps(deployment: Deployment) -> List[Problem]:
+    tail = benchmark_tail_tokens(deployment.benchmark)
+    if tail <= deployment.max_model_len:
+        return []
+    rule = "a request of the benchmark may have %d tokens (mean + %d sigma), which the engine refuses" % (
+        tail,
+        TAIL_SIGMAS,
+    )
+    path = variable_of(deployment) + ".max_model_len"
+    return [Problem("", path, deployment.max_model_len, rule, "raise it to %d or more, or shorten the load" % tail)]
+
+
+def _sampling_traps(deployment: Deployment) -> List[Problem]:
+    sampling = deployment.neuron_config.get("on_device_sampling_config")
+    if not isinstance(sampling, Mapping) or sampling.get("dynamic") or not _static(sampling):
+        return []
+    rule = "compiles one way of sampling in: what a request asks for (temperature, top_k) is ignored"
+    path = variable_of(deployment) + ".neuron_config.on_device_sampling_config"
+    return [Problem("", path, dict(sampling), rule, "add dynamic: true, or do_sample: true with global_topk")]
+
+
+def _static(sampling: Mapping[str, Any]) -> bool:
+    """Tell sampling that is fixed at the compile: greedy, or a top_k without the room that global_topk leaves."""
+    return not sampling.get("do_sample") or sampling.get("top_k") == 1 or not sampling.get("global_topk")
+
+
+def _engine_traps(deployment: Deployment, generation: str) -> List[Problem]:
+    found = []
+    where = variable_of(deployment)
+    prefix_caching = bool(deployment.neuron_config.get("is_prefix_caching")) or bool(
+        deployment.engine_args.get("enable-prefix-caching")
+    )
+    if deployment.max_num_seqs == 1 and prefix_caching and generation == "nxdi_v1":
+        rule = "with prefix caching, batch 1 has given wrong answers (plugin 0.2)"
+        found.append(Problem("", where + ".max_num_seqs", 1, rule, "use 2 or more, or turn prefix caching off"))
+    tokenizer = deployment.engine_args.get("tokenizer")
+    if isinstance(tokenizer, str) and not tokenizer.startswith("/"):
+        rule = "is resolved on the hub at every start of every replica, which runs into its rate limit (HTTP 429)"
+        found.append(Problem("", where + ".engine_args.tokenizer", tokenizer, rule, "give a local directory"))
+    if deployment.environment.get("VLLM_USE_V1") == "0" and generation != "nxdi_v0":
+        rule = "belongs to the V0 engine, which %s does not have" % generation
+        found.append(Problem("", where + ".environment.VLLM_USE_V1", "0", rule, "remove it"))
+    return found
+
+
+def served_name_problems(hosts: Iterable[Host]) -> List[Problem]:
+    """Find two models behind one name: the router would answer with either."""
+    first: Dict[str, Tuple[str, Deployment]] = {}
+    problems: List[Problem] = []
+    told = set()
+    for host in hosts:
+        for deployment in host.deployments:
+            other = first.setdefault(deployment.served_name, (host.name, deployment))[1]
+            same = (other.model.repo, other.model.revision) == (deployment.model.repo, deployment.model.revision)
+            if same or (deployment.served_name, deployment.name) in told:
+                continue
+            told.add((deployment.served_name, deployment.name))
+            rule = "is also the name of another model, of deployment %s" % other.name
+            path = variable_of(deployment) + ".served_name"
+            problems.append(Problem(host.name, path, deployment.served_name, rule, "give each model its own name"))
+    return problems

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A deployment as the inventory gives it, checked field by field.
+
+Only what can be judged from the deployment alone is judged here; what depends on the SDK release, the host or the
+other deployments is judged where those are known.
+"""
+
+from __future__ import absolute_import, annotations, division, print_function
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import (
+    BadValueError,
+    Field,
+    core_list,
+    one_of,
+    optional,
+    read_fields,
+    text,
+    whole_number,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
+
+__metaclass__ = type
+
+#: `trainyard_deployment_llama_3_3_70b` is the deployment `llama-3-3-70b`.
+PREFIX = "trainyard_deployment_"
+
+#: As many replicas as the free cores of a host allow.
+FILL = "fill"
+
+GENERATIONS = ("nxdi_v0", "nxdi_v1", "native")
+RUNTIMES = ("venv", "container")
+SOURCES = ("huggingface", "s3", "path")
+DTYPES = ("bfloat16", "float16", "float32")
+
+#: Ports below are root's; the agent of a replica listens this far above it, so both must stay below 65536.
+FIRST_PORT, LAST_PORT = 1024, 64535
+AGENT_PORT_OFFSET = 1000
+
+#: A replica's name is a systemd instance, a file name and a NEURON_PROCESS_TAG (255 characters at most).
+NAME_CHARACTERS = 48
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FLAG = re.compile(r"[a-z][a-z0-9_-]*")
+_SECRET = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY)(_|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Which checkpoint: a pinned revision, so that the artifact made from it is known by it.
+
+    Attributes:
+        repo: name on the hub (`org/name`), also what the served name defaults to.
+        source: where it is read from: `huggingface`, `s3` or `path`.
+        revision: commit of the hub; for `s3` and `path` a token that changes whenever the files do.
+        uri: `s3://bucket/prefix` or an absolute path; None for the hub.
+    """
+
+    repo: str
+    source: str
+    revision: str
+    uri: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One model served in one configuration; fields as in the inventory, lengths in tokens.
+
+    Attributes:
+        generation: None leaves it to the SDK release's row.
+        data_parallel_size: replicas on each host, or `FILL`.
+        max_num_seqs: sequences that a replica works on at once, which is the compiled batch size.
+        max_model_len: prompt and answer together, in tokens.
+        block_size: tokens of a KV block; None for a contiguous cache.
+        port: replica i listens on port + i, its agent on port + i + AGENT_PORT_OFFSET.
+        neuron_config: engine settings that are compiled in.
+        engine_args: further vLLM flags by name; None removes one that would be there.
+        cores: exactly these cores of every host (`0-31`); empty lets the planner choose, which is the rule.
+    """
+
+    name: str
+    model: ModelRef
+    served_name: str
+    sdk_release: str
+    generation: Optional[str]
+    runtime: str
+    tensor_parallel_size: int
+    data_parallel_size: Union[int, str]
+    max_num_seqs: int
+    max_model_len: int
+    dtype: str
+    block_size: Optional[int]
+    port: int
+    neuron_config: Mapping[str, Any] = field(default_factory=dict)
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    benchmark: Mapping[str, Any] = field(default_factory=dict)
+    cores: Tuple[int, ...] = ()
+
+
+def _name(value: Any) -> str:
+    text(
+        _NAME,
+        "must be lower-case letters, digits and inner hyphens, since it names units, files and directories",
+        "rename it, such as llama-3-3-70b",
+    )(value)
+    if len(value) > NAME_CHARACTERS:
+        raise BadValueError("must be at most %d characters" % NAME_CHARACTERS, "shorten it")
+    return str(value)
+
+
+def _sdk_release(value: Any) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise BadValueError(
+            "must be a string: YAML reads it as a number and drops a trailing zero", 'quote it, such as "2.23.0"'
+        )
+    return text(re.compile(r"\d+\.\d+(\.\d+)?"), "must be a version such as 2.23.0", "give a release of the SDK table")(
+        value
+    )
+
+
+def _data_parallel_size(value: Any) -> Union[int, str]:
+    if value == FILL:
+        return FILL
+    if isinstance(value, str) and not value.strip().isdigit():
+        raise BadValueError(
+            "must be a number of replicas on each host, or fill",
+            did_you_mean(value, [FILL]) or "give 1 or more, or fill",
+        )
+    return whole_number(1, 1024)(value)
+
+
+def _mapping(value: Any) -> Dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise BadValueError("must be a mapping", "write key: value lines below it, or {}")
+    for key in value:
+        if not isinstance(key, str):
+            raise BadValueError("must have strings as keys", "quote the key %r" % (key,))
+    return dict(value)
+
+
+def _json_mapping(value: Any) -> Dict[str, Any]:
+    found = _mapping(value)
+    for key, item in found.items():
+        if not _is_json(item):
+            raise BadValueError(
+                "must be JSON (text, numbers, booleans, null, lists, mappings)", "change its type", key, repr(item)
+            )
+    return found
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(_is_json(item) for item in value)
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+def _engine_args(value: Any) -> Dict[str, Any]:
+    found: Dict[str, Any] = {}
+    for key, item in _json_mapping(value).items():
+        flag = key[2:] if key.startswith("--") else key
+        if not _FLAG.fullmatch(flag):
+            raise BadValueError(
+                "is no vLLM flag's name", "write the flag without dashes before it, such as max-log-len", key, item
+            )
+        flag = flag.replace("_", "-")
+        if flag in OWNED_FLAGS:
+            raise BadValueError("is set by the plan", "remove it and set %s" % OWNED_FLAGS[flag], key, item)
+        found[flag] = item
+    return found
+
+
+def _environment(value: Any) -> Dict[str, str]:
+    found: Dict[str, str] = {}
+    for key, item in _mapping(value).items():
+        if not _VARIABLE.fullmatch(key):
+            raise BadValueError("is no environment variable's name", "use letters, digits and underscores", key, item)
+        if key in OWNED_VARIABLES:
+            raise BadValueError("is set by the plan", "remove it; %s" % OWNED_VARIABLES[key], key, item)
+        if _SECRET.search(key):
+            raise BadValueError(
+                "looks like a secret, and the environment file and the plan are not secret",
+                "give it as a credential of the role",
+                key,
+                "(hidden)",
+            )
+        if isinstance(item, bool) or not isinstance(item, (str, int, float)):
+            raise BadValueError("must be text or a number", 'quote it, such as "1"', key, item)
+        if any(ord(character) < 32 for character in str(item)):
+            raise BadValueError("must be one line without control characters", "remove the line break", key, item)
+        found[key] = str(item)
+    return found
+
+
+#: Flags that follow from fields of the deployment or from its placement, and where to say it instead.
+OWNED_FLAGS = {
+    "model": "model",
+    "served-model-name": "served_name",
+    "host": "trainyard_address",
+    "port": "port",
+    "tensor-parallel-size": "tensor_parallel_size",
+    "data-parallel-size": "data_parallel_size (each replica is a server of its own)",
+    "max-num-seqs": "max_num_seqs",
+    "max-model-len": "max_model_len",
+    "dtype": "dtype",
+    "block-size": "block_size",
+    "override-neuron-config": "neuron_config",
+    "additional-config": "neuron_config",
+    "api-key": "the router's keys (an argument is readable by every user of the host)",
+}
+
+_CORES = "the planner gives each replica its cores"
+_LNC = "set trainyard_logical_nc_config on the host"
+
+#: Variables that the plan computes for each replica; a second opinion would break it.
+OWNED_VARIABLES = {
+    "NEURON_RT_VISIBLE_CORES": _CORES,
+    "NEURON_RT_NUM_CORES": _CORES,
+    "NEURON_VISIBLE_DEVICES": _CORES,
+    "NEURON_LOGICAL_NC_CONFIG": _LNC,
+    "NEURON_RT_VIRTUAL_CORE_SIZE": _LNC,
+    "NEURON_COMPILED_ARTIFACTS": "the planner names the artifact by its digest",
+    "VLLM_CACHE_ROOT": "the planner names the artifact by its digest",
+    "NEURON_PROCESS_TAG": "the planner sets the replica's name",
+    "TRAINYARD_RELEASE": "the planner sets the release",
+}
+
+
+_MODEL_FIELDS = {
+    "repo": Field(text(_REPO, "must be a repository's name, org/name", "write it as the hub does"), required=True),
+    "source": Field(one_of(SOURCES), default="huggingface"),
+    "revision": Field(
+        text(
+            _REVISION,
+            "must be a commit, or letters, digits, dots, hyphens and underscores (64 at most)",
+            "pin the revision",
+        ),
+        required=True,
+    ),
+    "uri": Field(
+        optional(text(re.compile(r"\S+"), "must have no spaces", "give s3://bucket/prefix or an absolute path"))
+    ),
+}
+
+_FIELDS = {
+    "name": Field(_name, required=True),
+    "model": Field(_mapping, required=True),
+    "served_name": Field(optional(text(_SERVED_NAME, "must be letters, digits and . _ : / -", "rename it"))),
+    "sdk_release": Field(_sdk_release, required=True),
+    "generation": Field(optional(one_of(GENERATIONS))),
+    "runtime": Field(one_of(RUNTIMES), default="venv"),
+    "tensor_parallel_size": Field(whole_number(1, 4096), required=True),
+    "data_parallel_size": Field(_data_parallel_size, default=1),
+    "max_num_seqs": Field(whole_number(1, 65536), required=True),
+    "max_model_len": Field(whole_number(1), required=True),
+    "dtype": Field(one_of(DTYPES), default="bfloat16"),
+    "block_size": Field(optional(whole_number(1))),
+    "port": Field(whole_number(FIRST_PORT, LAST_PORT), required=True),
+    "neuron_config": Field(_json_mapping, default={}),
+    "engine_args": Field(_engine_args, default={}),
+    "environment": Field(_environment, default={}),
+    "benchmark": Field(_json_mapping, default={}),
+    "cores": Field(core_list, default=()),
+}
+
+#: The names of a deployment's fields.
+FIELDS = tuple(_FIELDS)
+
+
+def parse_deployment(raw: Any, where: str) -> Tuple[Optional[Deployment], List[Problem]]:
+    """Read one deployment.
+
+    Args:
+        raw: what the inventory holds.
+        where: the variable that holds it, which the problems name.
+
+    Returns:
+        The deployment and no problem, or None and every problem of it.
+    """
+    if not isinstance(raw, Mapping):
+        return None, [Problem("", where, raw, "must be a mapping", "write the deployment's fields below it")]
+    values, problems = read_fields(raw, _FIELDS, where)
+    if isinstance(values.get("model"), dict):
+        values["model"], found = _read_model(values["model"], where + ".model")
+        problems += found
+    problems += _check_name(values.get("name"), where)
+    if problems:
+        return None, problems
+    values["served_name"] = values["served_name"] or values["model"].repo
+    return Deployment(**values), []
+
+
+def _read_model(raw: Mapping[str, Any], where: str) -> Tuple[Optional[ModelRef], List[Problem]]:
+    values, problems = read_fields(raw, _MODEL_FIELDS, where)
+    if problems:
+        return None, problems
+    model = ModelRef(**values)
+    wrong = _source_rule(model)
+    if wrong is not None:
+        key, rule, fix = wrong
+        return None, [Problem("", "%s.%s" % (where, key), raw.get(key), rule, fix)]
+    return model, []
+
+
+def _source_rule(model: ModelRef) -> Optional[Tuple[str, str, str]]:
+    """Return the field, rule and fix of what the source does not allow."""
+    if model.source == "huggingface":
+        if not _COMMIT.fullmatch(model.revision):
+            return (
+                "revision",
+                "must be a full commit (40 hex digits): a branch or a tag can move",
+                "pin the commit that the hub shows",
+            )
+        if model.uri is not None:
+            return "uri", "has no meaning for the hub", "remove it, or set source to s3 or path"
+    if model.source == "s3" and not (model.uri or "").startswith("s3://"):
+        return "uri", "must be s3://bucket/prefix for source s3", "say where the checkpoint is"
+    if model.source == "path" and not (model.uri or "").startswith("/"):
+        return "uri", "must be an absolute path for source path", "say where the checkpoint is"
+    return None
+
+
+def _check_name(name: Any, where: str) -> List[Problem]:
+    """Check that the variable is named after the deployment, so that neither hides another."""
+    if not isinstance(name, str) or not where.startswith(PREFIX):
+        return []
+    wanted = PREFIX + name.replace("-", "_")
+    if where == wanted:
+        return []
+    return [
+        Problem(
+            "", where + ".name", name, "must be the variable's name with - for _", "rename the variable to %s" % wanted
+        )
+    ]

@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How each serving generation is spoken to, as data; `rendering.py` interprets it.
+
+The flags, variables and defaults are those of the vLLM fork (branch releases/v2.23.0-v0), of the Neuron plugin 0.2.0
+with vLLM 0.11, and of the native plugin's documentation in the SDK; `inference_demo`'s flags were read at NxDI
+0.3.5591, 0.4.7422, 0.5.9230, 0.6.10598, 0.7.14366 and on its main branch, and a flag is taken as known from the first
+of them that has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping, Tuple
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import NATIVE, NXDI_V0, NXDI_V1
+
+#: Every setting of the engine that `inference_demo` takes: its name in neuron_config.json -> (NxDI that first has
+#: the flag, the flag). Where the flag is None it is the name with hyphens.
+_DEMO_0_3 = (
+    "activation_quantization_type async_mode attn_block_tkg_nki_kernel_cache_update attn_block_tkg_nki_kernel_enabled "
+    "attn_kernel_enabled attn_tkg_builtin_kernel_enabled attn_tkg_nki_kernel_enabled batch_size bucket_n_active_tokens "
+    "capacity_factor cc_pipeline_tiling_factor context_encoding_buckets ctx_batch_size disable_kv_cache_tiling "
+    "enable_bucketing ep_degree flash_decoding_enabled fused_qkv fused_rmsnorm_skip_gamma is_continuous_batching "
+    "k_cache_transposed kv_cache_batch_size kv_cache_padding_size kv_cache_quant layer_boundary_markers "
+    "logical_nc_config max_batch_size max_context_length max_length max_new_tokens mlp_kernel_enabled "
+    "mlp_kernel_fuse_residual_add n_active_tokens n_positions output_logits pa_block_size pa_num_blocks pad_token_id "
+    "padding_side pp_degree qkv_kernel_enabled qkv_kernel_fuse_residual_add qkv_kernel_nbsd_layout "
+    "quantization_dtype quantization_type quantize_clamp_bound quantized quantized_checkpoints_path "
+    "quantized_mlp_kernel_enabled rmsnorm_quantize_kernel_enabled rpl_reduce_dtype save_sharded_checkpoint seq_len "
+    "sequence_parallel_enabled skip_sharding skip_warmup tkg_batch_size token_generation_buckets torch_dtype "
+    "tp_degree vocab_parallel weight_gather_seq_len_threshold world_size"
+)
+_DEMO_LATER = {
+    (0, 4): "apply_seq_ids_mask attention_dtype cast_type cp_degree disable_normalize_top_k_affinities "
+    "early_expert_affinity_modulation enable_spill_reload_dge fused_shared_experts max_num_seqs prefix_buckets "
+    "router_act_fn router_dtype",
+    (0, 5): "attention_dp_degree attn_block_cte_nki_kernel_enabled enable_output_completion_notifications "
+    "scratchpad_page_size",
+    (0, 6): "enable_cte_modular_flow strided_context_parallel_kernel_enabled",
+    (0, 7): "attn_block_tkg_nki_kernel_cascaded_attention mlp_cp_degree mlp_tkg_nki_kernel_enabled moe_ep_degree "
+    "moe_tp_degree qkv_cte_nki_kernel_fuse_rope qkv_nki_kernel_enabled windowed_context_encoding_size",
+    (0, 10): "k_quant_method kv_direct_cast kv_quant_dtype sampling_dp_degree v_quant_method",
+}
+#: Flags whose spelling does not follow from the setting's name.
+_DEMO_SPELLINGS = {
+    "start_rank_id": "--start_rank_id",
+    "local_ranks_size": "--local_ranks_size",
+    "is_block_kv_layout": "--enable-block-kv-layout",
+    "is_prefix_caching": "--enable-prefix-caching",
+    "is_chunked_prefill": "--enable-chunked-prefill",
+}
+
+
+def _demo_flags() -> Dict[str, Tuple[Tuple[int, int], str]]:
+    """Return setting -> (NxDI that first has it, flag)."""
+    found = {name: ((0, 3), "--" + name.replace("_", "-")) for name in _DEMO_0_3.split()}
+    found.update({name: ((0, 3), flag) for name, flag in _DEMO_SPELLINGS.items()})
+    for version, names in _DEMO_LATER.items():
+        found.update({name: (version, "--" + name.replace("_", "-")) for name in names.split()})
+    return found
+
+
+DEMO_FLAGS: Mapping[str, Tuple[Tuple[int, int], str]] = _demo_flags()
+
+#: The keys of on_device_sampling_config that `inference_demo` takes, in the order they are written.
+DEMO_SAMPLING_FLAGS: Mapping[str, Tuple[Tuple[int, int], str]] = {
+    "top_k": ((0, 3), "--top-k"),
+    "do_sample": ((0, 3), "--do-sample"),
+    "dynamic": ((0, 3), "--dynamic"),
+    "global_topk": ((0, 3), "--global-topk"),
+    "top_p": ((0, 3), "--top-p"),
+    "temperature": ((0, 3), "--temperature"),
+    "top_k_kernel_enabled": ((0, 5), "--top-k-kernel-enabled"),
+}
+
+#: Flags that `inference_demo` dropped again: setting -> first NxDI without it.
+DEMO_DROPPED: Mapping[str, Tuple[int, int]] = {
+    "attn_block_cte_nki_kernel_enabled": (0, 10),
+    "attn_tkg_builtin_kernel_enabled": (0, 10),
+    "attn_tkg_nki_kernel_enabled": (0, 10),
+    "mlp_tkg_nki_kernel_enabled": (0, 10),
+}
+
+#: Architectures that `inference_demo` compiles (its --model-type) -> first NxDI that does.
+DEMO_MODEL_TYPES: Mapping[str, Tuple[int, int]] = {
+    "llama": (0, 3),
+    "mixtral": (0, 3),
+    "dbrx": (0, 3),
+    "qwen2": (0, 5),
+    "qwen3": (0, 5),
+    "qwen3_moe": (0, 6),
+    "mistral": (0, 10),
+    "gemma3": (0, 10),
+}
+
+#: Architecture by the model's name, the first pattern that is found in it (lower case); a repository whose name does
+#: not tell says it by neuron_config.model_type.
+MODEL_TYPE_PATTERNS: Tuple[Tuple[str, str], ...] = (
+    (r"distill-llama", "llama"),
+    (r"qwen3.*-a\d+b", "qwen3_moe"),
+    (r"qwen3", "qwen3"),
+    (r"qwen2|qwen1\.5|qwq|distill-qwen", "qwen2"),
+    (r"mixtral", "mixtral"),
+    (r"mistral", "mistral"),
+    (r"dbrx", "dbrx"),
+    (r"gemma-?3", "gemma3"),
+    (r"gpt-?oss", "gpt_oss"),
+    (r"llama", "llama"),
+)
+
+#: Keys of neuron_config that speak to the planner and not to the engine.
+PLANNER_KEYS = ("model_type",)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How one generation is started, configured and compiled.
+
+    Templates hold `{venv}`, `{weights}`, `{artifact}`, `{work_dir}`, `{replica}`, `{cores}`, `{lnc}` and
+    `{core_count}`.
+
+    Attributes:
+        name: `nxdi_v0`, `nxdi_v1` or `native`.
+        serve: program and model for a virtual environment.
+        serve_container: the same inside the image.
+        compiler: `inference_demo`, or `serve` where the server itself compiles at its first start.
+        fixed_flags: flags that every server of the generation has; None for a flag without a value.
+        config_flag: the flag that carries engine settings.
+        config_path: keys around the settings in that flag's JSON.
+        config_keys: settings that are given to the server; None for all. The fork sets each given key on the loaded
+            configuration as it stands in the JSON, which only the sampling configuration survives.
+        cores_variable: names the cores that the process may use.
+        artifact_variable: names the directory of the compiled model.
+        serve_environment: what else the server's environment holds.
+        compile_environment: what else the compiler's environment holds.
+        block_size_flag: whether the server takes a block size; the fork forces its own.
+        prefix_follows_blocks: whether prefix caching is on exactly where a block size is given, since the plugin
+            takes a block size only with it.
+        null_blocks: blocks that the plugin adds to those it is given, compiled in as well.
+        settings: engine defaults that `inference_demo` does not have by itself.
+        continuous_batching: `always`, or `several` where it needs two sequences.
+        translate: whether NxDI's settings are told in the native plugin's words.
+    """
+
+    name: str
+    serve: Tuple[str, ...]
+    serve_container: Tuple[str, ...]
+    compiler: str
+    fixed_flags: Mapping[str, Any]
+    config_flag: str
+    config_path: Tuple[str, ...]
+    config_keys: Any
+    cores_variable: str
+    artifact_variable: str
+    serve_environment: Mapping[str, str]
+    compile_environment: Mapping[str, str]
+    block_size_flag: bool
+    prefix_follows_blocks: bool
+    null_blocks: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    continuous_batching: str = "several"
+    translate: bool = False
+
+
+#: Whether KV blocks of a common beginning are shared.
+PREFIX_FLAG = "enable-prefix-caching"
+
+#: True of every replica of every generation.
+COMMON_ENVIRONMENT: Mapping[str, str] = {
+    # The profiler's capture would fill the disk.
+    "NEURON_RT_INSPECT_ENABLE": "0",
+    # NxDI reads the documented name, the runtime of older releases the other one; two opinions would be worse than one.
+    "NEURON_LOGICAL_NC_CONFIG": "{lnc}",
+    "NEURON_RT_VIRTUAL_CORE_SIZE": "{lnc}",
+    # The weights are on disk and pinned: a server that asks the hub could get others, or be rate limited.
+    "HF_HUB_OFFLINE": "1",
+}
+
+COMMON_SERVE_ENVIRONMENT: Mapping[str, str] = {
+    "{cores_variable}": "{cores}",
+    "{artifact_variable}": "{artifact}",
+    "NEURON_PROCESS_TAG": "{replica}",
+    # Stale files of another replica or of the last start would be added to the counters.
+    "PROMETHEUS_MULTIPROC_DIR": "/run/vllm/{replica}/metrics",
+}
+
+#: The runtime's latency-sensitive threads, where CPUs are set aside for them.
+PROXY_VARIABLE = "NEURON_RT_LOW_LATENCY_TASKS_CPU_AFFINITY"
+
+_NXDI_SERVE_ENVIRONMENT = {
+    "VLLM_NEURON_FRAMEWORK": "neuronx-distributed-inference",
+    # Milliseconds between the server and its engine; a first request can wait long.
+    "VLLM_RPC_TIMEOUT": "100000",
+    # NxDI's default is one directory for all, in which two starts overwrite each other.
+    "BASE_COMPILE_WORK_DIR": "/run/vllm/{replica}/compile",
+}
+_DEMO_ENVIRONMENT = {
+    "BASE_COMPILE_WORK_DIR": "{work_dir}",
+    "NEURON_RT_NUM_CORES": "{core_count}",
+    "NEURON_RT_EXEC_TIMEOUT": "600",
+}
+
+#: Seconds. The documentation knows the first by both names; its defaults (600) are too short for a 70B model.
+_NATIVE_TIMEOUTS = {
+    "VLLM_NEURON_COMPILATION_TIMEOUT": "2400",
+    "NEURON_LIBTORCH_COMPILATION_TIMEOUT": "2400",
+    "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "1200",
+    "VLLM_ENGINE_READY_TIMEOUT_S": "5400",
+}
+
+GENERATIONS: Mapping[str, Generation] = {
+    NXDI_V0: Generation(
+        name=NXDI_V0,
+        serve=("{venv}/bin/python", "-m", "vllm.entrypoints.openai.api_server", "--model", "{weights}"),
+        serve_container=("python", "-m", "vllm.entrypoints.openai.api_server", "--model", "{weights}"),
+        compiler="inference_demo",
+        fixed_flags={"device": "neuron", "use-v2-block-manager": True},
+        config_flag="override-neuron-config",
+        config_path=(),
+        config_keys=("on_device_sampling_config",),
+        cores_variable="NEURON_RT_VISIBLE_CORES",
+        artifact_variable="NEURON_COMPILED_ARTIFACTS",
+        serve_environment=_NXDI_SERVE_ENVIRONMENT,
+        compile_environment={"XLA_DENSE_GATHER_FACTOR": "0", **_DEMO_ENVIRONMENT},
+        block_size_flag=False,
+        prefix_follows_blocks=False,
+        null_blocks=0,
+        continuous_batching="always",
+    ),
+    NXDI_V1: Generation(
+        name=NXDI_V1,
+        serve=("{venv}/bin/vllm", "serve", "{weights}"),
+        serve_container=("vllm", "serve", "{weights}"),
+        compiler="inference_demo",
+        fixed_flags={},
+        config_flag="additional-config",
+        config_path=("override_neuron_config",),
+        config_keys=None,
+        cores_variable="NEURON_RT_VISIBLE_CORES",
+        artifact_variable="NEURON_COMPILED_ARTIFACTS",
+        serve_environment=_NXDI_SERVE_ENVIRONMENT,
+        compile_environment=_DEMO_ENVIRONMENT,
+        block_size_flag=True,
+        prefix_follows_blocks=True,
+        null_blocks=1,
+        # What the plugin compiles by itself when it finds no artifact.
+        settings={"enable_bucketing": True, "padding_side": "right"},
+    ),
+    NATIVE: Generation(
+        name=NATIVE,
+        serve=("{venv}/bin/vllm", "serve", "{weights}"),
+        serve_container=("vllm", "serve", "{weights}"),
+        compiler="serve",
+        fixed_flags={},
+        config_flag="additional-config",
+        config_path=("neuron_config",),
+        config_keys=None,
+        cores_variable="NEURON_VISIBLE_DEVICES",
+        artifact_variable="VLLM_CACHE_ROOT",
+        # A graph that is not in the cache stops the start, instead of being compiled anew for the best part of an hour.
+        serve_environment={**_NATIVE_TIMEOUTS, "VLLM_NEURON_DISABLE_WARMUP_COMPILE": "1"},
+        compile_environment=_NATIVE_TIMEOUTS,
+        block_size_flag=True,
+        prefix_follows_blocks=False,
+        null_blocks=0,
+        translate=True,
+    ),
+}
+
+_NATIVE_ROUTE = {"VLLM_NEURON_BACKEND": "neuron_native"}
+
+#: Where one vLLM line of a generation differs: (generation, vLLM) -> the attributes that do.
+VARIANTS: Mapping[Tuple[str, Any], Mapping[str, Any]] = {
+    (NXDI_V0, "0.7.2"): {"continuous_batching": "several"},
+    # This fork could start its unfinished V1 engine.
+    (NXDI_V0, "0.9.1"): {"serve_environment": {**GENERATIONS[NXDI_V0].serve_environment, "VLLM_USE_V1": "0"}},
+    # Its cache of traces works only where the route is named, although it is the default.
+    (NATIVE, "0.29.0"): {
+        "serve_environment": {**GENERATIONS[NATIVE].serve_environment, **_NATIVE_ROUTE},
+        "compile_environment": {**GENERATIONS[NATIVE].compile_environment, **_NATIVE_ROUTE},
+    },
+}
+
+#: Settings of the engine that follow from a deployment's field or from the host, and where to say them instead.
+OWNED_SETTINGS: Mapping[str, str] = {
+    "tp_degree": "tensor_parallel_size",
+    "local_ranks_size": "tensor_parallel_size",
+    "batch_size": "max_num_seqs",
+    "seq_len": "max_model_len",
+    "torch_dtype": "dtype",
+    "pa_block_size": "block_size",
+    "logical_nc_config": "trainyard_logical_nc_config on the host",
+}
+
+#: NxDI's setting -> the native plugin's that means the same.
+NATIVE_NAMES: Mapping[str, str] = {"context_encoding_buckets": "num_batched_tokens_buckets"}
+
+#: Settings that stand beside the native plugin's neuron_config in its JSON, not in it.
+NATIVE_SIBLINGS = ("vision_neuron_config", "mm_language_model_only")
+
+#: What of NxDI's on-device sampling the native plugin has no word for.
+NXDI_SAMPLING_KEYS = ("do_sample", "dynamic", "deterministic", "global_topk", "top_k_kernel_enabled")
+
+#: Legal segment sizes of the native plugin's prefill, tokens.
+NATIVE_SEGMENTS = (512, 1024, 2048, 4096, 8192)
+
+#: Flags of other generations that a server would refuse or misread: generation -> flag -> why.
+FOREIGN_FLAGS: Mapping[str, Mapping[str, str]] = {
+    NXDI_V0: {},
+    NXDI_V1: {
+        "device": "the plugin finds the device itself",
+        "use-v2-block-manager": "vLLM V1 has no such flag",
+    },
+    NATIVE: {
+        "device": "the plugin finds the device itself",
+        "use-v2-block-manager": "vLLM V1 has no such flag",
+    },
+}
+
+#: Variables of other generations: generation -> variable -> (values that are wrong, None for any; why).
+FOREIGN_VARIABLES: Mapping[str, Mapping[str, Tuple[Any, str]]] = {
+    NXDI_V0: {"VLLM_USE_V1": (("1",), "the fork serves with V0 only")},
+    NXDI_V1: {"VLLM_USE_V1": (("0",), "the plugin serves with V1 only")},
+    NATIVE: {
+        "VLLM_USE_V1": (("0",), "the plugin serves with V1 only"),
+        "VLLM_NEURON_FRAMEWORK": (None, "the native plugin has no other framework"),
+    },
+}
+
+#: vLLM flags that change how a server answers and not what it compiles.
+GRAPHLESS_FLAGS = frozenset(
+    (
+        "allowed-origins",
+        "chat-template",
+        "chat-template-content-format",
+        "disable-log-requests",
+        "disable-log-stats",
+        "disable-uvicorn-access-log",
+        "enable-auto-tool-choice",
+        "enable-log-requests",
+        "enable-request-id-headers",
+        "generation-config",
+        "log-config-file",
+        "max-log-len",
+        "middleware",
+        "override-generation-config",
+        "reasoning-parser",
+        "response-role",
+        "return-tokens-as-token-ids",
+        "root-path",
+        "served-model-name",
+        "shutdown-timeout",
+        "tokenizer",
+        "tokenizer-mode",
+        "tool-call-parser",
+        "uvicorn-log-level",
+    )
+)

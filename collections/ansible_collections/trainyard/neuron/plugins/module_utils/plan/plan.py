@@ -1,0 +1,510 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an inventory to a fleet's plan: the one place where cores, CPUs, ports, paths, digests and names are decided."""
+
+from __future__ import absolute_import, annotations, division, print_function
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan import checks
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.artifact import artifact_digest, artifact_inputs
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import (
+    AGENT_PORT_OFFSET,
+    Deployment,
+    ModelRef,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generations import (
+    argument_problems,
+    render_compile,
+    render_serve,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.placement import (
+    CpuMap,
+    Placement,
+    Request,
+    Slice,
+    cores_of_devices,
+    devices_of,
+    numa_nodes,
+    place,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError, Problem, did_you_mean
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import (
+    SdkRelease,
+    find_release,
+    release_problems,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.variables import Host, HostReader
+
+__metaclass__ = type
+
+#: Version of the plan's shape, `docs/schemas/plan.schema.json`.
+VERSION = 1
+
+LOOPBACK = "127.0.0.1"
+
+#: Families of operating systems whose releases are known to work or not to work with a release of the SDK.
+JUDGED_SYSTEMS = ("ubuntu", "amazon", "rocky")
+DEFAULT_ROUTER_PORT = 8080
+
+
+@dataclass(frozen=True)
+class FleetPlan:
+    """A fleet's plan; `to_dict` is what roles, playbooks and `trainyard plan --json` read."""
+
+    hosts: Mapping[str, Mapping[str, Any]]
+    router: Mapping[str, Any]
+    benchmarks: Sequence[Mapping[str, Any]] = ()
+    warnings: Tuple[Problem, ...] = ()
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the JSON-ready form."""
+        return {
+            "version": VERSION,
+            "hosts": {name: dict(host) for name, host in self.hosts.items()},
+            "router": dict(self.router),
+            "benchmarks": [dict(benchmark) for benchmark in self.benchmarks],
+            "warnings": [warning.to_dict() for warning in self.warnings],
+        }
+
+
+def plan_fleet(fleet_input: Mapping[str, Any]) -> FleetPlan:
+    """Plan a fleet.
+
+    Args:
+        fleet_input: `hosts` (name -> its inventory variables), `routers` (names of the hosts that balance),
+            `topologies` (name -> what the host reported, absent where it was not asked), and optionally
+            `router_variables` (name -> variables of routers that serve nothing themselves).
+
+    Returns:
+        The plan; the same for any order of the input.
+
+    Raises:
+        PlanError: with every problem of every host.
+    """
+    return _Planner(fleet_input).plan()
+
+
+class _Planner:
+    """One run of the planner.
+
+    What is alike between hosts is computed once: equal deployments and topologies are one object, which the reader
+    sees to, so their identity is a key.
+    """
+
+    def __init__(self, fleet_input: Mapping[str, Any]) -> None:
+        self._raw: Mapping[str, Mapping[str, Any]] = fleet_input.get("hosts") or {}
+        self._routers = sorted(fleet_input.get("routers") or ())
+        self._router_variables: Mapping[str, Any] = fleet_input.get("router_variables") or {}
+        self._reported: Mapping[str, Any] = fleet_input.get("topologies") or {}
+        self._problems: List[Problem] = []
+        self._warnings: List[Problem] = []
+        self._placements: Dict[Any, Placement] = {}
+        self._cpu_maps: Dict[Any, CpuMap] = {}
+        self._artifacts: Dict[Any, Tuple[str, Dict[str, Any]]] = {}
+        self._judged: Dict[Any, Tuple[Optional[SdkRelease], List[Problem], List[Problem]]] = {}
+
+    def plan(self) -> FleetPlan:
+        """Plan all hosts, then what they share."""
+        if not self._raw:
+            rule = "has no host to plan for"
+            raise PlanError([Problem("", "inventory group neuron", [], rule, "put the Trainium hosts into it")])
+        hosts = self._read()
+        self._problems += checks.served_name_problems(hosts)
+        planned = {host.name: self._host(host) for host in hosts}
+        router = self._router(hosts, planned)
+        if self._problems:
+            raise PlanError(self._problems)
+        _elect_compile_hosts(planned)
+        return FleetPlan(planned, router, _benchmarks(hosts, planned, router), tuple(_unique(self._warnings)))
+
+    def _read(self) -> List[Host]:
+        reader = HostReader()
+        hosts = []
+        for name in sorted(self._raw):
+            host, problems, warnings = reader.read(name, self._raw[name], self._reported.get(name))
+            self._problems += problems
+            self._warnings += warnings
+            if host is not None:
+                hosts.append(host)
+        self._check_overrides(hosts, reader)
+        return hosts
+
+    def _check_overrides(self, hosts: Sequence[Host], reader: HostReader) -> None:
+        """An override of a deployment that nobody has is a slip."""
+        known = {deployment.name for host in hosts for deployment in host.deployments} | reader.overridden
+        for name in sorted(self._raw):
+            overrides = self._raw[name].get("trainyard_overrides")
+            if not isinstance(overrides, Mapping):
+                continue
+            for key in sorted(set(overrides) - known, key=str):
+                fix = did_you_mean(str(key), known) or "name a deployment"
+                path = "trainyard_overrides.%s" % key
+                self._problems.append(Problem(name, path, overrides[key], "no host has this deployment", fix))
+
+    def _host(self, host: Host) -> Dict[str, Any]:
+        releases = self._releases(host)
+        placement = self._place(host, releases)
+        ports = {
+            name: [_by_name(host, name).port + index for index in range(len(slices))]
+            for name, slices in placement.slices.items()
+        }
+        found = checks.host_problems(host, releases, ports)
+        for variable, degree in host.refused:
+            found += checks.tensor_parallel_problems(degree, variable, host.topology)
+        self._problems += [problem.on(host.name) for problem in found]
+        if not host.deployments:
+            rule = "serves nothing: it has no trainyard_deployment_<name>"
+            self._warnings.append(Problem(host.name, "inventory", host.name, rule, "put it into a deployment's group"))
+        if any(problem.host == host.name for problem in self._problems):
+            return {}
+        replicas = self._replicas(host, releases, placement)
+        return {
+            "name": host.name,
+            "address": host.address,
+            "instance_type": host.topology.instance_type,
+            "logical_nc_config": host.topology.logical_nc_config,
+            "topology_source": host.topology.source,
+            "data_dir": host.data_dir,
+            "sdk": _sdk_entries(host, releases),
+            "weights": _weights(host),
+            "artifacts": self._host_artifacts(host, releases),
+            "replicas": replicas,
+        }
+
+    def _releases(self, host: Host) -> Dict[str, SdkRelease]:
+        """Find the SDK row of each deployment, and say what is wrong with deployments on this host."""
+        rows = {}
+        for deployment in host.deployments:
+            row, problems, warnings = self._judge(deployment, host)
+            if row is not None:
+                rows[deployment.name] = row
+            self._problems += [problem.on(host.name) for problem in problems]
+            self._warnings += [warning.on(host.name) for warning in warnings]
+        return rows
+
+    def _judge(self, deployment: Deployment, host: Host) -> Tuple[Optional[SdkRelease], List[Problem], List[Problem]]:
+        """Return a deployment's SDK row, its problems and its warnings on such a host, whoever else is there."""
+        key = (id(deployment), id(host.topology), host.operating_system)
+        if key not in self._judged:
+            where = checks.variable_of(deployment)
+            problems = checks.deployment_problems(deployment, host.topology)
+            row = None
+            wrong, warnings = _release_problems(deployment, host, where)
+            if not wrong:
+                row = find_release(deployment.sdk_release, deployment.generation)
+                problems += argument_problems(deployment, row, where)
+                warnings += checks.traps(deployment, row.generation)
+            self._judged[key] = (row, problems + wrong, warnings)
+        return self._judged[key]
+
+    def _place(self, host: Host, releases: Mapping[str, SdkRelease]) -> Placement:
+        """Lay the slices of the deployments that are right in themselves."""
+        legal = host.topology.legal_tensor_parallel
+        requests = tuple(
+            Request(item.name, item.tensor_parallel_size, item.data_parallel_size, item.cores)
+            for item in host.deployments
+            if item.tensor_parallel_size in legal and item.name in releases
+        )
+        key = (id(host.topology), requests, host.reserved_cores, host.quarantined_devices)
+        if key not in self._placements:
+            blocked = dict.fromkeys(cores_of_devices(host.topology, host.quarantined_devices), "quarantined devices")
+            blocked.update(dict.fromkeys(host.reserved_cores, "reserved cores"))
+            self._placements[key] = place(host.topology, requests, blocked)
+        placement = self._placements[key]
+        already = {problem.variable for problem in self._problems if problem.host == host.name}
+        for refusal in placement.refusals:
+            deployment = _by_name(host, refusal.name)
+            path = "%s.%s" % (checks.variable_of(deployment), refusal.field)
+            if path not in already:
+                value = format_ranges(deployment.cores) if refusal.field == "cores" else deployment.data_parallel_size
+                self._problems.append(Problem(host.name, path, value, refusal.rule, refusal.fix))
+        return placement
+
+    def _artifact(self, deployment: Deployment, release: SdkRelease, topology: Topology) -> Tuple[str, Dict[str, Any]]:
+        key = (id(deployment), topology.logical_nc_config, topology.family)
+        if key not in self._artifacts:
+            inputs = artifact_inputs(deployment, release, topology.logical_nc_config, topology.family)
+            self._artifacts[key] = (artifact_digest(inputs), inputs)
+        return self._artifacts[key]
+
+    def _host_artifacts(self, host: Host, releases: Mapping[str, SdkRelease]) -> List[Dict[str, Any]]:
+        """Return the host's artifacts, one for all deployments that share a digest."""
+        found: Dict[str, Dict[str, Any]] = {}
+        for deployment in sorted(host.deployments, key=lambda item: item.name):
+            release = releases[deployment.name]
+            digest, inputs = self._artifact(deployment, release, host.topology)
+            if digest in found:
+                found[digest]["deployments"].append(deployment.name)
+                continue
+            path, work_dir = artifact_path(host.data_dir, digest), "%s/compile/%s" % (host.data_dir, digest)
+            rendered = render_compile(
+                deployment,
+                release,
+                weights_path=weights_path(host.data_dir, deployment.model),
+                artifact_path=path,
+                work_dir=work_dir,
+                logical_nc_config=host.topology.logical_nc_config,
+            )
+            found[digest] = {
+                "digest": digest,
+                "path": path,
+                "weights": weights_id(deployment.model),
+                "weights_path": weights_path(host.data_dir, deployment.model),
+                "sdk_release": release.release,
+                "generation": release.generation,
+                "deployments": [deployment.name],
+                "compile_host": None,
+                "argv": list(rendered.argv),
+                "environment": dict(rendered.environment),
+                "mode": rendered.mode,
+                "work_dir": work_dir,
+                "inputs": inputs,
+            }
+        return [found[digest] for digest in sorted(found)]
+
+    def _cpu_map(self, host: Host) -> Optional[CpuMap]:
+        if host.cpu_pinning == "none":
+            return None
+        key = (id(host.topology), host.cpu_pinning)
+        if key not in self._cpu_maps:
+            self._cpu_maps[key] = CpuMap(host.topology, reserve_proxy=host.cpu_pinning == "proxy")
+        return self._cpu_maps[key]
+
+    def _replicas(self, host: Host, releases: Mapping[str, SdkRelease], placement: Placement) -> List[Dict[str, Any]]:
+        replicas = []
+        for name in sorted(placement.slices):
+            deployment = _by_name(host, name)
+            for index, piece in enumerate(placement.slices[name]):
+                replicas.append(self._replica(host, deployment, releases[name], index, piece))
+        return sorted(replicas, key=lambda replica: (replica["devices"][0], replica["port"]))
+
+    def _replica(
+        self, host: Host, deployment: Deployment, release: SdkRelease, index: int, piece: Slice
+    ) -> Dict[str, Any]:
+        cpu_map = self._cpu_map(host)
+        share = cpu_map.of(piece.cores) if cpu_map else None
+        devices = devices_of(host.topology, piece.cores)
+        digest, _inputs = self._artifact(deployment, release, host.topology)
+        name = "%s-%d" % (deployment.name, index)
+        port = deployment.port + index
+        cores = format_ranges(piece.cores)
+        cpus = format_ranges(share.cpus) if share else ""
+        proxies = format_ranges(share.proxy_cpus) if share and host.cpu_pinning == "proxy" else ""
+        address = LOOPBACK if self._routers == [host.name] else host.address
+        rendered = render_serve(
+            deployment,
+            release,
+            placement={
+                "cores": cores,
+                "core_count": piece.width,
+                "port": port,
+                "address": address,
+                "proxy_cpus": proxies,
+                "logical_nc_config": host.topology.logical_nc_config,
+            },
+            weights_path=weights_path(host.data_dir, deployment.model),
+            artifact_path=artifact_path(host.data_dir, digest),
+            replica_name=name,
+        )
+        entry = release.entry(deployment.runtime)
+        replica = {
+            "name": name,
+            "id": "%s:%s" % (host.name, name),
+            "deployment": deployment.name,
+            "index": index,
+            "unit": "vllm@%s.service" % name,
+            "cores": cores,
+            "core_count": piece.width,
+            "devices": [device.index for device in devices],
+            "numa_nodes": list(numa_nodes(devices)),
+            "cpus": cpus,
+            "proxy_cpus": proxies,
+            "address": address,
+            "port": port,
+            "agent_port": port + AGENT_PORT_OFFSET,
+            "url": _url(address, port),
+            "sdk_release": release.release,
+            "generation": release.generation,
+            "runtime": deployment.runtime,
+            "venv": entry["venv"],
+            "image": entry["image"],
+            "weights": weights_id(deployment.model),
+            "weights_path": weights_path(host.data_dir, deployment.model),
+            "artifact": digest,
+            "artifact_path": artifact_path(host.data_dir, digest),
+            "served_name": deployment.served_name,
+            "max_num_seqs": deployment.max_num_seqs,
+            "max_model_len": deployment.max_model_len,
+            "argv": list(rendered.argv),
+            "environment": dict(rendered.environment),
+        }
+        return dict(replica, release=release_id(replica))
+
+    def _router(self, hosts: Sequence[Host], planned: Mapping[str, Mapping[str, Any]]) -> Dict[str, Any]:
+        """Collect the servers of each model for the routers, and find the routers' port."""
+        ports = self._router_ports(hosts)
+        models: Dict[str, List[Dict[str, Any]]] = {}
+        for name, host in planned.items():
+            for replica in host.get("replicas", ()):
+                server = {key: replica[key] for key in ("id", "address", "port", "agent_port", "max_num_seqs")}
+                models.setdefault(replica["served_name"], []).append(dict(server, host=name))
+        port = min(ports) if ports else DEFAULT_ROUTER_PORT
+        return {
+            "port": port,
+            "urls": [_url(self._router_address(name, hosts), port) for name in self._routers],
+            "models": [{"name": name, "servers": models[name]} for name in sorted(models)],
+        }
+
+    def _router_address(self, name: str, hosts: Sequence[Host]) -> str:
+        """Return where clients reach a router: the address of the host, which may serve nothing itself."""
+        for host in hosts:
+            if host.name == name:
+                return host.address
+        given = self._router_variables.get(name) or self._raw.get(name) or {}
+        return str(given.get("trainyard_address") or given.get("ansible_host") or name)
+
+    def _router_ports(self, hosts: Sequence[Host]) -> List[int]:
+        ports: Dict[int, List[str]] = {}
+        by_name = {host.name: host for host in hosts}
+        for name in self._routers:
+            if name in by_name:
+                port = by_name[name].router_port
+            else:
+                given = self._router_variables.get(name) or self._raw.get(name) or {}
+                port = given.get("trainyard_router_port", DEFAULT_ROUTER_PORT)
+            ports.setdefault(port, []).append(name)
+        if len(ports) > 1:
+            rule = "all routers must listen on one port: %s" % ", ".join(
+                "%s has %s" % (names[0], port) for port, names in sorted(ports.items(), key=str)
+            )
+            fix = "set it once, in group_vars/all"
+            self._problems.append(Problem("", "trainyard_router_port", sorted(ports, key=str), rule, fix))
+        return [port for port in ports if isinstance(port, int)]
+
+
+def _release_problems(deployment: Deployment, host: Host, where: str) -> Tuple[List[Problem], List[Problem]]:
+    """Return why a release cannot serve on a host, and what is only undocumented there.
+
+    A system of a family that AWS documents, or one that is known not to work, is judged; another one may work.
+    """
+
+    def asked(operating_system: Optional[str]) -> List[Problem]:
+        return release_problems(
+            deployment.sdk_release,
+            deployment.generation,
+            family=host.topology.family,
+            runtime=deployment.runtime,
+            operating_system=operating_system,
+            where=where,
+        )
+
+    without = asked(None)
+    of_system = [problem for problem in asked(host.operating_system) if problem not in without]
+    if (host.operating_system or "").split("-")[0] in JUDGED_SYSTEMS:
+        return without + of_system, []
+    return without, of_system
+
+
+def _url(address: str, port: int) -> str:
+    return "http://%s:%d" % ("[%s]" % address if ":" in address else address, port)
+
+
+def _benchmarks(
+    hosts: Sequence[Host], planned: Mapping[str, Mapping[str, Any]], router: Mapping[str, Any]
+) -> List[Dict[str, Any]]:
+    """Return what to measure: for each deployment its load, where to send it, and which replicas will answer."""
+    found: Dict[str, Dict[str, Any]] = {}
+    for host in hosts:
+        for replica in planned[host.name]["replicas"]:
+            deployment = _by_name(host, replica["deployment"])
+            entry = found.setdefault(
+                deployment.name,
+                {
+                    "deployment": deployment.name,
+                    "model": replica["served_name"],
+                    "url": router["urls"][0] if router["urls"] else replica["url"],
+                    "tokenizer": replica["weights_path"],
+                    "load": dict(deployment.benchmark),
+                    "replicas": [],
+                },
+            )
+            entry["replicas"].append(replica)
+    return [found[name] for name in sorted(found)]
+
+
+def _by_name(host: Host, name: str) -> Deployment:
+    return next(deployment for deployment in host.deployments if deployment.name == name)
+
+
+def weights_id(model: ModelRef) -> str:
+    """Return a name for a checkpoint that is safe in units and files: `meta-llama-llama-3.3-70b-6f6073b42301`."""
+    slug = re.sub(r"[^a-z0-9.]+", "-", model.repo.lower()).strip("-.")
+    return "%s-%s" % (slug, model.revision[:12])
+
+
+def weights_path(data_dir: str, model: ModelRef) -> str:
+    """Return where a checkpoint is on a host; the same on every host, since compiled models remember it."""
+    return "%s/weights/%s/%s" % (data_dir, model.repo, model.revision)
+
+
+def artifact_path(data_dir: str, digest: str) -> str:
+    """Return where an artifact is on a host."""
+    return "%s/artifacts/%s" % (data_dir, digest)
+
+
+def release_id(replica: Mapping[str, Any]) -> str:
+    """Return the digest of all that a running replica depends on: it restarts when this changes, and only then."""
+    parts = [replica[key] for key in ("argv", "environment", "cpus", "cores", "sdk_release", "generation", "runtime")]
+    parts += [replica["venv"], replica["image"]]
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _sdk_entries(host: Host, releases: Mapping[str, SdkRelease]) -> List[Dict[str, Any]]:
+    found = {}
+    for deployment in host.deployments:
+        entry = releases[deployment.name].entry(deployment.runtime)
+        found[(entry["release"], entry["generation"], entry["runtime"])] = entry
+    return [found[key] for key in sorted(found)]
+
+
+def _weights(host: Host) -> List[Dict[str, Any]]:
+    found = {}
+    for deployment in host.deployments:
+        model = deployment.model
+        found[weights_id(model)] = {
+            "id": weights_id(model),
+            "repo": model.repo,
+            "revision": model.revision,
+            "source": model.source,
+            "uri": model.uri,
+            "path": weights_path(host.data_dir, model),
+        }
+    return [found[key] for key in sorted(found)]
+
+
+def _elect_compile_hosts(planned: Mapping[str, Mapping[str, Any]]) -> None:
+    """Name one host for each digest, so that a fleet compiles once; the work is spread over the hosts."""
+    holders: Dict[str, List[str]] = {}
+    for name, host in planned.items():
+        for artifact in host["artifacts"]:
+            holders.setdefault(artifact["digest"], []).append(name)
+    load: Dict[str, int] = dict.fromkeys(planned, 0)
+    elected = {}
+    for digest in sorted(holders):
+        elected[digest] = min(holders[digest], key=lambda name: (load[name], name))
+        load[elected[digest]] += 1
+    for host in planned.values():
+        for artifact in host["artifacts"]:
+            artifact["compile_host"] = elected[artifact["digest"]]
+
+
+def _unique(problems: Iterable[Problem]) -> List[Problem]:
+    """Drop what was said before of the same host."""
+    return list({(problem.host, str(problem)): problem for problem in problems}.values())

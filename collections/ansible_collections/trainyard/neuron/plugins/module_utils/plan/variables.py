@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One host as the inventory describes it: its variables, read and checked, and its deployments."""
+
+from __future__ import absolute_import, annotations, division, print_function
+
+import difflib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import (
+    PREFIX,
+    Deployment,
+    parse_deployment,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import (
+    Field,
+    core_list,
+    one_of,
+    optional,
+    read_fields,
+    text,
+    whole_number,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import (
+    INSTANCE_TYPES,
+    Topology,
+    TopologyError,
+    parse_topology,
+    table_topology,
+    with_host_facts,
+)
+
+__metaclass__ = type
+
+#: How the CPUs of a host are given to its replicas: `numa` gives each its cores' share of their node, `proxy` keeps a
+#: sixth of them for the runtime's proxy threads as AWS does on trn2.48xlarge, `none` pins nothing.
+CPU_PINNING = ("numa", "proxy", "none")
+
+_ADDRESS = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?")
+_DIRECTORY = re.compile(r"(/[A-Za-z0-9._-]+)+")
+_TYPE = re.compile(r"[a-z0-9.-]+")
+_PORT = whole_number(1, 65535)
+
+_FIELDS: Dict[str, Field] = {
+    "trainyard_instance_type": Field(
+        optional(text(re.compile(r"[a-z0-9.-]+"), "must be an EC2 instance type", "fix it"))
+    ),
+    "trainyard_logical_nc_config": Field(optional(whole_number(1))),
+    "trainyard_address": Field(
+        optional(text(_ADDRESS, "must be an address or a host name", "give the private address"))
+    ),
+    "trainyard_reserved_cores": Field(core_list, default=()),
+    "trainyard_quarantined_devices": Field(core_list, default=()),
+    "trainyard_data_dir": Field(
+        text(_DIRECTORY, "must be an absolute path of letters, digits and . _ -", "choose another"),
+        default="/data",
+    ),
+    "trainyard_cpu_pinning": Field(one_of(CPU_PINNING), default="numa"),
+    "trainyard_router_port": Field(_PORT, default=8080),
+    "trainyard_router_metrics_port": Field(optional(_PORT)),
+    "trainyard_monitor_port": Field(optional(_PORT)),
+    "trainyard_overrides": Field(lambda value: value, default={}),
+}
+
+#: Variables of the name's space that other parts of the toolkit read; the planner only knows that they exist.
+OTHER_VARIABLES = frozenset({"trainyard_aws_environment", "trainyard_fleet", "trainyard_topology"})
+
+#: Ports that something beside the replicas may have on a host, by the variable that gives them.
+OTHER_PORTS = ("trainyard_router_metrics_port", "trainyard_monitor_port")
+
+#: How like a known variable an unknown one must be to be taken for a slip; below it, it may be somebody's own.
+SLIP_LIKENESS = 0.85
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host that serves, with everything read.
+
+    Attributes:
+        other_ports: variable and port of what listens beside the replicas.
+        operating_system: such as `ubuntu-24.04`; None where the host was not asked.
+        refused: variable and tensor parallel degree of the deployments that could not be read, so that this much of
+            them can still be judged with the rest.
+    """
+
+    name: str
+    address: str
+    topology: Topology
+    reserved_cores: Tuple[int, ...]
+    quarantined_devices: Tuple[int, ...]
+    data_dir: str
+    cpu_pinning: str
+    router_port: int
+    other_ports: Tuple[Tuple[str, int], ...]
+    operating_system: Optional[str]
+    deployments: Tuple[Deployment, ...]
+    refused: Tuple[Tuple[str, Any], ...] = ()
+
+
+class HostReader:
+    """Reads hosts; what many hosts share, such as group variables, is read once."""
+
+    def __init__(self) -> None:
+        self._parsed: Dict[str, Tuple[Optional[Deployment], List[Problem]]] = {}
+        self._known = frozenset(_FIELDS) | OTHER_VARIABLES
+        self._topologies: Dict[Topology, Topology] = {}
+        self.overridden: Set[str] = set()
+
+    def read(
+        self, name: str, raw: Mapping[str, Any], reported: Any
+    ) -> Tuple[Optional[Host], List[Problem], List[Problem]]:
+        """Read one host.
+
+        Args:
+            name: its inventory name.
+            raw: its variables.
+            reported: what the host said of its topology, None where it was not asked.
+
+        Returns:
+            The host where it can be planned, the problems and the warnings.
+        """
+        ours = {key: raw[key] for key in raw if key in _FIELDS}
+        values, problems = read_fields(ours, _FIELDS, "")
+        problems = [Problem("", p.variable.lstrip("."), p.value, p.rule, p.fix) for p in problems]
+        warnings: List[Problem] = []
+        self._names(raw, problems, warnings)
+        deployments, refused = self._deployments(raw, problems)
+        topology = _topology(values, reported, problems, warnings)
+        if topology is not None:
+            topology = self._topologies.setdefault(topology, topology)
+        address = values.get("trainyard_address") or str(raw.get("ansible_host") or name)
+        problems, warnings = [p.on(name) for p in problems], [w.on(name) for w in warnings]
+        if topology is None or any(key not in values for key in _FIELDS):
+            return None, problems, warnings
+        return (
+            Host(
+                name=name,
+                address=address,
+                topology=topology,
+                reserved_cores=values["trainyard_reserved_cores"],
+                quarantined_devices=values["trainyard_quarantined_devices"],
+                data_dir=values["trainyard_data_dir"],
+                cpu_pinning=values["trainyard_cpu_pinning"],
+                router_port=values["trainyard_router_port"],
+                other_ports=tuple((key, values[key]) for key in OTHER_PORTS if values[key] is not None),
+                operating_system=_operating_system(reported),
+                deployments=tuple(deployments),
+                refused=tuple(refused),
+            ),
+            problems,
+            warnings,
+        )
+
+    def _names(self, raw: Mapping[str, Any], problems: List[Problem], warnings: List[Problem]) -> None:
+        """Notice variables that nobody reads: near a known name it is a slip, else it is only mentioned."""
+        for key in raw:
+            if not key.startswith("trainyard_") or key.startswith(PREFIX) or key in self._known:
+                continue
+            slip = _slip(key, self._known)
+            rule = "is no variable of trainyard"
+            if slip:
+                problems.append(Problem("", key, raw[key], rule, "did you mean '%s'?" % slip))
+            else:
+                warnings.append(Problem("", key, raw[key], rule, "remove it, or give it a prefix of your own"))
+
+    def _deployments(
+        self, raw: Mapping[str, Any], problems: List[Problem]
+    ) -> Tuple[List[Deployment], List[Tuple[str, Any]]]:
+        overrides = raw.get("trainyard_overrides") or {}
+        if not isinstance(overrides, Mapping) or not all(isinstance(item, Mapping) for item in overrides.values()):
+            fix = "write {deployment: {field: value}}"
+            problems.append(Problem("", "trainyard_overrides", overrides, "must map deployments to fields", fix))
+            overrides = {}
+        found: List[Deployment] = []
+        refused: List[Tuple[str, Any]] = []
+        for variable in sorted(key for key in raw if key.startswith(PREFIX)):
+            if raw[variable] is None:
+                continue  # the documented way to take a group's deployment off one host
+            deployment, wrong = self._parse(variable, raw[variable], overrides)
+            problems += wrong
+            if deployment is not None:
+                found.append(deployment)
+            elif isinstance(raw[variable], Mapping):
+                refused.append((variable, raw[variable].get("tensor_parallel_size")))
+        return found, refused
+
+    def _parse(
+        self, variable: str, raw: Any, overrides: Mapping[str, Any]
+    ) -> Tuple[Optional[Deployment], List[Problem]]:
+        name = raw.get("name") if isinstance(raw, Mapping) else None
+        change = overrides.get(name) if isinstance(name, str) else None
+        if change is not None:
+            self.overridden.add(str(name))
+            raw = merge(raw, change)
+        key = variable + json.dumps(raw, sort_keys=True, default=repr)
+        if key not in self._parsed:
+            self._parsed[key] = parse_deployment(raw, variable)
+        return self._parsed[key]
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return `base` with `change` over it; mappings merge, everything else replaces."""
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _slip(name: str, known: Iterable[str]) -> str:
+    """Return the known variable that a name most likely means, compared without the prefix that all share."""
+    bare = {key[len("trainyard_") :]: key for key in known}
+    near = difflib.get_close_matches(name[len("trainyard_") :], sorted(bare), n=1, cutoff=SLIP_LIKENESS)
+    if near:
+        return bare[near[0]]
+    return PREFIX + "<name>" if difflib.get_close_matches(name[: len(PREFIX)], [PREFIX], n=1, cutoff=0.9) else ""
+
+
+def _topology(
+    values: Mapping[str, Any], reported: Any, problems: List[Problem], warnings: List[Problem]
+) -> Optional[Topology]:
+    """Return the host's topology, from what it reported or else from the table."""
+    if "trainyard_instance_type" not in values or "trainyard_logical_nc_config" not in values:
+        return None
+    kind, lnc = values["trainyard_instance_type"], values["trainyard_logical_nc_config"]
+    try:
+        if _has_devices(reported):
+            topology = parse_topology(reported, kind, lnc)
+        elif kind is not None:
+            topology = with_host_facts(table_topology(kind, lnc), reported or {})
+        else:
+            rule = "must be given: the host named no devices, so its cores are unknown"
+            fix = "set it, such as trn2.48xlarge, or let the preflight reach a host that has neuron-ls"
+            problems.append(Problem("", "trainyard_instance_type", None, rule, fix))
+            return None
+    except TopologyError as error:
+        variable, value = {
+            "instance_type": ("trainyard_instance_type", kind),
+            "logical_nc_config": ("trainyard_logical_nc_config", lnc),
+            "report": ("trainyard_topology", "(what the host reported)"),
+        }[error.about]
+        fix = did_you_mean(str(kind), INSTANCE_TYPES) if error.about == "instance_type" else ""
+        problems.append(Problem("", variable, value, str(error), fix or "correct it, or leave it to the table"))
+        return None
+    for sentence in topology.disagreements:
+        fix = "trust the host, or correct trainyard_instance_type and trainyard_logical_nc_config"
+        warnings.append(Problem("", "trainyard_instance_type", kind, sentence, fix))
+    return topology
+
+
+def _has_devices(reported: Any) -> bool:
+    """Tell a report of devices from what a host without `neuron-ls` can say of itself."""
+    if isinstance(reported, Mapping):
+        return bool(reported.get("devices"))
+    return bool(reported)
+
+
+def _operating_system(reported: Any) -> Optional[str]:
+    """Return `ubuntu-24.04` where the host said it."""
+    if isinstance(reported, Mapping) and isinstance(reported.get("operating_system"), str):
+        return str(reported["operating_system"])
+    return None

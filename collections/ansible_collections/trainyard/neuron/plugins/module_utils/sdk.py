@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of a Neuron SDK release is on a host, and what is missing or differs. Used by module `sdk_release`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+Run = Callable[[List[str]], Tuple[int, str, str]]
+
+#: Neuron environments of machine images, below /opt; their names change from release to release.
+VENV_NAMES = "aws_neuronx_venv_*"
+
+#: Names of Python distributions behind the names of the SDK table.
+DISTRIBUTIONS = {
+    "neuronx-cc": "neuronx-cc",
+    "nxdi": "neuronx-distributed-inference",
+    "vllm": "vllm",
+    "vllm-neuron": "vllm-neuron",
+}
+
+DRIVER = "aws-neuronx-dkms"
+
+#: How long a command of the SDK may take to say what it is, seconds. Importing torch from a cold disk takes most of it.
+VERIFY_TIMEOUT_S = 600
+
+
+class SdkError(Exception):
+    """A release that cannot be used on this host; says what was found and what to do."""
+
+
+@dataclass(frozen=True)
+class Root:
+    """What plays the host's `/`; tests point it elsewhere."""
+
+    path: Path = Path("/")
+
+    def at(self, absolute: str) -> Path:
+        """Return where a path of the host is."""
+        return self.path / absolute.lstrip("/")
+
+
+@dataclass
+class State:
+    """One release as it is on the host."""
+
+    release: str
+    generation: str
+    venv: Optional[str] = None
+    versions: Dict[str, str] = field(default_factory=dict)
+    problems: List[str] = field(default_factory=list)
+    verified: bool = False
+
+
+def same_version(found: Optional[str], wanted: Optional[str]) -> bool:
+    """Return whether an installed version is the table's, which leaves out build suffixes (`2.25.57.0-166c7a468`)."""
+    if wanted is None:
+        return True
+    return found is not None and re.fullmatch(re.escape(wanted) + r"([-+~.].*)?", found) is not None
+
+
+def version_key(version: str) -> Tuple[int, ...]:
+    """Return a dotted version as numbers, for comparisons."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def wanted_packages(releases: List[Dict[str, Any]]) -> Dict[str, str]:
+    """Return one version for each system package: a host has one driver, so the newest of its releases."""
+    wanted: Dict[str, str] = {}
+    for row in releases:
+        for name, version in row["packages"].items():
+            if name not in wanted or version_key(version) > version_key(wanted[name]):
+                wanted[name] = version
+    return wanted
+
+
+def installed_packages(run: Run, names: List[str]) -> Dict[str, str]:
+    """Return the versions of those system packages that are installed."""
+    if not names:
+        return {}
+    _status, output, _errors = run(
+        ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status} ${Version}\n", *names]
+    )
+    lines = [line.split(" ", 2) for line in output.splitlines()]
+    return {line[0]: line[2] for line in lines if len(line) == 3 and line[1] == "installed"}
+
+
+def package_changes(installed: Dict[str, str], wanted: Dict[str, str]) -> Dict[str, str]:
+    """Return the packages that are missing or of another version, with the wanted version."""
+    return {name: version for name, version in sorted(wanted.items()) if not same_version(installed.get(name), version)}
+
+
+def driver_users(root: Root) -> int:
+    """Return how many processes hold the Neuron driver; 0 where it is not loaded."""
+    try:
+        return int(root.at("/sys/module/neuron/refcnt").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+
+
+def find_venv(row: Dict[str, Any], root: Root) -> str:
+    """Return the environment of a release: the one that its row names, or where it names none the only one that fits.
+
+    Raises:
+        SdkError: there is none, or several could be meant; with all that were found.
+    """
+    installed = root.at("/opt").glob(VENV_NAMES)
+    found = sorted("/" + str(path.relative_to(root.path)) for path in installed if is_venv(path))
+    if row["venv"]:
+        if is_venv(root.at(row["venv"])):
+            return str(row["venv"])
+        raise SdkError(
+            f"SDK {row['release']} ({row['generation']}): no environment {row['venv']} on this host; "
+            f"found: {', '.join(found) or 'none'}. "
+            f"Use the machine image of SDK {row['release']}, or name the right row in sdk_release"
+        )
+    kind = "nxd_inference" if row["generation"] == "nxdi_v0" else "vllm"
+    fitting = [path for path in found if kind in path]
+    if len(fitting) == 1:
+        return fitting[0]
+    raise SdkError(
+        f"SDK {row['release']} ({row['generation']}): {len(fitting)} environments could be meant: "
+        f"{', '.join(fitting or found) or 'none found'}. "
+        "Name the environment in the deployment's SDK row"
+    )
+
+
+def is_venv(path: Path) -> bool:
+    """Return whether a directory is a Python environment that can run."""
+    return (path / "pyvenv.cfg").is_file() and os.access(path / "bin" / "python", os.X_OK)
+
+
+def distributions(venv: Path) -> Dict[str, str]:
+    """Return the Python distributions of an environment, by their metadata folders; nothing is imported."""
+    found: Dict[str, str] = {}
+    for info in sorted(venv.glob("lib/python3*/site-packages/*.dist-info")):
+        name, separator, version = info.name[: -len(".dist-info")].rpartition("-")
+        if separator:
+            found[name.lower().replace("_", "-").replace(".", "-")] = version
+    return found
+
+
+def table_versions(venv: Path) -> Dict[str, str]:
+    """Return the versions of an environment under the names that the SDK table uses."""
+    found = distributions(venv)
+    return {key: found[name] for key, name in DISTRIBUTIONS.items() if name in found}
+
+
+def version_problems(row: Dict[str, Any], found: Dict[str, str]) -> List[str]:
+    """Return how an environment's packages differ from a release's row."""
+    return [
+        f"{name} is {found.get(name, 'missing')}, SDK {row['release']} has {wanted}"
+        for name, wanted in sorted(row["versions"].items())
+        if wanted is not None and not same_version(found.get(name), wanted)
+    ]
+
+
+def checks(row: Dict[str, Any], venv: str) -> List[List[str]]:
+    """Return the commands that must work before anything is compiled or served with a release."""
+    commands = [[f"{venv}/bin/vllm", "--version"]]
+    if row["generation"] in ("nxdi_v0", "nxdi_v1"):
+        commands.insert(0, [f"{venv}/bin/inference_demo", "--help"])
+    return commands
+
+
+def fingerprint(venv: Path) -> str:
+    """Return a digest that changes with what is installed in an environment."""
+    config = (venv / "pyvenv.cfg").read_text(encoding="utf-8", errors="replace")
+    return hashlib.sha256(json.dumps([config, sorted(distributions(venv).items())]).encode()).hexdigest()
+
+
+def verify(row: Dict[str, Any], venv: str, run: Run, root: Root, notes: Path) -> None:
+    """Run the release's commands once for each state of its environment; what worked is noted in `notes`.
+
+    Raises:
+        SdkError: a command fails; with the last line it said.
+    """
+    note = notes / f"{row['release']}-{row['generation']}.json"
+    state = {"venv": venv, "fingerprint": fingerprint(root.at(venv))}
+    if read_note(note) == state:
+        return
+    for argv in checks(row, venv):
+        status, output, errors = run(argv)
+        if status != 0:
+            said = ((errors or output).strip().splitlines() or ["it said nothing"])[-1]
+            raise SdkError(f"SDK {row['release']}: `{' '.join(argv)}` ended with status {status}: {said}")
+    notes.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(state) + "\n", encoding="utf-8")
+
+
+def read_note(path: Path) -> Dict[str, Any]:
+    """Return what was noted, empty where nothing was."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}

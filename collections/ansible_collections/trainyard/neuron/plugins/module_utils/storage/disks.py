@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What disks a host has, which of them are instance store, and what each of them holds.
+
+Kernel names (nvme1n1) change from boot to boot, so a disk is known by its model and serial number throughout.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+#: Model that EC2's instance-store disks report. EBS volumes say "Amazon Elastic Block Store".
+INSTANCE_STORE_MODEL = "Amazon EC2 NVMe Instance Storage"
+
+COLUMNS = "NAME,KNAME,PATH,TYPE,SIZE,MODEL,SERIAL,MOUNTPOINTS,PTTYPE,RO"
+
+#: (argv) -> (status, output, errors)
+Run = Callable[[List[str]], Tuple[int, str, str]]
+
+
+class StorageError(Exception):
+    """The disks cannot be described or changed; the message says which command said what."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """What the superblock of an array's member says."""
+
+    name: str
+    uuid: str
+    level: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One whole disk and everything that speaks against writing to it."""
+
+    path: str
+    serial: str
+    model: str
+    size_bytes: int
+    #: Reasons why the disk is not blank, for people.
+    claims: Tuple[str, ...] = ()
+    #: The array whose superblock it carries.
+    member: Optional[Member] = None
+    #: Kernel name of an assembled array (or other device) that uses it.
+    holders: Tuple[str, ...] = ()
+    #: `(type, label)` of a filesystem on the disk itself.
+    filesystem: Optional[Tuple[str, str]] = None
+    mounts: Tuple[str, ...] = field(default=())
+
+    @property
+    def blank(self) -> bool:
+        """Whether nothing was found on the disk and nothing uses it."""
+        return not self.claims
+
+    def __str__(self) -> str:
+        found = "; ".join(self.claims) or "blank"
+        return f"{self.path} (serial {self.serial or 'none'}, {self.model or 'no model'}): {found}"
+
+
+def must(run: Run, argv: List[str]) -> str:
+    """Run a command and return its output.
+
+    Raises:
+        StorageError: it failed.
+    """
+    status, output, errors = run(argv)
+    if status != 0:
+        raise StorageError(f"`{' '.join(argv)}` ended with status {status}: {(errors or output).strip()}")
+    return output
+
+
+def candidates(run: Run, model: str, serial: str = "", only: Tuple[str, ...] = ()) -> List[Disk]:
+    """Return the instance-store disks in the order of their serial numbers.
+
+    Args:
+        run: Runs a command.
+        model: Regular expression that the whole model must match.
+        serial: Regular expression that the whole serial must match; empty matches all.
+        only: Serial numbers; where any are given, no other disk counts.
+
+    Raises:
+        StorageError: lsblk failed, a listed serial is not there, or two disks share one.
+    """
+    listing = json.loads(must(run, ["lsblk", "--json", "--bytes", "--output", COLUMNS]))
+    found = []
+    for device in listing.get("blockdevices", []):
+        disk_serial = (device.get("serial") or "").strip()
+        if device["type"] != "disk" or not re.fullmatch(model, (device.get("model") or "").strip()):
+            continue
+        if (serial and not re.fullmatch(serial, disk_serial)) or (only and disk_serial not in only):
+            continue
+        found.append(inspect(run, device))
+    serials = [disk.serial for disk in found]
+    missing = sorted(set(only) - set(serials))
+    if missing:
+        raise StorageError(
+            f"no instance-store disk has the serial {', '.join(missing)}; found: {', '.join(sorted(serials)) or 'none'}"
+        )
+    twice = sorted({item for item in serials if serials.count(item) > 1})
+    if twice:
+        raise StorageError(
+            f"several disks have the serial {', '.join(twice) or '(none)'}, so they cannot be told apart"
+        )
+    return sorted(found, key=lambda disk: disk.serial)
+
+
+def inspect(run: Run, device: Dict[str, Any]) -> Disk:
+    """Return one disk of lsblk's listing with all that is on it and all that uses it."""
+    path = device["path"]
+    claims = []
+    mounts = tuple(sorted({mount for node in walk(device) for mount in node.get("mountpoints") or [] if mount}))
+    if mounts:
+        claims.append(f"mounted at {', '.join(mounts)}")
+    partitions = [node["name"] for node in walk(device) if node["type"] == "part"]
+    if device.get("pttype") or partitions:
+        claims.append(
+            f"partition table {device.get('pttype') or 'of unknown kind'} with {len(partitions)} partition(s)"
+        )
+    holders = tuple(node["kname"] for node in device.get("children") or [] if node["type"] != "part")
+    if holders:
+        claims.append(f"used by {', '.join(holders)}")
+    claims.extend(f"signature {kind} at byte {offset}" for kind, offset in signatures(run, path))
+    if device.get("ro") in (True, "1", 1):
+        claims.append("read-only")
+    if not claims and busy(path):
+        claims.append("in use by the kernel")
+    return Disk(
+        path=path,
+        serial=(device.get("serial") or "").strip(),
+        model=(device.get("model") or "").strip(),
+        size_bytes=int(device["size"]),
+        claims=tuple(claims),
+        member=member_of(run, path) if any("linux_raid_member" in claim for claim in claims) else None,
+        holders=holders,
+        filesystem=filesystem(run, path) if claims else None,
+        mounts=mounts,
+    )
+
+
+def walk(device: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
+    """Yield a device of lsblk's listing and everything stacked on it."""
+    yield device
+    for child in device.get("children") or []:
+        yield from walk(child)
+
+
+def signatures(run: Run, path: str) -> List[Tuple[str, str]]:
+    """Return `(type, offset)` of every signature on a device, read from it and not from udev's memory."""
+    output = must(run, ["wipefs", "--no-act", "--json", path]).strip()
+    if not output:
+        return []
+    return [(entry["type"], entry["offset"]) for entry in json.loads(output).get("signatures", [])]
+
+
+def busy(path: str) -> bool:
+    """Return whether the kernel refuses exclusive use of a device: something holds it that left no other trace."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_EXCL)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return True
+        raise
+    os.close(descriptor)
+    return False
+
+
+def export(text: str) -> Dict[str, str]:
+    """Return the `KEY=value` lines that blkid and mdadm print."""
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def member_of(run: Run, path: str) -> Optional[Member]:
+    """Return which array a disk is a member of, by its own superblock; None where mdadm cannot read it."""
+    status, output, _errors = run(["mdadm", "--examine", "--export", path])
+    if status != 0:
+        return None
+    values = export(output)
+    # `any:data` or `<host>:data`: who made the array does not matter, what it is called does.
+    name = values.get("MD_NAME", "").rsplit(":", 1)[-1]
+    return Member(name, values.get("MD_UUID", ""), values.get("MD_LEVEL", ""), int(values.get("MD_DEVICES", "0")))
+
+
+def filesystem(run: Run, path: str) -> Optional[Tuple[str, str]]:
+    """Return `(type, label)` of the filesystem on a device, None where there is none."""
+    status, output, _errors = run(["blkid", "--probe", "--output", "export", path])
+    if status != 0:
+        return None
+    values = export(output)
+    if values.get("USAGE") not in (None, "filesystem") or "TYPE" not in values:
+        return None
+    return values["TYPE"], values.get("LABEL", "")

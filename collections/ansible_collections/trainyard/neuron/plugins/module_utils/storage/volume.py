@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data volume: RAID 0 over the instance-store disks, a filesystem with a label, and its mount.
+
+`look` describes, `plan` decides without touching anything (a pure function), `carry_out` does it. Nothing that holds
+data is ever written to, unless `wipe` names that very disk by its serial number.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from . import disks
+
+#: Longest label that xfs can hold.
+LABEL_CHARS = 12
+
+
+class RefusedError(Exception):
+    """The volume is not made, grown or shrunk: says what was found, and nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How the volume is to be."""
+
+    mount: str
+    name: str = "data"
+    fstype: str = "xfs"
+    options: str = "noatime,nofail,x-systemd.device-timeout=30s"
+    chunk_kib: int = 512
+    wipe: Tuple[str, ...] = ()
+
+    def fstab_line(self) -> str:
+        """Return the line of /etc/fstab: by label, as kernel names and md numbers change."""
+        return f"LABEL={self.name} {self.mount} {self.fstype} {self.options} 0 2"
+
+
+@dataclass(frozen=True)
+class Found:
+    """How the volume is."""
+
+    disks: Tuple[disks.Disk, ...]
+    #: Device of the assembled array of that name, and its filesystem's `(type, label)`.
+    array: Optional[str] = None
+    filesystem: Optional[Tuple[str, str]] = None
+    #: What is mounted at the mount point, None where nothing is.
+    mounted: Optional[str] = None
+    fstab: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do: its kind, what it is done to, and a line about it for people."""
+
+    kind: str
+    devices: Tuple[str, ...]
+    says: str
+
+
+def settle(
+    run: disks.Run, wanted: Wanted, find: Callable[[], List[disks.Disk]], fstab: Path = Path("/etc/fstab")
+) -> List[Step]:
+    """Bring the volume to the wanted state; return the steps that it took."""
+    taken: List[Step] = []
+    while True:
+        steps = plan(look(run, wanted, find(), fstab), wanted)
+        # What an array holds is only seen once it is assembled, so the rest is planned after that.
+        now = steps[:1] if steps and steps[0].kind == "assemble" else steps
+        carry_out(run, now, wanted, fstab)
+        taken += now
+        if now == steps:
+            return taken
+
+
+def look(run: disks.Run, wanted: Wanted, found_disks: List[disks.Disk], fstab: Path = Path("/etc/fstab")) -> Found:
+    """Return how the volume is on this host."""
+    array = None
+    for disk in found_disks:
+        if disk.member and disk.member.name == wanted.name and disk.holders:
+            array = f"/dev/{disk.holders[0]}"
+    device = array or (found_disks[0].path if len(found_disks) == 1 else None)
+    status, output, _errors = run(["findmnt", "--noheadings", "--output", "SOURCE", "--mountpoint", wanted.mount])
+    return Found(
+        disks=tuple(found_disks),
+        array=array,
+        filesystem=disks.filesystem(run, device) if device else None,
+        mounted=output.strip().splitlines()[-1] if status == 0 and output.strip() else None,
+        fstab=tuple(line for line in fstab_lines(fstab) if fstab_mount(line) == wanted.mount),
+    )
+
+
+def fstab_lines(fstab: Path) -> List[str]:
+    """Return the lines of /etc/fstab, empty where there is none."""
+    try:
+        return fstab.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def fstab_mount(line: str) -> str:
+    """Return the mount point of a line of /etc/fstab, empty for comments."""
+    words = line.split("#", 1)[0].split()
+    return words[1] if len(words) > 1 else ""
+
+
+def plan(found: Found, wanted: Wanted) -> List[Step]:
+    """Return what is to be done so that the volume is as wanted, in order; empty when it is.
+
+    Raises:
+        RefusedError: a disk holds something, disks do not fit the array, or the mount point is taken.
+    """
+    _check_wanted(found, wanted)
+    steps: List[Step] = []
+    if len(found.disks) == 1:
+        device = found.disks[0].path
+        ours = found.filesystem == (wanted.fstype, wanted.name)
+        if not ours:
+            steps += _wipes(found, wanted)
+    else:
+        device, ours, more = _array_steps(found, wanted)
+        steps += more
+    if not ours:
+        steps.append(Step("mkfs", (device,), f"make {wanted.fstype} labelled {wanted.name} on {device}"))
+    if found.fstab != (wanted.fstab_line(),):
+        steps.append(Step("fstab", (), f"/etc/fstab: {wanted.fstab_line()}"))
+    if found.mounted is None:
+        steps.append(Step("mount", (), f"mount {wanted.mount}"))
+    elif not ours or os.path.realpath(found.mounted) != os.path.realpath(device):
+        raise RefusedError(f"{wanted.mount} is taken: {found.mounted} is mounted there")
+    return steps
+
+
+def _check_wanted(found: Found, wanted: Wanted) -> None:
+    if not 0 < len(wanted.name) <= LABEL_CHARS:
+        raise RefusedError(
+            f"volume name {wanted.name!r} must have 1 to {LABEL_CHARS} characters, it is also the filesystem's label"
+        )
+    if not found.disks:
+        raise RefusedError("no instance-store disk was found")
+    foreign = [line for line in found.fstab if not line.startswith(f"LABEL={wanted.name} ")]
+    if foreign:
+        raise RefusedError(f"/etc/fstab mounts something else at {wanted.mount}: {foreign[0]}")
+
+
+def _array_steps(found: Found, wanted: Wanted) -> Tuple[str, bool, List[Step]]:
+    """Return the array's device, whether its filesystem is there, and the steps that make or assemble it."""
+    device = f"/dev/md/{wanted.name}"
+    ours = [disk for disk in found.disks if disk.member and disk.member.name == wanted.name]
+    others = [disk for disk in found.disks if disk not in ours]
+    if not ours or all(disk.serial in wanted.wipe for disk in ours):
+        steps = _wipes(found, wanted)
+        paths = tuple(disk.path for disk in found.disks)
+        return (
+            device,
+            False,
+            [*steps, Step("create", paths, f"make RAID 0 {device} over {len(paths)} disks: {' '.join(paths)}")],
+        )
+    if others:
+        raise RefusedError(
+            f"the array {wanted.name} cannot grow from {len(ours)} disks to {len(found.disks)}: RAID 0 would have to "
+            f"be made anew, which loses its content. Not in it: {'; '.join(map(str, others))}. Either list the array's "
+            "own disks in nvme_raid_disks, or "
+            f"name every disk in nvme_raid_wipe"
+        )
+    arrays = {disk.member.uuid for disk in ours if disk.member}
+    counts = {disk.member.count for disk in ours if disk.member}
+    if len(arrays) > 1 or counts != {len(ours)}:
+        raise RefusedError(
+            f"the disks do not make up one array: {len(ours)} are here, their superblocks speak of {len(arrays)} "
+            f"array(s) of {', '.join(map(str, sorted(counts)))} disks. Found: {'; '.join(map(str, ours))}. "
+            "To give up what they hold, name each in nvme_raid_wipe"
+        )
+    if found.array is None:
+        paths = tuple(disk.path for disk in ours)
+        # Its filesystem can only be seen once it is assembled: the caller looks again after this step.
+        return device, True, [Step("assemble", paths, f"assemble {device} from {' '.join(paths)}")]
+    if found.filesystem is not None and found.filesystem != (wanted.fstype, wanted.name):
+        raise RefusedError(
+            f"{found.array} holds {found.filesystem[0]} labelled {found.filesystem[1]!r}, wanted is {wanted.fstype} "
+            f"labelled {wanted.name!r}. "
+            "To give it up, name each of its disks in nvme_raid_wipe"
+        )
+    return found.array, found.filesystem is not None, []
+
+
+def _wipes(found: Found, wanted: Wanted) -> List[Step]:
+    """Return the steps that clear what may be cleared.
+
+    Raises:
+        RefusedError: with every disk that holds something and is not named, and nothing done.
+    """
+    held = [disk for disk in found.disks if not disk.blank]
+    refused = [disk for disk in held if disk.serial not in wanted.wipe or disk.mounts]
+    if refused:
+        raise RefusedError(
+            "these disks hold something and are left alone:\n"
+            + "\n".join(f"  {disk}" for disk in refused)
+            + "\nTo lose what a disk holds, unmount it and name its serial number in nvme_raid_wipe"
+        )
+    steps = []
+    arrays = sorted({holder for disk in held for holder in disk.holders})
+    if arrays:
+        steps.append(Step("stop", tuple(f"/dev/{name}" for name in arrays), f"stop {' '.join(arrays)}"))
+    steps.extend(Step("wipe", (disk.path,), f"wipe {disk}") for disk in held)
+    return steps
+
+
+def carry_out(run: disks.Run, steps: List[Step], wanted: Wanted, fstab: Path = Path("/etc/fstab")) -> None:
+    """Do the steps, in order.
+
+    Raises:
+        disks.StorageError: a command failed; the steps before it are done, and the next run goes on from there.
+    """
+    actions: Dict[str, Callable[[Step], None]] = {
+        "stop": lambda step: _each(run, ["mdadm", "--stop"], step),
+        "wipe": lambda step: _each(run, ["wipefs", "--all", "--force"], step),
+        "create": lambda step: _create(run, step, wanted),
+        "assemble": lambda step: _assemble(run, step, wanted),
+        "mkfs": lambda step: _mkfs(run, step, wanted),
+        "fstab": lambda _: write_fstab(fstab, wanted.mount, wanted.fstab_line()),
+        "mount": lambda _: _mount(run, wanted),
+    }
+    for step in steps:
+        actions[step.kind](step)
+
+
+def _each(run: disks.Run, argv: List[str], step: Step) -> None:
+    for device in step.devices:
+        disks.must(run, [*argv, device])
+
+
+def _create(run: disks.Run, step: Step, wanted: Wanted) -> None:
+    argv = ["mdadm", "--create", f"/dev/md/{wanted.name}", "--run", "--level=0", f"--raid-devices={len(step.devices)}"]
+    argv += [f"--name={wanted.name}", "--homehost=any", "--metadata=1.2", f"--chunk={wanted.chunk_kib}K", *step.devices]
+    disks.must(run, argv)
+    run(["udevadm", "settle"])  # mdadm does not always wait for the link /dev/md/<name>
+    # The array may show what its disks held at these places before: they were blank or given up, so it is of no worth.
+    disks.must(run, ["wipefs", "--all", "--force", f"/dev/md/{wanted.name}"])
+
+
+def _assemble(run: disks.Run, step: Step, wanted: Wanted) -> None:
+    disks.must(run, ["mdadm", "--assemble", f"/dev/md/{wanted.name}", *step.devices])
+    run(["udevadm", "settle"])
+
+
+def _mkfs(run: disks.Run, step: Step, wanted: Wanted) -> None:
+    label = {"xfs": ["-L", wanted.name], "ext4": ["-q", "-L", wanted.name, "-m", "0"]}[wanted.fstype]
+    # Without -f: should a filesystem be there against all expectation, mkfs refuses as well.
+    disks.must(run, [f"mkfs.{wanted.fstype}", *label, *step.devices])
+    run(["udevadm", "settle"])
+
+
+def _mount(run: disks.Run, wanted: Wanted) -> None:
+    Path(wanted.mount).mkdir(parents=True, exist_ok=True)
+    run(["systemctl", "daemon-reload"])  # systemd makes a unit of each line of fstab
+    disks.must(run, ["mount", wanted.mount])
+
+
+def write_fstab(fstab: Path, mount: str, line: Optional[str]) -> None:
+    """Replace the line of a mount point in /etc/fstab, or remove it; all other lines stay as they are."""
+    kept = [entry for entry in fstab_lines(fstab) if fstab_mount(entry) != mount]
+    text = "".join(f"{entry}\n" for entry in [*kept, *([line] if line else [])])
+    temporary = fstab.with_name(f".{fstab.name}.trainyard")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.chmod(stat.S_IMODE(fstab.stat().st_mode) if fstab.exists() else 0o644)
+    temporary.replace(fstab)
+
+
+def describe(found: Found, wanted: Wanted) -> Dict[str, Any]:
+    """Return how the volume is, for a module's result."""
+    return {
+        "mount": wanted.mount,
+        "device": found.array or (found.disks[0].path if len(found.disks) == 1 else None),
+        "filesystem": found.filesystem[0] if found.filesystem else None,
+        "mounted": found.mounted,
+        "disks": [
+            {
+                "path": disk.path,
+                "serial": disk.serial,
+                "model": disk.model,
+                "size_bytes": disk.size_bytes,
+                "found": list(disk.claims),
+            }
+            for disk in found.disks
+        ],
+    }

@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wanted state of a set of systemd units: what is, what is to be done, and doing it within a deadline.
+
+The core of the module ``trainyard.neuron.units``. Everything that talks to systemd goes through a `Systemd`, so the
+decisions are plain functions over what it reports. Standard library only (Python 3.9 and newer).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+PROPERTIES = (
+    "Id",
+    "LoadState",
+    "ActiveState",
+    "SubState",
+    "UnitFileState",
+    "NeedDaemonReload",
+    "MainPID",
+    "Result",
+    "ExecMainStatus",
+    "NRestarts",
+    "ActiveEnterTimestamp",
+    "StatusText",
+    "Job",
+)
+POLL_S = 0.25
+BOOT_LINKS = Path("/etc/systemd/system")
+COMMAND_TIMEOUT_S = 120
+RUNNING = ("active", "reloading")
+"""Active states in which a unit serves; `activating` is on the way there."""
+
+UNIT_SPEC: Dict[str, Dict[str, Any]] = {
+    "name": {"type": "str", "required": True},
+    "each": {"type": "list", "elements": "dict"},
+    "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
+    "enabled": {"type": "bool"},
+    "expected_environment": {"type": "dict", "default": {}},
+    "restart_on": {"type": "list", "elements": "str", "default": []},
+    "reload_on": {"type": "list", "elements": "str", "default": []},
+    "timeout_s": {"type": "int"},
+}
+ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
+    "units": {"type": "list", "elements": "dict", "options": UNIT_SPEC, "required": True},
+    "changed_paths": {"type": "list", "elements": "str", "default": []},
+    "prune": {"type": "list", "elements": "str", "default": []},
+    "timeout_s": {"type": "int", "default": 300},
+    "stagger_s": {"type": "float", "default": 0.0},
+    "allowed_restarts": {"type": "int", "default": 0},
+    "journal_lines": {"type": "int", "default": 20},
+    "daemon_reload": {"type": "bool", "default": False},
+}
+
+
+class UnitError(Exception):
+    """A systemctl call that failed, or units that did not reach their state in time."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One unit as it is to be.
+
+    Attributes:
+        name: full unit name, ``vllm@a-0.service``.
+        state: ``started`` or ``stopped``.
+        enabled: start at boot; None leaves it.
+        expected_environment: variables that the running main process must carry; another value means restart.
+        restart_on: globs of changed paths that call for a restart.
+        reload_on: globs of changed paths that call for a reload.
+        timeout_s: how long it may take to become active, in seconds.
+    """
+
+    name: str
+    state: str = "started"
+    enabled: Optional[bool] = None
+    expected_environment: Mapping[str, str] = field(default_factory=dict)
+    restart_on: Tuple[str, ...] = ()
+    reload_on: Tuple[str, ...] = ()
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """One unit as systemd reports it, with the environment of its main process.
+
+    ``busy`` is True while a job of systemd (start, stop, restart) is queued or running for the unit.
+    """
+
+    name: str
+    load: str
+    active: str
+    sub: str
+    file_state: str
+    needs_reload: bool
+    main_pid: int
+    result: str
+    exit_status: str
+    restarts: int
+    since: str
+    text: str
+    busy: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is to be done to one unit, and why.
+
+    Attributes:
+        verb: ``start``, ``restart``, ``reload``, ``stop`` or an empty string.
+        enable: True enables, False disables, None leaves it.
+    """
+
+    wanted: Wanted
+    status: Status
+    verb: str = ""
+    enable: Optional[bool] = None
+    reasons: Tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """True if this unit is not as wanted."""
+        return bool(self.verb) or self.enable is not None
+
+    def did(self) -> List[str]:
+        """The verbs of this step in the past tense, for reports."""
+        words = {"start": "started", "restart": "restarted", "reload": "reloaded", "stop": "stopped"}
+        done = [words[self.verb]] if self.verb else []
+        if self.enable is not None:
+            done.append("enabled" if self.enable else "disabled")
+        return done
+
+
+class Systemd:
+    """The running systemd: every call out to it is here."""
+
+    def call(self, *arguments: str) -> str:
+        """Run ``systemctl`` and return its output.
+
+        Raises:
+            UnitError: it failed; the message is systemctl's own.
+        """
+        done = _run(["systemctl", *arguments])
+        if done.returncode != 0:
+            raise UnitError(
+                "systemctl {0}: {1}".format(" ".join(arguments), done.stderr.strip() or done.stdout.strip())
+            )
+        return done.stdout
+
+    def show(self, names: Sequence[str]) -> List[Status]:
+        """The state of each unit, in the order of ``names``, in one call."""
+        if not names:
+            return []
+        blocks = self.call("show", "--property=" + ",".join(PROPERTIES), "--", *names).strip("\n").split("\n\n")
+        return [_status(name, blocks[index]) for index, name in enumerate(names)]
+
+    def loaded(self, globs: Sequence[str]) -> List[str]:
+        """Units that match one of the globs and are in memory or would be started at boot."""
+        if not globs:
+            return []
+        lines = self.call("list-units", "--all", "--plain", "--no-legend", "--", *globs).splitlines()
+        # The state of a unit that is not found on disk and does not run is of no interest.
+        found = {line.split()[0] for line in lines if line.split() and line.split()[1:3] != ["not-found", "inactive"]}
+        for glob in globs:
+            found.update(link.name for link in BOOT_LINKS.glob("*.wants/" + glob))
+        return sorted(found)
+
+    def journal(self, name: str, lines: int) -> List[str]:
+        """The last lines that the unit logged in this start."""
+        command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines={0}".format(lines), "--unit=" + name]
+        return _run(command).stdout.splitlines()
+
+
+def _run(command: List[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UnitError("{0}: {1}".format(command[0], error)) from error
+
+
+def _status(name: str, block: str) -> Status:
+    values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+    pid = int(values.get("MainPID") or 0)
+    return Status(
+        name=name,
+        load=values.get("LoadState", ""),
+        active=values.get("ActiveState", ""),
+        sub=values.get("SubState", ""),
+        file_state=values.get("UnitFileState", ""),
+        needs_reload=values.get("NeedDaemonReload") == "yes",
+        main_pid=pid,
+        result=values.get("Result", ""),
+        exit_status=values.get("ExecMainStatus", ""),
+        restarts=int(values.get("NRestarts") or 0),
+        since=values.get("ActiveEnterTimestamp", ""),
+        text=values.get("StatusText", ""),
+        busy=values.get("Job", "0") not in ("", "0"),
+        environment=_environment(pid),
+    )
+
+
+def _environment(pid: int) -> Dict[str, str]:
+    """Environment of a running process; empty if it has none or is gone."""
+    if not pid:
+        return {}
+    try:
+        raw = Path("/proc/{0}/environ".format(pid)).read_bytes()
+    except OSError:
+        return {}
+    return dict(row.split("=", 1) for row in raw.decode("utf-8", "replace").split("\0") if "=" in row)
+
+
+def plan(wanted: Sequence[Wanted], statuses: Sequence[Status], changed_paths: Sequence[str]) -> List[Step]:
+    """What each unit needs. Pure: equal inputs give equal steps.
+
+    Args:
+        wanted: the wanted units.
+        statuses: their states, in the same order.
+        changed_paths: files that changed before in this run, for ``restart_on`` and ``reload_on``.
+    """
+    return [_step(want, statuses[index], changed_paths) for index, want in enumerate(wanted)]
+
+
+def _step(want: Wanted, status: Status, changed_paths: Sequence[str]) -> Step:
+    enable = None
+    enabled_now = status.file_state in ("enabled", "enabled-runtime")
+    if want.enabled is not None and want.enabled != enabled_now and status.file_state not in ("static", "generated"):
+        enable = want.enabled
+    if want.state == "stopped":
+        verb = "" if status.active in ("inactive", "failed") else "stop"
+        return Step(want, status, verb, enable, (status.active,) if verb else ())
+    if status.active not in RUNNING:
+        # A unit that is on its way up may come from an older configuration, so it is judged by the same rules.
+        verb = "start" if status.active != "activating" else _restart_or_reload(want, status, changed_paths)[0]
+        return Step(want, status, verb or "start", enable, (status.active,))
+    verb, reasons = _restart_or_reload(want, status, changed_paths)
+    return Step(want, status, verb, enable, reasons)
+
+
+def _restart_or_reload(want: Wanted, status: Status, changed_paths: Sequence[str]) -> Tuple[str, Tuple[str, ...]]:
+    reasons = [
+        "{0} {1} -> {2}".format(key, status.environment.get(key, "(unset)"), value)
+        for key, value in sorted(want.expected_environment.items())
+        if status.environment.get(key) != value
+    ]
+    reasons.extend(_matches(want.restart_on, changed_paths))
+    if reasons:
+        return "restart", tuple(reasons)
+    reload_reasons = _matches(want.reload_on, changed_paths)
+    return ("reload", tuple(reload_reasons)) if reload_reasons else ("", ())
+
+
+def _matches(globs: Sequence[str], paths: Sequence[str]) -> List[str]:
+    return ["{0} changed".format(path) for path in paths if any(fnmatch.fnmatchcase(path, glob) for glob in globs)]
+
+
+def needs_daemon_reload(statuses: Sequence[Status], changed_paths: Sequence[str]) -> bool:
+    """True if systemd's view of its unit files is older than the files."""
+    roots = ("/etc/systemd/system/", "/run/systemd/system/", "/usr/lib/systemd/system/", "/lib/systemd/system/")
+    return any(status.needs_reload for status in statuses) or any(path.startswith(roots) for path in changed_paths)
+
+
+@dataclass
+class Settings:
+    """How units are brought up.
+
+    Attributes:
+        stagger_s: pause between two starts, in seconds.
+        allowed_restarts: how often systemd may restart a unit on its own before the wait gives up on it.
+        journal_lines: lines of the journal that an error shows.
+    """
+
+    stagger_s: float = 0.0
+    allowed_restarts: int = 0
+    journal_lines: int = 20
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+
+
+def carry_out(systemd: Systemd, steps: Sequence[Step], daemon_reload: bool, settings: Settings) -> List[Status]:
+    """Do every step, wait until the started units are active, and return the final states.
+
+    Raises:
+        UnitError: a unit failed or was not active in time: its result, its last journal lines, and what to do next.
+    """
+    if daemon_reload:
+        systemd.call("daemon-reload")
+    _enable(systemd, [step for step in steps if step.enable is not None])
+    stopping = [step.wanted.name for step in steps if step.verb == "stop"]
+    if stopping:
+        systemd.call("stop", "--no-block", "--", *stopping)
+    started = [step for step in steps if step.verb in ("start", "restart", "reload")]
+    # A unit that failed before has used up its start limit: the operator's new attempt begins afresh.
+    failed = [step.wanted.name for step in started if step.status.active == "failed"]
+    if failed:
+        systemd.call("reset-failed", "--", *failed)
+    pause = False
+    for step in started:
+        if step.verb == "reload":
+            _reload(systemd, step, settings)
+            continue
+        if pause and settings.stagger_s:
+            settings.sleep(settings.stagger_s)
+        systemd.call(step.verb, "--no-block", "--", step.wanted.name)
+        pause = True
+    _wait(systemd, [step for step in steps if step.verb], settings)
+    return systemd.show([step.wanted.name for step in steps])
+
+
+def _reload(systemd: Systemd, step: Step, settings: Settings) -> None:
+    # Not in the background: a reload that fails leaves the unit active, and only its own exit status tells.
+    try:
+        systemd.call("reload", "--", step.wanted.name)
+    except UnitError as error:
+        status = systemd.show([step.wanted.name])[0]
+        verdict = "did not reload and goes on with its old configuration ({0})".format(error)
+        raise UnitError(describe_failure(systemd, status, verdict, settings.journal_lines)) from error
+
+
+def _enable(systemd: Systemd, steps: Sequence[Step]) -> None:
+    for verb, flag in (("enable", True), ("disable", False)):
+        names = [step.wanted.name for step in steps if step.enable is flag]
+        if names:
+            systemd.call(verb, "--", *names)
+
+
+def _wait(systemd: Systemd, steps: Sequence[Step], settings: Settings) -> None:
+    began = settings.clock()
+    waiting = list(steps)
+    problems: List[str] = []
+    poll_s = POLL_S
+    while waiting:
+        now = settings.clock()
+        statuses = systemd.show([step.wanted.name for step in waiting])
+        left = []
+        for index, step in enumerate(waiting):
+            verdict = judge(step, statuses[index], now - began, settings.allowed_restarts)
+            if verdict is None:
+                left.append(step)
+            elif verdict:
+                problems.append(describe_failure(systemd, statuses[index], verdict, settings.journal_lines))
+        waiting = left
+        if waiting:
+            settings.sleep(poll_s)
+            # Loading takes minutes: a slower poll costs nothing then, and a quick unit is not kept waiting.
+            poll_s = min(poll_s * 1.25, 3.0)
+    if problems:
+        raise UnitError("\n\n".join(problems))
+
+
+def judge(step: Step, status: Status, waited_s: float, allowed_restarts: int) -> Optional[str]:
+    """Whether a unit has arrived: an empty string if so, None while on the way, else why it never will."""
+    late = waited_s > step.wanted.timeout_s
+    here = "{0}/{1}".format(status.active, status.sub)
+    if step.verb == "stop":
+        if status.active in ("inactive", "failed") and not status.busy:
+            return ""
+        return "is still {0} after {1:.0f} s".format(here, waited_s) if late else None
+    if status.active == "active" and not status.busy:
+        return ""
+    if status.sub == "auto-restart" and status.restarts >= allowed_restarts:
+        return "died while starting ({0}); systemd tries again within its start limit".format(_cause(status))
+    if status.active in ("failed", "inactive") and not status.busy:
+        return "is {0} ({1})".format(status.active, _cause(status))
+    return "is still {0} after {1:.0f} s".format(here, waited_s) if late else None
+
+
+def _cause(status: Status) -> str:
+    if status.result == "exit-code":
+        return "exit code {0}".format(status.exit_status)
+    return status.result
+
+
+def describe_failure(systemd: Systemd, status: Status, verdict: str, lines: int) -> str:
+    """A failure as an operator needs it: unit, cause, last words, next command."""
+    said = systemd.journal(status.name, lines)
+    last = "\n".join("    " + line for line in said) if said else "    (nothing)"
+    text = "Status: {0}\n".format(status.text) if status.text else ""
+    return "{0} {1}.\n{2}Its last {3} journal lines:\n{4}\nNext: journalctl -u {0} -b --no-pager | less".format(
+        status.name, verdict, text, len(said), last
+    )
+
+
+def as_text(status: Status, wanted: Wanted) -> str:
+    """A unit's state as a diff shows it."""
+    environment = "".join(
+        "{0}={1}\n".format(key, status.environment.get(key, "")) for key in wanted.expected_environment
+    )
+    return "active: {0}\nboot: {1}\n{2}".format(status.active, status.file_state or "absent", environment)
+
+
+def as_wanted_text(step: Step) -> str:
+    """The state that a step leads to, in the form of `as_text`."""
+    want, status = step.wanted, step.status
+    active = status.active
+    if step.verb:
+        active = "inactive" if step.verb == "stop" else "active"
+    boot = status.file_state or "absent"
+    if step.enable is not None:
+        boot = "enabled" if step.enable else "disabled"
+    environment = "".join("{0}={1}\n".format(key, value) for key, value in want.expected_environment.items())
+    note = "".join("# {0}: {1}\n".format(step.verb, reason) for reason in step.reasons)
+    note = note if step.verb in ("restart", "reload") else ""
+    return "active: {0}\nboot: {1}\n{2}{3}".format(active, boot, environment, note)

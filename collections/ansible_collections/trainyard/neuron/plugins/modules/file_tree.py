@@ -1,0 +1,197 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Module side of ``trainyard.neuron.file_tree``: applies what the action plugin rendered."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: file_tree
+short_description: Bring all files of a role to their wanted state in one module run
+version_added: "0.1.0"
+author:
+  - trainyard contributors (@trainyard)
+description:
+  - Renders templates on the controller and applies every file, directory, link and removal of the list in one module
+    run on the host, because each module run costs a host about 0.3 s of CPU time whether it changes anything or not.
+  - All or nothing. Each file is staged beside its place, validated, and moved there atomically. When one fails, those
+    that had landed are put back. Removals come last.
+  - In check mode the same comparison runs and nothing is written. With C(--diff) each changed path shows its own diff.
+options:
+  items:
+    description: The wanted paths. They are applied in this order; removals after everything else.
+    type: list
+    elements: dict
+    suboptions:
+      path:
+        description:
+          - Absolute path on the host.
+          - With O(items[].each), C({name}) in it stands for that key of the element.
+        type: str
+        required: true
+      state:
+        description:
+          - What the path is to be. V(absent) removes a directory with all that is in it, and the other
+          options of the item do not matter then.
+        type: str
+        choices: [file, directory, link, absent]
+        default: file
+      template:
+        description:
+          - Jinja template for the content of a file, looked up in the C(templates) directory of the role, then of the
+            playbook, then in the C(templates) directory beside C(roles), which holds what several roles share.
+          - Blank space and line end around a block tag are removed (C(lstrip_blocks) and C(trim_blocks)).
+        type: str
+      file:
+        description: File of the role's C(files) directory to be copied as it is.
+        type: str
+      module_util:
+        description:
+          - File of this collection's C(plugins/module_utils) to be copied as it is, relative to that directory, so that
+            a program on the host and the modules share one piece of code.
+        type: str
+      content:
+        description: The content itself. A dictionary or a list becomes indented JSON with sorted keys.
+        type: raw
+      target:
+        description: What a link points to. C({name}) stands for a key of the element, as in O(items[].path).
+        type: str
+      previous:
+        description: Path of a second link, which gets the old target when this link moves.
+        type: str
+      each:
+        description:
+          - Repeats the item for each element of a list of dictionaries. A template sees the element as C(item).
+        type: list
+        elements: dict
+      owner:
+        description: User that owns the path. Defaults to O(owner).
+        type: str
+      group:
+        description: Group of the path. Defaults to O(group).
+        type: str
+      mode:
+        description: Permission bits as an octal string. V(0644) for files and V(0755) for directories by default.
+        type: str
+      validate:
+        description:
+          - Command that must exit 0 on the new content before it lands, with C(%s) for the staged file, which keeps
+            its name. It runs without a shell.
+        type: str
+      sensitive:
+        description: Keep the content out of diffs, messages and logs. The task needs no C(no_log) for it.
+        type: bool
+        default: false
+      prune:
+        description:
+          - Globs of names in this directory. What matches and is neither named by another item nor the target of one
+            of its links is removed.
+        type: list
+        elements: str
+  owner:
+    description: Owner of every path that names none. Without either, the owner is left as it is.
+    type: str
+  group:
+    description: Group of every path that names none. Without either, the group is left as it is.
+    type: str
+  payload:
+    description: Filled by the action plugin with the rendered items. Not for users.
+    type: str
+attributes:
+  check_mode:
+    description: Compares and changes nothing.
+    support: full
+  diff_mode:
+    description: One difference for each changed path.
+    support: full
+extends_documentation_fragment: []
+"""
+
+EXAMPLES = r"""
+- name: Lay out the service
+  trainyard.neuron.file_tree:
+    owner: root
+    group: root
+    items:
+      - path: /etc/example
+        state: directory
+        prune: ["*.json"]
+      - path: "/etc/example/{name}.json"
+        each: "{{ example_instances }}"
+        template: instance.json.j2
+      - path: /etc/example/token
+        content: "{{ example_token }}\n"
+        mode: "0600"
+        sensitive: true
+      - path: /etc/haproxy/haproxy.cfg
+        template: haproxy.cfg.j2
+        validate: haproxy -c -f %s
+      - path: /etc/example/current
+        state: link
+        target: "releases/{{ example_release }}"
+        previous: /etc/example/previous
+  register: example_files
+"""
+
+RETURN = r"""
+paths:
+  description: Every path with what was done to it; C(did) is empty where nothing was.
+  returned: success
+  type: list
+  elements: dict
+  sample: [{"path": "/etc/haproxy/haproxy.cfg", "changed": true, "did": ["content"]}]
+changed_paths:
+  description: The paths that changed, for decisions of later tasks.
+  returned: success
+  type: list
+  elements: str
+  sample: ["/etc/haproxy/haproxy.cfg"]
+notes:
+  description: What check mode could not find out.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+"""
+
+from typing import Any, Dict, List
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trainyard.neuron.plugins.module_utils import file_tree
+
+
+def paths_of(outcome: file_tree.Outcome) -> List[Dict[str, Any]]:
+    """Every path once, with what was done to it, sorted by path."""
+    did: Dict[str, List[str]] = {path: [] for path in outcome.unchanged}
+    for change in outcome.changes:
+        did.setdefault(change.entry.path, []).extend(change.what)
+    return [{"path": path, "changed": bool(done), "did": done} for path, done in sorted(did.items())]
+
+
+def main() -> None:
+    """Compare, and apply unless in check mode."""
+    module = AnsibleModule(argument_spec=file_tree.ARGUMENT_SPEC, supports_check_mode=True)
+    if not module.params["payload"]:
+        module.fail_json(msg="file_tree renders on the controller: call it as a task, not as a bare module")
+    try:
+        outcome = file_tree.compare(file_tree.unpack(module.params["payload"]))
+        if module.check_mode:
+            file_tree.rehearse(outcome)
+        else:
+            file_tree.apply(outcome)
+    except file_tree.TreeError as error:
+        module.fail_json(msg=str(error))
+    paths = paths_of(outcome)
+    result: Dict[str, Any] = {
+        "changed": bool(outcome.changes),
+        "msg": outcome.summary(),
+        "paths": paths,
+        "changed_paths": [row["path"] for row in paths if row["changed"]],
+        "notes": outcome.notes,
+    }
+    if module._diff:
+        result["diff"] = [change.as_diff() for change in outcome.changes]
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The action as a play runs it: a real ansible-playbook over the local connection."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.trainyard.neuron.plugins.action import file_tree
+
+ROOT = Path(__file__).parents[7]
+
+
+def run(
+    project: Path, items: list[dict[str, Any]], *options: str, **variables: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run one file_tree task inside a role of `project`."""
+    tasks = project / "roles/demo/tasks"
+    tasks.mkdir(parents=True, exist_ok=True)
+    task = {"name": "Lay out", "trainyard.neuron.file_tree": {"items": items}, "register": "demo"}
+    show = {"name": "Show", "ansible.builtin.debug": {"msg": "DID={{ demo.changed_paths | to_json }}"}}
+    (tasks / "main.yml").write_text(yaml.safe_dump([task, show]))
+    play = [{"name": "Demo", "hosts": "localhost", "connection": "local", "gather_facts": False, "roles": ["demo"]}]
+    (project / "playbooks").mkdir(exist_ok=True)
+    (project / "playbooks/demo.yml").write_text(yaml.safe_dump(play))
+    environment = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+        "ANSIBLE_ROLES_PATH": str(project / "roles"),
+        "ANSIBLE_LOCALHOST_WARNING": "false",
+    }
+    return subprocess.run(
+        [
+            str(Path(sys.executable).parent / "ansible-playbook"),
+            "-i",
+            "localhost,",
+            "playbooks/demo.yml",
+            "-e",
+            json.dumps({"ansible_python_interpreter": sys.executable, **variables}),
+            *options,
+        ],
+        cwd=project,
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "roles/demo/templates").mkdir(parents=True)
+    (tmp_path / "roles/demo/files").mkdir()
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "roles/demo/templates/unit.j2").write_text(
+        "# {{ ansible_managed }}\n{% import 'shared.j2' as shared %}\n"
+        "{% for word in item.words %}\n  {% if word %}\n{{ shared.line(word) }}\n  {% endif %}\n{% endfor %}\n"
+    )
+    (tmp_path / "templates/shared.j2").write_text("{% macro line(word) %}word={{ word }}{% endmacro %}")
+    (tmp_path / "roles/demo/files/tool").write_text("#!/bin/sh\n# {{ not a template }}\n")
+    return tmp_path
+
+
+def test_templates_files_and_structures_land_in_one_run(project: Path) -> None:
+    out = project / "out"
+    items = [
+        {"path": f"{out}/{{name}}.conf", "template": "unit.j2", "each": "{{ units }}"},
+        {"path": f"{out}/tool", "file": "tool", "mode": "0755"},
+        {"path": f"{out}/data.json", "content": {"b": "{{ 1 + 1 }}", "a": [1]}},
+        {"path": f"{out}/code.py", "module_util": "file_tree.py"},
+        {"path": f"{out}/key", "content": "{{ token }}", "mode": "0600", "sensitive": True},
+    ]
+    units = [{"name": "one", "words": ["a", "", "b"]}, {"name": "two", "words": []}]
+    check = run(project, items, "--check", "--diff", units=units, token="tok-3141")
+    assert check.returncode == 0, check.stdout + check.stderr
+    assert list(out.iterdir()) == []
+    assert "+word=a" in check.stdout
+    done = run(project, items, "--diff", "-vvv", units=units, token="tok-3141")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tok-3141" not in done.stdout
+    header = "# Managed by trainyard (unit.j2): changes made here are lost.\n"
+    assert (out / "one.conf").read_text() == header + "word=a\nword=b\n"
+    assert (out / "two.conf").read_text() == header
+    assert (out / "tool").read_text().endswith("# {{ not a template }}\n")
+    assert (out / "data.json").read_text() == '{\n  "a": [\n    1\n  ],\n  "b": 2\n}\n'
+    assert (out / "code.py").read_bytes() == (file_tree.MODULE_UTILS / "file_tree.py").read_bytes()
+    assert (out / "key").read_text() == "tok-3141"
+    again = run(project, items, units=units, token="tok-3141")
+    assert "changed=0" in again.stdout
+    assert "DID=[]" in again.stdout
+
+
+def test_an_undefined_variable_names_the_path(project: Path) -> None:
+    (project / "roles/demo/templates/broken.j2").write_text("{{ no_such_thing }}")
+    result = run(project, [{"path": f"{project}/out/x", "template": "broken.j2"}])
+    assert result.returncode != 0
+    assert f"{project}/out/x" in result.stdout + result.stderr
+    assert "no_such_thing" in result.stdout + result.stderr
+
+
+def item(**given: Any) -> dict[str, Any]:
+    return {**dict.fromkeys(file_tree.file_tree.ITEM_SPEC), "state": "file", "path": "/x", **given}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "exactly one of"),
+        ({"content": "", "template": "t"}, "given: template, content"),
+        ({"state": "directory", "content": ""}, "content is for files"),
+        ({"state": "link"}, "link and target go together"),
+        ({"content": "", "previous": "/p"}, "previous is for links"),
+        ({"content": "", "prune": ["*"]}, "prune is for directories"),
+        ({"state": "directory", "validate": "true"}, "validate is for files"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        file_tree.check_item(item(**given))
+
+
+def test_state_can_be_a_switch() -> None:
+    file_tree.check_item(item(state="absent", content="x", validate="true"))

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decisions over what systemd reports, with a stand-in that moves its units as systemd does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils import units
+from ansible_collections.trainyard.neuron.plugins.module_utils.units import Status, Wanted
+
+RELEASE_2 = Wanted("a.service", expected_environment={"R": "2"})
+
+
+def status(name: str = "a.service", active: str = "active", **given: object) -> Status:
+    base = Status(name, "loaded", active, "running", "enabled", False, 11, "success", "0", 0, "Mon", "")
+    return replace(base, **given)  # type: ignore[arg-type]
+
+
+class FakeSystemd(units.Systemd):
+    """Units move one state further each time they are looked at."""
+
+    def __init__(self, *, scripts: dict[str, list[Status]]) -> None:
+        self.scripts = scripts
+        self.calls: list[str] = []
+
+    def call(self, *arguments: str) -> str:
+        self.calls.append(" ".join(word for word in arguments if word != "--"))
+        return ""
+
+    def show(self, names: Sequence[str]) -> list[Status]:
+        return [self.scripts[name].pop(0) if len(self.scripts[name]) > 1 else self.scripts[name][0] for name in names]
+
+    def journal(self, name: str, lines: int) -> list[str]:
+        return ["an older line", f"{name} said this", "nrt_init failed"][-lines:]
+
+
+def settings(**given: object) -> units.Settings:
+    clock = iter(range(10_000))
+    return replace(units.Settings(sleep=lambda _: None, clock=lambda: float(next(clock))), **given)  # type: ignore[arg-type]
+
+
+def step(want: Wanted, found: Status, *paths: str) -> units.Step:
+    return units.plan([want], [found], list(paths))[0]
+
+
+def test_a_unit_that_runs_what_is_wanted_is_left_alone() -> None:
+    want = Wanted("a.service", enabled=True, expected_environment={"R": "1"}, restart_on=("/etc/a/*",))
+    found = status(environment={"R": "1", "OTHER": "x"})
+    assert not step(want, found, "/etc/b/x").changes
+
+
+@pytest.mark.parametrize(
+    ("want", "found", "paths", "did", "why"),
+    [
+        (
+            Wanted("a.service", expected_environment={"R": "2"}),
+            status(environment={"R": "1"}),
+            [],
+            "restarted",
+            "R 1 -> 2",
+        ),
+        (Wanted("a.service", expected_environment={"R": "2"}), status(), [], "restarted", "R (unset) -> 2"),
+        (Wanted("a.service", restart_on=("/e/*",)), status(), ["/e/x"], "restarted", "/e/x changed"),
+        (Wanted("a.service", reload_on=("/e/*",)), status(), ["/e/x"], "reloaded", "/e/x changed"),
+        (Wanted("a.service"), status(active="failed"), [], "started", "failed"),
+        (Wanted("a.service", state="stopped"), status(), [], "stopped", "active"),
+    ],
+)
+def test_what_is_done_and_why(want: Wanted, found: Status, paths: list[str], did: str, why: str) -> None:
+    made = step(want, found, *paths)
+    assert made.did() == [did]
+    assert made.reasons == (why,)
+
+
+def test_a_unit_on_its_way_up_with_the_old_release_is_restarted_not_waited_for() -> None:
+    assert step(RELEASE_2, status(active="activating", environment={"R": "1"})).verb == "restart"
+    assert step(RELEASE_2, status(active="activating", environment={"R": "2"})).verb == "start"
+
+
+def test_enable_and_disable_are_changes_of_their_own() -> None:
+    assert step(Wanted("a.service", enabled=True), status(file_state="disabled")).did() == ["enabled"]
+    assert step(Wanted("a.service", "stopped", False), status(active="inactive")).did() == ["disabled"]
+    assert not step(Wanted("a.service", enabled=True), status(file_state="static")).changes
+
+
+def test_carrying_out_waits_for_the_restart_to_finish() -> None:
+    want = Wanted("a.service", restart_on=("*",))
+    before = status()
+    systemd = FakeSystemd(
+        scripts={
+            "a.service": [
+                status(busy=True),  # the restart job is queued and the old process still there
+                status(active="deactivating", busy=True),
+                status(active="activating", sub="start-post", busy=True, main_pid=12),
+                status(main_pid=12),
+            ]
+        }
+    )
+    final = units.carry_out(systemd, units.plan([want], [before], ["x"]), True, settings())
+    assert systemd.calls == ["daemon-reload", "restart --no-block a.service"]
+    assert final[0].main_pid == 12
+
+
+def test_a_unit_that_dies_while_starting_is_reported_with_its_last_words() -> None:
+    dead = status(active="activating", sub="auto-restart", result="exit-code", exit_status="3", main_pid=0)
+    systemd = FakeSystemd(scripts={"a.service": [status(active="activating", busy=True), dead]})
+    with pytest.raises(units.UnitError) as caught:
+        units.carry_out(systemd, [step(Wanted("a.service"), status(active="failed"))], False, settings())
+    message = str(caught.value)
+    assert "a.service died while starting (exit code 3)" in message
+    assert "nrt_init failed" in message
+    assert "Next: journalctl -u a.service" in message
+    assert systemd.calls[0] == "reset-failed a.service"
+
+
+def test_allowed_restarts_let_a_unit_recover_on_its_own() -> None:
+    dying = status(active="activating", sub="auto-restart", result="signal", main_pid=0)
+    systemd = FakeSystemd(scripts={"a.service": [dying, status(restarts=1)]})
+    steps = [step(Wanted("a.service"), status(active="inactive"))]
+    assert units.carry_out(systemd, steps, False, settings(allowed_restarts=1))[0].active == "active"
+
+
+def test_the_deadline_is_kept_and_every_late_unit_is_named() -> None:
+    late = {"busy": True, "sub": "start-post"}
+    systemd = FakeSystemd(
+        scripts={name: [status(name, "activating", **late)] for name in ("a.service", "b.service")}  # type: ignore[arg-type]
+    )
+    steps = [step(Wanted(name, timeout_s=5), status(name, "inactive")) for name in ("a.service", "b.service")]
+    with pytest.raises(units.UnitError) as caught:
+        units.carry_out(systemd, steps, False, settings())
+    assert "a.service is still activating/start-post after 6 s" in str(caught.value)
+    assert "b.service is still activating/start-post" in str(caught.value)
+
+
+def test_starts_are_staggered_and_a_reload_is_not() -> None:
+    pauses: list[float] = []
+    names = ("a.service", "b.service", "c.service")
+    systemd = FakeSystemd(scripts={name: [status(name)] for name in names})
+    steps = [
+        step(Wanted("a.service"), status("a.service", "inactive")),
+        step(Wanted("b.service", reload_on=("*",)), status("b.service"), "x"),
+        step(Wanted("c.service"), status("c.service", "inactive")),
+    ]
+    units.carry_out(systemd, steps, False, settings(stagger_s=7.0, sleep=pauses.append))
+    assert pauses == [7.0]
+    assert systemd.calls == ["start --no-block a.service", "reload b.service", "start --no-block c.service"]
+
+
+def test_a_daemon_reload_is_due_for_changed_unit_files_only() -> None:
+    assert units.needs_daemon_reload([status(needs_reload=True)], [])
+    assert units.needs_daemon_reload([status()], ["/etc/systemd/system/a.service.d/x.conf"])
+    assert not units.needs_daemon_reload([status()], ["/etc/haproxy/haproxy.cfg"])

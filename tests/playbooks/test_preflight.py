@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad deployments fail in preflight, before any host is touched: the SSH program of these runs records every call."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from trainyard.paths import ROOT
+
+DEPLOYMENT: dict[str, Any] = {
+    "name": "tiny",
+    "model": {"repo": "acme/tiny-llama", "source": "path", "uri": "/srv/tiny", "revision": "0" * 40},
+    "sdk_release": "2.23.0",
+    "generation": "nxdi_v0",
+    "runtime": "venv",
+    "tensor_parallel_size": 32,
+    "data_parallel_size": 2,
+    "max_num_seqs": 4,
+    "max_model_len": 8192,
+    "port": 8000,
+}
+
+
+@dataclass
+class Preflight:
+    """One run of the playbook: its exit code, what it printed, and whether SSH was called."""
+
+    returncode: int
+    output: str
+    touched_a_host: bool
+
+
+def preflight(tmp_path: Path, *deployments: dict[str, Any], **host_variables: Any) -> Preflight:
+    calls = tmp_path / "ssh-calls"
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexit 255\n')
+    ssh.chmod(0o755)
+    host = {
+        "ansible_host": "192.0.2.10",
+        "ansible_ssh_executable": str(ssh),
+        "trainyard_instance_type": "trn2.48xlarge",
+        **{f"trainyard_deployment_{item['name'].replace('-', '_')}": item for item in deployments},
+        **host_variables,
+    }
+    groups = {name: {"hosts": {"trn2-a": None}} for name in ("router", "client")}
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(yaml.safe_dump({"all": {"children": {"neuron": {"hosts": {"trn2-a": host}}, **groups}}}))
+    run = subprocess.run(
+        ["ansible-playbook", "playbooks/preflight.yml", "-i", str(inventory)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "COLUMNS": "200"},
+    )
+    return Preflight(run.returncode, run.stdout + run.stderr, calls.exists())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data_parallel_size": 3}, ["data_parallel_size", "3", "64"]),
+        ({"tensor_parallel_size": 24}, ["tensor_parallel_size", "24", "32"]),
+        ({"tensor_paralel_size": 32}, ["tensor_paralel_size", "tensor_parallel_size"]),
+        ({"generation": "native"}, ["generation", "native", "2.23.0"]),
+    ],
+    ids=[
+        "more cores than there are",
+        "illegal tensor parallelism",
+        "a misspelt key",
+        "a generation that the release has not",
+    ],
+)
+def test_a_bad_deployment_fails_before_any_host_is_touched(
+    tmp_path: Path, change: dict[str, Any], said: list[str]
+) -> None:
+    run = preflight(tmp_path, {**DEPLOYMENT, **change})
+    assert run.returncode != 0
+    assert not run.touched_a_host
+    for word in said:
+        assert word in run.output
+
+
+def test_cores_that_overlap_another_deployments_fail_and_name_both(tmp_path: Path) -> None:
+    first = {**DEPLOYMENT, "name": "first", "data_parallel_size": 1, "cores": "0-31"}
+    second = {**DEPLOYMENT, "name": "second", "data_parallel_size": 1, "cores": "0-31", "port": 8100}
+    run = preflight(tmp_path, first, second)
+    assert run.returncode != 0
+    assert not run.touched_a_host
+    for word in ("first", "second", "cores", "0-31"):
+        assert word in run.output
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+    bad = {**DEPLOYMENT, "tensor_parallel_size": 24, "max_num_seqs": 0, "runtime": "chroot"}
+    run = preflight(tmp_path, bad, trainyard_instance_type="trn2.48xlarge")
+    for word in ("tensor_parallel_size", "max_num_seqs", "runtime"):
+        assert word in run.output
+
+
+def test_a_good_inventory_is_accepted_with_no_host_reachable(tmp_path: Path) -> None:
+    run = preflight(tmp_path, DEPLOYMENT)
+    assert run.returncode == 0, run.output
+    assert run.touched_a_host, "preflight asks the hosts what they are once the inventory is sound"
+
+
+@pytest.mark.parametrize("inventory", ["inventory/trn2"])
+def test_both_recipes_are_accepted_with_no_host_reachable(inventory: str) -> None:
+    for playbook in ("site.yml", "playbooks/teardown.yml"):
+        syntax = subprocess.run(
+            ["ansible-playbook", playbook, "--syntax-check", "-i", inventory],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        )
+        assert syntax.returncode == 0, syntax.stderr
