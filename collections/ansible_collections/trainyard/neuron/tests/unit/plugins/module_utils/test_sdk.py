@@ -70,7 +70,7 @@ def test_named_environment_is_taken(tmp_path: Path) -> None:
 def test_missing_environment_is_an_error_that_lists_what_is_there(tmp_path: Path) -> None:
     make_venv(tmp_path, "/opt/aws_neuronx_venv_pytorch_2_7_nxd_inference")
     (tmp_path / VENV.lstrip("/")).mkdir()
-    with pytest.raises(sdk.SdkError, match="no environment .*_2_6_nxd_inference.* found: .*_2_7_nxd_inference"):
+    with pytest.raises(sdk.SdkError, match=r"no environment .*_2_6_nxd_inference.* found: .*_2_7_nxd_inference"):
         sdk.find_venv(row(), sdk.Root(tmp_path))
 
 
@@ -82,7 +82,7 @@ def test_unnamed_environment_must_be_the_only_one_that_fits(tmp_path: Path) -> N
     make_venv(tmp_path, "/opt/aws_neuronx_venv_pytorch_inference_vllm")
     assert sdk.find_venv(wanted, sdk.Root(tmp_path)) == "/opt/aws_neuronx_venv_pytorch_inference_vllm"
     make_venv(tmp_path, "/opt/aws_neuronx_venv_pytorch_inference_vllm_0_16")
-    with pytest.raises(sdk.SdkError, match="2 environments could be meant: .*_vllm, .*_vllm_0_16"):
+    with pytest.raises(sdk.SdkError, match=r"2 environments could be meant: .*_vllm, .*_vllm_0_16"):
         sdk.find_venv(wanted, sdk.Root(tmp_path))
 
 

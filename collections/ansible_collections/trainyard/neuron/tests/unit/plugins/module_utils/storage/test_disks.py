@@ -109,5 +109,5 @@ def test_member_is_known_by_its_array_and_not_by_who_made_it() -> None:
 
 
 def test_failing_command_is_quoted() -> None:
-    with pytest.raises(disks.StorageError, match="`lsblk .*` ended with status 1: no /sys"):
+    with pytest.raises(disks.StorageError, match=r"`lsblk .*` ended with status 1: no /sys"):
         disks.candidates(lambda _argv: (1, "", "no /sys"), MODEL)

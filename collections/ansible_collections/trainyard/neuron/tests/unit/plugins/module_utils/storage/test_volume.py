@@ -126,7 +126,7 @@ def test_growing_is_refused_with_the_reason() -> None:
 
 def test_shrinking_is_refused_with_the_reason() -> None:
     found = whole(4)
-    with pytest.raises(volume.RefusedError, match="3 are here, their superblocks speak of 1 array.* of 4 disks"):
+    with pytest.raises(volume.RefusedError, match=r"3 are here, their superblocks speak of 1 array.* of 4 disks"):
         volume.plan(dataclasses.replace(found, disks=found.disks[:3]), WANTED)
 
 
