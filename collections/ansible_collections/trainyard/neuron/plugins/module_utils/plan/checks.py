@@ -41,23 +41,23 @@ def variable_of(deployment: Deployment) -> str:
 def deployment_problems(deployment: Deployment, topology: Topology) -> List[Problem]:
     """Return what a deployment cannot have on such a host, whoever else is there."""
     return [
-        *_tensor_parallel_problems(deployment, topology),
+        *tensor_parallel_problems(deployment.tensor_parallel_size, variable_of(deployment), topology),
         *_pinned_problems(deployment, topology),
         *_mirror_problems(deployment),
     ]
 
 
-def _tensor_parallel_problems(deployment: Deployment, topology: Topology) -> List[Problem]:
-    degree = deployment.tensor_parallel_size
+def tensor_parallel_problems(degree: Any, where: str, topology: Topology) -> List[Problem]:
+    """Return why a host cannot run a degree; nothing of what is no number, which was said when it was read."""
     legal = topology.legal_tensor_parallel
-    if degree in legal:
+    if degree in legal or isinstance(degree, bool) or not isinstance(degree, int) or degree < 1:
         return []
     below = [choice for choice in legal if choice < degree]
     near = {max(below)} if below else set()
     near |= {choice for choice in legal if choice > degree and choice == min(c for c in legal if c > degree)}
     rule = "%s with %d cores runs %s" % (topology.instance_type, topology.core_count, ", ".join(map(str, legal)))
     fix = "use %s" % " or ".join(str(choice) for choice in sorted(near))
-    return [Problem("", variable_of(deployment) + ".tensor_parallel_size", degree, rule, fix)]
+    return [Problem("", where + ".tensor_parallel_size", degree, rule, fix)]
 
 
 def _pinned_problems(deployment: Deployment, topology: Topology) -> List[Problem]:
@@ -176,7 +176,7 @@ def traps(deployment: Deployment, generation: str) -> List[Problem]:
 def benchmark_tail_tokens(benchmark: Mapping[str, Any]) -> int:
     """Return the longest request to expect of a benchmark's normal lengths, in tokens of prompt and answer."""
     mean = _number(benchmark, "mean_input_tokens") + _number(benchmark, "mean_output_tokens")
-    sigma = math.hypot(_number(benchmark, "stddev_input_tokens"), _number(benchmark, "stddev_output_tokens"))
+    sigma = _number(benchmark, "stddev_input_tokens") + _number(benchmark, "stddev_output_tokens")
     return math.ceil(mean + TAIL_SIGMAS * sigma)
 
 

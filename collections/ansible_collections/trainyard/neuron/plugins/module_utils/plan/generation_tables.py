@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How each serving generation is spoken to, as data; `generations.py` interprets it.
+"""How each serving generation is spoken to, as data; `rendering.py` interprets it.
 
 The flags, variables and defaults are those of the vLLM fork (branch releases/v2.23.0-v0), of the Neuron plugin 0.2.0
 with vLLM 0.11, and of the native plugin's documentation in the SDK; `inference_demo`'s flags were read at NxDI
@@ -134,11 +134,12 @@ class Generation:
         serve_environment: what else the server's environment holds.
         compile_environment: what else the compiler's environment holds.
         block_size_flag: whether the server takes a block size; the fork forces its own.
-        prefix_flags: (on, off) flags; the choice follows the block size, since the plugin takes a block size only
-            with prefix caching. None where the deployment may choose.
+        prefix_follows_blocks: whether prefix caching is on exactly where a block size is given, since the plugin
+            takes a block size only with it.
         null_blocks: blocks that the plugin adds to those it is given, compiled in as well.
         settings: engine defaults that `inference_demo` does not have by itself.
         continuous_batching: `always`, or `several` where it needs two sequences.
+        translate: whether NxDI's settings are told in the native plugin's words.
     """
 
     name: str
@@ -154,11 +155,15 @@ class Generation:
     serve_environment: Mapping[str, str]
     compile_environment: Mapping[str, str]
     block_size_flag: bool
-    prefix_flags: Any
+    prefix_follows_blocks: bool
     null_blocks: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     continuous_batching: str = "several"
+    translate: bool = False
 
+
+#: Whether KV blocks of a common beginning are shared.
+PREFIX_FLAG = "enable-prefix-caching"
 
 #: True of every replica of every generation.
 COMMON_ENVIRONMENT: Mapping[str, str] = {
@@ -177,18 +182,30 @@ COMMON_SERVE_ENVIRONMENT: Mapping[str, str] = {
     "NEURON_PROCESS_TAG": "{replica}",
     # Stale files of another replica or of the last start would be added to the counters.
     "PROMETHEUS_MULTIPROC_DIR": "/run/vllm/{replica}/metrics",
-    # NxDI's default is one directory for all, in which two starts overwrite each other.
-    "BASE_COMPILE_WORK_DIR": "/run/vllm/{replica}/compile",
 }
 
 #: The runtime's latency-sensitive threads, where CPUs are set aside for them.
 PROXY_VARIABLE = "NEURON_RT_LOW_LATENCY_TASKS_CPU_AFFINITY"
 
-_FRAMEWORK = {"VLLM_NEURON_FRAMEWORK": "neuronx-distributed-inference"}
+_NXDI_SERVE_ENVIRONMENT = {
+    "VLLM_NEURON_FRAMEWORK": "neuronx-distributed-inference",
+    # Milliseconds between the server and its engine; a first request can wait long.
+    "VLLM_RPC_TIMEOUT": "100000",
+    # NxDI's default is one directory for all, in which two starts overwrite each other.
+    "BASE_COMPILE_WORK_DIR": "/run/vllm/{replica}/compile",
+}
 _DEMO_ENVIRONMENT = {
     "BASE_COMPILE_WORK_DIR": "{work_dir}",
     "NEURON_RT_NUM_CORES": "{core_count}",
     "NEURON_RT_EXEC_TIMEOUT": "600",
+}
+
+#: Seconds. The documentation knows the first by both names; its defaults (600) are too short for a 70B model.
+_NATIVE_TIMEOUTS = {
+    "VLLM_NEURON_COMPILATION_TIMEOUT": "2400",
+    "NEURON_LIBTORCH_COMPILATION_TIMEOUT": "2400",
+    "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "1200",
+    "VLLM_ENGINE_READY_TIMEOUT_S": "5400",
 }
 
 GENERATIONS: Mapping[str, Generation] = {
@@ -203,10 +220,10 @@ GENERATIONS: Mapping[str, Generation] = {
         config_keys=("on_device_sampling_config",),
         cores_variable="NEURON_RT_VISIBLE_CORES",
         artifact_variable="NEURON_COMPILED_ARTIFACTS",
-        serve_environment={"VLLM_RPC_TIMEOUT": "100000", **_FRAMEWORK},
+        serve_environment=_NXDI_SERVE_ENVIRONMENT,
         compile_environment={"XLA_DENSE_GATHER_FACTOR": "0", **_DEMO_ENVIRONMENT},
         block_size_flag=False,
-        prefix_flags=None,
+        prefix_follows_blocks=False,
         null_blocks=0,
         continuous_batching="always",
     ),
@@ -221,10 +238,10 @@ GENERATIONS: Mapping[str, Generation] = {
         config_keys=None,
         cores_variable="NEURON_RT_VISIBLE_CORES",
         artifact_variable="NEURON_COMPILED_ARTIFACTS",
-        serve_environment={"VLLM_RPC_TIMEOUT": "100000", **_FRAMEWORK},
+        serve_environment=_NXDI_SERVE_ENVIRONMENT,
         compile_environment=_DEMO_ENVIRONMENT,
         block_size_flag=True,
-        prefix_flags=("enable-prefix-caching", "no-enable-prefix-caching"),
+        prefix_follows_blocks=True,
         null_blocks=1,
         # What the plugin compiles by itself when it finds no artifact.
         settings={"enable_bucketing": True, "padding_side": "right"},
@@ -240,23 +257,28 @@ GENERATIONS: Mapping[str, Generation] = {
         config_keys=None,
         cores_variable="NEURON_VISIBLE_DEVICES",
         artifact_variable="VLLM_CACHE_ROOT",
-        serve_environment={
-            "VLLM_NEURON_COMPILATION_TIMEOUT": "2400",
-            "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "1200",
-            "VLLM_ENGINE_READY_TIMEOUT_S": "5400",
-        },
-        compile_environment={},
+        # A graph that is not in the cache stops the start, instead of being compiled anew for the best part of an hour.
+        serve_environment={**_NATIVE_TIMEOUTS, "VLLM_NEURON_DISABLE_WARMUP_COMPILE": "1"},
+        compile_environment=_NATIVE_TIMEOUTS,
         block_size_flag=True,
-        prefix_flags=None,
+        prefix_follows_blocks=False,
         null_blocks=0,
+        translate=True,
     ),
 }
+
+_NATIVE_ROUTE = {"VLLM_NEURON_BACKEND": "neuron_native"}
 
 #: Where one vLLM line of a generation differs: (generation, vLLM) -> the attributes that do.
 VARIANTS: Mapping[Tuple[str, Any], Mapping[str, Any]] = {
     (NXDI_V0, "0.7.2"): {"continuous_batching": "several"},
     # This fork could start its unfinished V1 engine.
     (NXDI_V0, "0.9.1"): {"serve_environment": {**GENERATIONS[NXDI_V0].serve_environment, "VLLM_USE_V1": "0"}},
+    # Its cache of traces works only where the route is named, although it is the default.
+    (NATIVE, "0.29.0"): {
+        "serve_environment": {**GENERATIONS[NATIVE].serve_environment, **_NATIVE_ROUTE},
+        "compile_environment": {**GENERATIONS[NATIVE].compile_environment, **_NATIVE_ROUTE},
+    },
 }
 
 #: Settings of the engine that follow from a deployment's field or from the host, and where to say them instead.
@@ -268,6 +290,41 @@ OWNED_SETTINGS: Mapping[str, str] = {
     "torch_dtype": "dtype",
     "pa_block_size": "block_size",
     "logical_nc_config": "trainyard_logical_nc_config on the host",
+}
+
+#: NxDI's setting -> the native plugin's that means the same.
+NATIVE_NAMES: Mapping[str, str] = {"context_encoding_buckets": "num_batched_tokens_buckets"}
+
+#: Settings that stand beside the native plugin's neuron_config in its JSON, not in it.
+NATIVE_SIBLINGS = ("vision_neuron_config", "mm_language_model_only")
+
+#: What of NxDI's on-device sampling the native plugin has no word for.
+NXDI_SAMPLING_KEYS = ("do_sample", "dynamic", "deterministic", "global_topk", "top_k_kernel_enabled")
+
+#: Legal segment sizes of the native plugin's prefill, tokens.
+NATIVE_SEGMENTS = (512, 1024, 2048, 4096, 8192)
+
+#: Flags of other generations that a server would refuse or misread: generation -> flag -> why.
+FOREIGN_FLAGS: Mapping[str, Mapping[str, str]] = {
+    NXDI_V0: {},
+    NXDI_V1: {
+        "device": "the plugin finds the device itself",
+        "use-v2-block-manager": "vLLM V1 has no such flag",
+    },
+    NATIVE: {
+        "device": "the plugin finds the device itself",
+        "use-v2-block-manager": "vLLM V1 has no such flag",
+    },
+}
+
+#: Variables of other generations: generation -> variable -> (values that are wrong, None for any; why).
+FOREIGN_VARIABLES: Mapping[str, Mapping[str, Tuple[Any, str]]] = {
+    NXDI_V0: {"VLLM_USE_V1": (("1",), "the fork serves with V0 only")},
+    NXDI_V1: {"VLLM_USE_V1": (("0",), "the plugin serves with V1 only")},
+    NATIVE: {
+        "VLLM_USE_V1": (("0",), "the plugin serves with V1 only"),
+        "VLLM_NEURON_FRAMEWORK": (None, "the native plugin has no other framework"),
+    },
 }
 
 #: vLLM flags that change how a server answers and not what it compiles.
@@ -291,6 +348,7 @@ GRAPHLESS_FLAGS = frozenset(
         "response-role",
         "return-tokens-as-token-ids",
         "root-path",
+        "served-model-name",
         "shutdown-timeout",
         "tokenizer",
         "tokenizer-mode",

@@ -1,426 +1,135 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a deployment to the exact commands and environments of its generation; the tables are `generation_tables.py`."""
+"""The serving generations: what a deployment becomes in each, and what of it each cannot do.
+
+This is the interface of `generation_tables.py` (the data) and `rendering.py` (its interpreter); the checks live here.
+"""
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass, field, replace
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_tables import (
-    COMMON_ENVIRONMENT,
-    COMMON_SERVE_ENVIRONMENT,
     DEMO_DROPPED,
     DEMO_FLAGS,
     DEMO_MODEL_TYPES,
     DEMO_SAMPLING_FLAGS,
-    GENERATIONS,
-    GRAPHLESS_FLAGS,
-    MODEL_TYPE_PATTERNS,
+    FOREIGN_FLAGS,
+    FOREIGN_VARIABLES,
+    NATIVE_NAMES,
+    NATIVE_SEGMENTS,
     OWNED_SETTINGS,
     PLANNER_KEYS,
-    PROXY_VARIABLE,
-    VARIANTS,
+    PREFIX_FLAG,
     Generation,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease, version_number
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import (
+    NXDI_V0,
+    NXDI_V1,
+    SdkRelease,
+    version_number,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering import (
+    COMPILE_PROMPT,
+    Placement,
+    Rendered,
+    RenderError,
+    compiled_settings,
+    generation_of,
+    model_type_of,
+    native_config,
+    render_compile,
+    render_serve,
+    sampling_of,
+    serve_flags,
+)
 
-#: What `inference_demo` insists on although nothing is generated with --compile-only.
-COMPILE_PROMPT = "I believe the meaning of life is"
-
-#: What the engine of NxDI samples with when a deployment says nothing: on the device, by each request's parameters.
-DEFAULT_SAMPLING: Mapping[str, Any] = {"dynamic": True}
+__all__ = [
+    "COMPILE_PROMPT",
+    "Placement",
+    "RenderError",
+    "Rendered",
+    "argument_problems",
+    "argument_warnings",
+    "compiled_settings",
+    "generation_of",
+    "model_type_of",
+    "render_compile",
+    "render_serve",
+]
 
 #: Deepest top-k that the device samples from.
 MAX_GLOBAL_TOPK = 256
 
-
-@dataclass(frozen=True)
-class Placement:
-    """Where one replica runs.
-
-    Attributes:
-        cores: its core slice, `0-31`.
-        core_count: number of those cores.
-        port: where it listens.
-        address: the address that it binds.
-        proxy_cpus: CPUs set aside for the runtime's own threads, empty for none.
-        logical_nc_config: LNC of the host, 1 or 2.
-    """
-
-    cores: str
-    core_count: int
-    port: int
-    address: str
-    proxy_cpus: str = ""
-    logical_nc_config: int = 2
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A command and the variables it needs beside those of its unit.
-
-    Attributes:
-        argv: the command; in a container, the command inside it.
-        environment: variables, sorted by name.
-        mode: `run` for a command that ends when its work is done, `warm_up` for a server that has done it once it
-            answers, and is stopped then.
-    """
-
-    argv: Tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    mode: str = "run"
-
-
-class RenderError(ValueError):
-    """The deployment cannot be said to this generation; `argument_problems` tells the same as problems."""
-
-
-def generation_of(row: SdkRelease) -> Generation:
-    """Return how the generation of an SDK row is spoken to."""
-    return replace(GENERATIONS[row.generation], **VARIANTS.get((row.generation, row.vllm), {}))
-
-
-def model_type_of(deployment: Deployment) -> Optional[str]:
-    """Return the architecture (`llama`, `qwen3_moe`), from the deployment or else from the repository's name."""
-    given = deployment.neuron_config.get("model_type")
-    if isinstance(given, str):
-        return given
-    name = deployment.model.repo.rsplit("/", 1)[-1].lower()
-    for pattern, model_type in MODEL_TYPE_PATTERNS:
-        if re.search(pattern, name):
-            return model_type
-    return None
-
-
-def block_count(deployment: Deployment) -> int:
-    """Return the KV blocks of a replica: as given, else what holds `max_num_seqs` sequences of full length."""
-    for given in (
-        deployment.neuron_config.get("pa_num_blocks"),
-        deployment.engine_args.get("num-gpu-blocks-override"),
-    ):
-        if isinstance(given, int):
-            return given
-    if deployment.block_size is None:
-        return deployment.max_num_seqs
-    return -(-deployment.max_model_len // deployment.block_size) * deployment.max_num_seqs
-
-
-def sampling_of(deployment: Deployment) -> Optional[Dict[str, Any]]:
-    """Return the on-device sampling that is compiled in, None where the deployment samples on the CPU."""
-    given = deployment.neuron_config.get("on_device_sampling_config", DEFAULT_SAMPLING)
-    return dict(given) if given else None
-
-
-def compiled_settings(deployment: Deployment, row: SdkRelease) -> Dict[str, Any]:
-    """Return every engine setting that is compiled in, by its name in the engine's own configuration.
-
-    Lengths are tokens, `batch_size` sequences, `pa_num_blocks` blocks with those that the plugin adds.
-    """
-    generation = generation_of(row)
-    if generation.compiler != "inference_demo":
-        return _server_settings(deployment)
-    batch = deployment.max_num_seqs
-    settings: Dict[str, Any] = {
-        "torch_dtype": deployment.dtype,
-        "start_rank_id": 0,
-        "local_ranks_size": deployment.tensor_parallel_size,
-        "tp_degree": deployment.tensor_parallel_size,
-        "batch_size": batch,
-        "max_context_length": deployment.max_model_len,
-        "seq_len": deployment.max_model_len,
-        # A prompt is worked on alone; without continuous batching it would rewrite the cache of the whole batch.
-        "ctx_batch_size": 1,
-        "is_continuous_batching": batch > 1 or generation.continuous_batching == "always",
-        **generation.settings,
-    }
-    if deployment.block_size is not None and generation.block_size_flag:
-        settings.update(
-            is_block_kv_layout=True,
-            is_prefix_caching=True,
-            pa_block_size=deployment.block_size,
-        )
-    settings.update({key: value for key, value in deployment.neuron_config.items() if key not in PLANNER_KEYS})
-    if settings.get("is_block_kv_layout"):
-        settings["pa_num_blocks"] = block_count(deployment) + generation.null_blocks
-    settings["on_device_sampling_config"] = sampling_of(deployment)
-    return settings
-
-
-def _server_settings(deployment: Deployment) -> Dict[str, Any]:
-    """Return what shapes the graphs of a server that compiles itself: its arguments and its configuration."""
-    settings: Dict[str, Any] = {
-        "tensor_parallel_size": deployment.tensor_parallel_size,
-        "max_num_seqs": deployment.max_num_seqs,
-        "max_model_len": deployment.max_model_len,
-        "dtype": deployment.dtype,
-        "block_size": deployment.block_size,
-        "neuron_config": _engine_config(deployment),
-    }
-    for flag, value in deployment.engine_args.items():
-        if flag not in GRAPHLESS_FLAGS and value is not None:
-            settings["arg:" + flag] = value
-    return settings
-
-
-def _engine_config(deployment: Deployment) -> Dict[str, Any]:
-    """Return neuron_config without the keys that only the planner reads."""
-    return {key: value for key, value in deployment.neuron_config.items() if key not in PLANNER_KEYS}
-
-
-def render_serve(
-    deployment: Deployment,
-    release: SdkRelease,
-    *,
-    placement: Union[Placement, Mapping[str, Any]],
-    weights_path: str,
-    artifact_path: str,
-    replica_name: str,
-) -> Rendered:
-    """Return the command and the environment of one replica.
-
-    Args:
-        deployment: what is served.
-        release: the SDK row that serves it.
-        placement: where it runs.
-        weights_path: directory of the checkpoint, absolute.
-        artifact_path: directory of the compiled model (or of the server's own cache), absolute.
-        replica_name: unit, process tag and directory name of the replica.
-    """
-    where = placement if isinstance(placement, Placement) else Placement(**placement)
-    generation = generation_of(release)
-    names = {
-        "venv": release.venv or "",
-        "weights": weights_path,
-        "artifact": artifact_path,
-        "replica": replica_name,
-        "cores": where.cores,
-        "lnc": str(where.logical_nc_config),
-        "cores_variable": generation.cores_variable,
-        "artifact_variable": generation.artifact_variable,
-    }
-    flags = serve_flags(deployment, release)
-    flags.update({"host": where.address, "port": where.port})
-    environment = _environment(
-        (COMMON_ENVIRONMENT, COMMON_SERVE_ENVIRONMENT, generation.serve_environment, deployment.environment), names
-    )
-    if where.proxy_cpus:
-        environment[PROXY_VARIABLE] = where.proxy_cpus
-    program = _program(deployment, release, generation.serve, generation.serve_container)
-    argv = [part.format(**names) for part in program] + _argv(flags)
-    return Rendered(tuple(argv), dict(sorted(environment.items())))
-
-
-def serve_flags(deployment: Deployment, release: SdkRelease) -> Dict[str, Any]:
-    """Return the server's flags by name, without those of its placement; None and False are not left in by chance.
-
-    The deployment's engine_args come last: a value replaces a flag, None removes it.
-    """
-    generation = generation_of(release)
-    flags: Dict[str, Any] = {
-        "served-model-name": deployment.served_name,
-        "tensor-parallel-size": deployment.tensor_parallel_size,
-        "max-num-seqs": deployment.max_num_seqs,
-        "max-model-len": deployment.max_model_len,
-        "dtype": deployment.dtype,
-        **generation.fixed_flags,
-    }
-    flags.update(_block_flags(deployment, generation))
-    config = served_config(deployment, generation)
-    if config:
-        flags[generation.config_flag] = config
-    for name in sorted(deployment.engine_args):
-        flags[name] = deployment.engine_args[name]
-    return flags
-
-
-def _block_flags(deployment: Deployment, generation: Generation) -> Dict[str, Any]:
-    flags: Dict[str, Any] = {}
-    if not generation.block_size_flag:
-        return flags
-    if generation.prefix_flags is not None:
-        on, off = generation.prefix_flags
-        flags[off if deployment.block_size is None else on] = True
-        flags["num-gpu-blocks-override"] = block_count(deployment)
-    if deployment.block_size is not None:
-        flags["block-size"] = deployment.block_size
-    return flags
-
-
-def served_config(deployment: Deployment, generation: Generation) -> Dict[str, Any]:
-    """Return the JSON of the generation's configuration flag, empty where there is nothing to say."""
-    config = _engine_config(deployment)
-    if generation.config_keys is not None:
-        config = {key: value for key, value in config.items() if key in generation.config_keys}
-    if not config:
-        return {}
-    for key in reversed(generation.config_path):
-        config = {key: config}
-    return config
-
-
-def render_compile(
-    deployment: Deployment,
-    release: SdkRelease,
-    *,
-    weights_path: str,
-    artifact_path: str,
-    work_dir: str,
-    logical_nc_config: int,
-) -> Rendered:
-    """Return the command and the environment that make the artifact.
-
-    Args:
-        deployment: what is compiled.
-        release: the SDK row that compiles it.
-        weights_path: directory of the checkpoint, absolute.
-        artifact_path: directory that the artifact is written to, absolute.
-        work_dir: scratch directory of this compilation alone, absolute.
-        logical_nc_config: LNC of the hosts that will serve it.
-
-    Raises:
-        RenderError: the compiler has no flag for a setting, or the architecture is not known.
-    """
-    generation = generation_of(release)
-    names = {
-        "venv": release.venv or "",
-        "weights": weights_path,
-        "artifact": artifact_path,
-        "work_dir": work_dir,
-        "lnc": str(logical_nc_config),
-        "core_count": str(deployment.tensor_parallel_size),
-    }
-    environment = _environment((COMMON_ENVIRONMENT, generation.compile_environment, deployment.environment), names)
-    if generation.compiler != "inference_demo":
-        return _render_warm_up(deployment, release, names, environment)
-    program = _program(deployment, release, ("{venv}/bin/inference_demo",), ("inference_demo",))
-    argv = [part.format(**names) for part in program]
-    argv += _demo_argv(deployment, release, weights_path, artifact_path)
-    return Rendered(tuple(argv), dict(sorted(environment.items())))
-
-
-def _render_warm_up(
-    deployment: Deployment, release: SdkRelease, names: Dict[str, str], environment: Dict[str, str]
-) -> Rendered:
-    """Return the server whose first start fills the cache that the replicas then read."""
-    generation = generation_of(release)
-    environment[generation.artifact_variable] = names["artifact"]
-    environment[generation.cores_variable] = "0-%d" % (deployment.tensor_parallel_size - 1)
-    environment.update(generation.serve_environment)
-    environment.update(deployment.environment)
-    flags = serve_flags(deployment, release)
-    flags.update({"host": "127.0.0.1", "port": deployment.port})
-    program = _program(deployment, release, generation.serve, generation.serve_container)
-    argv = [part.format(**names) for part in program] + _argv(flags)
-    return Rendered(tuple(argv), dict(sorted(environment.items())), "warm_up")
-
-
-def _program(
-    deployment: Deployment, release: SdkRelease, venv: Tuple[str, ...], container: Tuple[str, ...]
-) -> Tuple[str, ...]:
-    if deployment.runtime == "container":
-        return container
-    if release.venv is None:
-        raise RenderError("the environment of SDK %s for %s is not known" % (release.release, release.generation))
-    return venv
-
-
-def _environment(layers: Tuple[Mapping[str, str], ...], names: Mapping[str, str]) -> Dict[str, str]:
-    """Return the variables of all layers, later ones winning; the last layer, the user's, is taken as it is."""
-    found: Dict[str, str] = {}
-    for layer in layers[:-1]:
-        found.update({key.format(**names): value.format(**names) for key, value in layer.items()})
-    found.update({key: str(value) for key, value in layers[-1].items()})
-    return found
-
-
-def _argv(flags: Mapping[str, Any]) -> List[str]:
-    """Return flags as arguments: True alone, False as `--no-`, None not at all, lists repeated, mappings as JSON."""
-    argv: List[str] = []
-    for name, value in flags.items():
-        if value is None:
-            continue
-        if isinstance(value, bool):
-            argv.append("--%s%s" % ("" if value else "no-", name))
-            continue
-        argv.append("--" + name)
-        argv += [_text(item) for item in value] if isinstance(value, (list, tuple)) else [_text(value)]
-    return argv
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True) if isinstance(value, (Mapping, list)) else str(value)
-
-
-#: The order in which the settings that every compilation has are written.
-_DEMO_ORDER = (
-    "torch_dtype",
-    "start_rank_id",
-    "local_ranks_size",
-    "tp_degree",
-    "batch_size",
-    "max_context_length",
-    "seq_len",
-    "ctx_batch_size",
-    "is_continuous_batching",
-)
-
-
-def _demo_argv(deployment: Deployment, release: SdkRelease, weights_path: str, artifact_path: str) -> List[str]:
-    """Return `inference_demo`'s arguments."""
-    problems = argument_problems(deployment, release)
-    if problems:
-        raise RenderError("; ".join(str(problem) for problem in problems))
-    settings = compiled_settings(deployment, release)
-    sampling = settings.pop("on_device_sampling_config")
-    argv = ["--model-type", str(model_type_of(deployment)), "--task-type", "causal-lm", "run"]
-    argv += ["--model-path", weights_path, "--compiled-model-path", artifact_path]
-    rest = sorted(set(settings) - set(_DEMO_ORDER))
-    for name in [*_DEMO_ORDER, "on_device_sampling_config", *rest]:
-        if name == "on_device_sampling_config":
-            argv += _sampling_argv(sampling)
-        else:
-            argv += _demo_flag(DEMO_FLAGS[name][1], settings[name])
-    return [*argv, "--compile-only", "--prompt", COMPILE_PROMPT]
-
-
-def _sampling_argv(sampling: Optional[Mapping[str, Any]]) -> List[str]:
-    if sampling is None:
-        return []
-    argv = ["--on-device-sampling"]
-    for name, (_since, flag) in DEMO_SAMPLING_FLAGS.items():
-        if name in sampling:
-            argv += _demo_flag(flag, sampling[name])
-    return argv
-
-
-def _demo_flag(flag: str, value: Any) -> List[str]:
-    """Return one flag; `inference_demo` knows no way to say that a switch is off but to leave it out."""
-    if value is None or value is False:
-        return []
-    if value is True:
-        return [flag]
-    if isinstance(value, (list, tuple)):
-        return [flag] + [str(item) for item in value]
-    return [flag, str(value)]
+#: Block sizes that the plugin's documentation uses, tokens.
+PLUGIN_BLOCK_SIZES = (16, 32)
 
 
 def argument_problems(
     deployment: Deployment, release: SdkRelease, where: str = "trainyard_deployment"
 ) -> List[Problem]:
-    """Return what of a deployment cannot be said to its generation; nothing when it can be rendered.
+    """Return what of a deployment cannot be said to its generation, or would stop its server.
 
     Args:
         deployment: the deployment.
         release: its SDK row.
         where: the variable that holds the deployment, which the problems name.
     """
-    if generation_of(release).compiler != "inference_demo":
-        return []
-    return _model_type_problems(deployment, release, where) + _setting_problems(deployment, release, where)
+    generation = generation_of(release)
+    problems = _foreign_problems(deployment, release, where)
+    sampling = deployment.neuron_config.get("on_device_sampling_config")
+    if sampling is not None and not isinstance(sampling, (Mapping, bool)):
+        path = where + ".neuron_config.on_device_sampling_config"
+        return [
+            *problems,
+            Problem(
+                "", path, sampling, "must be a mapping, or false to sample on the CPU", "write key: value below it"
+            ),
+        ]
+    problems += _owned_problems(deployment, where)
+    if generation.compiler == "inference_demo":
+        problems += _model_type_problems(deployment, release, where)
+        problems += _setting_problems(deployment, release, where)
+        problems += _block_problems(deployment, release, generation, where)
+        problems += _length_problems(deployment, where)
+    else:
+        problems += _native_problems(deployment, release, where)
+    return problems
+
+
+def _foreign_problems(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
+    """Return a problem for each flag and variable that belongs to another generation."""
+    found = []
+    for flag, why in FOREIGN_FLAGS[release.generation].items():
+        value = deployment.engine_args.get(flag)
+        if value is not None:
+            path = "%s.engine_args.%s" % (where, flag)
+            found.append(Problem("", path, value, "is no flag of %s: %s" % (release.generation, why), "remove it"))
+    for name, (wrong, why) in FOREIGN_VARIABLES[release.generation].items():
+        value = deployment.environment.get(name)
+        if value is not None and (wrong is None or value in wrong):
+            path = "%s.environment.%s" % (where, name)
+            found.append(Problem("", path, value, "is wrong for %s: %s" % (release.generation, why), "remove it"))
+    if deployment.engine_args.get("quantization") == "neuron_quant":
+        path = where + ".engine_args.quantization"
+        rule = "must not be set: quantization is an engine setting"
+        found.append(Problem("", path, "neuron_quant", rule, "set neuron_config.quantized and its companions"))
+    return found
+
+
+def _owned_problems(deployment: Deployment, where: str) -> List[Problem]:
+    return [
+        Problem(
+            "",
+            "%s.neuron_config.%s" % (where, name),
+            value,
+            "follows from another variable",
+            "remove it and set %s" % OWNED_SETTINGS[name],
+        )
+        for name, value in deployment.neuron_config.items()
+        if name in OWNED_SETTINGS
+    ]
 
 
 def _model_type_problems(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
@@ -453,17 +162,9 @@ def _setting_problems(deployment: Deployment, release: SdkRelease, where: str) -
     """Return a problem for each engine setting that `inference_demo` of the release has no flag for."""
     nxdi = version_number(release.nxdi or "0")[:2]
     sampling = deployment.neuron_config.get("on_device_sampling_config")
-    if sampling is not None and not isinstance(sampling, (Mapping, bool)):
-        rule = "must be a mapping, or false to sample on the CPU"
-        return [Problem("", where + ".neuron_config.on_device_sampling_config", sampling, rule, "write key: value")]
-    found = []
-    for name, value in _engine_config(deployment).items():
-        if name == "on_device_sampling_config":
-            continue
-        if name in OWNED_SETTINGS:
-            rule = "follows from another variable"
-            path = "%s.neuron_config.%s" % (where, name)
-            found.append(Problem("", path, value, rule, "remove it and set %s" % OWNED_SETTINGS[name]))
+    found: List[Problem] = []
+    for name, value in deployment.neuron_config.items():
+        if name == "on_device_sampling_config" or name in PLANNER_KEYS or name in OWNED_SETTINGS:
             continue
         found += _flag_problems(name, value, nxdi, DEMO_FLAGS, where + ".neuron_config." + name, release)
     for name, value in sampling.items() if isinstance(sampling, Mapping) else ():
@@ -495,3 +196,195 @@ def _flag_problems(
     if isinstance(value, Mapping):
         return [Problem("", path, value, "must be text, a number, true, or a list", "change its type")]
     return []
+
+
+def _block_problems(deployment: Deployment, release: SdkRelease, generation: Generation, where: str) -> List[Problem]:
+    """Return what contradicts how the engine lays its KV cache out."""
+    arguments = deployment.engine_args
+    given = arguments.get("num-gpu-blocks-override")
+    path = where + ".engine_args.num-gpu-blocks-override"
+    sequences, blocks = deployment.max_num_seqs, _least_blocks(deployment)
+    if release.generation == NXDI_V0:
+        wanted = sequences if release.vllm == "0.7.2" else sequences + 1
+        if given is not None and given != wanted:
+            rule = "the fork's worker takes exactly %d here" % wanted
+            return [Problem("", path, given, rule, "remove it: that is its default")]
+        return []
+    found = []
+    for flag in (PREFIX_FLAG, "no-" + PREFIX_FLAG):
+        if flag in arguments and generation.prefix_follows_blocks:
+            rule = "follows from block_size: the plugin pages its cache with prefix caching, and only then"
+            fix = "remove it, and set block_size (or null for a contiguous cache)"
+            found.append(Problem("", "%s.engine_args.%s" % (where, flag), arguments[flag], rule, fix))
+    if deployment.block_size is None and given is not None and given != sequences:
+        rule = "must be max_num_seqs (%d) where the cache is contiguous" % sequences
+        found.append(Problem("", path, given, rule, "remove it"))
+    for variable, value in ((path, given), (where + ".neuron_config.pa_num_blocks", _pa_num_blocks(deployment))):
+        if deployment.block_size is not None and isinstance(value, int) and value < blocks:
+            rule = "%d sequences of %d tokens need %d blocks of %d" % (
+                sequences,
+                deployment.max_model_len,
+                blocks,
+                deployment.block_size,
+            )
+            found.append(Problem("", variable, value, rule, "remove it, or give %d or more" % blocks))
+    return found
+
+
+def _pa_num_blocks(deployment: Deployment) -> Any:
+    return deployment.neuron_config.get("pa_num_blocks")
+
+
+def _least_blocks(deployment: Deployment) -> int:
+    """Return the blocks that hold every sequence at full length."""
+    size = deployment.block_size or deployment.max_model_len
+    return -(-deployment.max_model_len // size) * deployment.max_num_seqs
+
+
+def _length_problems(deployment: Deployment, where: str) -> List[Problem]:
+    """Return the lengths (tokens) that NxDI refuses: a bucket or a prompt that is longer than what holds it."""
+    config, longest = deployment.neuron_config, deployment.max_model_len
+    limits = (
+        ("max_context_length", longest, "max_model_len"),
+        ("context_encoding_buckets", config.get("max_context_length", longest), "the longest prompt"),
+        ("token_generation_buckets", longest, "max_model_len"),
+    )
+    found = []
+    for name, limit, what in limits:
+        value = config.get(name)
+        largest = max(value) if isinstance(value, list) and value else value
+        if isinstance(largest, int) and isinstance(limit, int) and largest > limit:
+            rule = "must not be over %s (%d)" % (what, limit)
+            found.append(Problem("", "%s.neuron_config.%s" % (where, name), value, rule, "lower it"))
+    return found
+
+
+def _native_problems(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
+    """Return what the native plugin's start would refuse of its buckets (lengths in tokens)."""
+    config = native_config(deployment)
+    flags = serve_flags(deployment, release)
+    batched = flags["max-num-batched-tokens"]
+    checks = (
+        ("num_batched_tokens_buckets", _last_is(batched, "max-num-batched-tokens")),
+        ("num_seqs_buckets", _last_is(deployment.max_num_seqs, "max_num_seqs")),
+        ("kv_segment_size_buckets", _segments(deployment.block_size or 32, config.get("num_batched_tokens_buckets"))),
+        ("decode_context_length_buckets", _decode_lengths(deployment.max_model_len)),
+    )
+    found = []
+    for name, check in checks:
+        buckets = config.get(name)
+        if buckets is None:
+            continue
+        rule = _ascending(buckets) or check(buckets)
+        if rule:
+            found.append(Problem("", "%s.neuron_config.%s" % (where, name), buckets, rule, "change the list"))
+    return found
+
+
+def _ascending(buckets: Any) -> str:
+    if not isinstance(buckets, list) or not buckets or not all(isinstance(item, int) for item in buckets):
+        return "must be a list of whole numbers"
+    if buckets != sorted(set(buckets)):
+        return "must ascend"
+    return ""
+
+
+def _last_is(wanted: int, name: str) -> Any:
+    return lambda buckets: "" if buckets[-1] == wanted else "must end with %s (%d)" % (name, wanted)
+
+
+def _segments(block_size: int, prefill: Any) -> Any:
+    def check(buckets: List[int]) -> str:
+        if any(item not in NATIVE_SEGMENTS or item % block_size for item in buckets):
+            sizes = ", ".join(str(item) for item in NATIVE_SEGMENTS)
+            return "must be one of %s and a multiple of the block size (%d)" % (sizes, block_size)
+        if prefill != buckets:
+            return "must be the same list as num_batched_tokens_buckets"
+        return ""
+
+    return check
+
+
+def _decode_lengths(longest: int) -> Any:
+    def check(buckets: List[int]) -> str:
+        wrong = any(item % 128 or item >= longest for item in buckets)
+        return "must be multiples of 128 below max_model_len (%d)" % longest if wrong else ""
+
+    return check
+
+
+def argument_warnings(
+    deployment: Deployment, release: SdkRelease, where: str = "trainyard_deployment"
+) -> List[Problem]:
+    """Return what of a deployment works otherwise than it reads; arguments as `argument_problems`."""
+    generation = generation_of(release)
+    found = _sampling_warnings(deployment, generation, where)
+    if deployment.block_size is not None and not generation.block_size_flag:
+        rule = "has no effect in %s, whose block is the whole sequence" % release.generation
+        found.append(Problem("", where + ".block_size", deployment.block_size, rule, "set it to null"))
+    if release.generation == NXDI_V1 and deployment.block_size is not None:
+        found += _paging_warnings(deployment, where)
+    if generation.translate:
+        found += _dropped_warnings(deployment, release, where)
+    else:
+        found += _length_warnings(deployment, where)
+    return found
+
+
+def _sampling_warnings(deployment: Deployment, generation: Generation, where: str) -> List[Problem]:
+    sampling = sampling_of(deployment)
+    path = where + ".neuron_config.on_device_sampling_config"
+    found = []
+    if sampling is not None and generation.compiler == "inference_demo" and not sampling.get("dynamic"):
+        rule = "compiles one way of sampling in, so what a request asks for is not what it gets"
+        found.append(Problem("", path, sampling, rule, "add dynamic: true"))
+    deepest = (sampling or {}).get("global_topk")
+    if isinstance(deepest, int) and deepest > MAX_GLOBAL_TOPK:
+        rule = "the device samples from %d candidates at most" % MAX_GLOBAL_TOPK
+        found.append(Problem("", path + ".global_topk", deepest, rule, "give %d or less" % MAX_GLOBAL_TOPK))
+    return found
+
+
+def _paging_warnings(deployment: Deployment, where: str) -> List[Problem]:
+    found = []
+    if deployment.max_num_seqs == 1:
+        rule = "the plugin is known to answer wrongly with prefix caching and one sequence"
+        found.append(Problem("", where + ".max_num_seqs", 1, rule, "give 2 or more, or set block_size to null"))
+    if deployment.block_size not in PLUGIN_BLOCK_SIZES:
+        rule = "the plugin is documented with blocks of %s tokens" % " or ".join(str(i) for i in PLUGIN_BLOCK_SIZES)
+        found.append(Problem("", where + ".block_size", deployment.block_size, rule, "use one of them"))
+    return found
+
+
+def _dropped_warnings(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
+    return [
+        Problem(
+            "",
+            "%s.neuron_config.%s" % (where, name),
+            value,
+            "is a setting of NxDI that %s has no word for, and is left out" % release.generation,
+            "remove it",
+        )
+        for name, value in deployment.neuron_config.items()
+        if name in DEMO_FLAGS and name not in NATIVE_NAMES
+    ]
+
+
+def _length_warnings(deployment: Deployment, where: str) -> List[Problem]:
+    """Return the compiled lengths that are shorter than what is served, in tokens."""
+    config: Dict[str, Any] = dict(deployment.neuron_config)
+    found = []
+    longest = config.get("max_context_length", deployment.max_model_len)
+    if isinstance(longest, int) and longest < deployment.max_model_len:
+        path = where + ".neuron_config.max_context_length"
+        rule = "is under max_model_len (%d): longer prompts are admitted and fail" % deployment.max_model_len
+        found.append(Problem("", path, longest, rule, "raise it, or lower max_model_len"))
+    for name, length in (
+        ("context_encoding_buckets", longest),
+        ("token_generation_buckets", deployment.max_model_len),
+    ):
+        buckets = config.get(name)
+        if isinstance(buckets, list) and buckets and max(buckets) < length:
+            rule = "ends below %d tokens: longer sequences are admitted and fail" % length
+            found.append(Problem("", "%s.neuron_config.%s" % (where, name), buckets, rule, "add %d" % length))
+    return found

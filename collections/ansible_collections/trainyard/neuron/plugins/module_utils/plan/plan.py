@@ -47,6 +47,9 @@ __metaclass__ = type
 VERSION = 1
 
 LOOPBACK = "127.0.0.1"
+
+#: Families of operating systems whose releases are known to work or not to work with a release of the SDK.
+JUDGED_SYSTEMS = ("ubuntu", "amazon", "rocky")
 DEFAULT_ROUTER_PORT = 8080
 
 
@@ -150,6 +153,8 @@ class _Planner:
             for name, slices in placement.slices.items()
         }
         found = checks.host_problems(host, releases, ports)
+        for variable, degree in host.refused:
+            found += checks.tensor_parallel_problems(degree, variable, host.topology)
         self._problems += [problem.on(host.name) for problem in found]
         if not host.deployments:
             rule = "serves nothing: it has no trainyard_deployment_<name>"
@@ -187,19 +192,12 @@ class _Planner:
         if key not in self._judged:
             where = checks.variable_of(deployment)
             problems = checks.deployment_problems(deployment, host.topology)
-            row, warnings = None, []
-            wrong = release_problems(
-                deployment.sdk_release,
-                deployment.generation,
-                family=host.topology.family,
-                runtime=deployment.runtime,
-                operating_system=host.operating_system,
-                where=where,
-            )
+            row = None
+            wrong, warnings = _release_problems(deployment, host, where)
             if not wrong:
                 row = find_release(deployment.sdk_release, deployment.generation)
                 problems += argument_problems(deployment, row, where)
-                warnings = checks.traps(deployment, row.generation)
+                warnings += checks.traps(deployment, row.generation)
             self._judged[key] = (row, problems + wrong, warnings)
         return self._judged[key]
 
@@ -376,6 +374,29 @@ class _Planner:
             fix = "set it once, in group_vars/all"
             self._problems.append(Problem("", "trainyard_router_port", sorted(ports, key=str), rule, fix))
         return [port for port in ports if isinstance(port, int)]
+
+
+def _release_problems(deployment: Deployment, host: Host, where: str) -> Tuple[List[Problem], List[Problem]]:
+    """Return why a release cannot serve on a host, and what is only undocumented there.
+
+    A system of a family that AWS documents, or one that is known not to work, is judged; another one may work.
+    """
+
+    def asked(operating_system: Optional[str]) -> List[Problem]:
+        return release_problems(
+            deployment.sdk_release,
+            deployment.generation,
+            family=host.topology.family,
+            runtime=deployment.runtime,
+            operating_system=operating_system,
+            where=where,
+        )
+
+    without = asked(None)
+    of_system = [problem for problem in asked(host.operating_system) if problem not in without]
+    if (host.operating_system or "").split("-")[0] in JUDGED_SYSTEMS:
+        return without + of_system, []
+    return without, of_system
 
 
 def _by_name(host: Host, name: str) -> Deployment:

@@ -270,7 +270,7 @@ def _native(release: str, venv: Optional[str], plugin: str, vllm: str, tag: Opti
         plugin=plugin,
         vllm=vllm,
         container_tag=tag,
-        operating_systems=(_UBUNTU_24,),
+        operating_systems=values.pop("operating_systems", (_UBUNTU_24,)),
         families=_TRN2_ON,
         **values,
     )
@@ -478,9 +478,11 @@ RELEASES: Tuple[SdkRelease, ...] = (
         "0.29.0",
         None,
         source_ref=None,
-        unknown=("venv", "container_tag", "source_ref", "pythons"),
-        note="Neither its environment nor its image was documented where this table was made: give their names "
-        "to the roles.",
+        pythons=("3.14",),
+        operating_systems=("ubuntu-26.04",),
+        unknown=("venv", "container_tag", "source_ref"),
+        note="Its machine image and its serving image are based on Ubuntu 26.04 with Python 3.14; what the "
+        "environment and the tag are called was not documented where this table was made.",
     ),
 )
 

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The planner as an action: reads the inventory's variables on the controller and gives the plan as a fact."""
+
+from __future__ import absolute_import, annotations, division, print_function
+
+from typing import Any, Dict, Optional
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import PLAN_FACT, fleet_input
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+    """Plan all hosts at once; nothing runs on any of them."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: Optional[str] = None, task_vars: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+        """Return the plan as a fact, or every problem of it."""
+        super().run(tmp, task_vars)
+        _result, arguments = self.validate_argument_spec(
+            argument_spec={
+                "hosts": {"type": "list", "elements": "str", "required": True},
+                "routers": {"type": "list", "elements": "str", "default": []},
+                "publish": {"type": "bool", "default": True},
+            }
+        )
+        try:
+            collected = fleet_input((task_vars or {})["hostvars"], arguments["hosts"], arguments["routers"])
+            plan = plan_fleet(collected).to_dict()
+        except PlanError as error:
+            return {
+                "failed": True,
+                "changed": False,
+                "msg": str(error),
+                "problems": [problem.to_dict() for problem in error.problems],
+            }
+        result = {"changed": False, "warnings": [_sentence(warning) for warning in plan["warnings"]]}
+        if arguments["publish"]:
+            result.update(plan=plan, ansible_facts={PLAN_FACT: plan})
+        return result
+
+
+def _sentence(warning: Dict[str, Any]) -> str:
+    return "%(host)s: %(variable)s: %(rule)s. Fix: %(fix)s" % warning

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an inventory's variables to the planner's input: only what is the planner's, as plain data."""
+
+from __future__ import absolute_import, annotations, division, print_function
+
+from typing import Any, Dict, Iterable, List, Mapping
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError, Problem
+
+__metaclass__ = type
+
+#: What the planner is given of a host: every variable of the toolkit, and where the host is reached.
+PREFIX, ADDRESS = "trainyard_", "ansible_host"
+
+#: The variable that `trainyard.neuron.topology_info` is registered as, and the one that the plan itself becomes.
+TOPOLOGY_FACT, PLAN_FACT = "trainyard_topology", "trainyard_fleet"
+
+
+def fleet_input(
+    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], routers: Iterable[str]
+) -> Dict[str, Any]:
+    """Collect what `plan_fleet` reads.
+
+    Args:
+        hostvars: variables of all hosts, by host; values may be templated on access.
+        hosts: names of the hosts that serve.
+        routers: names of the hosts that balance.
+
+    Raises:
+        PlanError: variables that cannot be templated, all of them.
+    """
+    problems: List[Problem] = []
+    found = {name: _variables(hostvars, name, problems) for name in hosts}
+    router_names = list(routers)
+    extra = {name: _variables(hostvars, name, problems) for name in router_names if name not in found}
+    if problems:
+        raise PlanError(problems)
+    topologies = {name: _topology(values.pop(TOPOLOGY_FACT, None)) for name, values in found.items()}
+    topologies = {name: topology for name, topology in topologies.items() if topology}
+    return {"hosts": found, "routers": router_names, "topologies": topologies, "router_variables": extra}
+
+
+def _topology(result: Any) -> Any:
+    """Return what a host reported: a registered result's topology; nothing of a host that was not reached."""
+    if isinstance(result, Mapping) and "devices" not in result:
+        return result.get("topology")
+    return result
+
+
+def _variables(hostvars: Mapping[str, Mapping[str, Any]], name: str, problems: List[Problem]) -> Dict[str, Any]:
+    if name not in hostvars:
+        problems.append(Problem("", "hosts", name, "is no host of the inventory", "correct the name"))
+        return {}
+    values: Dict[str, Any] = {}
+    for key in sorted(hostvars[name]):
+        if key != ADDRESS and (not key.startswith(PREFIX) or key == PLAN_FACT):
+            continue
+        try:
+            values[key] = plain(hostvars[name][key])
+        except Exception as error:  # noqa: BLE001 - whatever a template can raise is the variable's problem, not ours
+            rule = "cannot be templated: %s" % " ".join(str(error).split())
+            problems.append(Problem(name, key, None, rule, "define what it refers to"))
+    return values
+
+
+def plain(value: Any) -> Any:
+    """Return data as Python's own types: no lazy templates, no tagged strings, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {plain(key): plain(value[key]) for key in value}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, bool) or value is None:
+        return value
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return value

@@ -1,0 +1,534 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a roll: which replica, when, through which steps, at what cost in capacity and time.
+
+`plan_roll` is a pure function of the fleet and the settings. It does not remember: what an interrupted roll left
+behind is part of what the hosts and routers report, so planning again *is* resuming. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import (
+    Fleet,
+    Observed,
+    RollError,
+    Seat,
+    Settings,
+    Target,
+    share_of,
+)
+
+
+@dataclass(frozen=True)
+class Move:
+    """What happens to one replica.
+
+    Attributes:
+        was: release that runs now, or that would start; empty for a replica that never ran.
+        reason: why it is touched at all.
+        drain: it is in rotation and must leave it first.
+        restart: its process is replaced; otherwise it is only gated again.
+        admit: it goes (back) into rotation after its gate.
+        load_seconds: how long its start will take.
+        load_known: that figure was recorded, not assumed.
+        after: ids of replicas that must have moved before, because they hold its cores.
+        switch: also point ``current`` at the wanted release.
+    """
+
+    target: Target
+    was: str
+    reason: str
+    drain: bool
+    restart: bool
+    admit: bool
+    load_seconds: float
+    load_known: bool
+    after: FrozenSet[str] = frozenset()
+
+    def steps(self, watch_seconds: float) -> List[str]:
+        """The steps in words, for people."""
+        words = ["drain"] if self.drain else []
+        words += ["stop", "switch", "start"] if self.restart else []
+        words += ["gate"]
+        if self.admit:
+            words += ["ready"] + (["watch {0:g} s".format(watch_seconds)] if watch_seconds else [])
+        else:
+            words += ["stays out"]
+        return words
+
+    def seconds(self, settings: Settings, watch_seconds: float) -> float:
+        """Estimated duration in seconds."""
+        drain = min(settings.drain_assumed_seconds, settings.drain_deadline_seconds) if self.drain else 0.0
+        load = self.load_seconds if self.restart else 0.0
+        return drain + load + settings.gate_seconds + (watch_seconds if self.admit else 0.0)
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Replicas that move together. ``left`` is how many of each model stay in rotation meanwhile."""
+
+    number: int
+    batch: int
+    canary: bool
+    moves: Tuple[Move, ...]
+    left: Mapping[str, int]
+    watch_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RollPlan:
+    """The whole roll.
+
+    Attributes:
+        waves: in order; empty if nothing is to be done.
+        unchanged: replica ids that already run what they should.
+        out: replicas that are out of rotation and stay so, with the reason.
+        planned: replicas of each model in the plan.
+        floor: replicas of each model that stay in rotation throughout.
+    """
+
+    waves: Tuple[Wave, ...]
+    unchanged: Tuple[str, ...]
+    out: Mapping[str, str]
+    planned: Mapping[str, int]
+    floor: Mapping[str, int]
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def seconds(self) -> float:
+        """Estimated duration of the roll in seconds."""
+        return sum(wave.seconds for wave in self.waves)
+
+    def lines(self) -> List[str]:
+        """The plan for people: a headline, a line for each replica, then what is not touched and why."""
+        moves = [move for wave in self.waves for move in wave.moves]
+        if not moves:
+            text = ["Nothing to roll: {0} replicas run what they should.".format(len(self.unchanged))]
+        else:
+            text = [_headline(self, moves)]
+            for wave in self.waves:
+                text += [_line(self, wave, move) for move in wave.moves]
+        text += ["  left out  {0}: {1}".format(name, why) for name, why in sorted(self.out.items())]
+        return text
+
+    def to_dict(self) -> Dict[str, Any]:
+        """JSON-ready form, which the playbook walks through."""
+        return {
+            "version": 1,
+            "seconds": round(self.seconds, 1),
+            "waves": [_wave_dict(wave) for wave in self.waves],
+            "unchanged": list(self.unchanged),
+            "out": dict(self.out),
+            "planned": dict(self.planned),
+            "floor": dict(self.floor),
+            "lines": self.lines(),
+        }
+
+
+def plan_roll(fleet: Fleet, settings: Settings, require_staged: bool = True) -> RollPlan:
+    """Plan the roll of a fleet.
+
+    Args:
+        fleet: what is wanted and what is.
+        settings: how to roll.
+        require_staged: refuse replicas whose wanted release is not complete on their host. A dry run stages nothing
+            and so cannot ask for it.
+
+    Raises:
+        RollError: with every reason why this roll must not begin. Nothing was touched.
+    """
+    moves, unchanged, out = _sort_out(fleet, settings)
+    problems = _silence(fleet) + (_unstaged(fleet, moves) if require_staged else [])
+    moves, conflicts = _order_by_cores(fleet, moves)
+    if problems or conflicts:
+        raise RollError(problems + conflicts)
+    planned = Counter(target.model for target in fleet.targets)
+    floor = {model: settings.floor_of(count) for model, count in planned.items()}
+    waves = _waves(fleet, settings, moves, floor)
+    return RollPlan(tuple(waves), tuple(unchanged), out, dict(planned), floor, settings)
+
+
+def _sort_out(fleet: Fleet, settings: Settings) -> Tuple[List[Move], List[str], Dict[str, str]]:
+    """Divide the replicas into those that move, those that are right, and those that somebody took out."""
+    moves: List[Move] = []
+    unchanged: List[str] = []
+    out: Dict[str, str] = {}
+    for target in fleet.targets:
+        seen = fleet.seen(target)
+        admit, why_not = _admission(fleet, target, seen)
+        reason = _reason(target, seen)
+        seats = fleet.seats_of(target)
+        if not reason and admit and any(seat.state != "ready" for seat in seats.values()):
+            reason = "an unfinished roll left it out of rotation"
+        if reason:
+            known = seen.load_seconds is not None
+            moves.append(
+                Move(
+                    target=target,
+                    was=seen.running or seen.current,
+                    reason=reason,
+                    drain=any(seat.state == "ready" for seat in seats.values()),
+                    restart=bool(_reason(target, seen)),
+                    admit=admit,
+                    load_seconds=settings.load_assumed_seconds if seen.load_seconds is None else seen.load_seconds,
+                    load_known=known,
+                )
+            )
+        else:
+            unchanged.append(target.id)
+        if not admit and why_not:
+            out[target.id] = why_not
+    return moves, unchanged, out
+
+
+def _admission(fleet: Fleet, target: Target, seen: Observed) -> Tuple[bool, str]:
+    """Whether a replica belongs into rotation once it is gated, and if not, why."""
+    seats = fleet.seats_of(target)
+    if not fleet.seats:
+        return True, ""
+    if not seats:
+        return False, "no router knows it yet; `site.yml --tags load_balancer` adds it"
+    if seen.unfinished or any(seat.state == "ready" for seat in seats.values()):
+        return True, ""
+    if not seen.running and not seen.current:
+        return True, ""
+    states = ", ".join("{0} at {1}".format(seat.state, router) for router, seat in sorted(seats.items()))
+    return False, "somebody took it out ({0}); it is not readmitted by a roll".format(states)
+
+
+def _reason(target: Target, seen: Observed) -> str:
+    if not seen.running and not seen.current:
+        return "new"
+    if seen.active == "active" and seen.running == target.release and seen.current in ("", target.release):
+        return ""
+    if seen.active != "active":
+        return "its unit is {0}".format(seen.active)
+    if seen.running == target.release:
+        return "its next start would take release {0}".format(seen.current)
+    return "release"
+
+
+def _silence(fleet: Fleet) -> List[str]:
+    return [
+        "{0} did not answer, so its replicas cannot be counted. Bring it back, or take it out of the inventory.".format(
+            name
+        )
+        for name in fleet.silent
+    ]
+
+
+def _unstaged(fleet: Fleet, moves: Sequence[Move]) -> List[str]:
+    return [
+        "{0}: release {1} is not complete on its host (there: {2}). Stage it first: `site.yml --tags stage`.".format(
+            move.target.id, move.target.release, ", ".join(fleet.seen(move.target).staged) or "none"
+        )
+        for move in moves
+        if move.restart and move.target.release not in fleet.seen(move.target).staged
+    ]
+
+
+def _order_by_cores(fleet: Fleet, moves: Sequence[Move]) -> Tuple[List[Move], List[str]]:
+    """Note for each move which replicas of its host must have given up its cores before."""
+    moving = {move.target.id: move for move in moves}
+    ordered: List[Move] = []
+    problems: List[str] = []
+    for move in moves:
+        holders = _holders(fleet, move) if move.restart else {}
+        for name, cores in holders.items():
+            other = moving.get(name)
+            frees = other is not None and other.restart and not _overlap(other.target.cores, move.target.cores)
+            if not frees:
+                problems.append(
+                    "{0}: its cores {1} are held by {2} ({3}), which this roll does not move off them. "
+                    "Stop {2} first.".format(move.target.id, _range(move.target.cores), name, _range(cores))
+                )
+        ordered.append(replace(move, after=frozenset(name for name in holders if name in moving)))
+    return ordered, problems + ([] if problems else _cycles(ordered))
+
+
+def _holders(fleet: Fleet, move: Move) -> Dict[str, Tuple[int, int]]:
+    """Other replicas on the host of ``move`` that run on cores it is to have."""
+    prefix = move.target.host + ":"
+    return {
+        name: seen.cores
+        for name, seen in fleet.observed.items()
+        if name.startswith(prefix)
+        and name != move.target.id
+        and seen.running
+        and seen.cores
+        and _overlap(seen.cores, move.target.cores)
+    }
+
+
+def _cycles(moves: Sequence[Move]) -> List[str]:
+    """Replicas that wait for each other's cores can only be moved by stopping them together."""
+    waiting = {move.target.id: set(move.after) for move in moves}
+    while True:
+        free = [name for name, after in waiting.items() if not after & set(waiting)]
+        if not free:
+            break
+        for name in free:
+            del waiting[name]
+    if not waiting:
+        return []
+    return [
+        "{0} wait for each other's cores: a roll, replica by replica, cannot change their slices. "
+        "Take the host out of rotation, and run site.yml on it.".format(", ".join(sorted(waiting)))
+    ]
+
+
+def _overlap(left: Tuple[int, int], right: Tuple[int, int]) -> bool:
+    return left[0] <= right[1] and right[0] <= left[1]
+
+
+def _range(cores: Tuple[int, int]) -> str:
+    return "{0}-{1}".format(*cores)
+
+
+def _batches(hosts: Sequence[str], sizes: Sequence[str]) -> List[List[str]]:
+    """Hosts in widening batches; the last size repeats. A batch has at least one host."""
+    left = list(hosts)
+    batches: List[List[str]] = []
+    while left:
+        size = max(1, share_of(sizes[min(len(batches), len(sizes) - 1)], len(hosts), up=False))
+        batches.append(left[:size])
+        left = left[size:]
+    return batches
+
+
+def _waves(fleet: Fleet, settings: Settings, moves: Sequence[Move], floor: Mapping[str, int]) -> List[Wave]:
+    """Form waves so that no model falls below its floor.
+
+    Replicas that serve nobody now come first, whatever their batch: bringing them back costs no capacity and may give
+    the rest of the roll the room that it needs. Those that wait for cores of others move with their host.
+    """
+    rotation = Counter(target.model for target in fleet.targets if fleet.in_rotation(target))
+    serving = {move.target.id for move in moves if fleet.in_rotation(move.target)}
+    repairs = [move for move in moves if move.target.id not in serving and not move.after]
+    rolls = [move for move in moves if move not in repairs]
+    hosts = list(dict.fromkeys(move.target.host for move in rolls))
+    queue = [(0, repairs)] if repairs else []
+    for number, members in enumerate(_batches(hosts, settings.batches), start=1):
+        queue.append((number, [move for move in rolls if move.target.host in members]))
+    waves: List[Wave] = []
+    done: set[str] = {target.id for target in fleet.targets} - {move.target.id for move in moves}
+    for batch, pending in queue:
+        while pending:
+            first = not any(wave.canary for wave in waves)
+            chosen = _choose(pending, done, rotation, serving, floor, 1 if first and batch else settings.at_once)
+            if not chosen:
+                raise RollError(_floor_problems(fleet, pending, rotation, floor, settings))
+            waves.append(_wave(len(waves) + 1, batch, first and batch > 0, chosen, rotation, serving, settings))
+            for move in chosen:
+                done.add(move.target.id)
+                if move.admit and move.target.id not in serving:
+                    rotation[move.target.model] += 1
+                elif not move.admit and move.target.id in serving:
+                    rotation[move.target.model] -= 1
+            pending = [move for move in pending if move not in chosen]
+    return waves
+
+
+def _choose(
+    pending: Sequence[Move],
+    done: set[str],
+    rotation: Mapping[str, int],
+    serving: set[str],
+    floor: Mapping[str, int],
+    limit: int,
+) -> List[Move]:
+    """Up to ``limit`` moves whose cores are free and whose models can spare them, different hosts first."""
+    chosen: List[Move] = []
+    left = dict(rotation)
+    for one_per_host in (True, False):
+        for move in pending:
+            if len(chosen) == limit:
+                return chosen
+            crowded = one_per_host and any(other.target.host == move.target.host for other in chosen)
+            if move in chosen or crowded or move.after - done:
+                continue
+            model = move.target.model
+            if move.target.id in serving:
+                if left.get(model, 0) - 1 < floor[model]:
+                    continue
+                left[model] -= 1
+            chosen.append(move)
+    return chosen
+
+
+def _wave(
+    number: int,
+    batch: int,
+    canary: bool,
+    moves: Sequence[Move],
+    rotation: Mapping[str, int],
+    serving: set[str],
+    settings: Settings,
+) -> Wave:
+    left = dict(rotation)
+    for move in moves:
+        left.setdefault(move.target.model, 0)
+        if move.target.id in serving:
+            left[move.target.model] -= 1
+    watch = settings.canary_seconds if canary else settings.soak_seconds
+    watch = watch if any(move.admit for move in moves) else 0.0
+    seconds = max(move.seconds(settings, watch) for move in moves)
+    return Wave(number, batch, canary, tuple(moves), left, watch, seconds)
+
+
+def _floor_problems(
+    fleet: Fleet, pending: Sequence[Move], rotation: Mapping[str, int], floor: Mapping[str, int], settings: Settings
+) -> List[str]:
+    """Say for each model that cannot spare a replica: the count, who is out already, and the ways on."""
+    problems = []
+    for model in dict.fromkeys(move.target.model for move in pending):
+        targets = [target for target in fleet.targets if target.model == model]
+        missing = [target for target in targets if not fleet.in_rotation(target)]
+        why = "; ".join("{0} ({1})".format(target.id, _absence(fleet, target)) for target in missing)
+        problems.append(
+            "{0}: {1} of {2} replicas are in rotation and the floor is {3}, so none can be taken out.{4} {5}".format(
+                model,
+                rotation.get(model, 0),
+                len(targets),
+                floor[model],
+                " Out already: {0}.".format(why) if why else "",
+                "Bring those back first, or lower the floor (`redeploy_floor`)."
+                if missing
+                else "Lower the floor (`redeploy_floor: {0}`); what it costs is capacity while a replica loads.".format(
+                    max(0, rotation.get(model, 0) - settings.at_once)
+                ),
+            )
+        )
+    return problems
+
+
+def _absence(fleet: Fleet, target: Target) -> str:
+    seen = fleet.seen(target)
+    if seen.active != "active":
+        return "unit {0}".format(seen.active)
+    seats = fleet.seats_of(target)
+    if not seats:
+        return "no router knows it"
+    return ", ".join("{0} at {1}".format(_seat_words(seat), router) for router, seat in sorted(seats.items()))
+
+
+def _seat_words(seat: Seat) -> str:
+    return seat.state if seat.state != "ready" else "down"
+
+
+def out_of_rotation(fleet: Fleet) -> Dict[str, str]:
+    """Every replica of the plan that serves nobody, with the reason."""
+    return {target.id: _absence(fleet, target) for target in fleet.targets if not fleet.in_rotation(target)}
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``45 s``, ``16 min``, ``4 h 12 min``."""
+    if seconds < 100:
+        return "{0:.0f} s".format(seconds)
+    minutes = round(seconds / 60)
+    return "{0} min".format(minutes) if minutes < 60 else "{0} h {1:02d} min".format(minutes // 60, minutes % 60)
+
+
+def _headline(plan: RollPlan, moves: Sequence[Move]) -> str:
+    restarts = [move for move in moves if move.restart]
+    assumed = sum(1 for move in restarts if not move.load_known)
+    return (
+        "Roll of {0} replicas on {1} hosts, {2} at a time, {3} waves, about {4} ({5} load times recorded{6}).".format(
+            len(moves),
+            len({move.target.host for move in moves}),
+            plan.settings.at_once,
+            len(plan.waves),
+            duration(plan.seconds),
+            len(restarts) - assumed,
+            ", {0} assumed at {1}".format(assumed, duration(plan.settings.load_assumed_seconds)) if assumed else "",
+        )
+    )
+
+
+def _line(plan: RollPlan, wave: Wave, move: Move) -> str:
+    model = move.target.model
+    return "  wave {0} ({1})  {2}  {3} -> {4} [{5}]  {6}; about {7}; {8} of {9} stay in rotation".format(
+        wave.number,
+        "canary" if wave.canary else "batch {0}".format(wave.batch) if wave.batch else "serves nobody now",
+        move.target.id,
+        move.was or "nothing",
+        move.target.release,
+        move.reason,
+        ", ".join(move.steps(wave.watch_seconds)),
+        duration(move.seconds(plan.settings, wave.watch_seconds)),
+        wave.left.get(model, 0),
+        plan.planned[model],
+    )
+
+
+def _wave_dict(wave: Wave) -> Dict[str, Any]:
+    return {
+        "number": wave.number,
+        "batch": wave.batch,
+        "canary": wave.canary,
+        "left": dict(wave.left),
+        "watch_seconds": wave.watch_seconds,
+        "seconds": round(wave.seconds, 1),
+        "hosts": sorted({move.target.host for move in wave.moves}),
+        "moves": [_move_dict(move) for move in wave.moves],
+    }
+
+
+def _move_dict(move: Move) -> Dict[str, Any]:
+    target = move.target
+    return {
+        "id": target.id,
+        "name": target.name,
+        "host": target.host,
+        "unit": target.unit,
+        "url": target.url,
+        "model": target.model,
+        "was": move.was,
+        "release": target.release,
+        "reason": move.reason,
+        "drain": move.drain,
+        "restart": move.restart,
+        "admit": move.admit,
+        "load_seconds": round(move.load_seconds, 1),
+    }
+
+
+def read_fleet(
+    plan: Mapping[str, Any],
+    reports: Mapping[str, Optional[Mapping[str, Any]]],
+    routers: Mapping[str, Optional[Mapping[str, Mapping[str, Any]]]],
+) -> Fleet:
+    """Put together what the plan wants and what hosts and routers said.
+
+    Args:
+        plan: ``trainyard_fleet``.
+        reports: by host, ``replica_info``'s ``replicas`` (by replica name), or None where the host did not answer.
+        routers: by router, server id -> ``{state, up, sessions}``, or None where it did not answer.
+    """
+    targets = [
+        Target.from_plan(host, raw) for host, entry in plan["hosts"].items() for raw in entry.get("replicas", [])
+    ]
+    wanted = {target.id for target in targets}
+    observed: Dict[str, Observed] = {}
+    for host, report in reports.items():
+        for name, raw in (report or {}).items():
+            observed["{0}:{1}".format(host, name)] = Observed.from_dict(raw)
+    silent = [host for host in plan["hosts"] if reports.get(host) is None and plan["hosts"][host].get("replicas")]
+    silent += [router for router, answer in routers.items() if answer is None]
+    return Fleet(
+        targets=tuple(targets),
+        observed=observed,
+        seats={
+            router: {
+                name: Seat(str(raw["state"]), bool(raw.get("up", True)), int(raw.get("sessions", 0)))
+                for name, raw in (servers or {}).items()
+            }
+            for router, servers in routers.items()
+        },
+        silent=tuple(silent),
+        extra={name: seen.running for name, seen in observed.items() if name not in wanted and seen.running},
+    )

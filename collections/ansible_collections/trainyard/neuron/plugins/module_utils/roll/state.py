@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a roll knows before it decides: wanted replicas, what the hosts run, what the routers do, the settings.
+
+The dictionaries come from the plan (``trainyard_fleet``), from ``trainyard.neuron.replica_info`` and from the routers.
+They are read into frozen records here, once, so that everything after this module is typed. Standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+POLICIES = ("wait", "abort", "fail")
+
+
+class RollError(ValueError):
+    """A roll that must not begin. ``problems`` holds every reason, each with its way out."""
+
+    def __init__(self, problems: List[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to roll.
+
+    Attributes:
+        at_once: replicas of the fleet that may be out of rotation at the same time because of the roll.
+        floor: replicas of each model that must stay in rotation: a count, ``"75%"`` of the planned ones, or ``"auto"``
+            (all but ``at_once``, and at least one).
+        batches: hosts of each batch, widening: counts or percentages; the last one repeats until all are done.
+        drain_deadline_seconds: how long the requests of a replica may take to end.
+        drain_policy: what then: ``wait`` on, ``abort`` what is left, or ``fail`` (readmit the replica, stop the roll).
+        drain_assumed_seconds: what the estimate counts for a drain.
+        load_assumed_seconds: what the estimate counts for a load that was never seen.
+        soak_seconds: how long a readmitted replica is watched before the next one.
+        canary_seconds: the same for the first replica of the roll, which is compared with its peers; 0 compares none.
+        gate_seconds: what the estimate counts for stop, switch, and the completions of the gate.
+    """
+
+    at_once: int = 1
+    floor: str = "auto"
+    batches: Tuple[str, ...] = ("1", "25%", "100%")
+    drain_deadline_seconds: float = 900.0
+    drain_policy: str = "fail"
+    drain_assumed_seconds: float = 60.0
+    load_assumed_seconds: float = 900.0
+    soak_seconds: float = 10.0
+    canary_seconds: float = 120.0
+    gate_seconds: float = 5.0
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Settings:
+        """Read settings; unknown names and senseless values are refused, all at once.
+
+        Raises:
+            RollError: naming each setting, its value, and what is possible.
+        """
+        known = {item.name for item in fields(cls)}
+        problems = ["redeploy settings: unknown setting {0}".format(name) for name in sorted(set(raw) - known)]
+        values: Dict[str, Any] = {}
+        for name, value in raw.items():
+            if name.endswith("_seconds"):
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+                    problems.append("redeploy settings: {0} is {1!r}, not a number of seconds".format(name, value))
+                else:
+                    values[name] = float(value)
+        values["at_once"] = raw.get("at_once", cls.at_once)
+        if isinstance(values["at_once"], bool) or not isinstance(values["at_once"], int) or values["at_once"] < 1:
+            problems.append("redeploy settings: at_once is {0!r}, not a count from 1 up".format(values["at_once"]))
+        values["floor"] = str(raw.get("floor", cls.floor))
+        values["batches"] = tuple(str(size) for size in raw.get("batches", cls.batches))
+        values["drain_policy"] = raw.get("drain_policy", cls.drain_policy)
+        if values["drain_policy"] not in POLICIES:
+            problems.append(
+                "redeploy settings: drain_policy is {0!r}, not one of {1}".format(
+                    values["drain_policy"], ", ".join(POLICIES)
+                )
+            )
+        if values["floor"] != "auto" and not _is_share(values["floor"], least=0):
+            problems.append(
+                "redeploy settings: floor is {0!r}, not auto, a count or a percentage".format(values["floor"])
+            )
+        if not values["batches"] or not all(_is_share(size, least=1) for size in values["batches"]):
+            problems.append(
+                "redeploy settings: batches is {0}, not a list of counts or percentages of hosts".format(
+                    list(values["batches"])
+                )
+            )
+        if problems:
+            raise RollError(problems)
+        return cls(**values)
+
+    def floor_of(self, planned: int) -> int:
+        """Replicas of a model with ``planned`` replicas that must stay in rotation."""
+        if self.floor == "auto":
+            return max(1, planned - self.at_once)
+        return share_of(self.floor, planned, up=True)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One replica as the plan wants it. ``model`` is the name that the router serves it under."""
+
+    id: str
+    name: str
+    host: str
+    unit: str
+    model: str
+    deployment: str
+    release: str
+    cores: Tuple[int, int]
+    url: str
+    weights: str
+
+    @classmethod
+    def from_plan(cls, host: str, raw: Mapping[str, Any]) -> Target:
+        """Read one entry of the plan's ``hosts.<host>.replicas``."""
+        first, _, last = str(raw["cores"]).partition("-")
+        return cls(
+            id=raw["id"],
+            name=raw["name"],
+            host=host,
+            unit=raw["unit"],
+            model=raw["served_name"],
+            deployment=raw["deployment"],
+            release=raw["release"],
+            cores=(int(first), int(last or first)),
+            url=raw["url"],
+            weights=raw["weights"],
+        )
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One replica as its host reports it (``trainyard.neuron.replica_info``).
+
+    Attributes:
+        active: systemd's active state: ``active``, ``activating``, ``deactivating``, ``inactive`` or ``failed``.
+        running: release of the running main process, empty if none runs.
+        current: release that a start would take, empty if none was ever switched to.
+        previous: release before that.
+        staged: complete releases on the host.
+        load_seconds: how long the last start took until it was gated.
+        cores: first and last core of the running release.
+        pending: what an unfinished roll wrote down about this replica (see `journal`), or None.
+    """
+
+    active: str = "inactive"
+    running: str = ""
+    current: str = ""
+    previous: str = ""
+    staged: Tuple[str, ...] = ()
+    load_seconds: Optional[float] = None
+    cores: Optional[Tuple[int, int]] = None
+    pending: Optional[Mapping[str, Any]] = None
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Observed:
+        """Read one entry of ``replica_info``'s ``replicas``."""
+        cores = raw.get("cores")
+        return cls(
+            active=raw.get("active") or "inactive",
+            running=raw.get("running") or "",
+            current=raw.get("current") or "",
+            previous=raw.get("previous") or "",
+            staged=tuple(raw.get("staged") or ()),
+            load_seconds=raw.get("load_seconds"),
+            cores=(int(cores[0]), int(cores[1])) if cores else None,
+            pending=raw.get("pending") or None,
+        )
+
+    @property
+    def unfinished(self) -> bool:
+        """True if a roll took this replica out of rotation and never brought it back."""
+        return bool(self.pending and self.pending.get("admitted"))
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One server of one router: administrative state (``ready``, ``drain``, ``maint``) and health."""
+
+    state: str
+    up: bool = True
+    sessions: int = 0
+
+    @property
+    def in_rotation(self) -> bool:
+        """True if the router sends new requests here."""
+        return self.state == "ready" and self.up
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All that a roll decides from.
+
+    ``observed`` is keyed by replica id and ``seats`` by router and replica id. ``silent`` names hosts and routers that
+    did not answer.
+    """
+
+    targets: Tuple[Target, ...]
+    observed: Mapping[str, Observed]
+    seats: Mapping[str, Mapping[str, Seat]]
+    silent: Tuple[str, ...] = ()
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def seen(self, target: Target) -> Observed:
+        """What the host said about a replica; a replica that it does not know is one that never ran."""
+        return self.observed.get(target.id, Observed())
+
+    def seats_of(self, target: Target) -> Dict[str, Seat]:
+        """The replica's seat at each router that has one."""
+        return {router: seats[target.id] for router, seats in self.seats.items() if target.id in seats}
+
+    def in_rotation(self, target: Target) -> bool:
+        """True if the unit is active and at least one router sends it requests.
+
+        Without any router, an active unit counts.
+        """
+        if self.seen(target).active != "active":
+            return False
+        return not self.seats or any(seat.in_rotation for seat in self.seats_of(target).values())
+
+
+def _is_share(text: str, least: int) -> bool:
+    number = text[:-1] if text.endswith("%") else text
+    if not number.isdigit():
+        return False
+    return int(number) >= least and (not text.endswith("%") or int(number) <= 100)
+
+
+def share_of(text: str, total: int, up: bool) -> int:
+    """A count, or a percentage of ``total`` rounded up or down."""
+    if not text.endswith("%"):
+        return int(text)
+    exact = total * int(text[:-1]) / 100
+    return math.ceil(exact) if up else math.floor(exact)

@@ -1,0 +1,197 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""What a Neuron host says of itself, in the planner's shape."""
+
+from __future__ import absolute_import, annotations, division, print_function
+
+DOCUMENTATION = r"""
+module: topology_info
+author: The trainyard authors
+version_added: 0.1.0
+short_description: Tell what a Neuron host is made of
+description:
+  - Runs C(neuron-ls --json-output) and reads what the kernel says, and returns devices, logical cores, memory, NUMA
+    nodes, CPUs and links in one shape for all releases of the tools.
+  - A host whose Neuron tools are not installed yet is no failure, see RV(available).
+options:
+  neuron_ls:
+    description: Path of C(neuron-ls).
+    type: path
+    default: /opt/aws/neuron/bin/neuron-ls
+  instance_type:
+    description: What the host is known to be; without it the host is asked.
+    type: str
+  logical_nc_config:
+    description: The logical NeuronCore size to count at; without it the host's own.
+    type: int
+    choices: [1, 2]
+attributes:
+  check_mode:
+    description: It only reads.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Ask the host for its devices
+  trainyard.neuron.topology_info:
+    instance_type: "{{ trainyard_instance_type | default(omit) }}"
+  register: trainyard_topology
+"""
+
+RETURN = r"""
+available:
+  description: Whether C(neuron-ls) named devices.
+  returned: always
+  type: bool
+reason:
+  description: Why it did not, empty where it did.
+  returned: always
+  type: str
+driver_version:
+  description: Version of the loaded Neuron driver, empty where none is loaded.
+  returned: always
+  type: str
+kernel:
+  description: Release of the running kernel.
+  returned: always
+  type: str
+topology:
+  description:
+    - Devices of the host, its CPUs, memory and operating system; no devices where none could be told.
+    - Registered as C(trainyard_topology), the result is what M(trainyard.neuron.fleet_plan) looks for on a host.
+  returned: always
+  type: dict
+"""
+
+import json
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import (
+    INSTANCE_TYPES,
+    TopologyError,
+    parse_topology,
+)
+
+#: Before SDK 2.28 two calls of neuron-ls at once could fail, so a failure is tried again.
+ATTEMPTS = 3
+
+_SYSFS_TYPE = "/sys/devices/virtual/neuron_device/neuron0/info/architecture/instance_type"
+_DMI_TYPE = "/sys/class/dmi/id/product_name"
+_DRIVER = "/sys/module/neuron/version"
+
+
+def read_text(path: str) -> str:
+    """Return a file's text without the space around it, empty where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def operating_system(os_release: str) -> str:
+    """Return `ubuntu-24.04`, `amazon-linux-2023`, `rocky-9` from os-release, empty where it says neither."""
+    values = dict(re.findall(r"^(\w+)=\"?([^\"\n]*)\"?$", os_release, re.MULTILINE))
+    name, version = values.get("ID", ""), values.get("VERSION_ID", "")
+    if not name or not version:
+        return ""
+    if name == "amzn":
+        name = "amazon-linux"
+    elif name not in ("ubuntu", "debian"):
+        version = version.split(".")[0]
+    return "%s-%s" % (name, version)
+
+
+def memory_bytes(meminfo: str) -> Optional[int]:
+    """Return the host's memory in bytes from the text of /proc/meminfo."""
+    match = re.search(r"^MemTotal:\s+(\d+) kB", meminfo, re.MULTILINE)
+    return int(match.group(1)) * 1024 if match else None
+
+
+def neuron_ls(module: AnsibleModule, path: str) -> Tuple[List[Any], str]:
+    """Return the devices that `neuron-ls` names, and why there are none."""
+    if not os.access(path, os.X_OK):
+        return [], "%s is not installed" % path
+    reason = ""
+    for _attempt in range(ATTEMPTS):
+        code, out, err = module.run_command([path, "--json-output"])
+        if code != 0:
+            reason = "neuron-ls ended with %d: %s" % (code, (err or out).strip()[-300:])
+            continue
+        try:
+            devices = json.loads(out)
+        except ValueError as error:
+            reason = "neuron-ls printed no JSON: %s" % error
+            continue
+        if isinstance(devices, list) and devices:
+            return devices, ""
+        reason = "neuron-ls names no device"
+    return [], reason
+
+
+def instance_type(module: AnsibleModule, path: str, given: Optional[str]) -> Optional[str]:
+    """Return the instance type: as given, else from the driver, the firmware, or the header of `neuron-ls`."""
+    for found in (given, read_text(_SYSFS_TYPE), read_text(_DMI_TYPE)):
+        if found in INSTANCE_TYPES:
+            return found
+    if not os.access(path, os.X_OK):
+        return None
+    _code, out, _err = module.run_command([path])
+    match = re.search(r"^instance-type:\s*(\S+)", out, re.MULTILINE)
+    return match.group(1) if match and match.group(1) in INSTANCE_TYPES else None
+
+
+def host_facts() -> Dict[str, Any]:
+    """Return what the kernel says, in the keys of the planner's shape."""
+    cpus = sorted(os.sched_getaffinity(0))
+    return {
+        "cpu_count": len(cpus),
+        "online_cpus": format_ranges(cpus),
+        "memory_bytes": memory_bytes(read_text("/proc/meminfo")),
+        "operating_system": operating_system(read_text("/etc/os-release")),
+    }
+
+
+def describe(module: AnsibleModule) -> Dict[str, Any]:
+    """Return the module's result."""
+    path = module.params["neuron_ls"]
+    devices, reason = neuron_ls(module, path)
+    facts = host_facts()
+    topology: Dict[str, Any] = {"devices": [], **facts}
+    if devices:
+        kind = instance_type(module, path, module.params["instance_type"])
+        topology = {**parse_topology(devices, kind, module.params["logical_nc_config"]).to_dict(), **facts}
+    return {
+        "changed": False,
+        "available": bool(devices),
+        "reason": reason,
+        "driver_version": read_text(_DRIVER),
+        "kernel": platform.release(),
+        "topology": topology,
+    }
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "neuron_ls": {"type": "path", "default": "/opt/aws/neuron/bin/neuron-ls"},
+            "instance_type": {"type": "str"},
+            "logical_nc_config": {"type": "int", "choices": [1, 2]},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        result = describe(module)
+    except TopologyError as error:
+        module.fail_json(msg="neuron-ls of this host cannot be understood: %s" % error)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

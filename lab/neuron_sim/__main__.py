@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python3 -m neuron_sim``: make this host a stand-in, or look at one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from . import config, install, ownership
+from .hardware import instance_type
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The administrator's commands."""
+    parser = argparse.ArgumentParser(prog="neuron_sim", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--root", default="/", help="directory that plays the host's / (default: /)")
+    common.add_argument("--config", default=None, help=f"configuration (default: ROOT{config.CONFIG_PATH})")
+    commands.add_parser("install", parents=[common], help="create commands, environments and devices")
+    commands.add_parser("owners", parents=[common], help="print which process holds which cores, as JSON")
+    return parser
+
+
+def _owners(host: config.HostConfig) -> None:
+    kind = instance_type(host.instance_type)
+    table = ownership.owners(host, kind.core_count(config.logical_nc_config(host)))
+    print(json.dumps({core: [holder.pid for holder in held] for core, held in table.items() if held}))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0, or 2 with the reason on stderr."""
+    options = build_parser().parse_args(argv)
+    try:
+        host = config.load(options.root, options.config)
+        if options.command == "install":
+            install.install(host)
+        elif options.command == "owners":
+            _owners(host)
+    except (config.ConfigError, ValueError) as error:
+        print(f"neuron_sim: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAI-compatible interface of the simulated engine: what a client of vLLM sees."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .engine_client import EngineClient, EngineDeadError
+from .http_server import Handler, HttpRequest, Reply
+from .metrics import Metrics
+from .settings import ServeSettings
+from .tokenizer import Tokenizer
+
+_DEFAULT_COMPLETION_TOKENS = 16
+_NATURAL_TOKENS = (32, 256)
+
+
+class RequestError(Exception):
+    """A request that is answered with an error of the API."""
+
+    def __init__(self, message: str, status: int = 400, kind: str = "BadRequestError") -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+
+    def body(self) -> dict[str, Any]:
+        """The error in the API's form."""
+        return {
+            "object": "error",
+            "message": str(self),
+            "type": self.kind,
+            "param": None,
+            "code": self.status,
+        }
+
+
+@dataclass
+class Generation:
+    """One sequence to generate. ``limit`` is in tokens; ``text_seed`` decides the words."""
+
+    prompt_tokens: int
+    limit: int
+    natural: bool
+    text_seed: str
+    stop: list[str]
+    arrived: float = field(default_factory=time.monotonic)
+    produced: int = 0
+    reason: str = "abort"
+
+
+class Api:
+    """Routes requests to the engine and counts what happens."""
+
+    def __init__(self, settings: ServeSettings, engine: EngineClient, metrics: Metrics) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._metrics = metrics
+        self._tokenizer = Tokenizer.load(settings.model)
+        self._created = int(time.time())
+        self.draining = False
+        self._get: dict[str, Handler] = {
+            "/health": self._health,
+            "/ping": self._health,
+            "/version": self._version,
+            "/v1/models": self._models,
+            "/metrics": self._metrics_page,
+            "/load": self._load,
+        }
+        self._post: dict[str, Handler] = {
+            "/v1/completions": self._completions,
+            "/v1/chat/completions": self._chat,
+            "/tokenize": self._tokenize,
+            "/ping": self._health,
+        }
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that were taken and are not answered."""
+        return self._engine.in_flight
+
+    async def handle(self, request: HttpRequest, reply: Reply) -> None:
+        """Answer one request."""
+        routes = {"GET": self._get, "POST": self._post}.get(request.method, {})
+        route = routes.get(request.path)
+        if route is None:
+            known = request.path in self._get or request.path in self._post
+            await reply.send_json(405 if known else 404, {"detail": "Method Not Allowed" if known else "Not Found"})
+            return
+        key = self._settings.api_key
+        if key and request.path.startswith("/v1") and request.headers.get("authorization") != f"Bearer {key}":
+            await reply.send_json(401, {"error": "Unauthorized"})
+            return
+        try:
+            await route(request, reply)
+        except RequestError as error:
+            await reply.send_json(error.status, error.body())
+        except EngineDeadError:
+            self._engine.noticed_dead.set()
+            if not reply.started:
+                await reply.send(500)
+            else:
+                reply.keep_alive = False
+                raise ConnectionError("the engine is dead") from None
+
+    async def _health(self, _: HttpRequest, reply: Reply) -> None:
+        if self._engine.dead:
+            self._engine.noticed_dead.set()
+            await reply.send(503 if self._settings.vllm_version >= (0, 11) else 500)
+            return
+        await reply.send(200)
+
+    async def _version(self, _: HttpRequest, reply: Reply) -> None:
+        await reply.send_json(200, {"version": self._settings.vllm})
+
+    async def _load(self, _: HttpRequest, reply: Reply) -> None:
+        await reply.send_json(200, {"server_load": self.in_flight})
+
+    async def _models(self, _: HttpRequest, reply: Reply) -> None:
+        cards: list[dict[str, Any]] = [
+            {
+                "id": name,
+                "object": "model",
+                "created": self._created,
+                "owned_by": "vllm",
+                "root": self._settings.model,
+                "parent": None,
+                "max_model_len": self._settings.max_model_len,
+                "permission": [],
+            }
+            for name in self._settings.served_names
+        ]
+        await reply.send_json(200, {"object": "list", "data": cards})
+
+    async def _metrics_page(self, _: HttpRequest, reply: Reply) -> None:
+        text = self._metrics.render()
+        await reply.send(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
+
+    async def _tokenize(self, request: HttpRequest, reply: Reply) -> None:
+        body = _body(request)
+        text = body.get("prompt") or _chat_text(body.get("messages", []))
+        count = self._tokenizer.count(str(text))
+        await reply.send_json(
+            200, {"count": count, "max_model_len": self._settings.max_model_len, "tokens": list(range(count))}
+        )
+
+    async def _completions(self, request: HttpRequest, reply: Reply) -> None:
+        body = self._checked(request)
+        prompt = body.get("prompt")
+        if prompt is None:
+            raise RequestError("[{'type': 'missing', 'loc': ('body', 'prompt'), 'msg': 'Field required'}]")
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+            if len(prompt) != 1:
+                raise RequestError("the lab's engine takes one prompt a request")
+            prompt = prompt[0]
+        count = len(prompt) if isinstance(prompt, list) else self._tokenizer.count(prompt) + 1
+        limit = body.get("max_tokens", _DEFAULT_COMPLETION_TOKENS)
+        generation = self._generation(body, json.dumps(prompt), count, limit)
+        await self._answer(body, generation, reply, chat=False)
+
+    async def _chat(self, request: HttpRequest, reply: Reply) -> None:
+        body = self._checked(request)
+        messages = body.get("messages")
+        if not isinstance(messages, list) or not messages:
+            raise RequestError("[{'type': 'missing', 'loc': ('body', 'messages'), 'msg': 'Field required'}]")
+        text = _chat_text(messages)
+        limit = body.get("max_completion_tokens") or body.get("max_tokens")
+        generation = self._generation(body, text, self._tokenizer.count(text) + 4 * len(messages) + 4, limit)
+        await self._answer(body, generation, reply, chat=True)
+
+    def _checked(self, request: HttpRequest) -> dict[str, Any]:
+        body = _body(request)
+        if self.draining:
+            raise RequestError("Server is shutting down", 503, "ServiceUnavailableError")
+        model = body.get("model", self._settings.served_names[0])
+        if model not in self._settings.served_names:
+            raise RequestError(f"The model `{model}` does not exist.", 404, "NotFoundError")
+        if int(body.get("n") or 1) != 1:
+            raise RequestError("the lab's engine generates one sequence a request")
+        return body
+
+    def _generation(self, body: dict[str, Any], text: str, prompt_tokens: int, limit: int | None) -> Generation:
+        longest = self._settings.max_model_len
+        if limit is not None and int(limit) < 1:
+            raise RequestError(f"max_tokens must be at least 1, got {limit}.")
+        if prompt_tokens + (int(limit) if limit is not None else 1) > longest:
+            wanted = int(limit) if limit is not None else 0
+            raise RequestError(
+                f"This model's maximum context length is {longest} tokens. However, you requested "
+                f"{prompt_tokens + wanted} tokens ({prompt_tokens} in the messages, {wanted} in the completion). "
+                "Please reduce the length of the messages or completion."
+            )
+        seed = str(body.get("seed")) if body.get("seed") is not None else ""
+        if float(body.get("temperature") or 0.0) > 0 and not seed:
+            seed = uuid.uuid4().hex
+        text_seed = hashlib.sha256(f"{text}|{seed}".encode()).hexdigest()
+        natural = False
+        if limit is None:
+            chooser = random.Random(text_seed)  # noqa: S311 - a reproducible length, no secret
+            natural = not body.get("ignore_eos", False)
+            limit = min(longest - prompt_tokens, chooser.randint(*_NATURAL_TOKENS))
+            if not natural:
+                limit = longest - prompt_tokens
+        stop = body.get("stop") or []
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        return Generation(prompt_tokens, int(limit), natural, text_seed, stops)
+
+    async def _tokens(self, generation: Generation) -> AsyncIterator[tuple[str, str | None]]:
+        """The texts of a generation as the engine produces them; the last one carries the finish reason."""
+        metrics = self._metrics
+        words = self._tokenizer.generate(generation.text_seed)
+        request = self._engine.submit(generation.prompt_tokens, generation.limit)
+        metrics.prompt_tokens += generation.prompt_tokens
+        text = ""
+        last = first = generation.arrived
+        try:
+            while True:
+                produced = await request.next()
+                now = time.monotonic()
+                fresh = produced - generation.produced
+                if generation.produced == 0:
+                    first = now
+                    metrics.ttft.observe(now - generation.arrived)
+                else:
+                    metrics.itl.observe((now - last) / fresh, fresh)
+                last = now
+                piece = "".join(next(words)[1] for _ in range(fresh))
+                generation.produced = produced
+                metrics.generation_tokens += fresh
+                text += piece
+                reason: str | None = None
+                if produced >= generation.limit:
+                    reason = "stop" if generation.natural else "length"
+                elif any(stop in text for stop in generation.stop):
+                    reason = "stop"
+                if reason is not None:
+                    generation.reason = reason
+                    metrics.e2e.observe(now - generation.arrived)
+                    metrics.prefill.observe(first - generation.arrived)
+                    metrics.decode.observe(now - first)
+                    metrics.inference.observe(now - generation.arrived)
+                    metrics.queue.observe(request.queue_seconds)
+                    if produced > 1:
+                        metrics.tpot.observe((now - first) / (produced - 1))
+                yield piece, reason
+                if reason is not None:
+                    return
+        finally:
+            request.close()
+            metrics.finish(generation.reason, generation.prompt_tokens, generation.produced, generation.limit)
+
+    async def _answer(self, body: dict[str, Any], generation: Generation, reply: Reply, *, chat: bool) -> None:
+        shape = _Shape(body.get("model") or self._settings.served_names[0], chat, generation, self._settings)
+        if body.get("stream"):
+            await self._stream(body, generation, reply, shape)
+            return
+        text = ""
+        async for piece, _ in self._tokens(generation):
+            text += piece
+        await reply.send_json(200, shape.whole(text))
+
+    async def _stream(self, body: dict[str, Any], generation: Generation, reply: Reply, shape: _Shape) -> None:
+        options = body.get("stream_options") or {}
+        usage, continuous = bool(options.get("include_usage")), bool(options.get("continuous_usage_stats"))
+        async for piece, reason in self._tokens(generation):
+            if not reply.started:
+                reply.start_events()
+                if shape.chat:
+                    reply.event(shape.chunk({"role": "assistant", "content": ""}, None, usage, continuous))
+            delta: Any = {"content": piece} if shape.chat else piece
+            reply.event(shape.chunk(delta, reason, usage, continuous))
+        if usage:
+            reply.event(shape.usage_chunk())
+        reply.event("[DONE]")
+        await reply.end()
+
+
+@dataclass
+class _Shape:
+    """The JSON of one answer."""
+
+    model: str
+    chat: bool
+    generation: Generation
+    settings: ServeSettings
+    created: int = field(default_factory=lambda: int(time.time()))
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def _base(self, kind: str) -> dict[str, Any]:
+        prefix = "chatcmpl" if self.chat else "cmpl"
+        return {"id": f"{prefix}-{self.key}", "object": kind, "created": self.created, "model": self.model}
+
+    def usage(self) -> dict[str, int]:
+        """Tokens so far."""
+        prompt, produced = self.generation.prompt_tokens, self.generation.produced
+        return {"prompt_tokens": prompt, "total_tokens": prompt + produced, "completion_tokens": produced}
+
+    def whole(self, text: str) -> dict[str, Any]:
+        """An answer in one piece."""
+        choice: dict[str, Any] = {"index": 0, "finish_reason": self.generation.reason, "stop_reason": None}
+        choice["logprobs"] = None
+        if self.chat:
+            choice["message"] = {"role": "assistant", "content": text, "tool_calls": []}
+        else:
+            choice["text"] = text
+        kind = "chat.completion" if self.chat else "text_completion"
+        return {**self._base(kind), "choices": [choice], "usage": self.usage()}
+
+    def chunk(self, delta: Any, reason: str | None, usage: bool, continuous: bool) -> str:
+        """One piece of a stream."""
+        choice: dict[str, Any] = {"index": 0, "delta" if self.chat else "text": delta, "logprobs": None}
+        choice["finish_reason"] = reason
+        kind = "chat.completion.chunk" if self.chat else "text_completion"
+        value = {**self._base(kind), "choices": [choice]}
+        if usage:
+            value["usage"] = self.usage() if continuous else None
+        return json.dumps(value, separators=(",", ":"))
+
+    def usage_chunk(self) -> str:
+        """The last piece of a stream that asked for usage: no choices."""
+        kind = "chat.completion.chunk" if self.chat else "text_completion"
+        return json.dumps({**self._base(kind), "choices": [], "usage": self.usage()}, separators=(",", ":"))
+
+
+def _body(request: HttpRequest) -> dict[str, Any]:
+    try:
+        value = json.loads(request.body)
+    except ValueError:
+        raise RequestError("[{'type': 'json_invalid', 'loc': ('body',), 'msg': 'JSON decode error'}]") from None
+    if not isinstance(value, dict):
+        raise RequestError("[{'type': 'model_attributes_type', 'loc': ('body',), 'msg': 'Input should be an object'}]")
+    return value
+
+
+def _chat_text(messages: list[Any]) -> str:
+    parts = []
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, list):
+            content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
+        parts.append(str(content or ""))
+    return "\n".join(parts)
+
+
+async def wait_idle(api: Api, seconds: float) -> bool:
+    """Wait until nothing is in flight; False when the time is over first."""
+    end = time.monotonic() + seconds
+    while api.in_flight:
+        if time.monotonic() >= end:
+            return False
+        await asyncio.sleep(0.02)
+    return True

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The API server's end of the engine process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .metrics import Metrics
+from .ownership import Claim
+from .settings import ServeSettings
+
+SHUTDOWN_GRACE_SECONDS = 5.0  # vLLM's own: the engine is killed when it takes longer
+
+
+class EngineDeadError(Exception):
+    """The engine process is gone, and with it every sequence."""
+
+
+class Submitted:
+    """A request in the engine: ``next`` gives the number of tokens so far, each time there are more."""
+
+    def __init__(self, client: EngineClient, key: str, limit: int) -> None:
+        self._client = client
+        self._key = key
+        self._limit = limit
+        self._produced = 0
+        self._given = 0
+        self._wake = asyncio.Event()
+        self.submitted = time.monotonic()
+        self.queue_seconds = 0.0
+
+    def push(self, produced: int) -> None:
+        """The engine said how many tokens there are now."""
+        self._produced = produced
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Look again: something else changed."""
+        self._wake.set()
+
+    async def next(self) -> int:
+        """Wait for more tokens.
+
+        Raises:
+            EngineDeadError: there will be none.
+        """
+        while self._produced <= self._given:
+            if self._client.dead:
+                raise EngineDeadError
+            self._wake.clear()
+            await self._wake.wait()
+        self._given = self._produced
+        return self._given
+
+    def close(self) -> None:
+        """Forget the request; the engine aborts it if it was still running."""
+        self._client.forget(self._key, aborted=self._produced < self._limit)
+
+
+class EngineClient:
+    """Starts the engine process, submits requests to it, notices its death."""
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._requests: dict[str, Submitted] = {}
+        self._counter = 0
+        self._writer: asyncio.StreamWriter | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self.dead = False
+        self.noticed_dead = asyncio.Event()
+        self.ready = asyncio.Event()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that were submitted and are not finished."""
+        return len(self._requests)
+
+    async def start(self, claim: Claim) -> None:
+        """Start the engine with the claimed cores and wait until it is ready."""
+        ours, theirs = socket.socketpair()
+        settings = {"slots": self._settings.max_num_seqs, "latency": self._settings.latency}
+        self.process = subprocess.Popen(
+            _engine_argv(self._settings, theirs.fileno(), json.dumps(settings)),
+            executable=sys.executable,
+            pass_fds=(theirs.fileno(), *claim.descriptors),
+            env={**os.environ, **claim.environment()},
+        )
+        theirs.close()
+        claim.release()
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 24)
+        self._reading = asyncio.ensure_future(self._read(reader))
+        await asyncio.wait(
+            {self._reading, asyncio.ensure_future(self.ready.wait())}, return_when=asyncio.FIRST_COMPLETED
+        )
+        if self.dead:
+            raise EngineDeadError
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                self._message(json.loads(line))
+        self.dead = True
+        for request in self._requests.values():
+            request.wake()
+
+    def _message(self, message: dict[str, Any]) -> None:
+        if message["op"] == "ready":
+            self.ready.set()
+            return
+        for key, produced, _ in message["tokens"]:
+            request = self._requests.get(key)
+            if request is not None:
+                if produced == 1:
+                    request.queue_seconds = float(message.get("queued", {}).get(key, 0.0))
+                request.push(produced)
+        metrics = self._metrics
+        metrics.running, metrics.waiting = message["running"], message["waiting"]
+        capacity = self._settings.max_num_seqs * self._settings.max_model_len
+        metrics.cache_usage = min(1.0, message["context"] / capacity)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._writer is not None and not self.dead:
+            self._writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+
+    def submit(self, prompt_tokens: int, limit: int) -> Submitted:
+        """Queue a request.
+
+        Raises:
+            EngineDeadError: there is no engine.
+        """
+        if self.dead:
+            raise EngineDeadError
+        self._counter += 1
+        key = str(self._counter)
+        request = self._requests[key] = Submitted(self, key, limit)
+        self._send({"op": "add", "key": key, "prompt_tokens": prompt_tokens, "max_tokens": limit})
+        return request
+
+    def forget(self, key: str, *, aborted: bool) -> None:
+        """Stop caring about a request."""
+        if self._requests.pop(key, None) is not None and aborted:
+            self._send({"op": "abort", "key": key})
+
+    async def stop(self) -> None:
+        """Ask the engine to end, and kill it when it does not within vLLM's grace."""
+        process = self.process
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + SHUTDOWN_GRACE_SECONDS
+        while process.poll() is None:
+            if time.monotonic() > end:
+                process.kill()
+            await asyncio.sleep(0.02)
+
+
+def _engine_argv(settings: ServeSettings, descriptor: int, text: str) -> list[str]:
+    """The engine's command line: V1 renames its process, V0's is what multiprocessing starts."""
+    package = str(Path(__file__).resolve().parent.parent)
+    code = (
+        f"import sys; sys.pycache_prefix = {sys.pycache_prefix!r}; sys.path.insert(0, {package!r}); "
+        "from neuron_sim.engine import main; sys.exit(main(sys.argv[1:]))"
+    )
+    name = sys.executable if settings.vllm_version < (0, 10) else "VLLM::EngineCore"
+    return [name, "-IS", "-c", code, str(descriptor), text]

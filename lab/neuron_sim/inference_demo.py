@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``inference_demo``: NxDI's command that compiles a model, and may load it and generate.
+
+Source: ``inference_demo.py`` of neuronx-distributed-inference at the version of the chosen SDK release.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from . import compiler, inference_demo_options, neuron_config, sdk
+from .config import HostConfig, logical_nc_config
+from .hardware import instance_type
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    if options.logical_neuron_cores is not None:
+        print("UserWarning: '--logical-neuron-cores' is deprecated and no longer needed.", file=sys.stderr)
+        given["logical_nc_config"] = options.logical_neuron_cores
+    if options.on_device_sampling:
+        given["on_device_sampling_config"] = dict(given)
+    return given
+
+
+def run(host: HostConfig, options: argparse.Namespace, row: sdk.Release) -> None:
+    """What the command does after its arguments are read."""
+    print("Loading configs...", flush=True)
+    kind = instance_type(host.instance_type)
+    settings = _settings(options)
+    lnc = logical_nc_config(host)
+    config = neuron_config.build(settings, nxdi=row.nxdi, lnc=lnc, target=kind.family)
+    started = time.monotonic()
+    if options.skip_compile or options.on_cpu:
+        print("\nSkipping model compilation")
+    else:
+        print("\nCompiling and saving model...", flush=True)
+        target = Path(options.compiled_model_path)
+        compiler.compile_model(host, options.model_path, config, target, dry_run=options.compile_dry_run)
+        print(f"Compiling and tracing time: {time.monotonic() - started} seconds", flush=True)
+    if options.compile_only or options.compile_dry_run:
+        return
+    raise NotImplementedError("the lab's inference_demo compiles; serving is vLLM's: pass --compile-only")
+
+
+def main(host: HostConfig, argv: list[str], *, command: str, release: str) -> int:
+    """Run the command; 0, 1 after a traceback, 2 for arguments that do not exist."""
+    del command
+    row = sdk.release(release)
+    options = inference_demo_options.build_parser(row.nxdi).parse_args(argv)
+    try:
+        if options.task_type != "causal-lm":
+            raise AssertionError(f"Unsupported task: {options.model_type}/{options.task_type}")
+        run(host, options, row)
+    except compiler.ModelError as error:
+        print(f"Traceback (most recent call last):\n{error}", file=sys.stderr)
+        return 1
+    except Exception:  # noqa: BLE001 - a Python program that fails ends with a traceback and status 1
+        traceback.print_exc()
+        return 1
+    return 0

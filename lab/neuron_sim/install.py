@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turn a container into a stand-in host: commands, environments, devices. Running it again changes nothing."""
+
+from __future__ import annotations
+
+import compileall
+import contextlib
+import os
+import stat
+import sys
+from pathlib import Path
+
+from . import ownership, sdk
+from .config import HostConfig
+from .hardware import instance_type
+
+PACKAGE_PARENT = Path(__file__).resolve().parent.parent
+BYTECODE_DIR = "/var/cache/neuron-sim"
+HOST_TOOLS = ("neuron-ls",)
+_NULL_DEVICE = os.makedev(1, 3)
+
+
+def _write(path: Path, text: str, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+    path.chmod(mode)
+
+
+def _link(path: Path, target: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() and str(path.readlink()) == target:
+        return
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+def _prelude(host: HostConfig) -> str:
+    return (
+        "# SPDX-License-Identifier: Apache-2.0\n"
+        "import sys\n"
+        f"sys.pycache_prefix = {str(host.path(BYTECODE_DIR))!r}\n"
+        f"sys.path.insert(0, {str(PACKAGE_PARENT)!r})\n"
+        "from neuron_sim.commands import main\n"
+    )
+
+
+def _script(host: HostConfig, interpreter: str, name: str, release: str = "") -> str:
+    call = f"main({name!r}, root={str(host.root)!r}, release={release!r})"
+    return f"#!{interpreter}\n{_prelude(host)}sys.exit({call})\n"
+
+
+def system_python() -> str:
+    """The interpreter behind this process, outside of any virtual environment."""
+    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+
+
+def install_tools(host: HostConfig) -> None:
+    """The host's own commands, in ``/opt/aws/neuron/bin`` and, as the DLAMI links them, in ``/usr/bin``."""
+    for name in HOST_TOOLS:
+        _write(host.path(f"/opt/aws/neuron/bin/{name}"), _script(host, f"{system_python()} -IS", name), 0o755)
+        _link(host.path(f"/usr/bin/{name}"), str(host.path(f"/opt/aws/neuron/bin/{name}")))
+
+
+def install_devices(host: HostConfig) -> None:
+    """``/dev/neuronN``: character nodes that behave as ``/dev/null`` does, or plain files where nodes are forbidden."""
+    for device in instance_type(host.instance_type).devices:
+        path = host.path(f"/dev/neuron{device.index}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            try:
+                os.mknod(path, stat.S_IFCHR | 0o666, _NULL_DEVICE)
+            except PermissionError:
+                path.touch()
+        with contextlib.suppress(PermissionError):
+            path.chmod(0o666)
+
+
+def _distributions(row: sdk.Release) -> dict[str, str]:
+    found = {"vllm": row.vllm, "neuronx-cc": row.compiler}
+    if row.nxdi:
+        found["neuronx-distributed-inference"] = row.nxdi
+    if row.plugin:
+        found["vllm-neuron"] = row.plugin
+    return found
+
+
+def install_environment(host: HostConfig, row: sdk.Release) -> None:
+    """The virtual environment that the DLAMI ships for this release: a real one, its packages stand-ins."""
+    venv = host.path(row.venv)
+    python = system_python()
+    minor = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    site = venv / "lib" / minor / "site-packages"
+    _write(
+        venv / "pyvenv.cfg",
+        f"home = {Path(python).parent}\ninclude-system-site-packages = false\n"
+        f"version = {sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}\n",
+    )
+    _link(venv / "bin" / "python", python)
+    for name in ("python3", minor):
+        _link(venv / "bin" / name, "python")
+    commands = ["vllm", *(["inference_demo"] if row.nxdi else [])]
+    for name in commands:
+        _write(venv / "bin" / name, _script(host, str(venv / "bin" / "python"), name, row.name), 0o755)
+    for name, number in _distributions(row).items():
+        info = site / f"{name.replace('-', '_')}-{number}.dist-info"
+        _write(info / "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
+        _write(info / "INSTALLER", "pip\n")
+    _write(site / "vllm" / "__init__.py", f'__version__ = "{row.vllm}"\n')
+    for package in ("vllm/entrypoints", "vllm/entrypoints/openai"):
+        _write(site / package / "__init__.py", "")
+    call = f"sys.exit(main('api_server', root={str(host.root)!r}, release={row.name!r}))"
+    module = f'if __name__ == "__main__":\n    {call}\n'
+    _write(site / "vllm" / "entrypoints" / "openai" / "api_server.py", _prelude(host) + module)
+
+
+def _compile_ahead(host: HostConfig) -> None:
+    """Byte-compile the simulator once: the lab mounts it read-only, so its commands could never keep the result."""
+    before = sys.pycache_prefix
+    try:
+        sys.pycache_prefix = str(host.path(BYTECODE_DIR))
+        compileall.compile_dir(str(PACKAGE_PARENT / "neuron_sim"), quiet=2)
+    finally:
+        sys.pycache_prefix = before
+
+
+def install(host: HostConfig) -> None:
+    """Make everything that ``host`` says.
+
+    Raises:
+        ValueError: an instance type or SDK release that the lab does not know.
+    """
+    kind = instance_type(host.instance_type)
+    rows = [sdk.release(name) for name in host.sdk_releases]
+    ownership.prepare(host, kind.physical_cores * len(kind.devices))
+    install_devices(host)
+    install_tools(host)
+    for row in rows:
+        install_environment(host, row)
+    _compile_ahead(host)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server was asked to be, whichever generation's command line said so."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import sdk
+
+_DEFAULT_MAX_NUM_SEQS = 256
+_DEFAULT_MODEL_LENGTH = 2048
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """One vLLM server.
+
+    Attributes:
+        model: path (or name) as given on the command line.
+        tensor_parallel_size: logical cores of this server.
+        neuron_settings: engine settings that override the defaults, by NxDI name.
+        shutdown_timeout_seconds: how long SIGTERM waits for running requests; 0 aborts them.
+    """
+
+    release: str
+    vllm: str
+    model: str
+    served_names: tuple[str, ...]
+    host: str
+    port: int
+    tensor_parallel_size: int
+    max_num_seqs: int
+    max_model_len: int
+    neuron_settings: dict[str, Any] = field(default_factory=dict)
+    api_key: str = ""
+    shutdown_timeout_seconds: float = 0.0
+    latency: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def vllm_version(self) -> tuple[int, ...]:
+        """Version of vLLM, comparable."""
+        return sdk.version(self.vllm)
+
+
+def neuron_overrides(options: argparse.Namespace, generation: str) -> dict[str, Any]:
+    """Engine settings from the generation's own option.
+
+    V0 has one option for them; the 0.x plugin reads the key with the underscore, the native one ``neuron_config``.
+    """
+    if generation == sdk.V0:
+        return dict(getattr(options, "override_neuron_config", None) or {})
+    extra = dict(getattr(options, "additional_config", None) or {})
+    return dict(extra.get("override_neuron_config" if generation == sdk.V1 else "neuron_config") or {})
+
+
+def from_options(
+    options: argparse.Namespace, row: sdk.Release, model: str, model_config: dict[str, Any], latency: dict[str, Any]
+) -> ServeSettings:
+    """Settings of a parsed command line."""
+    length = int(model_config.get("max_position_embeddings", _DEFAULT_MODEL_LENGTH))
+    return ServeSettings(
+        release=row.name,
+        vllm=row.vllm,
+        model=model,
+        served_names=tuple(options.served_model_name or [model]),
+        host=options.host or "",
+        port=options.port or 8000,
+        tensor_parallel_size=options.tensor_parallel_size or 1,
+        max_num_seqs=options.max_num_seqs or _DEFAULT_MAX_NUM_SEQS,
+        max_model_len=options.max_model_len or length,
+        neuron_settings=neuron_overrides(options, row.generation),
+        api_key=_api_key(options),
+        shutdown_timeout_seconds=float(getattr(options, "shutdown_timeout", None) or 0),
+        latency=latency,
+    )
+
+
+def _api_key(options: argparse.Namespace) -> str:
+    given = options.api_key
+    if isinstance(given, list):
+        given = given[0] if given else None
+    return given or os.environ.get("VLLM_API_KEY", "")
