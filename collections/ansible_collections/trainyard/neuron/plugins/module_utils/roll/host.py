@@ -263,8 +263,10 @@ class _Replacement:
                     return
                 raise _HaltError(
                     "{0} still has {1:g} requests {2:g} s after it was drained. It was not stopped and goes on with "
-                    "its release. Give it longer (redeploy_drain_deadline_seconds), or say what is to happen to them "
-                    "(redeploy_drain_policy: wait or abort).".format(self.name, left, self.order.drain_deadline_seconds)
+                    "its release. Give it longer (trainyard_redeploy: {{drain_deadline_seconds: ...}}), or say "
+                    "what is to happen to them (drain_policy: wait or abort).".format(
+                        self.name, left, self.order.drain_deadline_seconds
+                    )
                 )
             if self.host.clock() - renewed > RENEW_EVERY_S:
                 self._note("idle", left=left)

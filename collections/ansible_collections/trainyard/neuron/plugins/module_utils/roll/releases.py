@@ -146,6 +146,20 @@ class Releases:
         beside.symlink_to(target)
         beside.replace(path)
 
+    def align(self) -> List[str]:
+        """Point replicas whose release did not change at the newest directory that holds it; returns their names.
+
+        A release directory is made for a whole host. Replicas that a roll had no need to touch would go on pointing
+        into the directory before it.
+        """
+        moved = []
+        for path in sorted(self.root.glob("current/*.json")):
+            release = str(self.current(path.stem).get("release", ""))
+            directory = self.staged(path.stem).get(release)
+            if directory and self.switch(path.stem, release):
+                moved.append(path.stem)
+        return moved
+
     def prune(self) -> List[str]:
         """Remove release directories that no link points into; returns their names."""
         kept = set()
