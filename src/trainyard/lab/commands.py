@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from rich.table import Table
 from trainyard.lab import image, inventory, machine, network, state, vllm_cpu
 from trainyard.lab.cache import Say, Stopwatch, cache_dir
 from trainyard.lab.errors import LabError
-from trainyard.lab.fleet import Fleet, close_connections, ensure_model, write_files
+from trainyard.lab.fleet import Fleet, close_connections, ensure_model, ssh_command, write_files
 from trainyard.lab.podman import Podman
 from trainyard.lab.state import Engine, Lab
 
@@ -166,15 +167,25 @@ def take_down(name: str) -> list[str]:
     return gone
 
 
+def _existing(name: str) -> Lab:
+    """The lab of that name.
+
+    Raises:
+        LabError: there is none.
+    """
+    lab = state.load(name)
+    if lab is None:
+        raise LabError(f"no lab {name!r}: `trainyard lab up{'' if name == 'default' else f' --name {name}'}` makes one")
+    return lab
+
+
 def describe(name: str) -> dict[str, Any]:
     """A lab as it is now, JSON-ready.
 
     Raises:
         LabError: there is no such lab.
     """
-    lab = state.load(name)
-    if lab is None:
-        raise LabError(f"no lab {name!r}: `trainyard lab up{'' if name == 'default' else f' --name {name}'}` makes one")
+    lab = _existing(name)
     rows = podman_here(name).containers(lab.id)
 
     def row(host: str, address: str) -> dict[str, Any]:
@@ -264,6 +275,24 @@ def status(
             typer.echo(json.dumps(description, indent=2))
         else:
             Console().print(_table(description))
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def ssh(
+    host: Annotated[str, typer.Argument(help="A host, such as lab-1.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(help="What to run there; a shell where nothing is said.")
+    ] = None,
+    name: Name = None,
+) -> None:
+    """Log in to a host of the lab, or run a command there."""
+    lab_name = name or state.default_name()
+    with _told(lab_name):
+        lab = _existing(lab_name)
+        if host not in lab.hosts:
+            raise LabError(f"no host {host!r}; there are {', '.join(lab.hosts)}")
+    words = ssh_command(lab, state.paths(lab_name), host, "LogLevel=ERROR")
+    os.execvp(words[0], [*words, *(command or [])])  # noqa: S606 - no shell, and ssh needs this very terminal
 
 
 @app.command()
