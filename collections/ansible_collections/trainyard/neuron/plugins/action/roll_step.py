@@ -10,13 +10,16 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll import steps
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary import Thresholds
 
 REGISTERS = {
+    "locked": "roll_locked",
+    "refused": "roll_locked",
     "drained": "roll_drained",
     "replaced": "roll_replaced",
     "readmitted": "roll_readmitted",
     "watched": "roll_watched",
     "restored": "roll_restored",
-    "returned": "roll_returned",
 }
+LAST_WORDS = ("restored", "refused")
+"""Steps of a rescue: they never fail, because what comes after them has to happen."""
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -32,8 +35,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         _, arguments = self.validate_argument_spec(
             argument_spec={
                 "step": {"type": "str", "choices": list(REGISTERS), "required": True},
-                "wave": {"type": "dict", "required": True},
+                "wave": {"type": "dict", "default": {}},
                 "roll": {"type": "dict", "required": True},
+                "why": {"type": "str", "default": ""},
             }
         )
         variables = task_vars or {}
@@ -43,15 +47,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         result: dict[str, Any] = {"changed": False}
         # One host speaks for all of them, or every line would come from each.
         speaks = variables["inventory_hostname"] == roll["lead"]
-        if outcome.problems and step not in ("restored", "returned"):
-            head = f"Wave {wave['number']} of {len(roll['waves'])} stops here: "
+        if outcome.problems and step not in LAST_WORDS:
+            head = f"Wave {wave['number']} of {len(roll['waves'])} stops here: " if wave else ""
             return {**result, "failed": True, "msg": head + "; ".join(outcome.problems)}
         facts: dict[str, Any] = {}
         if step == "watched":
             facts["trainyard_roll_done"] = wave["number"]
-        if step == "restored":
+        if step in ("replaced", "restored"):
             facts["trainyard_roll_ready"] = outcome.ready
-            facts["trainyard_roll_stopped"] = {"wave": wave["number"], "problems": outcome.problems}
+        if step in LAST_WORDS:
+            facts["trainyard_roll_stopped"] = {"why": arguments["why"], "problems": outcome.problems}
         result["ansible_facts"] = facts
         result["msg"] = [*outcome.seen, *outcome.problems]
         result["_ansible_verbose_always"] = speaks and bool(result["msg"])
@@ -60,6 +65,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
 
 def decided(step: str, wave: dict[str, Any], roll: dict[str, Any], answers: dict[str, Any]) -> steps.Outcome:
     """What the answers of one step come to."""
+    if step == "locked":
+        return steps.locked(answers)
+    if step == "refused":
+        return steps.Outcome([], [], [])
     if step == "drained":
         return steps.drained(wave, answers, roll["settings"]["drain_policy"])
     if step == "replaced":
@@ -75,13 +84,14 @@ def decided(step: str, wave: dict[str, Any], roll: dict[str, Any], answers: dict
 
 def collected(hostvars: Any, wave: dict[str, Any], roll: dict[str, Any], step: str) -> dict[str, Any]:
     """What each host that had a part in a step registered; None where nothing is there."""
-    routers = [router for router, names in wave["routed"].items() if names]
-    asked = {
+    routers = [router for router, names in wave.get("routed", {}).items() if names]
+    parts: dict[str, list[str]] = {
+        "locked": roll["hosts"],
+        "refused": [],
         "drained": routers,
         "readmitted": [router for router in routers if any(move["admit"] for move in wave["moves"])],
-        "returned": routers,
-        "replaced": list(wave["on"]),
-        "restored": list(wave["on"]),
-        "watched": list(dict.fromkeys([*wave["watch"], *roll["routers"]])),
-    }[step]
-    return {name: hostvars[name].get(REGISTERS[step]) if name in hostvars else None for name in asked}
+        "replaced": list(wave.get("on", {})),
+        "restored": list(wave.get("on", {})),
+        "watched": list(dict.fromkeys([*wave.get("watch", {}), *roll["routers"]])),
+    }
+    return {name: hostvars[name].get(REGISTERS[step]) if name in hostvars else None for name in parts[step]}

@@ -437,7 +437,7 @@ def _floor_problems(
                 " Out already: {0}.".format(why) if why else "",
                 "Bring those back first, or lower the floor (`trainyard_redeploy: {floor: ...}`)."
                 if missing
-                else "Lower it (`trainyard_redeploy: {{floor: {0}}}`); the price is capacity while a replica loads.".format(
+                else "Lower it (`trainyard_redeploy: {{floor: {0}}}`); it costs capacity while a replica loads.".format(
                     max(0, rotation.get(model, 0) - settings.at_once)
                 ),
             )

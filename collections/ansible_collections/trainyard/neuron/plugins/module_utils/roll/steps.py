@@ -41,6 +41,17 @@ def _first_line(text: Any) -> str:
     return lines[0] if lines else "no reason given"
 
 
+def locked(answers: Mapping[str, Answer]) -> Outcome:
+    """After taking the lock: every host gave it."""
+    problems = []
+    for host, answer in sorted(answers.items()):
+        why = silent(host, answer)
+        if not why and answer and answer.get("msg"):
+            why = "{0}: {1}".format(host, str(answer["msg"]).strip())
+        problems += [why] if why else []
+    return Outcome(problems, [], [])
+
+
 def drained(wave: Mapping[str, Any], answers: Mapping[str, Answer], policy: str) -> Outcome:
     """After the drain: every router sends nothing new, and what was under way has ended (or may be cut off).
 
