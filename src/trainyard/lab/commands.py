@@ -302,7 +302,7 @@ def fault(
     kind: Annotated[
         str,
         typer.Argument(
-            help=f"Of a host: {', '.join(HOST_KINDS)}, or a kind that `neuron-sim-fault` on it knows. "
+            help=f"Of a host: {', '.join(HOST_KINDS)}, or a kind of the Neuron stand-in (engine-crash, hang, ...). "
             f"Of the services: {', '.join(SERVICE_KINDS)}. clear ends them."
         ),
     ],
@@ -311,7 +311,8 @@ def fault(
     peer: Annotated[str | None, typer.Option(help="The host that is cut off.  [default: all others]")] = None,
     count: Annotated[int, typer.Option(help="How many requests it strikes; -1 = until cleared.")] = -1,
     seconds: Annotated[float, typer.Option(help="How long an answer waits, or asks to wait.")] = 1.0,
-    option: Annotated[list[str] | None, typer.Option(help="More words for `neuron-sim-fault`.")] = None,
+    device: Annotated[int | None, typer.Option(help="The Neuron device that it strikes.")] = None,
+    factor: Annotated[float | None, typer.Option(help="How much slower tokens come.")] = None,
     name: Name = None,
 ) -> None:
     """Make something go wrong, at run time."""
@@ -319,7 +320,7 @@ def fault(
     with _told(lab_name):
         lab = _existing(lab_name)
         fleet = Fleet(podman_here(lab_name), lab, state.paths(lab_name), _say())
-        details = Details(replica, path, peer, count, seconds, option or [])
+        details = Details(replica, path, peer, count, seconds, device, factor)
         typer.echo(Faults(fleet).inject(host, kind, details))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults on demand: of a host as a machine, of the network between hosts, of the services.
 
-What goes wrong inside the Neuron stand-in (an engine that crashes, cores that stay held) is its own command's business:
-a kind that is not listed here is passed to `neuron-sim-fault` on the host.
+What goes wrong inside the Neuron stand-in (an engine that crashes, cores that stay held, a file that is cut) is its own
+command's business: a kind that is not listed here is passed to it, on the host.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from trainyard.lab import network
 from trainyard.lab.errors import LabError
-from trainyard.lab.fleet import Fleet
+from trainyard.lab.fleet import INSIDE, Fleet
 from trainyard.lab.state import SERVICES
 
+_CHAIN = "TRAINYARD-LAB"
 _FULL = "/run/trainyard-lab-full"
 #: Shows a folder's content on top of a file system with no byte left: reads work, writes end with "no space left".
 _FILL = f"""
@@ -36,7 +37,6 @@ umount --lazy {_FULL}
 """
 #: A folder's content goes, the folder stays: it may be a mount point.
 _WIPE = 'find "$1" -mindepth 1 -delete'
-_TRUNCATE = 'size=$(stat -c %s "$1") && truncate -s $((size / 2)) "$1"'
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Details:
     peer: str | None = None
     count: int = -1
     seconds: float = 1.0
-    options: list[str] = field(default_factory=list)
+    device: int | None = None
+    factor: float | None = None
 
 
 #: Faults of the services: which one, and what it is told.
@@ -62,7 +63,7 @@ _SERVICE_KINDS: dict[str, tuple[str, Callable[[Details], dict[str, Any]]]] = {
 }
 
 SERVICE_KINDS = tuple(_SERVICE_KINDS)
-HOST_KINDS = ("reboot", "stop", "start", "stop-start", "network-cut", "disk-full", "truncate")
+HOST_KINDS = ("reboot", "stop", "start", "stop-start", "network-cut", "disk-full")
 
 
 class Faults:
@@ -93,7 +94,6 @@ class Faults:
             "stop-start": self._stop_start,
             "network-cut": self._cut,
             "disk-full": self._fill,
-            "truncate": self._truncate,
             "clear": self._clear,
         }
         action = actions.get(kind)
@@ -142,22 +142,27 @@ class Faults:
         """Whether a path is there on a host."""
         return self.podman.succeeds("exec", self.lab.container(host), "test", "-e", path)
 
-    def _iptables(self, host: str, *words: str, check: bool = True) -> None:
-        """Run iptables in a host's network, with this machine's program: the host need not have one."""
+    def _iptables(self, host: str, *words: str, check: bool = True) -> bool:
+        """Run iptables in a host's network, with this machine's program (the host need not have one); whether it did."""
         pid = self.podman.run("inspect", "--format", "{{.State.Pid}}", self.lab.container(host)).strip()
         command = [*self.podman.machine.privilege(), "nsenter", "--target", pid, "--net", "iptables", "--wait", *words]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if check and done.returncode:
             raise LabError(f"the network of {host} could not be changed: {done.stderr.strip()}")
+        return done.returncode == 0
 
     def _cut(self, host: str, details: Details) -> str:
         """Drop every packet between the host and its peers; the machine under the lab still reaches it."""
         peers = [details.peer] if details.peer else [name for name in self.lab.hosts if name != host]
+        unknown = [peer for peer in peers if peer not in self.lab.hosts]
+        if unknown or not peers:
+            raise LabError(f"no host {', '.join(unknown) or 'but this one'} to cut {host} off from")
+        if self._iptables(host, "-N", _CHAIN, check=False):
+            for chain in ("INPUT", "OUTPUT"):
+                self._iptables(host, "-I", chain, "-j", _CHAIN)
         for peer in peers:
-            if peer not in self.lab.hosts:
-                raise LabError(f"no host {peer!r}")
-            self._iptables(host, "-I", "INPUT", "-s", self.lab.hosts[peer], "-j", "DROP")
-            self._iptables(host, "-I", "OUTPUT", "-d", self.lab.hosts[peer], "-j", "DROP")
+            for side in ("-s", "-d"):
+                self._iptables(host, "-A", _CHAIN, side, self.lab.hosts[peer], "-j", "DROP")
         return f"{host} and {', '.join(peers)} do not reach each other"
 
     def _fill(self, host: str, details: Details) -> str:
@@ -166,34 +171,33 @@ class Faults:
         self._exec(host, _FILL, path)
         return f"{path} on {host} is full"
 
-    def _truncate(self, host: str, details: Details) -> str:
-        """Cut a file to half its size."""
-        if not details.path:
-            raise LabError("truncate takes --path, a file on the host")
-        self._exec(host, _TRUNCATE, details.path)
-        return f"{details.path} on {host} has lost its second half"
-
     def _clear(self, host: str, details: Details) -> str:
         """Heal the host's network and disk, and switch the stand-in's faults off."""
-        self._iptables(host, "-F", "INPUT", check=False)
-        self._iptables(host, "-F", "OUTPUT", check=False)
+        del details
+        for words in (("-D", "INPUT", "-j"), ("-D", "OUTPUT", "-j"), ("-F",), ("-X",)):
+            self._iptables(host, *words, _CHAIN, check=False)
         self._exec(host, _DRAIN)
-        if self._exists(host, "/usr/bin/neuron-sim-fault"):
-            self._inside(host, "clear", details)
+        self._inside(host, "clear", Details())
         return f"{host} has no faults"
 
     def _inside(self, host: str, kind: str, details: Details) -> str:
         """Pass a fault to the Neuron stand-in on the host."""
-        if not self._exists(host, "/usr/bin/neuron-sim-fault"):
-            known = ", ".join((*HOST_KINDS, "clear"))
-            raise LabError(
-                f"no fault {kind!r} of a host; there are {known}, and of {SERVICES}: {', '.join(SERVICE_KINDS)}"
-            )
-        words = ["neuron-sim-fault", kind, *details.options]
-        if details.replica:
-            words += ["--replica", details.replica]
-        said = self.podman.run("exec", self.lab.container(host), *words)
-        return said.strip() or f"{kind} on {host}"
+        words = [kind]
+        for name in ("replica", "device", "factor", "path"):
+            value = getattr(details, name)
+            words += [f"--{name}", str(value)] if value is not None else []
+        environment = ["--env", f"PYTHONPATH={INSIDE}", "--env", "PYTHONDONTWRITEBYTECODE=1"]
+        command = self.podman.command(
+            "exec", *environment, self.lab.container(host), "python3", "-m", "neuron_sim", "fault"
+        )
+        done = subprocess.run(
+            [*command, *words],
+            env=self.podman.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            raise LabError(f"{kind} on {host}: {lines[-1] if lines else done.returncode}")
+        return done.stdout.strip()
 
     def _services(self, kind: str, details: Details) -> str:
         """Set or clear a fault of a service."""
