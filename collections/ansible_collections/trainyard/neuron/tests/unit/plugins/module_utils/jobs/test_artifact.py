@@ -45,7 +45,7 @@ class Fleet:
             "id": DIGEST,
             "path": str(final),
             "inputs": {"tp": 4},
-            "mode": "compile" if host == "h1" else "fetch",
+            "does": "compile" if host == "h1" else "fetch",
             "generation": "nxdi_v0",
             "compile_host": "h1",
             "argv": argv,
@@ -83,7 +83,7 @@ def test_one_host_compiles_and_the_others_fetch_the_same_bytes(fleet: Fleet) -> 
 def test_second_run_and_a_newly_elected_host_compile_nothing(fleet: Fleet) -> None:
     fleet.run(fleet.spec("h1"))
     fleet.run(fleet.spec("h1"))
-    fleet.run(fleet.spec("h2", mode="compile", compile_host="h2"))
+    fleet.run(fleet.spec("h2", does="compile", compile_host="h2"))
     assert fleet.compiles == 1
 
 
