@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from trainyard.lab.commands import app as lab_app
 from trainyard.plan_command import plan
+from trainyard.show_command import show
 
 app = typer.Typer(
     name="trainyard",
@@ -21,6 +23,8 @@ def trainyard() -> None:
 
 
 app.command("plan")(plan)
+app.command("show")(show)
+app.add_typer(lab_app, name="lab")
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
-from ansible_collections.trainyard.neuron.plugins.module_utils import file_tree
+from ansible_collections.trainyard.neuron.plugins.module_utils import each, file_tree
 
 SOURCES = ("template", "file", "module_util", "content")
 MODULE_UTILS = Path(file_tree.__file__).parent
@@ -49,10 +49,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         check_item(item)
         mode = item["mode"]
         return file_tree.Entry(
-            path=_filled(item["path"], element),
+            path=each.fill(item["path"], element),
             state=item["state"],
             content=self._content(item, element, variables) if item["state"] == "file" else None,
-            target=_filled(item["target"], element) if item["target"] else None,
+            target=each.fill(item["target"], element),
             previous=item["previous"],
             owner=item["owner"] or defaults["owner"],
             group=item["group"] or defaults["group"],
@@ -66,10 +66,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         if item["template"] is not None:
             return self._render(item["template"], element, variables).encode()
         if item["file"] is not None:
-            found: str = self._find_needle("files", _filled(item["file"], element))
+            found: str = self._find_needle("files", each.fill(item["file"], element))
             return Path(found).read_bytes()
         if item["module_util"] is not None:
-            shared: Path = MODULE_UTILS / item["module_util"]
+            shared: Path = MODULE_UTILS / each.fill(item["module_util"], element)
             return shared.read_bytes()
         return as_text(item["content"]).encode()
 
@@ -103,6 +103,9 @@ def check_item(item: dict[str, Any]) -> None:
     Raises:
         ValueError: naming the option and what to give instead.
     """
+    if item["state"] == "absent":
+        # The rest of an item may stay, so that its state can be a switch.
+        return
     given = [name for name in SOURCES if item[name] is not None]
     if item["state"] == "file" and len(given) != 1:
         raise ValueError(f"a file needs exactly one of {', '.join(SOURCES)}; given: {', '.join(given) or 'none'}")
@@ -123,7 +126,3 @@ def as_text(value: Any) -> str:
     if isinstance(value, (dict, list)):
         return json.dumps(value, indent=2, sort_keys=True) + "\n"
     return "" if value is None else str(value)
-
-
-def _filled(text: str, element: dict[str, Any] | None) -> str:
-    return text if element is None else text.format_map(element)

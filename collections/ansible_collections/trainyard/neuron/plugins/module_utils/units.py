@@ -37,6 +37,7 @@ RUNNING = ("active", "reloading")
 
 UNIT_SPEC: Dict[str, Dict[str, Any]] = {
     "name": {"type": "str", "required": True},
+    "each": {"type": "list", "elements": "dict"},
     "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
     "enabled": {"type": "bool"},
     "expected_environment": {"type": "dict", "default": {}},
@@ -377,7 +378,7 @@ def judge(step: Step, status: Status, waited_s: float, allowed_restarts: int) ->
 
 
 def _cause(status: Status) -> str:
-    if status.result == "exit-code":
+    if status.result == "exit-code" and status.exit_status not in ("", "0"):
         return "exit code {0}".format(status.exit_status)
     return status.result
 

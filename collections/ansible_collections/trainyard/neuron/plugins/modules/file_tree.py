@@ -29,7 +29,9 @@ options:
         type: str
         required: true
       state:
-        description: What the path is to be. V(absent) removes a directory with all that is in it.
+        description:
+          - What the path is to be. V(absent) removes a directory with all that is in it, and the other
+          options of the item do not matter then.
         type: str
         choices: [file, directory, link, absent]
         default: file

@@ -27,6 +27,12 @@ options:
         description: Full name with its suffix.
         type: str
         required: true
+      each:
+        description:
+          - Repeats the row for each element of a list of dictionaries; C({key}) in the other options of the row stands
+            for that key of the element.
+        type: list
+        elements: dict
       state:
         description: What the unit is to be.
         type: str

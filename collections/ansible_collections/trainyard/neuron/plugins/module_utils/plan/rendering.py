@@ -111,7 +111,9 @@ def block_count(deployment: Deployment) -> int:
 
 def sampling_of(deployment: Deployment) -> Optional[Dict[str, Any]]:
     """Return the on-device sampling that is compiled in, None where the deployment samples on the CPU."""
-    given = deployment.neuron_config.get("on_device_sampling_config", DEFAULT_SAMPLING)
+    given = deployment.neuron_config.get("on_device_sampling_config", True)
+    if given is True:
+        return dict(DEFAULT_SAMPLING)
     return dict(given) if given else None
 
 
@@ -279,7 +281,7 @@ def native_config(deployment: Deployment) -> Dict[str, Any]:
     for key, value in _engine_config(deployment).items():
         if key == "on_device_sampling_config":
             if value:
-                found[key] = _native_sampling(value)
+                found[key] = _native_sampling(sampling_of(deployment) or {})
         elif key in NATIVE_NAMES or key not in DEMO_FLAGS:
             found[NATIVE_NAMES.get(key, key)] = value
     return found
@@ -420,7 +422,7 @@ def _demo_argv(deployment: Deployment, release: SdkRelease, weights_path: str, a
         if name == "on_device_sampling_config":
             argv += _sampling_argv(sampling)
         else:
-            argv += _demo_flag(DEMO_FLAGS[name][1], settings[name])
+            argv += _demo_flag(DEMO_FLAGS[name].flag, settings[name])
     return [*argv, "--compile-only", "--prompt", COMPILE_PROMPT]
 
 
@@ -428,9 +430,9 @@ def _sampling_argv(sampling: Optional[Mapping[str, Any]]) -> List[str]:
     if sampling is None:
         return []
     argv = ["--on-device-sampling"]
-    for name, (_since, flag) in DEMO_SAMPLING_FLAGS.items():
+    for name, known in DEMO_SAMPLING_FLAGS.items():
         if name in sampling:
-            argv += _demo_flag(flag, sampling[name])
+            argv += _demo_flag(known.flag, sampling[name])
     return argv
 
 

@@ -119,9 +119,13 @@ def item(**given: Any) -> dict[str, Any]:
         ({"state": "link"}, "link and target go together"),
         ({"content": "", "previous": "/p"}, "previous is for links"),
         ({"content": "", "prune": ["*"]}, "prune is for directories"),
-        ({"state": "absent", "validate": "true"}, "validate is for files"),
+        ({"state": "directory", "validate": "true"}, "validate is for files"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         file_tree.check_item(item(**given))
+
+
+def test_state_can_be_a_switch() -> None:
+    file_tree.check_item(item(state="absent", content="x", validate="true"))

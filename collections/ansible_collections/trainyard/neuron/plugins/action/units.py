@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Controller side of ``trainyard.neuron.units``: repeats rows that have ``each``, then calls the module once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.trainyard.neuron.plugins.module_utils import each
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+    """Expands the list of units; everything else is the module's."""
+
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Expand and call; returns the module's result."""
+        super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        try:
+            arguments["units"] = each.expand(arguments.get("units") or [])
+        except ValueError as error:
+            raise AnsibleActionFail(f"units: {error}") from error
+        result: dict[str, Any] = self._execute_module(
+            module_name="trainyard.neuron.units", module_args=arguments, task_vars=task_vars
+        )
+        return result

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program ``/usr/local/lib/trainyard/router``: look at the router of this host, drain and readmit a replica."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+from .haproxy import SOCKET, Router, RouterError, Server, wait_idle
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="router", description="Look at and steer the router of this host.")
+    top.add_argument("--socket", default=SOCKET, help="HAProxy's stats socket (%(default)s)")
+    verbs = top.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("status", help="one line for each replica")
+    save = verbs.add_parser("save", help="write the replicas' states to a file, as the unit does before a reload")
+    save.add_argument("file", type=Path)
+    for verb, text in (
+        ("drain", "send nothing new to a replica and wait until it has finished"),
+        ("maint", "take a replica out at once; its requests go on"),
+        ("ready", "send requests to a replica again"),
+    ):
+        command = verbs.add_parser(verb, help=text)
+        command.add_argument("replica", help="as `status` names it")
+        command.add_argument("--timeout-s", type=float, default=600.0, help="limit of the wait (%(default)s)")
+    return top
+
+
+def table(servers: Sequence[Server]) -> List[str]:
+    """Servers as aligned lines with a heading."""
+    rows = [("REPLICA", "MODEL", "STATE", "CHECK", "IN FLIGHT", "QUEUED", "SERVED")]
+    for server in servers:
+        check = ("up" if server.up else "down") + " (" + server.check + ")"
+        counts = (str(server.in_flight), str(server.queued), str(server.served))
+        rows.append((server.name, server.backend, server.state, check, *counts))
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(widths[index]) for index, cell in enumerate(row)).rstrip() for row in rows]
+
+
+def save(router: Router, path: Path) -> None:
+    """Write the states where HAProxy reads them when it starts, all of them or none."""
+    staged = path.with_name(path.name + ".new")
+    staged.write_text(router.saved_state(), encoding="utf-8")
+    staged.replace(path)
+
+
+def steer(router: Router, name: str, state: str, timeout_s: float) -> None:
+    """Set a replica's state, and wait until it is idle when it drains.
+
+    Raises:
+        RouterError: no such replica, or requests are left when the time is over.
+    """
+    found = router.find(name)
+    if not found:
+        known = ", ".join(sorted({server.name for server in router.servers()}))
+        raise RouterError("there is no replica {0} here; there are {1}".format(name, known or "none"))
+    for server in found:
+        router.set_state(server, state)
+    if state == "drain":
+        left = wait_idle([router], name, timeout_s)
+        if left:
+            raise RouterError(
+                "{0} still has {1} requests after {2:.0f} s; it stays drained".format(name, left, timeout_s)
+            )
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Entry point; 1 with the cause on stderr when something is refused."""
+    arguments = parser().parse_args(argv)
+    router = Router(arguments.socket)
+    try:
+        if arguments.verb == "status":
+            sys.stdout.write("\n".join(table(router.servers())) + os.linesep)
+        elif arguments.verb == "save":
+            save(router, arguments.file)
+        else:
+            steer(router, arguments.replica, arguments.verb, arguments.timeout_s)
+    except (RouterError, OSError) as error:
+        sys.stderr.write("trainyard: {0}\n".format(error))
+        return 1
+    return 0

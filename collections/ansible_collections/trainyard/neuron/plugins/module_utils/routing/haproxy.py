@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Talk to HAProxy over its stats socket: what each server does, and whether it gets requests.
+
+Commands and columns are those of HAProxy 2.6's management guide (unchanged up to 3.x).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import socket
+import time
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
+
+SOCKET = "/run/haproxy/admin.sock"
+TIMEOUT_S = 10.0
+STATES = ("ready", "drain", "maint")
+POLL_S = 0.25
+# Bits of srv_admin_state: set by the socket or by the configuration; the others follow from these or from checks.
+_FORCED_MAINT, _CONFIGURED_MAINT, _FORCED_DRAIN = 0x01, 0x04, 0x08
+
+
+class RouterError(Exception):
+    """The router did not answer, or refused a command."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server of one backend.
+
+    Attributes:
+        backend: name of the backend.
+        name: name of the server, the replica's id.
+        state: what was asked of it: ``ready``, ``drain`` or ``maint``.
+        up: whether its checks pass.
+        in_flight: requests that it works on.
+        queued: requests that wait for it in the router.
+        served: requests since the router started.
+        check: the last check's verdict, for people.
+    """
+
+    backend: str
+    name: str
+    state: str
+    up: bool
+    in_flight: int
+    queued: int
+    served: int
+    check: str
+
+    @property
+    def busy(self) -> int:
+        """Requests that would be lost if it went away now."""
+        return self.in_flight + self.queued
+
+
+class Router:
+    """One HAProxy process, by its socket.
+
+    Args:
+        path: the socket's path, or ``host:port`` where it listens on an address.
+    """
+
+    def __init__(self, path: str = SOCKET) -> None:
+        self.path = path
+
+    def command(self, text: str) -> str:
+        """Send one command and return the answer.
+
+        Raises:
+            RouterError: no HAProxy listens there.
+        """
+        host, _, port = self.path.rpartition(":")
+        inet = not self.path.startswith("/") and bool(host)
+        try:
+            with socket.socket(socket.AF_INET if inet else socket.AF_UNIX, socket.SOCK_STREAM) as link:
+                link.settimeout(TIMEOUT_S)
+                link.connect((host, int(port)) if inet else self.path)
+                link.sendall(text.encode("utf-8") + b"\n")
+                parts: List[bytes] = []
+                while True:
+                    part = link.recv(65536)
+                    if not part:
+                        return b"".join(parts).decode("utf-8", "replace")
+                    parts.append(part)
+        except OSError as error:
+            raise RouterError("{0}: {1}; `systemctl status haproxy` says more".format(self.path, error)) from error
+
+    def servers(self) -> List[Server]:
+        """Every server of every backend, in the configuration's order."""
+        asked = self._asked()
+        found = []
+        for row in csv.DictReader(io.StringIO(self.command("show stat -1 4 -1").lstrip("# "))):
+            key = (row["pxname"], row["svname"])
+            if key not in asked:
+                continue
+            found.append(
+                Server(
+                    backend=key[0],
+                    name=key[1],
+                    state=asked[key],
+                    up=row["status"].startswith(("UP", "DRAIN", "no check", "NOLB")),
+                    in_flight=int(row["scur"] or 0),
+                    queued=int(row["qcur"] or 0),
+                    served=int(row["stot"] or 0),
+                    check="{0} {1}".format(row["status"], row.get("last_chk") or row.get("check_status") or "").strip(),
+                )
+            )
+        return found
+
+    def _asked(self) -> Dict[Tuple[str, str], str]:
+        """Administrative state of each (backend, server), which the statistics mix with the checks' results."""
+        states = {}
+        for line in self.command("show servers state").splitlines():
+            cells = line.split()
+            if len(cells) < 7 or not cells[0].isdigit():
+                continue
+            bits = int(cells[6])
+            state = "drain" if bits & _FORCED_DRAIN else "ready"
+            states[(cells[1], cells[3])] = "maint" if bits & (_FORCED_MAINT | _CONFIGURED_MAINT) else state
+        return states
+
+    def find(self, name: str) -> List[Server]:
+        """The servers of that name, one for each backend that has it."""
+        return [server for server in self.servers() if server.name == name]
+
+    def set_state(self, server: Server, state: str) -> None:
+        """Ask for a state.
+
+        Raises:
+            RouterError: HAProxy refused; its words are in the message.
+        """
+        answer = self.command("set server {0}/{1} state {2}".format(server.backend, server.name, state)).strip()
+        if answer:
+            raise RouterError("{0}/{1}: {2}".format(server.backend, server.name, answer))
+
+    def saved_state(self) -> str:
+        """The states in the form that HAProxy loads when it starts."""
+        return self.command("show servers state")
+
+
+def wait_idle(
+    routers: Sequence[Router],
+    name: str,
+    timeout_s: float,
+    sleep: Optional[Callable[[float], None]] = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> int:
+    """Wait until no router has a request in flight or queued for a server; returns how many are left.
+
+    Args:
+        routers: every router that may send to it.
+        name: the server.
+        timeout_s: how long to wait, in seconds.
+        sleep: replaces ``time.sleep``.
+        clock: replaces ``time.monotonic``.
+    """
+    pause = sleep or time.sleep
+    deadline = clock() + timeout_s
+    while True:
+        left = sum(server.busy for router in routers for server in router.find(name))
+        if not left or clock() >= deadline:
+            return left
+        pause(POLL_S)

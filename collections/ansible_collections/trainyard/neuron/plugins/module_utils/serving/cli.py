@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program ``/usr/local/lib/trainyard/replica``, which the unit ``vllm@.service`` is made of.
+
+``check`` (before the start), ``launch`` (becomes the server), ``gate`` (the start is over when it returns),
+``settle`` (after the stop), ``status`` (for people).
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Sequence
+
+from . import probe, settings, slices
+from .settings import Replica, ServingError
+
+POLL_S = 0.5
+PROBE_TIMEOUT_S = 5.0
+SCRATCH_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "BASE_COMPILE_WORK_DIR")
+# The server must not report its own readiness in the gate's place.
+KEPT_FROM_SERVER = ("NOTIFY_SOCKET",)
+
+
+def check(replica: Replica) -> None:
+    """Refuse a start that cannot go well, before it costs minutes.
+
+    Raises:
+        ServingError: the slice or the port is taken (by whom), or the release's program or environment is missing.
+    """
+    if os.environ.get("TRAINYARD_RELEASE", replica.release) != replica.release:
+        raise ServingError("environment and configuration are of different releases; run the serve playbook again")
+    if replica.runtime == "venv" and not os.access(replica.argv[0], os.X_OK):
+        raise ServingError("{0} is not there; run the provision playbook".format(replica.argv[0]))
+    if replica.artifact_path and not Path(replica.artifact_path).is_dir():
+        raise ServingError(
+            "the artifact {0} is not there, and the server would compile for a long time instead; "
+            "run the compile playbook".format(replica.artifact_path)
+        )
+    holders = slices.holders(slices.read_devices(replica.neuron_ls), slices.parse_cores(replica.cores))
+    if holders:
+        raise ServingError(
+            "cores {0} are held by {1}; stop it, then `systemctl restart vllm@{2}`".format(
+                replica.cores, "; ".join(str(holder) for holder in holders), replica.name
+            )
+        )
+    _check_port(replica)
+    if replica.scratch.is_dir():
+        # What was started is settled by its own configuration, even when the next release is on disk by then.
+        text = (settings.CONFIGURATION / (replica.name + ".json")).read_text(encoding="utf-8")
+        (replica.scratch / "replica.json").write_text(text, encoding="utf-8")
+
+
+def _check_port(replica: Replica) -> None:
+    host, port = replica.address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as test:
+        test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            test.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ServingError("cannot listen on {0}:{1}: {2}".format(host, port, error.strerror)) from error
+            raise ServingError(
+                "port {0} is taken by another program; `ss -ltnp sport = :{0}` names it".format(port)
+            ) from error
+
+
+def launch(replica: Replica, environment: Dict[str, str]) -> None:
+    """Become the server. Does not return.
+
+    Args:
+        replica: what to start.
+        environment: the unit's environment; the key is added here, so that it is in no file and in no argv.
+    """
+    for variable in SCRATCH_VARIABLES:
+        if environment.get(variable):
+            path = Path(environment[variable])
+            # Counters of the last start would be added to those of this one.
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True, exist_ok=True)
+    key = settings.api_key(environment)
+    if key:
+        environment["VLLM_API_KEY"] = key
+    for variable in KEPT_FROM_SERVER:
+        environment.pop(variable, None)
+    say("starting release {0} on cores {1}".format(replica.release, replica.cores))
+    try:
+        os.execve(replica.argv[0], list(replica.argv), environment)  # noqa: S606  (the plan's own argv, no shell)
+    except OSError as error:
+        raise ServingError("{0}: {1}".format(replica.argv[0], error.strerror)) from error
+
+
+def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> probe.Completion:
+    """Wait until the server generates; then the start is over.
+
+    Args:
+        replica: what was started.
+        main_pid: process id of the server; when it ends there is nothing to wait for. 0 if unknown.
+        notify: gets a line of status for ``systemctl status``.
+
+    Raises:
+        ServingError: the server ended, serves another model, differs between greedy runs, is too slow or too late.
+    """
+    limit = replica.gate
+    client = probe.Client(replica.url, settings.api_key(), PROBE_TIMEOUT_S)
+    began = time.monotonic()
+    while client.status("/health") != 200:
+        if main_pid and not _alive(main_pid):
+            raise ServingError("the server ended while it was loading; its own last words are above")
+        waited_s = time.monotonic() - began
+        if waited_s > limit.timeout_s:
+            raise ServingError("no answer from {0} after {1:.0f} s of loading".format(replica.url, waited_s))
+        notify("loading for {0:.0f} s".format(waited_s))
+        time.sleep(POLL_S)
+    notify("loaded, asking for tokens")
+    # The first answer of an engine may take long: the deadline is the larger of its budget and a minute.
+    deadline_s = max(60.0, limit.ttft_s + limit.max_tokens * limit.per_token_s)
+    client = probe.Client(replica.url, settings.api_key(), deadline_s)
+    try:
+        result = probe.check(client, replica.served_name, limit.prompt, limit.max_tokens, limit.completions, deadline_s)
+    except probe.ProbeError as error:
+        raise ServingError("{0} is up and does not serve: {1}".format(replica.url, error)) from error
+    slow = probe.over_budget(result, limit.ttft_s, limit.per_token_s)
+    if slow:
+        raise ServingError("the gate's last completion was too slow: {0}".format(slow))
+    summary = "ready after {0:.0f} s: {1} tokens, first after {2:.0f} ms, then {3:.1f} ms each".format(
+        time.monotonic() - began, result.tokens, result.ttft_s * 1000, result.per_token_s * 1000
+    )
+    notify(summary)
+    say(summary)
+    _record(replica, result)
+    return result
+
+
+def _record(replica: Replica, result: probe.Completion) -> None:
+    if not replica.scratch.is_dir():
+        return
+    row = {
+        "release": replica.release,
+        "at": time.time(),
+        "tokens": result.tokens,
+        "ttft_ms": round(result.ttft_s * 1000, 3),
+        "per_token_ms": round(result.per_token_s * 1000, 3),
+        "text": result.text,
+    }
+    staged = replica.scratch / "gate.json.new"
+    staged.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    staged.replace(replica.scratch / "gate.json")
+
+
+def _alive(pid: int) -> bool:
+    """True while a process runs; one that ended and was not collected yet does not."""
+    try:
+        state = Path("/proc/{0}/stat".format(pid)).read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in ("Z", "X")
+
+
+def settle(replica: Replica) -> None:
+    """After a stop: return only when the slice is free, so that the next start finds it so.
+
+    Raises:
+        ServingError: somebody still holds it when the time is over.
+    """
+    cores = slices.parse_cores(replica.cores)
+    left = slices.wait_free(replica.neuron_ls, cores, replica.settle_timeout_s)
+    if left:
+        raise ServingError(
+            "cores {0} are still held {1:.0f} s after the stop by {2}; it has to be ended before the next start".format(
+                replica.cores, replica.settle_timeout_s, "; ".join(str(holder) for holder in left)
+            )
+        )
+
+
+def notifier() -> Callable[[str], None]:
+    """A function that sets the unit's status line; does nothing outside a unit."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return lambda _text: None
+    target = "\0" + address[1:] if address.startswith("@") else address
+
+    def send(text: str) -> None:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+                out.sendto(("STATUS=" + text).encode("utf-8"), target)
+        except OSError:
+            # Status is for people; a start does not fail for want of it.
+            return
+
+    return send
+
+
+def status(names: Sequence[str]) -> List[str]:
+    """One line for each replica: its address, whether it answers, and what the gate saw."""
+    lines = []
+    for name in names:
+        replica = settings.load(name)
+        health = probe.Client(replica.url, timeout_s=2.0).status("/health")
+        seen = replica.scratch / "gate.json"
+        gated = "not gated"
+        if seen.is_file():
+            row = json.loads(seen.read_text(encoding="utf-8"))
+            gated = "gated, first token after {0} ms".format(row["ttft_ms"])
+        answer = "answers {0}".format(health) if health else "no answer"
+        lines.append("{0}  {1}  cores {2}  {3}  {4}".format(name, replica.url, replica.cores, answer, gated))
+    return lines
+
+
+def say(text: str) -> None:
+    """A line for the journal or the terminal, at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="replica", description="Start, gate and inspect the vLLM replicas of this host.")
+    verbs = top.add_subparsers(dest="verb", required=True)
+    for verb, text in (
+        ("check", "refuse a start that cannot go well"),
+        ("launch", "become the server"),
+        ("gate", "wait until the server generates"),
+        ("settle", "wait until the cores are free"),
+    ):
+        verbs.add_parser(verb, help=text).add_argument("name")
+    verbs.add_parser("status", help="one line for each replica").add_argument("name", nargs="*")
+    return top
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Carry out one command."""
+    if arguments.verb == "status":
+        for line in status(arguments.name or settings.configured()):
+            say(line)
+    elif arguments.verb == "check":
+        check(settings.load(arguments.name))
+    elif arguments.verb == "launch":
+        launch(settings.load(arguments.name), dict(os.environ))
+    elif arguments.verb == "gate":
+        gate(settings.load_started(arguments.name), int(os.environ.get("MAINPID") or 0), notifier())
+    else:
+        settle(settings.load_started(arguments.name))
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Entry point; 1 with the cause on stderr when a step refuses."""
+    try:
+        run(parser().parse_args(argv))
+    except ServingError as error:
+        sys.stderr.write("trainyard: {0}\n".format(error))
+        return 1
+    return 0

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One replica as a host knows it: the plan's dictionary and the gate's settings, read from its release directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+from urllib.parse import urlsplit
+
+CONFIGURATION = Path("/etc/vllm/current")
+RUNTIME = Path("/run/vllm")
+CREDENTIAL = "api-key"
+
+
+class ServingError(Exception):
+    """A replica that cannot start or does not serve: the cause and the next command, for the journal."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a replica has to show before it counts as ready.
+
+    Attributes:
+        prompt: text to complete.
+        max_tokens: tokens to ask for.
+        completions: how often; all must give the same text, since they are greedy.
+        ttft_s: limit of the last completion's time to first token, in seconds; the first one may warm up.
+        per_token_s: limit of the last completion's mean time per further token, in seconds.
+        timeout_s: how long loading may take, in seconds.
+    """
+
+    prompt: str = "The capital of France is"
+    max_tokens: int = 8
+    completions: int = 2
+    ttft_s: float = 60.0
+    per_token_s: float = 5.0
+    timeout_s: float = 3600.0
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One vLLM server of a host."""
+
+    name: str
+    argv: Tuple[str, ...]
+    url: str
+    cores: str
+    served_name: str
+    devices: Tuple[int, ...] = ()
+    agent_port: int = 0
+    max_num_seqs: int = 1
+    artifact_path: str = ""
+    runtime: str = "venv"
+    generation: str = ""
+    release: str = ""
+    neuron_ls: str = "/opt/aws/neuron/bin/neuron-ls"
+    settle_timeout_s: float = 120.0
+    gate: Gate = field(default_factory=Gate)
+
+    @property
+    def address(self) -> Tuple[str, int]:
+        """Host and port that the server listens on."""
+        parts = urlsplit(self.url)
+        return parts.hostname or "127.0.0.1", parts.port or 80
+
+    @property
+    def scratch(self) -> Path:
+        """Directory of this replica's run-time state; systemd makes it and removes it with the service."""
+        return RUNTIME / self.name
+
+
+def parse(text: str) -> Replica:
+    """A replica from the JSON of its release; keys that are of no use here are left out.
+
+    Raises:
+        ServingError: not JSON, or a needed key is missing.
+    """
+    try:
+        raw: Dict[str, Any] = json.loads(text)
+        known = {key: raw[key] for key in Replica.__dataclass_fields__ if key in raw and raw[key] is not None}
+        known["argv"] = tuple(str(word) for word in known["argv"])
+        known["devices"] = tuple(known.get("devices", ()))
+        known["gate"] = Gate(**{key: value for key, value in raw.get("gate", {}).items() if value is not None})
+        return Replica(**known)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ServingError("the replica's configuration is not usable: {0}".format(error)) from error
+
+
+def load(name: str) -> Replica:
+    """The replica as it is configured now.
+
+    Raises:
+        ServingError: it is not configured on this host.
+    """
+    path = CONFIGURATION / (name + ".json")
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ServingError("{0}: {1}; run the serve playbook for this host".format(path, error.strerror)) from error
+
+
+def load_started(name: str) -> Replica:
+    """The replica as it was configured when it was started, which a redeploy may have changed since."""
+    path = RUNTIME / name / "replica.json"
+    if path.is_file():
+        return parse(path.read_text(encoding="utf-8"))
+    return load(name)
+
+
+def configured() -> List[str]:
+    """Names of all replicas that this host is to serve, sorted."""
+    return sorted(path.stem for path in CONFIGURATION.glob("*.json"))
+
+
+def api_key(environment: Optional[Mapping[str, str]] = None) -> Optional[str]:
+    """The key that the server asks for, from systemd's credential directory; None if it asks for none."""
+    directory = (os.environ if environment is None else environment).get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return None
+    path = Path(directory) / CREDENTIAL
+    return path.read_text(encoding="utf-8").strip() or None if path.is_file() else None

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Render a role's template as the role does, with no host: defaults, vars, then the variables of the case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROOT = Path(__file__).parents[2]
+
+
+def variables(role: str, **given: Any) -> dict[str, Any]:
+    """The role's variables with those of the case on top."""
+    loader = DataLoader()
+    merged: dict[str, Any] = {"ansible_managed": "Managed by trainyard: changes made here are lost."}
+    for part in ("defaults", "vars"):
+        path = ROOT / "roles" / role / part / "main.yml"
+        if path.is_file():
+            merged |= loader.load_from_file(str(path), trusted_as_template=True) or {}
+    return merged | given
+
+
+def render(role: str, template: str, **given: Any) -> str:
+    """The text of one template of a role."""
+    search = [ROOT / "roles" / role / "templates", ROOT / "templates"]
+    source = next(path / template for path in search if (path / template).is_file())
+    templar = Templar(loader=DataLoader(), variables=variables(role, **given))
+    templar = templar.copy_with_new_env(
+        searchpath=[str(path) for path in search], available_variables=variables(role, **given)
+    )
+    text = trust_as_template(source.read_text())
+    return str(templar.template(text, escape_backslashes=False, overrides={"trim_blocks": True, "lstrip_blocks": True}))
+
+
+def replica(index: int = 0, **given: Any) -> dict[str, Any]:
+    """A replica as the plan gives it; the fields that matter here."""
+    first = 32 * index
+    port = 8000 + index
+    row: dict[str, Any] = yaml.safe_load(
+        f"""
+        name: tiny-llama-{index}
+        id: lab-1:tiny-llama-{index}
+        deployment: tiny-llama
+        index: {index}
+        unit: vllm@tiny-llama-{index}.service
+        cores: {first}-{first + 31}
+        core_count: 32
+        devices: {list(range(8 * index, 8 * index + 8))}
+        numa_nodes: [0, 1]
+        cpus: 0-39,48-87
+        address: 10.89.0.2
+        port: {port}
+        agent_port: {port + 1000}
+        url: http://10.89.0.2:{port}
+        sdk_release: 2.23.0
+        generation: nxdi_v0
+        runtime: venv
+        venv: /opt/venv
+        image: null
+        weights_path: /data/weights/tiny/1
+        artifact_path: /data/artifacts/abc
+        served_name: tiny/llama
+        max_num_seqs: 4
+        max_model_len: 8192
+        release: 0123456789ab
+        argv: [/opt/venv/bin/python, -m, vllm.entrypoints.openai.api_server, --port, "{port}"]
+        environment: {{NEURON_RT_VISIBLE_CORES: "{first}-{first + 31}"}}
+        """
+    )
+    return row | given
+
+
+def model(name: str = "tiny/llama", *replicas: dict[str, Any]) -> dict[str, Any]:
+    """A model of the router, as the plan gives it."""
+    keys = ("id", "address", "port", "agent_port", "max_num_seqs")
+    servers = [{key: row[key] for key in keys} for row in replicas or (replica(0), replica(1))]
+    return {"name": name, "servers": servers}

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The router's configuration under a real HAProxy, in front of stand-in servers."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils.routing import cli
+from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import Router, wait_idle
+
+from tests.roles.render import render
+from tests.serving.stub import Stub, free_port, get, post, running
+
+HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
+pytestmark = pytest.mark.skipif(not Path(HAPROXY).exists(), reason="haproxy is not installed")
+
+
+def wait_for(what: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.02)
+
+
+def server(stub: Stub, name: str = "", **given: Any) -> dict[str, Any]:
+    row = {"id": name or f"host:{stub.port}", "address": "127.0.0.1", "port": stub.port, "max_num_seqs": 8}
+    return row | given
+
+
+class Front:
+    """A running router: its port, its socket, its log."""
+
+    def __init__(self, directory: Path, models: list[dict[str, Any]], **variables: Any) -> None:
+        self.port, self.metrics = free_port(), free_port()
+        self.socket = directory / "admin.sock"
+        self.states = directory / "servers"
+        self.config = directory / "haproxy.cfg"
+        self.log = directory / "log"
+        text = render(
+            "load_balancer",
+            "haproxy.cfg.j2",
+            load_balancer_models=models,
+            load_balancer_address="127.0.0.1",
+            load_balancer_port=self.port,
+            load_balancer_metrics_address="127.0.0.1",
+            load_balancer_metrics_port=self.metrics,
+            load_balancer_max_connections=400,
+            __load_balancer_socket=str(self.socket),
+            __load_balancer_state_file=str(self.states),
+            **variables,
+        )
+        # What needs root and an installed package's users stays out of a test on the loopback.
+        drop = ("chroot ", "user ", "group ")
+        kept = [line for line in text.splitlines() if not line.strip().startswith(drop)]
+        self.config.write_text("\n".join(kept).replace(" user haproxy group haproxy", "") + "\n")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.router = Router(str(self.socket))
+
+    def start(self) -> None:
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen([HAPROXY, "-db", "-f", str(self.config)], stdout=out, stderr=out)
+        wait_for(lambda: get(self.port, "/health")[0] != 0)
+
+    def stop(self) -> None:
+        assert self.process
+        self.process.terminate()
+        self.process.wait(10)
+
+    def up(self) -> list[str]:
+        return [row.name for row in self.router.servers() if row.up]
+
+
+@contextmanager
+def routed(directory: Path, models: list[dict[str, Any]], **variables: Any) -> Iterator[Front]:
+    front = Front(directory, models, **variables)
+    front.start()
+    try:
+        yield front
+    finally:
+        front.stop()
+
+
+@pytest.fixture
+def stubs() -> Iterator[tuple[Stub, Stub]]:
+    with ExitStack() as stack:
+        yield stack.enter_context(running()), stack.enter_context(running())
+
+
+def one_model(stubs: tuple[Stub, ...], **given: Any) -> list[dict[str, Any]]:
+    return [{"name": "tiny/llama", "servers": [server(stub, **given) for stub in stubs]}]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_haproxy_accepts_every_number_of_models(tmp_path: Path, count: int) -> None:
+    servers = [{"id": "lab-1:a-0", "address": "10.0.0.1", "port": 8000, "agent_port": 9000, "max_num_seqs": 4}]
+    models = [{"name": f"org/Model-{index}", "servers": servers} for index in range(count)]
+    front = Front(tmp_path, models, load_balancer_agent=True, load_balancer_slow_start_s=10)
+    front.states.write_text("1\n")
+    done = subprocess.run([HAPROXY, "-c", "-f", front.config], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "[WARNING]" not in done.stderr
+    assert "[ALERT]" not in done.stderr
+
+
+def test_tokens_are_passed_on_one_by_one(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    for stub in stubs:
+        stub.token_s = 0.02
+    with routed(tmp_path, one_model(stubs)) as front:
+        _, _, body, times = post(front.port, {"model": "tiny/llama", "max_tokens": 25})
+    gaps = [later - times[index] for index, later in enumerate(times[1:])]
+    assert body.count("data:") == 27
+    # Bunched tokens show as gaps of about 200 ms with nothing between them.
+    assert statistics.median(gaps) == pytest.approx(0.02, abs=0.008)
+    assert len(times) >= 20
+
+
+def test_no_request_fails_when_a_replica_dies_and_it_comes_back(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    alive, _ = stubs
+    with ExitStack() as stack:
+        dying = running()
+        doomed = dying.__enter__()
+        front = stack.enter_context(routed(tmp_path, one_model((alive, doomed)), load_balancer_check_interval_ms=60000))
+        assert len(front.up()) == 2
+        dying.__exit__(None, None, None)
+        results = [post(front.port, {"model": "tiny/llama"})[0] for _ in range(20)]
+        assert results == [200] * 20
+        # One refused connection was enough, long before any check was due.
+        assert front.up() == [f"host:{alive.port}"]
+        back = stack.enter_context(running(port=doomed.port))
+        wait_for(lambda: len(front.up()) == 2)
+        assert back.port == doomed.port
+
+
+def test_a_request_that_was_sent_is_never_repeated(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    for stub in stubs:
+        stub.cut_after = 2
+    with routed(tmp_path, one_model(stubs)) as front:
+        status, _, body, _ = post_until_cut(front.port)
+        assert status == 200
+        assert "[DONE]" not in body
+    assert len(stubs[0].seen) + len(stubs[1].seen) == 1
+
+
+def post_until_cut(port: int) -> tuple[int, dict[str, str], str, list[float]]:
+    """A completion whose stream may break off; what came until then counts."""
+    try:
+        return post(port, {"model": "tiny/llama", "max_tokens": 5})
+    except http.client.IncompleteRead as error:
+        return 200, {}, error.partial.decode(), []
+
+
+def test_a_replica_holds_no_more_than_its_slots_and_the_rest_waits(tmp_path: Path) -> None:
+    with running(token_s=0.02) as stub, routed(tmp_path, one_model((stub,), max_num_seqs=2)) as front:
+        statuses: list[int] = []
+        threads = [
+            threading.Thread(target=lambda: statuses.append(post(front.port, {"max_tokens": 4})[0])) for _ in range(12)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert statuses == [200] * 12
+    assert stub.peak == 3  # max_num_seqs and one that waits in the engine, so that a free slot is filled at once
+
+
+def test_least_in_flight_takes_the_free_replica(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    slow, fast = stubs
+    slow.token_s = 0.3
+    with routed(tmp_path, one_model(stubs)) as front:
+        busy = [threading.Thread(target=post, args=(front.port, {"max_tokens": 4})) for _ in range(2)]
+        for thread in busy:
+            thread.start()
+            time.sleep(0.1)
+        for _ in range(6):
+            post(front.port, {"max_tokens": 1})
+        for thread in busy:
+            thread.join()
+    # One long request sits on the slow one; what is short goes where nothing is in flight.
+    assert len(slow.seen) <= 2
+    assert len(fast.seen) >= 6
+
+
+def test_models_are_routed_by_the_body_and_listed_together(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    llama, qwen = stubs
+    models = [
+        {"name": "meta/Llama", "servers": [server(llama)]},
+        {"name": "Qwen/Qwen3", "servers": [server(qwen)]},
+    ]
+    with routed(tmp_path, models) as front:
+        long_prompt = "x" * 300_000  # the openai client writes the prompt before the model
+        assert post(front.port, {"prompt": long_prompt, "model": "Qwen/Qwen3"})[0] == 200
+        assert post(front.port, {"model": "meta/Llama"})[0] == 200
+        assert (len(llama.seen), len(qwen.seen)) == (1, 1)
+        status, _, body, _ = post(front.port, {"model": "none/such"})
+        assert (status, json.loads(body)["error"]["code"]) == (404, "model_not_found")
+        status, _, body, _ = post(front.port, {"prompt": "y" * 3_000_000, "model": "meta/Llama"})
+        assert (status, json.loads(body)["error"]["code"]) == (413, "request_too_large")
+        listed = json.loads(get(front.port, "/v1/models")[1])
+        assert [row["id"] for row in listed["data"]] == ["meta/Llama", "Qwen/Qwen3"]
+
+
+def test_what_is_not_for_clients_is_not_reachable(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    with routed(tmp_path, one_model(stubs)) as front:
+        for path in ("/metrics", "/", "/docs", "/sleep"):
+            status, body = get(front.port, path)
+            assert (status, json.loads(body)["error"]["code"]) == (404, "unknown_url")
+        assert get(front.port, "/v1/models")[0] == 200
+        assert "haproxy_server_status" in get(front.metrics, "/metrics")[1]
+
+
+def test_with_every_replica_down_clients_get_a_json_503(tmp_path: Path) -> None:
+    with running() as stub:
+        models = one_model((stub,))
+        stub.health = 500
+        with routed(tmp_path, models) as front:
+            wait_for(lambda: front.up() == [])
+            assert get(front.port, "/health")[0] == 503
+            status, headers, body, _ = post(front.port, {})
+            assert (status, json.loads(body)["error"]["type"]) == (503, "service_unavailable")
+            assert headers["retry-after"] == "5"
+            stub.health = 200
+            wait_for(lambda: get(front.port, "/health")[0] == 200)
+
+
+def test_request_ids_go_end_to_end_and_the_log_is_json(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    with routed(tmp_path, one_model(stubs)) as front:
+        _, headers, _, _ = post(front.port, {}, x_request_id="mine-1")
+        assert headers["x-request-id"] == "mine-1"
+        _, headers, _, _ = post(front.port, {}, x_request_id='bad"} id')
+        made = headers["x-request-id"]
+        assert made != 'bad"} id'
+        wait_for(lambda: made in front.log.read_text())
+    given = [row["x-request-id"] for stub in stubs for _, row in stub.seen]
+    assert sorted(given) == sorted(["mine-1", made])
+    rows = [json.loads(line) for line in front.log.read_text().splitlines() if line.startswith("{")]
+    assert [row["id"] for row in rows if row["method"] == "POST"] == ["mine-1", made]
+    assert {row["status"] for row in rows if row["method"] == "POST"} == {200}
+
+
+def test_a_drained_replica_finishes_and_stays_out_over_a_restart(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    first, second = stubs
+    first.token_s = second.token_s = 0.1
+    with routed(tmp_path, one_model(stubs)) as front:
+        thread = threading.Thread(target=post, args=(front.port, {"max_tokens": 8}))
+        thread.start()
+        wait_for(lambda: first.running + second.running == 1)
+        busy = first if first.running else second
+        name = f"host:{busy.port}"
+        assert cli.main(["--socket", str(front.socket), "drain", name, "--timeout-s", "0.1"]) == 1
+        assert wait_idle([front.router], name, 5.0) == 0
+        thread.join()
+        assert busy.seen  # it was let finish
+        count = len(busy.seen)
+        assert [post(front.port, {"max_tokens": 1})[0] for _ in range(4)] == [200] * 4
+        assert len(busy.seen) == count
+        cli.save(front.router, front.states)
+    again = Front(tmp_path, one_model(stubs))
+    again.start()
+    try:
+        assert [row.state for row in again.router.find(name)] == ["drain"]
+        assert cli.main(["--socket", str(again.socket), "ready", name]) == 0
+        assert [row.state for row in again.router.find(name)] == ["ready"]
+    finally:
+        again.stop()
+
+
+def test_the_router_program_lists_and_names_what_it_does_not_know(
+    tmp_path: Path, stubs: tuple[Stub, Stub], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with routed(tmp_path, one_model(stubs)) as front:
+        assert cli.main(["--socket", str(front.socket), "status"]) == 0
+        assert f"host:{stubs[0].port}  model-tiny-llama  ready" in capsys.readouterr().out
+        assert cli.main(["--socket", str(front.socket), "drain", "host:1"]) == 1
+        assert (
+            f"there is no replica host:1 here; there are host:{min(s.port for s in stubs)}" in capsys.readouterr().err
+        )
+    assert cli.main(["--socket", str(front.socket), "status"]) == 1
+    assert "systemctl status haproxy" in capsys.readouterr().err
