@@ -110,11 +110,14 @@ def block_count(deployment: Deployment) -> int:
 
 
 def sampling_of(deployment: Deployment) -> Optional[Dict[str, Any]]:
-    """Return the on-device sampling that is compiled in, None where the deployment samples on the CPU."""
+    """Return the on-device sampling that is compiled in, None where the deployment samples on the CPU.
+
+    A mapping switches it on, an empty one too; false and null are the CPU.
+    """
     given = deployment.neuron_config.get("on_device_sampling_config", True)
     if given is True:
         return dict(DEFAULT_SAMPLING)
-    return dict(given) if given else None
+    return dict(given) if isinstance(given, Mapping) else None
 
 
 def compiled_settings(deployment: Deployment, row: SdkRelease) -> Dict[str, Any]:
@@ -280,8 +283,9 @@ def native_config(deployment: Deployment) -> Dict[str, Any]:
     found: Dict[str, Any] = {}
     for key, value in _engine_config(deployment).items():
         if key == "on_device_sampling_config":
-            if value:
-                found[key] = _native_sampling(sampling_of(deployment) or {})
+            sampling = sampling_of(deployment)
+            if sampling is not None:
+                found[key] = _native_sampling(sampling)
         elif key in NATIVE_NAMES or key not in DEMO_FLAGS:
             found[NATIVE_NAMES.get(key, key)] = value
     return found
