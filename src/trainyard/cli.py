@@ -6,6 +6,7 @@ import typer
 
 from trainyard.lab.commands import app as lab_app
 from trainyard.plan_command import plan
+from trainyard.show_command import show
 
 app = typer.Typer(
     name="trainyard",
@@ -22,6 +23,7 @@ def trainyard() -> None:
 
 
 app.command("plan")(plan)
+app.command("show")(show)
 app.add_typer(lab_app, name="lab")
 
 

@@ -98,13 +98,12 @@ def summary(plan: dict[str, Any]) -> str:
     )
 
 
-def plan(
-    inventory: Annotated[list[str], typer.Option("--inventory", "-i", help="Inventory file, directory or script.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole plan as JSON.")] = False,
-    group: Annotated[str, typer.Option(help="Inventory group of the hosts that serve.")] = "neuron",
-    router_group: Annotated[str, typer.Option(help="Inventory group of the routers.")] = "router",
-) -> None:
-    """Show what would run where: replicas, cores, CPUs, ports, artifacts. No host is touched."""
+def plan_or_exit(inventory: list[str], group: str = "neuron", router_group: str = "router") -> dict[str, Any]:
+    """Return the plan of an inventory, for a command.
+
+    Raises:
+        typer.Exit: with 1 where the plan has problems, with 2 where the inventory cannot be read; both are told.
+    """
     from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
     from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 
@@ -114,7 +113,7 @@ def plan(
         errors.print(f"[red]{ERROR}[/]: no inventory at {', '.join(missing)}", soft_wrap=True)
         raise typer.Exit(2)
     try:
-        found = plan_fleet(read_inventory(inventory, group, router_group)).to_dict()
+        return dict(plan_fleet(read_inventory(inventory, group, router_group)).to_dict())
     except InventoryError as error:
         errors.print(f"[red]{ERROR}[/]: {error}", soft_wrap=True, markup=True)
         raise typer.Exit(2) from error
@@ -122,6 +121,17 @@ def plan(
         errors.print(f"[red]{ERROR}[/]: ", end="")
         errors.print(str(error), soft_wrap=True, markup=False)
         raise typer.Exit(1) from error
+
+
+def plan(
+    inventory: Annotated[list[str], typer.Option("--inventory", "-i", help="Inventory file, directory or script.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole plan as JSON.")] = False,
+    group: Annotated[str, typer.Option(help="Inventory group of the hosts that serve.")] = "neuron",
+    router_group: Annotated[str, typer.Option(help="Inventory group of the routers.")] = "router",
+) -> None:
+    """Show what would run where: replicas, cores, CPUs, ports, artifacts. No host is touched."""
+    errors = Console(stderr=True, highlight=False)
+    found = plan_or_exit(inventory, group, router_group)
     if as_json:
         typer.echo(json.dumps(found, indent=2, sort_keys=True))
         return

@@ -145,34 +145,38 @@ def command(spec: Dict[str, Any], final: Path, staging: Path, work_dir: Path) ->
 def _compile(spec: Dict[str, Any], final: Path, staging: Path, work_dir: Path) -> None:
     argv, environment = command(spec, final, staging, work_dir)
     try:
-        process = subprocess.Popen(
-            argv,
-            env={**os.environ, **environment},
-            cwd=work_dir,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
+        status, said = _follow(argv, {**os.environ, **environment}, work_dir)
     except OSError as error:
         raise job.JobError(
             f"cannot run {argv[0]}: {error.strerror}",
             "nothing was kept",
             "provision the SDK release on this host (role neuron_venv)",
         ) from error
-    tail = ""
-    assert process.stdout is not None  # noqa: S101 - asked for above; tells the type checker
-    for line in process.stdout:
-        print(line, end="", flush=True)  # noqa: T201 - the job's log
-        tail = (tail + line)[-TAIL_CHARS:]
-    status = process.wait()
     if status != 0:
         raise job.JobError(
-            f"the compiler ended with status {status}: {tail.strip()}",
+            f"the compiler ended with status {status}: {said}",
             "nothing was kept",
             f"read {job.LOG_DIR}/artifact-{spec['id']}.log",
         )
+
+
+def _follow(argv: List[str], environment: Dict[str, str], folder: Path) -> tuple[int, str]:
+    """Run a command with its output going to this job's log; return its status and the end of what it said."""
+    tail = ""
+    with subprocess.Popen(
+        argv,
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)  # noqa: T201 - the job's log
+            tail = (tail + line)[-TAIL_CHARS:]
+    return process.returncode, tail.strip()
 
 
 def incomplete(spec: Dict[str, Any], staging: Path) -> List[str]:
