@@ -56,7 +56,9 @@ options:
         description: What a link points to. C({name}) stands for a key of the element, as in O(items[].path).
         type: str
       previous:
-        description: Path of a second link, which gets the old target when this link moves.
+        description:
+          - Path of a second link, which gets the old target when this link moves.
+          - C({name}) stands for a key of the element, as in O(items[].path).
         type: str
       each:
         description:
