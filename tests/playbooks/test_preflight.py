@@ -72,7 +72,12 @@ def preflight(tmp_path: Path, *deployments: dict[str, Any], **host_variables: An
         ({"tensor_paralel_size": 32}, ["tensor_paralel_size", "tensor_parallel_size"]),
         ({"generation": "native"}, ["generation", "native", "2.23.0"]),
     ],
-    ids=["more cores than there are", "illegal tensor parallelism", "a misspelt key", "a generation that the release has not"],
+    ids=[
+        "more cores than there are",
+        "illegal tensor parallelism",
+        "a misspelt key",
+        "a generation that the release has not",
+    ],
 )
 def test_a_bad_deployment_fails_before_any_host_is_touched(
     tmp_path: Path, change: dict[str, Any], said: list[str]

@@ -50,9 +50,7 @@ def test_each_host_serves_cores_0_31_on_8000_and_32_63_on_8001(replicas: list[di
         assert sorted(served) == [("0-31", 8000), ("32-63", 8001)], name
 
 
-def test_the_cores_are_held_by_the_replicas_that_the_plan_gave_them_to(
-    replicas: list[dict[str, Any]], on: On
-) -> None:
+def test_the_cores_are_held_by_the_replicas_that_the_plan_gave_them_to(replicas: list[dict[str, Any]], on: On) -> None:
     for name in {replica["host"] for replica in replicas}:
         devices = json.loads(on(name).check_output("/opt/aws/neuron/bin/neuron-ls --json-output"))
         assert len(devices) == 16
