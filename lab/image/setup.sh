@@ -51,6 +51,8 @@ Before=neuron-sim.service ssh.service sysinit.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
+# As on a real host: where mounts do not spread, systemd hands units an empty directory in place of their credentials.
+ExecStartPre=/bin/mount --make-rshared /
 ExecStart=/bin/cp -r --preserve=mode /usr/lib/trainyard-lab/host/files/. /
 
 [Install]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from rich.table import Table
 from trainyard.lab import image, inventory, machine, network, state, vllm_cpu
 from trainyard.lab.cache import Say, Stopwatch, cache_dir
 from trainyard.lab.errors import LabError
-from trainyard.lab.fleet import Fleet, close_connections, ensure_model, write_files
+from trainyard.lab.faults import HOST_KINDS, SERVICE_KINDS, Details, Faults
+from trainyard.lab.fleet import Fleet, close_connections, ensure_model, ssh_command, write_files
 from trainyard.lab.podman import Podman
 from trainyard.lab.state import Engine, Lab
 
@@ -166,15 +168,25 @@ def take_down(name: str) -> list[str]:
     return gone
 
 
+def _existing(name: str) -> Lab:
+    """The lab of that name.
+
+    Raises:
+        LabError: there is none.
+    """
+    lab = state.load(name)
+    if lab is None:
+        raise LabError(f"no lab {name!r}: `trainyard lab up{'' if name == 'default' else f' --name {name}'}` makes one")
+    return lab
+
+
 def describe(name: str) -> dict[str, Any]:
     """A lab as it is now, JSON-ready.
 
     Raises:
         LabError: there is no such lab.
     """
-    lab = state.load(name)
-    if lab is None:
-        raise LabError(f"no lab {name!r}: `trainyard lab up{'' if name == 'default' else f' --name {name}'}` makes one")
+    lab = _existing(name)
     rows = podman_here(name).containers(lab.id)
 
     def row(host: str, address: str) -> dict[str, Any]:
@@ -264,6 +276,52 @@ def status(
             typer.echo(json.dumps(description, indent=2))
         else:
             Console().print(_table(description))
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def ssh(
+    host: Annotated[str, typer.Argument(help="A host, such as lab-1.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(help="What to run there; a shell where nothing is said.")
+    ] = None,
+    name: Name = None,
+) -> None:
+    """Log in to a host of the lab, or run a command there."""
+    lab_name = name or state.default_name()
+    with _told(lab_name):
+        lab = _existing(lab_name)
+        if host not in lab.hosts:
+            raise LabError(f"no host {host!r}; there are {', '.join(lab.hosts)}")
+    words = ssh_command(lab, state.paths(lab_name), host, "LogLevel=ERROR")
+    os.execvp(words[0], [*words, *(command or [])])  # noqa: S606 - no shell, and ssh needs this very terminal
+
+
+@app.command()
+def fault(
+    host: Annotated[str, typer.Argument(help="A host, such as lab-1, or services.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help=f"Of a host: {', '.join(HOST_KINDS)}, or a kind of the Neuron stand-in (engine-crash, hang, ...). "
+            f"Of the services: {', '.join(SERVICE_KINDS)}. clear ends them."
+        ),
+    ],
+    replica: Annotated[str | None, typer.Option(help="The replica that it strikes.")] = None,
+    path: Annotated[str | None, typer.Option(help="The folder or file that it strikes.  [default: /data]")] = None,
+    peer: Annotated[str | None, typer.Option(help="The host that is cut off.  [default: all others]")] = None,
+    count: Annotated[int, typer.Option(help="How many requests it strikes; -1 = until cleared.")] = -1,
+    seconds: Annotated[float, typer.Option(help="How long an answer waits, or asks to wait.")] = 1.0,
+    device: Annotated[int | None, typer.Option(help="The Neuron device that it strikes.")] = None,
+    factor: Annotated[float | None, typer.Option(help="How much slower tokens come.")] = None,
+    name: Name = None,
+) -> None:
+    """Make something go wrong, at run time."""
+    lab_name = name or state.default_name()
+    with _told(lab_name):
+        lab = _existing(lab_name)
+        fleet = Fleet(podman_here(lab_name), lab, state.paths(lab_name), _say())
+        details = Details(replica, path, peer, count, seconds, device, factor)
+        typer.echo(Faults(fleet).inject(host, kind, details))
 
 
 @app.command()

@@ -261,17 +261,8 @@ class Fleet:
 
     def ssh(self, host: str, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command on a host as its user."""
-        options = [
-            "-o",
-            "ConnectTimeout=5",
-            "-o",
-            "BatchMode=yes",
-            "-i",
-            str(self.files.key),
-            *ssh_options(self.lab, self.files),
-        ]
         return subprocess.run(
-            ["ssh", *options, f"ubuntu@{self.lab.hosts[host]}", *words],
+            [*ssh_command(self.lab, self.files, host, "ConnectTimeout=5", "BatchMode=yes"), *words],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
@@ -286,7 +277,7 @@ class Fleet:
                 return ""
             if state == "degraded":
                 units = ", ".join(line.split()[0] for line in failed if line.split())
-                return f"{host}: {units} failed (`podman exec {self.lab.container(host)} journalctl -b` says why)"
+                return f"{host}: {units} failed; `trainyard lab ssh {host} journalctl -b` says why"
             last = answer.stderr.strip().splitlines()[-1] if answer.stderr.strip() else state
             time.sleep(0.3)
         return f"{host}: no SSH in {READY_TIMEOUT_S} s ({last})"
@@ -308,6 +299,12 @@ class Fleet:
                     log = self.podman.run("logs", "--tail", "3", self.lab.container(SERVICES), check=False)
                     raise LabError(f"the services do not answer ({error}): {log.strip()}") from error
                 time.sleep(0.3)
+
+
+def ssh_command(lab: Lab, files: Paths, host: str, *options: str) -> list[str]:
+    """The command that logs in to a host as its user."""
+    more = [word for option in options for word in ("-o", option)]
+    return ["ssh", *more, "-i", str(files.key), *ssh_options(lab, files), f"ubuntu@{lab.hosts[host]}"]
 
 
 def close_connections(lab: Lab) -> None:

@@ -378,7 +378,7 @@ def judge(step: Step, status: Status, waited_s: float, allowed_restarts: int) ->
 
 
 def _cause(status: Status) -> str:
-    if status.result == "exit-code":
+    if status.result == "exit-code" and status.exit_status not in ("", "0"):
         return "exit code {0}".format(status.exit_status)
     return status.result
 

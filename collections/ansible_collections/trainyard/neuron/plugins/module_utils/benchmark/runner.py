@@ -227,7 +227,7 @@ class Run:
             "ended_at": time.time(),
             "client": {
                 "name": self.client.name,
-                "version": version_of(self.client),
+                "version": self.client.version(),
                 "python": platform.python_version(),
             },
             "load_host": {"name": platform.node(), "processors": os.cpu_count()},
@@ -342,18 +342,6 @@ def process_cpu_s(pid: int) -> float:
         return (float(fields[11]) + float(fields[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, IndexError, ValueError):
         return 0.0
-
-
-def version_of(client: clients.Client) -> str:
-    """The version of the client's distribution in its own environment, or an empty text."""
-    code = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
-    try:
-        done = subprocess.run(
-            [client.python, "-c", code, client.distribution], capture_output=True, text=True, timeout=60, check=False
-        )
-    except OSError:
-        return ""
-    return done.stdout.strip()
 
 
 def account(records: List[clients.Record]) -> Dict[str, int]:

@@ -13,6 +13,7 @@ def artifact(digest: str, host: str) -> dict[str, object]:
         "argv": ["compile"],
         "environment": {},
         "work_dir": f"/data/compile/{digest}",
+        "mode": "run",
         "generation": "nxdi_v0",
         "compile_host": host,
     }
