@@ -297,6 +297,9 @@ def _nxdi_config(deployment: Deployment, generation: Generation) -> Dict[str, An
     sampling = sampling_of(deployment)
     if "on_device_sampling_config" in config:
         config["on_device_sampling_config"] = sampling
+    longest_prompt = config.get("max_context_length", deployment.max_model_len)
+    if generation.prompt_limit_key and longest_prompt < deployment.max_model_len:
+        config[generation.prompt_limit_key] = longest_prompt
     if generation.config_keys is None:
         return config
     config = {key: value for key, value in config.items() if key in generation.config_keys and value is not None}
