@@ -168,6 +168,7 @@ class Generation:
         null_blocks: blocks that the plugin adds to those it is given, compiled in as well.
         settings: engine defaults that `inference_demo` does not have by itself.
         continuous_batching: `always`, or `several` where it needs two sequences.
+        cpu_sampling_variable: says that the artifact samples on the CPU; empty where none is needed.
         translate: whether NxDI's settings are told in the native plugin's words.
     """
 
@@ -188,6 +189,7 @@ class Generation:
     null_blocks: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     continuous_batching: str = "several"
+    cpu_sampling_variable: str = ""
     translate: bool = False
 
 
@@ -255,6 +257,7 @@ GENERATIONS: Mapping[str, Generation] = {
         prefix_follows_blocks=False,
         null_blocks=0,
         continuous_batching="always",
+        cpu_sampling_variable="NEURON_ON_DEVICE_SAMPLING_DISABLED",
     ),
     NXDI_V1: Generation(
         name=NXDI_V1,
@@ -272,6 +275,7 @@ GENERATIONS: Mapping[str, Generation] = {
         block_size_flag=True,
         prefix_follows_blocks=True,
         null_blocks=1,
+        cpu_sampling_variable="NEURON_ON_DEVICE_SAMPLING_DISABLED",
         # What the plugin compiles by itself when it finds no artifact.
         settings={"enable_bucketing": True, "padding_side": "right"},
     ),
