@@ -31,7 +31,7 @@ options:
       state:
         description:
           - What the path is to be. V(absent) removes a directory with all that is in it, and the other
-          options of the item do not matter then.
+            options of the item do not matter then.
         type: str
         choices: [file, directory, link, absent]
         default: file
