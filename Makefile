@@ -35,10 +35,31 @@ lint: $(READY) ## Style, types and Ansible's own rules
 
 .PHONY: unit
 unit: $(READY) ## Tests that need no lab
-	pytest -m 'not lab and not vm'
+	pytest -n 2 -m 'not lab and not vm'
+
+.PHONY: molecule
+molecule: $(READY) ## The whole run over two stand-in hosts: converge, idempotence, behaviour, removal
+	molecule test --scenario-name site
 
 .PHONY: test
-test: lint unit ## Everything: lint, types, unit tests, and the whole run over a lab
+test: lint unit molecule ## Everything: lint, types, unit tests, and the whole run over stand-in hosts
+
+# One host with the real vLLM on its CPU unless told otherwise: make demo HOSTS=2 ENGINE=simulated
+HOSTS  ?= 1
+ENGINE ?= vllm-cpu
+LAB    ?= default
+
+.PHONY: demo
+demo: export TRAINYARD_LAB := $(LAB)
+demo: $(READY) ## A stand-in fleet, served, balanced and benchmarked (HOSTS=1 ENGINE=vllm-cpu)
+	trainyard lab up --name $(LAB) --hosts $(HOSTS) --engine $(ENGINE)
+	ansible-playbook site.yml -i inventory/lab
+	trainyard show -i inventory/lab
+	@echo "Stop and remove it: make demo-down$(if $(filter-out default,$(LAB)), LAB=$(LAB))"
+
+.PHONY: demo-down
+demo-down: $(READY) ## Remove the stand-in fleet of `make demo`
+	trainyard lab down --name $(LAB)
 
 .PHONY: clean
 clean: ## Remove what was made here

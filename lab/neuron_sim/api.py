@@ -145,8 +145,10 @@ class Api:
 
     async def _tokenize(self, request: HttpRequest, reply: Reply) -> None:
         body = _body(request)
-        text = body.get("prompt") or _chat_text(body.get("messages", []))
-        count = self._tokenizer.count(str(text))
+        if "messages" in body:
+            count = self._tokenizer.count_chat(_turns(body["messages"]))
+        else:
+            count = self._tokenizer.count(str(body.get("prompt", "")), leading=True)
         await reply.send_json(
             200, {"count": count, "max_model_len": self._settings.max_model_len, "tokens": list(range(count))}
         )
@@ -160,7 +162,7 @@ class Api:
             if len(prompt) != 1:
                 raise RequestError("the lab's engine takes one prompt a request")
             prompt = prompt[0]
-        count = len(prompt) if isinstance(prompt, list) else self._tokenizer.count(prompt) + 1
+        count = len(prompt) if isinstance(prompt, list) else self._tokenizer.count(prompt, leading=True)
         limit = body.get("max_tokens", _DEFAULT_COMPLETION_TOKENS)
         generation = self._generation(body, json.dumps(prompt), count, limit)
         await self._answer(body, generation, reply, chat=False)
@@ -170,9 +172,9 @@ class Api:
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages:
             raise RequestError("[{'type': 'missing', 'loc': ('body', 'messages'), 'msg': 'Field required'}]")
-        text = _chat_text(messages)
+        turns = _turns(messages)
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
-        generation = self._generation(body, text, self._tokenizer.count(text) + 4 * len(messages) + 4, limit)
+        generation = self._generation(body, json.dumps(turns), self._tokenizer.count_chat(turns), limit)
         await self._answer(body, generation, reply, chat=True)
 
     def _checked(self, request: HttpRequest) -> dict[str, Any]:
@@ -339,14 +341,19 @@ def _body(request: HttpRequest) -> dict[str, Any]:
     return value
 
 
-def _chat_text(messages: list[Any]) -> str:
-    parts = []
+def _turns(messages: list[Any]) -> list[tuple[str, str]]:
+    """Role and text of each message; parts that are not text count for nothing."""
+    turns = []
     for message in messages:
-        content = message.get("content") if isinstance(message, dict) else None
+        if not isinstance(message, dict):
+            raise RequestError(
+                "[{'type': 'dict_type', 'loc': ('body', 'messages'), 'msg': 'Input should be an object'}]"
+            )
+        content = message.get("content")
         if isinstance(content, list):
             content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
-        parts.append(str(content or ""))
-    return "\n".join(parts)
+        turns.append((str(message.get("role", "user")), str(content or "")))
+    return turns
 
 
 async def wait_idle(api: Api, seconds: float) -> bool:

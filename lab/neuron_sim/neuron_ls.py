@@ -120,6 +120,12 @@ def _rows(entry: dict[str, Any], with_processes: bool) -> list[list[str]]:
     return rows
 
 
+def _center(text: str, width: int) -> str:
+    """Centred, the odd space on the right, as the command does it (str.center decides by the width)."""
+    left = (width - len(text)) // 2
+    return " " * left + text + " " * (width - len(text) - left)
+
+
 def table(devices: list[dict[str, Any]]) -> str:
     """The devices as a table; columns for processes only when some device has one."""
     with_processes = any(entry["neuron_processes"] for entry in devices)
@@ -132,7 +138,7 @@ def table(devices: list[dict[str, Any]]) -> str:
     rule = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
     lines = [rule]
     for part in (0, 1):
-        lines += ["|" + "|".join(heading[part].center(widths[i] + 2) for i, heading in enumerate(columns)) + "|"]
+        lines += ["|" + "|".join(_center(heading[part], widths[i] + 2) for i, heading in enumerate(columns)) + "|"]
     lines.append(rule)
     for index, rows in enumerate(groups):
         lines += ["|" + "|".join(f" {cell.ljust(widths[i])} " for i, cell in enumerate(row)) + "|" for row in rows]

@@ -2,8 +2,8 @@
 """Counting prompt tokens and making output text, from the model's own ``tokenizer.json`` where there is one.
 
 Prompts are counted by byte-pair encoding as the Hugging Face tokenizers do it (pre-tokenizer: the byte-level pattern of
-GPT-2). Output text is made of tokens that encode back to themselves, so that a client which counts tokens by encoding
-the text again gets the engine's own count.
+GPT-2), or by character for the lab's own model, whose tokenizer has a token for each. Output text is made of tokens
+that encode back to themselves, so that a client which counts by encoding the text again gets the engine's own count.
 """
 
 from __future__ import annotations
@@ -17,34 +17,7 @@ from pathlib import Path
 from typing import Any
 
 _PIECES = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
-_WORDS = [
-    "the",
-    "a",
-    "of",
-    "to",
-    "and",
-    "in",
-    "is",
-    "it",
-    "on",
-    "for",
-    "with",
-    "as",
-    "by",
-    "at",
-    "from",
-    "this",
-    "that",
-    "be",
-    "are",
-    "was",
-    "one",
-    "two",
-    "all",
-    "not",
-    "but",
-    "or",
-]
+_WORDS = ("the", "of", "to", "and", "in", "is", "it", "on", "for", "with", "as", "by", "at", "from", "this", "that")
 
 
 def _byte_characters() -> dict[int, str]:
@@ -64,28 +37,29 @@ _BYTES = _byte_characters()
 class Tokenizer:
     """Token counts and output tokens for one model."""
 
-    def __init__(self, vocabulary: dict[str, int], ranks: dict[tuple[str, str], int], special: list[str]) -> None:
-        self._ranks = ranks
-        self._special = (
-            re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True)))) if special else None
+    def __init__(self, data: dict[str, Any]) -> None:
+        """From the content of ``tokenizer.json``; an empty one makes a tokenizer that counts words."""
+        model = data.get("model", {})
+        self._kind = model.get("type", "BPE") if model else ""
+        self._vocabulary: dict[str, int] = model.get("vocab", {}) if self._kind in ("BPE", "WordLevel") else {}
+        pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model.get("merges", [])]
+        self._ranks = {(left, right): rank for rank, (left, right) in enumerate(pairs)}
+        special = sorted(
+            (e["content"] for e in data.get("added_tokens", []) if e.get("special")), key=len, reverse=True
         )
-        self._known = bool(vocabulary)
+        self._special = re.compile("|".join(map(re.escape, special))) if special else None
+        self._leading = 1 if data.get("post_processor") else 0
         self._piece_count = lru_cache(maxsize=65536)(self._count_piece)
-        self.output = self._output_tokens(vocabulary)
+        self.output = self._output_tokens()
 
     @classmethod
     def load(cls, directory: str | Path) -> Tokenizer:
-        """From ``tokenizer.json``; without one (or with one of another kind) words are counted instead."""
+        """From a checkpoint directory; without a tokenizer of a kind that is known here, words are counted."""
         try:
-            data: dict[str, Any] = json.loads((Path(directory) / "tokenizer.json").read_text(encoding="utf-8"))
-            model = data["model"]
-            if model.get("type", "BPE") != "BPE":
-                return cls({}, {}, [])
-            pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
-        except (OSError, ValueError, KeyError):
-            return cls({}, {}, [])
-        special = [entry["content"] for entry in data.get("added_tokens", []) if entry.get("special")]
-        return cls(model["vocab"], {(left, right): rank for rank, (left, right) in enumerate(pairs)}, special)
+            data = json.loads((Path(directory) / "tokenizer.json").read_text(encoding="utf-8"))
+            return cls(data)
+        except (OSError, ValueError, KeyError, AttributeError):
+            return cls({})
 
     def _count_piece(self, piece: str) -> int:
         parts = [_BYTES[byte] for byte in piece.encode()]
@@ -96,24 +70,33 @@ class Tokenizer:
             parts[best : best + 2] = [parts[best] + parts[best + 1]]
         return len(parts)
 
-    def count(self, text: str) -> int:
-        """Tokens of the text."""
-        if not self._known:
-            return sum(1 for _ in _PIECES.finditer(text))
+    def _count_plain(self, text: str) -> int:
+        if self._kind == "WordLevel":
+            return len(text)
+        return sum(self._piece_count(piece.group()) if self._vocabulary else 1 for piece in _PIECES.finditer(text))
+
+    def count(self, text: str, *, leading: bool = False) -> int:
+        """Tokens of the text; ``leading`` adds what the tokenizer puts in front of a prompt."""
         special = len(self._special.findall(text)) if self._special else 0
         plain = self._special.split(text) if self._special else [text]
-        return special + sum(self._piece_count(piece.group()) for part in plain for piece in _PIECES.finditer(part))
+        return special + sum(map(self._count_plain, plain)) + (self._leading if leading else 0)
 
-    def _output_tokens(self, vocabulary: dict[str, int]) -> list[tuple[int, str]]:
+    def count_chat(self, messages: list[tuple[str, str]]) -> int:
+        """Tokens of a conversation of (role, text) in the template of Llama 3, which names its turns' borders."""
+        turns = [*((role, f"{text.strip()}<|eot_id|>") for role, text in messages), ("assistant", "")]
+        body = "".join(f"<|start_header_id|>{role}<|end_header_id|>\n\n{text}" for role, text in turns)
+        return self.count(f"<|begin_of_text|>{body}")
+
+    def _output_tokens(self) -> list[tuple[int, str]]:
+        if self._kind == "WordLevel":
+            return sorted(
+                (number, token) for token, number in self._vocabulary.items() if re.fullmatch("[a-z ]", token)
+            )
         words = [
             (number, " " + token[1:])
-            for token, number in vocabulary.items()
-            if re.fullmatch("Ġ[a-z]{1,12}", token) and self._count_piece(" " + token[1:]) == 1
+            for token, number in self._vocabulary.items()
+            if re.fullmatch("Ġ[a-z]{1,12}", token) and self._piece_count(" " + token[1:]) == 1
         ]
-        if len(words) < 16 and vocabulary:
-            words = [(n, t) for t, n in vocabulary.items() if re.fullmatch("[a-z]", t)]
-            if any(pair[0][-1:].isalpha() and pair[1][:1].isalpha() for pair in self._ranks):
-                words = [(number, text) for number, text in words[:1]]
         return sorted(words) or [(index, f" {word}") for index, word in enumerate(_WORDS)]
 
     def generate(self, seed: str) -> Iterator[tuple[int, str]]:

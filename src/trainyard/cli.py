@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from trainyard.lab.commands import app as lab_app
+from trainyard.plan_command import plan
+from trainyard.show_command import show
+
 app = typer.Typer(
     name="trainyard",
     help="Plan, try out and measure LLM fleets on AWS Trainium.",
@@ -16,6 +20,11 @@ app = typer.Typer(
 @app.callback()
 def trainyard() -> None:
     """Plan, try out and measure LLM fleets on AWS Trainium."""
+
+
+app.command("plan")(plan)
+app.command("show")(show)
+app.add_typer(lab_app, name="lab")
 
 
 def main() -> None:

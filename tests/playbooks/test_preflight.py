@@ -16,7 +16,7 @@ from trainyard.paths import ROOT
 
 DEPLOYMENT: dict[str, Any] = {
     "name": "tiny",
-    "model": {"repo": "acme/tiny", "source": "path", "uri": "/srv/tiny", "revision": "0" * 40},
+    "model": {"repo": "acme/tiny-llama", "source": "path", "uri": "/srv/tiny", "revision": "0" * 40},
     "sdk_release": "2.23.0",
     "generation": "nxdi_v0",
     "runtime": "venv",

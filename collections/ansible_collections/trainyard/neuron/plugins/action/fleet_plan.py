@@ -26,6 +26,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             argument_spec={
                 "hosts": {"type": "list", "elements": "str", "required": True},
                 "routers": {"type": "list", "elements": "str", "default": []},
+                "publish": {"type": "bool", "default": True},
             }
         )
         try:
@@ -38,8 +39,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "msg": str(error),
                 "problems": [problem.to_dict() for problem in error.problems],
             }
-        return {
-            "changed": False,
-            "ansible_facts": {PLAN_FACT: plan},
-            "warnings": ["%(host)s: %(variable)s: %(rule)s. Fix: %(fix)s" % warning for warning in plan["warnings"]],
-        }
+        result = {"changed": False, "warnings": [_sentence(warning) for warning in plan["warnings"]]}
+        if arguments["publish"]:
+            result.update(plan=plan, ansible_facts={PLAN_FACT: plan})
+        return result
+
+
+def _sentence(warning: Dict[str, Any]) -> str:
+    return "%(host)s: %(variable)s: %(rule)s. Fix: %(fix)s" % warning

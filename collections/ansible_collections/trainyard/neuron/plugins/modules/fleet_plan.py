@@ -24,6 +24,10 @@ options:
     type: list
     elements: str
     default: []
+  publish:
+    description: Return the plan. Without it the plan is only made, to see whether it can be.
+    type: bool
+    default: true
 attributes:
   check_mode:
     description: The plan is the same in check mode.
@@ -36,12 +40,21 @@ EXAMPLES = r"""
     hosts: "{{ groups['neuron'] }}"
     routers: "{{ groups['router'] | default([]) }}"
   run_once: true
+  register: fleet
+
+- name: Show the cores of the first replica
+  ansible.builtin.debug:
+    msg: "{{ fleet.plan.hosts[inventory_hostname].replicas[0].cores }}"
 """
 
 RETURN = r"""
-ansible_facts:
+plan:
   description: The plan, of the shape that docs/schemas/plan.schema.json describes.
-  returned: success
+  returned: when O(publish=true)
+  type: dict
+ansible_facts:
+  description: The same as a fact, C(ansible_facts['trainyard_fleet']).
+  returned: when O(publish=true)
   type: dict
   contains:
     trainyard_fleet:

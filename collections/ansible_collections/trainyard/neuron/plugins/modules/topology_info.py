@@ -35,6 +35,7 @@ EXAMPLES = r"""
 - name: Ask the host for its devices
   trainyard.neuron.topology_info:
     instance_type: "{{ trainyard_instance_type | default(omit) }}"
+  register: trainyard_topology
 """
 
 RETURN = r"""
@@ -54,14 +55,12 @@ kernel:
   description: Release of the running kernel.
   returned: always
   type: str
-ansible_facts:
-  description: The same for the planner.
+topology:
+  description:
+    - Devices of the host, its CPUs, memory and operating system; no devices where none could be told.
+    - Registered as C(trainyard_topology), the result is what M(trainyard.neuron.fleet_plan) looks for on a host.
   returned: always
   type: dict
-  contains:
-    trainyard_topology:
-      description: Devices of the host, its CPUs, memory and operating system; no devices where none could be told.
-      type: dict
 """
 
 import json
@@ -173,7 +172,7 @@ def describe(module: AnsibleModule) -> Dict[str, Any]:
         "reason": reason,
         "driver_version": read_text(_DRIVER),
         "kernel": platform.release(),
-        "ansible_facts": {"trainyard_topology": topology},
+        "topology": topology,
     }
 
 

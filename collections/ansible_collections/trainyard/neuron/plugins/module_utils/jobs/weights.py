@@ -189,7 +189,6 @@ class HubSource:
         for pattern in self._inputs["exclude"]:
             argv += ["--exclude", pattern]
         environment = dict(os.environ, HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_TELEMETRY="1")
-        environment["HF_HOME"] = str(staging / ".cache" / "home")
         if self._endpoint:
             environment["HF_ENDPOINT"] = self._endpoint
         result = subprocess.run(

@@ -12,7 +12,7 @@ __metaclass__ = type
 #: What the planner is given of a host: every variable of the toolkit, and where the host is reached.
 PREFIX, ADDRESS = "trainyard_", "ansible_host"
 
-#: The fact that `trainyard.neuron.topology_info` leaves, and the one that the plan itself becomes.
+#: The variable that `trainyard.neuron.topology_info` is registered as, and the one that the plan itself becomes.
 TOPOLOGY_FACT, PLAN_FACT = "trainyard_topology", "trainyard_fleet"
 
 
@@ -35,8 +35,16 @@ def fleet_input(
     extra = {name: _variables(hostvars, name, problems) for name in router_names if name not in found}
     if problems:
         raise PlanError(problems)
-    topologies = {name: values.pop(TOPOLOGY_FACT) for name, values in found.items() if values.get(TOPOLOGY_FACT)}
+    topologies = {name: _topology(values.pop(TOPOLOGY_FACT, None)) for name, values in found.items()}
+    topologies = {name: topology for name, topology in topologies.items() if topology}
     return {"hosts": found, "routers": router_names, "topologies": topologies, "router_variables": extra}
+
+
+def _topology(result: Any) -> Any:
+    """Return what a host reported: a registered result's topology; nothing of a host that was not reached."""
+    if isinstance(result, Mapping) and "devices" not in result:
+        return result.get("topology")
+    return result
 
 
 def _variables(hostvars: Mapping[str, Mapping[str, Any]], name: str, problems: List[Problem]) -> Dict[str, Any]:

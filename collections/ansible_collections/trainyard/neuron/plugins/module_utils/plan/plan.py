@@ -18,8 +18,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment i
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generations import (
     argument_problems,
-    render_compile,
-    render_serve,
+    argument_warnings,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.placement import (
     CpuMap,
@@ -38,6 +37,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
     find_release,
     release_problems,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering import render_compile, render_serve
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.variables import Host, HostReader
 
@@ -59,6 +59,7 @@ class FleetPlan:
 
     hosts: Mapping[str, Mapping[str, Any]]
     router: Mapping[str, Any]
+    benchmarks: Sequence[Mapping[str, Any]] = ()
     warnings: Tuple[Problem, ...] = ()
 
     def to_dict(self) -> Dict[str, Any]:
@@ -67,6 +68,7 @@ class FleetPlan:
             "version": VERSION,
             "hosts": {name: dict(host) for name, host in self.hosts.items()},
             "router": dict(self.router),
+            "benchmarks": [dict(benchmark) for benchmark in self.benchmarks],
             "warnings": [warning.to_dict() for warning in self.warnings],
         }
 
@@ -119,7 +121,7 @@ class _Planner:
         if self._problems:
             raise PlanError(self._problems)
         _elect_compile_hosts(planned)
-        return FleetPlan(planned, router, tuple(_unique(self._warnings)))
+        return FleetPlan(planned, router, _benchmarks(hosts, planned, router), tuple(_unique(self._warnings)))
 
     def _read(self) -> List[Host]:
         reader = HostReader()
@@ -152,7 +154,9 @@ class _Planner:
             name: [_by_name(host, name).port + index for index in range(len(slices))]
             for name, slices in placement.slices.items()
         }
-        found = checks.host_problems(host, releases, ports)
+        found = checks.host_problems(host, releases, ports, balances=host.name in self._routers)
+        for variable, degree in host.refused:
+            found += checks.tensor_parallel_problems(degree, variable, host.topology)
         self._problems += [problem.on(host.name) for problem in found]
         if not host.deployments:
             rule = "serves nothing: it has no trainyard_deployment_<name>"
@@ -195,7 +199,8 @@ class _Planner:
             if not wrong:
                 row = find_release(deployment.sdk_release, deployment.generation)
                 problems += argument_problems(deployment, row, where)
-                warnings += checks.traps(deployment, row.generation)
+                if not problems:
+                    warnings += argument_warnings(deployment, row, where) + checks.traps(deployment)
             self._judged[key] = (row, problems + wrong, warnings)
         return self._judged[key]
 
@@ -324,7 +329,7 @@ class _Planner:
             "address": address,
             "port": port,
             "agent_port": port + AGENT_PORT_OFFSET,
-            "url": "http://%s:%d" % ("[%s]" % address if ":" in address else address, port),
+            "url": _url(address, port),
             "sdk_release": release.release,
             "generation": release.generation,
             "runtime": deployment.runtime,
@@ -350,10 +355,20 @@ class _Planner:
             for replica in host.get("replicas", ()):
                 server = {key: replica[key] for key in ("id", "address", "port", "agent_port", "max_num_seqs")}
                 models.setdefault(replica["served_name"], []).append(dict(server, host=name))
+        port = min(ports) if ports else DEFAULT_ROUTER_PORT
         return {
-            "port": min(ports) if ports else DEFAULT_ROUTER_PORT,
+            "port": port,
+            "urls": [_url(self._router_address(name, hosts), port) for name in self._routers],
             "models": [{"name": name, "servers": models[name]} for name in sorted(models)],
         }
+
+    def _router_address(self, name: str, hosts: Sequence[Host]) -> str:
+        """Return where clients reach a router: the address of the host, which may serve nothing itself."""
+        for host in hosts:
+            if host.name == name:
+                return host.address
+        given = self._router_variables.get(name) or self._raw.get(name) or {}
+        return str(given.get("trainyard_address") or given.get("ansible_host") or name)
 
     def _router_ports(self, hosts: Sequence[Host]) -> List[int]:
         ports: Dict[int, List[str]] = {}
@@ -395,6 +410,33 @@ def _release_problems(deployment: Deployment, host: Host, where: str) -> Tuple[L
     if (host.operating_system or "").split("-")[0] in JUDGED_SYSTEMS:
         return without + of_system, []
     return without, of_system
+
+
+def _url(address: str, port: int) -> str:
+    return "http://%s:%d" % ("[%s]" % address if ":" in address else address, port)
+
+
+def _benchmarks(
+    hosts: Sequence[Host], planned: Mapping[str, Mapping[str, Any]], router: Mapping[str, Any]
+) -> List[Dict[str, Any]]:
+    """Return what to measure: for each deployment its load, where to send it, and which replicas will answer."""
+    found: Dict[str, Dict[str, Any]] = {}
+    for host in hosts:
+        for replica in planned[host.name]["replicas"]:
+            deployment = _by_name(host, replica["deployment"])
+            entry = found.setdefault(
+                deployment.name,
+                {
+                    "deployment": deployment.name,
+                    "model": replica["served_name"],
+                    "url": router["urls"][0] if router["urls"] else replica["url"],
+                    "tokenizer": replica["weights_path"],
+                    "load": dict(deployment.benchmark),
+                    "replicas": [],
+                },
+            )
+            entry["replicas"].append(replica)
+    return [found[name] for name in sorted(found)]
 
 
 def _by_name(host: Host, name: str) -> Deployment:

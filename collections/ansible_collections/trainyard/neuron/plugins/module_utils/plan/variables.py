@@ -77,7 +77,14 @@ SLIP_LIKENESS = 0.85
 
 @dataclass(frozen=True)
 class Host:
-    """A host that serves, with everything read."""
+    """A host that serves, with everything read.
+
+    Attributes:
+        other_ports: variable and port of what listens beside the replicas.
+        operating_system: such as `ubuntu-24.04`; None where the host was not asked.
+        refused: variable and tensor parallel degree of the deployments that could not be read, so that this much of
+            them can still be judged with the rest.
+    """
 
     name: str
     address: str
@@ -90,6 +97,7 @@ class Host:
     other_ports: Tuple[Tuple[str, int], ...]
     operating_system: Optional[str]
     deployments: Tuple[Deployment, ...]
+    refused: Tuple[Tuple[str, Any], ...] = ()
 
 
 class HostReader:
@@ -119,7 +127,7 @@ class HostReader:
         problems = [Problem("", p.variable.lstrip("."), p.value, p.rule, p.fix) for p in problems]
         warnings: List[Problem] = []
         self._names(raw, problems, warnings)
-        deployments = self._deployments(raw, problems)
+        deployments, refused = self._deployments(raw, problems)
         topology = _topology(values, reported, problems, warnings)
         if topology is not None:
             topology = self._topologies.setdefault(topology, topology)
@@ -140,6 +148,7 @@ class HostReader:
                 other_ports=tuple((key, values[key]) for key in OTHER_PORTS if values[key] is not None),
                 operating_system=_operating_system(reported),
                 deployments=tuple(deployments),
+                refused=tuple(refused),
             ),
             problems,
             warnings,
@@ -157,13 +166,16 @@ class HostReader:
             else:
                 warnings.append(Problem("", key, raw[key], rule, "remove it, or give it a prefix of your own"))
 
-    def _deployments(self, raw: Mapping[str, Any], problems: List[Problem]) -> List[Deployment]:
+    def _deployments(
+        self, raw: Mapping[str, Any], problems: List[Problem]
+    ) -> Tuple[List[Deployment], List[Tuple[str, Any]]]:
         overrides = raw.get("trainyard_overrides") or {}
         if not isinstance(overrides, Mapping) or not all(isinstance(item, Mapping) for item in overrides.values()):
             fix = "write {deployment: {field: value}}"
             problems.append(Problem("", "trainyard_overrides", overrides, "must map deployments to fields", fix))
             overrides = {}
-        found = []
+        found: List[Deployment] = []
+        refused: List[Tuple[str, Any]] = []
         for variable in sorted(key for key in raw if key.startswith(PREFIX)):
             if raw[variable] is None:
                 continue  # the documented way to take a group's deployment off one host
@@ -171,7 +183,9 @@ class HostReader:
             problems += wrong
             if deployment is not None:
                 found.append(deployment)
-        return found
+            elif isinstance(raw[variable], Mapping):
+                refused.append((variable, raw[variable].get("tensor_parallel_size")))
+        return found, refused
 
     def _parse(
         self, variable: str, raw: Any, overrides: Mapping[str, Any]

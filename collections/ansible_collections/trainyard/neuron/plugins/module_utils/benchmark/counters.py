@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a replica says of itself: vLLM's own counters, read over HTTP, and how busy it is now."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, List, Optional
+
+#: Our field -> vLLM's metric. The V0 and V1 engines use the same names for these.
+COUNTERS = {
+    "requests": "vllm:request_success_total",
+    "prompt_tokens": "vllm:prompt_tokens_total",
+    "generation_tokens": "vllm:generation_tokens_total",
+}
+GAUGES = {
+    "running": "vllm:num_requests_running",
+    "waiting": "vllm:num_requests_waiting",
+    "process_started_at": "process_start_time_seconds",
+}
+_SAMPLE = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)(\{.*\})?\s+(\S+)(?:\s+\S+)?$")
+
+# A proxy of the environment is for the world outside; replicas are on private addresses.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class UnreachableError(Exception):
+    """A server did not answer, or not as its API says; the text names the URL and the cause."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A replica's counters at one moment. Counts since its process started; tokens and requests, no unit else."""
+
+    requests: float = 0.0
+    prompt_tokens: float = 0.0
+    generation_tokens: float = 0.0
+    running: float = 0.0
+    waiting: float = 0.0
+    process_started_at: Optional[float] = None
+
+    def as_dict(self) -> Dict[str, Optional[float]]:
+        """The fields by name, ready for JSON."""
+        return asdict(self)
+
+
+def get(url: str, timeout_s: float = 10.0) -> str:
+    """Body of a GET request; `UnreachableError` for anything but a 200."""
+    try:
+        with _OPENER.open(url, timeout=timeout_s) as answer:
+            return answer.read().decode("utf-8", "replace")  # type: ignore[no-any-return]
+    except urllib.error.HTTPError as error:
+        raise UnreachableError(f"{url} answered {error.code} {error.reason}") from error
+    except (OSError, ValueError) as error:
+        raise UnreachableError(f"{url} does not answer: {getattr(error, 'reason', error)}") from error
+
+
+def parse(text: str) -> Dict[str, float]:
+    """Sum of each metric over its labels, from the Prometheus text format. Histogram parts keep their own names."""
+    totals: Dict[str, float] = {}
+    for line in text.splitlines():
+        match = None if line.startswith("#") else _SAMPLE.match(line.strip())
+        if match is None:
+            continue
+        try:
+            value = float(match.group(3))
+        except ValueError:
+            continue
+        if not math.isnan(value):
+            totals[match.group(1)] = totals.get(match.group(1), 0.0) + value
+    return totals
+
+
+def snapshot_of(text: str) -> Snapshot:
+    """The counters of one /metrics page; `UnreachableError` when it is not a vLLM server's."""
+    totals = parse(text)
+    missing = [name for name in COUNTERS.values() if name not in totals]
+    # vLLM creates a labelled counter on its first use, so a fresh server may lack the requests' one.
+    if COUNTERS["generation_tokens"] in missing and GAUGES["running"] not in totals:
+        raise UnreachableError("the metrics page has none of vLLM's counters")
+    fields = {field: totals.get(name, 0.0) for field, name in {**COUNTERS, **GAUGES}.items()}
+    started = totals.get(GAUGES["process_started_at"])
+    fields.pop("process_started_at")
+    return Snapshot(process_started_at=started, **fields)
+
+
+def read(url: str, timeout_s: float = 10.0) -> Snapshot:
+    """The counters of the replica at `url` now."""
+    try:
+        return snapshot_of(get(url.rstrip("/") + "/metrics", timeout_s))
+    except UnreachableError as error:
+        raise UnreachableError(f"{url}: {error}" if url not in str(error) else str(error)) from error
+
+
+def models(url: str, timeout_s: float = 10.0, api_key: str = "") -> List[str]:
+    """The model ids that an OpenAI-compatible server names."""
+    request = urllib.request.Request(url.rstrip("/") + "/v1/models")  # noqa: S310 - the fleet's own URL
+    if api_key:
+        request.add_header("Authorization", "Bearer " + api_key)
+    try:
+        with _OPENER.open(request, timeout=timeout_s) as answer:
+            return [str(row["id"]) for row in json.load(answer)["data"]]
+    except urllib.error.HTTPError as error:
+        raise UnreachableError(f"{url}/v1/models answered {error.code} {error.reason}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnreachableError(f"{url}/v1/models does not answer as an OpenAI server: {error}") from error
+
+
+def settled(urls: Dict[str, str], timeout_s: float, pause_s: float = 0.5) -> Dict[str, Snapshot]:
+    """Wait until no replica runs or holds a request and its counters stand still; then the counters by replica id.
+
+    Raises `UnreachableError` with the busy replicas' names when `timeout_s` runs out: somebody else sends them work.
+    """
+    deadline = time.monotonic() + timeout_s
+    before: Dict[str, Snapshot] = {}
+    while True:
+        now = {name: read(url) for name, url in urls.items()}
+        busy = sorted(name for name, snap in now.items() if snap.running or snap.waiting)
+        if not busy and now == before:
+            return now
+        if time.monotonic() > deadline:
+            detail = ", ".join(f"{n} runs {now[n].running:.0f}, {now[n].waiting:.0f} wait" for n in busy)
+            raise UnreachableError(f"not idle after {timeout_s:.0f} s: {detail or 'the counters still move'}")
+        before = now
+        time.sleep(pause_s)
+
+
+class Sampler(threading.Thread):
+    """Reads every replica's running and waiting requests, and the load host's processor, once a period."""
+
+    def __init__(self, urls: Dict[str, str], period_s: float) -> None:
+        super().__init__(daemon=True)
+        self.urls = urls
+        self.period_s = period_s
+        self.rows: List[Dict[str, Any]] = []
+        self._halt = threading.Event()
+        self._cpu = cpu_times()
+
+    def run(self) -> None:
+        """Sample until told to stop."""
+        while not self._halt.wait(self.period_s):
+            self.rows.append(self.sample())
+
+    def sample(self) -> Dict[str, Any]:
+        """One row: wall-clock time, [running, waiting] by replica (None where it did not answer), idle ratio."""
+        row: Dict[str, Any] = {"at": round(time.time(), 3), "replicas": {}}
+        for name, url in self.urls.items():
+            try:
+                snap = read(url, timeout_s=5.0)
+                row["replicas"][name] = [snap.running, snap.waiting]
+            except UnreachableError:
+                row["replicas"][name] = None
+        before, self._cpu = self._cpu, cpu_times()
+        total = sum(self._cpu) - sum(before)
+        row["host_idle_ratio"] = round((self._cpu[3] - before[3]) / total, 3) if total > 0 else None
+        return row
+
+    def stop(self) -> List[Dict[str, Any]]:
+        """End the thread and hand over what it saw."""
+        self._halt.set()
+        self.join(timeout=10)
+        return self.rows
+
+
+def cpu_times() -> List[float]:
+    """The machine's processor time by kind, in ticks (the first line of /proc/stat: user, nice, system, idle, ...)."""
+    try:
+        with open("/proc/stat", encoding="ascii") as stat:  # noqa: PTH123 - Python 3.9 module code
+            return [float(part) for part in stat.readline().split()[1:9]]
+    except (OSError, ValueError):
+        return [0.0] * 8

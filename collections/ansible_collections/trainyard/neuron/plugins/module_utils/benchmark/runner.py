@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One benchmark run on a load host: check, warm up, load, count, and leave a directory of evidence.
+
+The order is what makes the figures comparable: the fleet must be idle; the client warms up; the servers' counters are
+read when they stand still; the load runs while a sampler watches every replica; the counters are read again. So what
+the servers counted in between is the load and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import platform
+import re
+import resource
+import selectors
+import signal
+import subprocess
+import tarfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from . import clients, counters
+from .presets import PRESETS
+
+Options = Dict[str, Any]
+
+#: What a load is when nothing else is said; `benchmark_load` of the role documents each.
+DEFAULT_LOAD: Dict[str, Any] = {
+    "requests": 100,
+    "concurrency": 0,
+    "request_rate_per_s": 0.0,
+    "arrival": "poisson",
+    "mean_input_tokens": 550,
+    "stddev_input_tokens": 0,
+    "mean_output_tokens": 150,
+    "stddev_output_tokens": 0,
+    "sampling": {},
+    "ignore_eos": True,
+    "warmup_requests": -1,
+    "timeout_s": 600.0,
+    "run_timeout_s": 21600.0,
+    "repeats": 1,
+    "seed": 11111,
+    "dataset": "",
+    "target": "router",
+}
+_COUNTS = ("requests", "mean_input_tokens", "mean_output_tokens", "repeats")
+_AMOUNTS = ("concurrency", "request_rate_per_s", "stddev_input_tokens", "stddev_output_tokens", "timeout_s")
+_READY_TIMEOUT_S = 900.0
+_STARTS_IN_S = 1.0
+
+
+class RunError(Exception):
+    """The run cannot be done or trusted; the text says the cause, what was left, and what to do next."""
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """What the load goes to: the router's URL, the model, and every replica behind it by id."""
+
+    url: str
+    model: str
+    replicas: Dict[str, str]
+    api_key: str = ""
+
+
+def resolve_load(given: Dict[str, Any], slots: int) -> Dict[str, Any]:
+    """The load with every field filled in; `RunError` lists everything that is wrong with it.
+
+    `preset` names a recipe's load, which the other fields change. `concurrency` 0 in closed loop becomes `slots`, the
+    requests that all replicas together can run at once (batch x data parallelism); `warmup_requests` -1 becomes one for
+    each stream.
+    """
+    preset = given.get("preset") or ""
+    unknown = sorted(set(given) - set(DEFAULT_LOAD) - {"preset"})
+    load = {**DEFAULT_LOAD, **PRESETS.get(preset, {})}
+    load.update({name: value for name, value in given.items() if value is not None and name in DEFAULT_LOAD})
+    problems = [f"{name}: not a field of a load ({', '.join(sorted(DEFAULT_LOAD))})" for name in unknown]
+    if preset and preset not in PRESETS:
+        problems.append(f"preset: {preset}, must be one of {', '.join(sorted(PRESETS))}")
+    problems += [f"{name}: {load[name]}, must be at least 1" for name in _COUNTS if int(load[name]) < 1]
+    problems += [f"{name}: {load[name]}, must not be negative" for name in _AMOUNTS if float(load[name]) < 0]
+    if load["arrival"] not in ("poisson", "constant"):
+        problems.append(f"arrival: {load['arrival']}, must be poisson or constant")
+    if load["target"] not in ("router", "replicas"):
+        problems.append(f"target: {load['target']}, must be router or replicas")
+    if not load["request_rate_per_s"] and not load["concurrency"]:
+        load["concurrency"] = slots
+        if slots < 1:
+            problems.append("concurrency: 0 means a stream for each sequence of the replicas; none says max_num_seqs")
+    if load["warmup_requests"] < 0:
+        load["warmup_requests"] = min(load["requests"], load["concurrency"] or math.ceil(load["request_rate_per_s"]))
+    if problems:
+        raise RunError("benchmark_load: " + "; ".join(problems))
+    return load
+
+
+def check_fleet(fleet: Fleet, idle_timeout_s: float) -> None:
+    """The router serves the model, all replicas are healthy, nobody else sends traffic; `RunError` names all causes."""
+    problems = []
+    try:
+        served = counters.models(fleet.url, api_key=fleet.api_key)
+        if fleet.model not in served:
+            problems.append(f"{fleet.url} serves {', '.join(served) or 'no model'}, not {fleet.model}")
+    except counters.UnreachableError as error:
+        problems.append(str(error))
+    for name, url in sorted(fleet.replicas.items()):
+        try:
+            counters.get(url.rstrip("/") + "/health")
+            counters.read(url)
+        except counters.UnreachableError as error:
+            problems.append(f"{name}: {error}")
+    if not problems:
+        try:
+            counters.settled(fleet.replicas, idle_timeout_s)
+        except counters.UnreachableError as error:
+            problems.append(f"somebody else uses the fleet, {error}")
+    if problems:
+        raise RunError("the fleet is not ready for a benchmark, nothing was sent: " + "; ".join(problems))
+
+
+class Process:
+    """A client's process, its output in a file, able to wait for `ready` and to be told the time."""
+
+    def __init__(self, command: clients.Command, log: Path, environment: Dict[str, str]) -> None:
+        self.command = command
+        self.log_path = log
+        self.log = log.open("wb")
+        waits = command.waits_for_word
+        self.process = subprocess.Popen(  # the argv is ours
+            command.argv,
+            stdin=subprocess.PIPE if waits else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if waits else self.log,
+            stderr=self.log,
+            env={**os.environ, **environment, **command.environment},
+            cwd=str(log.parent),
+            start_new_session=True,  # so that the end of the run ends what the client started, too
+        )
+
+    def wait_ready(self, deadline: float) -> None:
+        """Read its output until the line `ready`."""
+        if not self.command.waits_for_word or self.process.stdout is None:
+            return
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            text = b""
+            while b"ready\n" not in text:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise RunError(f"the client was not ready in time; its output: {self.tail()}")
+                piece = os.read(self.process.stdout.fileno(), 65536)
+                self.log.write(piece)
+                if not piece:
+                    raise RunError(f"the client ended before it was ready; its output: {self.tail()}")
+                text += piece
+
+    def begin(self, at: float) -> None:
+        """Tell it the wall-clock time at which all begin."""
+        if self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.write(f"{at:.6f}\n".encode())
+                self.process.stdin.close()
+
+    def finish(self, deadline: float) -> int:
+        """Wait for its end, or end it and its children at the deadline; the exit status."""
+        try:
+            while self.process.stdout is not None and self.process.poll() is None:
+                with selectors.DefaultSelector() as selector:
+                    selector.register(self.process.stdout, selectors.EVENT_READ)
+                    left = deadline - time.monotonic()
+                    piece = os.read(self.process.stdout.fileno(), 65536) if selector.select(max(0.0, left)) else b""
+                    self.log.write(piece)
+                    if not piece:
+                        break
+            return self.process.wait(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return -1
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Leave nothing of it behind."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        self.log.close()
+
+    def tail(self, size: int = 1500) -> str:
+        """The end of its output, for a message."""
+        if not self.log.closed:
+            self.log.flush()
+        text = self.log_path.read_bytes()[-size:].decode("utf-8", "replace").strip()
+        return text or "(none)"
+
+
+class Run:
+    """A run in its own directory `root`; `execute` fills it and returns the summary that `run.json` holds."""
+
+    def __init__(self, root: Path, fleet: Fleet, client: clients.Client, load: Options, options: Options) -> None:
+        self.root = root
+        self.fleet = fleet
+        self.client = client
+        self.load = load
+        self.environment: Dict[str, str] = options.get("environment") or {}
+        self.sample_period_s = float(options.get("sample_period_s") or 1.0)
+        self.idle_timeout_s = float(options.get("idle_timeout_s") or 60.0)
+        self.tokenizer = str(options.get("tokenizer") or "")
+
+    def execute(self) -> Dict[str, Any]:
+        """Check, then every repeat; the directory is complete when `run.json` exists."""
+        check_fleet(self.fleet, self.idle_timeout_s)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=False)  # the client's input holds the key
+        began = time.time()
+        repeats = [self._repeat(index) for index in range(int(self.load["repeats"]))]
+        summary = {
+            "version": 1,
+            "run_id": self.root.name,
+            "started_at": began,
+            "ended_at": time.time(),
+            "client": {
+                "name": self.client.name,
+                "version": self.client.version(),
+                "python": platform.python_version(),
+            },
+            "load_host": {"name": platform.node(), "processors": os.cpu_count()},
+            "fleet": {"url": self.fleet.url, "model": self.fleet.model, "replicas": self.fleet.replicas},
+            "load": self.load,
+            "repeats": repeats,
+        }
+        write_json(self.root / "run.json", summary)
+        return summary
+
+    def _repeat(self, index: int) -> Dict[str, Any]:
+        work = self.root / f"repeat-{index}"
+        work.mkdir()
+        load = self._client_load(index)
+        self.client.check(load)
+        commands = self.client.commands(load, work)
+        sampler = counters.Sampler(self.fleet.replicas, self.sample_period_s)
+        cpu_before = children_cpu_s()
+        with running(commands, work, self.environment) as processes:
+            before = counters.settled(self.fleet.replicas, self.idle_timeout_s)
+            cpu_ready = sum(process_cpu_s(p.process.pid) for p in processes)
+            sampler.start()
+            at = time.time() + _STARTS_IN_S
+            for process in processes:
+                process.begin(at)
+            deadline = time.monotonic() + _STARTS_IN_S + float(self.load["run_timeout_s"])
+            status = [process.finish(deadline) for process in processes]
+            ended = time.time()
+        samples = sampler.stop()
+        cpu_s = children_cpu_s() - cpu_before - cpu_ready
+        after = self._after()
+        records = place_in_time(self.client.records(work), at)
+        write_lines(work / "requests.jsonl", records)
+        return {
+            "index": index,
+            "started_at": at,
+            "ended_at": ended,
+            "exit_status": status,
+            "client_processes": len(commands),
+            "client_cpu_cores": round(cpu_s / max(0.001, ended - at), 3),
+            "client_argv": [self._hide(command.argv) for command in commands],
+            "log_tail": "" if not any(status) else processes[0].tail(),
+            "counters": {
+                name: {"before": before[name].as_dict(), "after": after[name].as_dict() if name in after else None}
+                for name in self.fleet.replicas
+            },
+            "samples": samples,
+        }
+
+    def _after(self) -> Dict[str, counters.Snapshot]:
+        try:
+            return counters.settled(self.fleet.replicas, self.idle_timeout_s)
+        except counters.UnreachableError:
+            # A replica that died under the load is a finding, not a reason to lose the rest.
+            found = {}
+            for name, url in self.fleet.replicas.items():
+                with contextlib.suppress(counters.UnreachableError):
+                    found[name] = counters.read(url)
+            return found
+
+    def _client_load(self, index: int) -> Dict[str, Any]:
+        urls = [self.fleet.url] if self.load["target"] == "router" else sorted(self.fleet.replicas.values())
+        return {
+            **self.load,
+            "seed": int(self.load["seed"]) + index,
+            "url": urls[0],
+            "urls": urls,
+            "model": self.fleet.model,
+            "tokenizer": self.tokenizer,
+            "api_key": self.fleet.api_key,
+        }
+
+    def _hide(self, argv: List[str]) -> List[str]:
+        return [part.replace(self.fleet.api_key, "***") if self.fleet.api_key else part for part in argv]
+
+
+@contextlib.contextmanager
+def running(commands: List[clients.Command], work: Path, environment: Dict[str, str]) -> Iterator[List[Process]]:
+    """The client's processes, all of them ready; none is left when the block ends."""
+    processes: List[Process] = []
+    try:
+        for number, command in enumerate(commands):
+            processes.append(Process(command, work / f"client-{number}.log", environment))
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        for process in processes:
+            process.wait_ready(deadline)
+        yield processes
+    finally:
+        for process in processes:
+            process.end()
+
+
+def place_in_time(records: List[clients.Record], at: float) -> List[clients.Record]:
+    """Clients that stamp with a clock of their own are moved so that their first request starts with the load."""
+    stamps = [r["started_at"] for r in records if r["started_at"] is not None]
+    if not stamps or min(stamps) > 1e9:  # already wall-clock time
+        return records
+    shift = at - min(stamps)
+    return [dict(r, started_at=r["started_at"] + shift) if r["started_at"] is not None else r for r in records]
+
+
+def children_cpu_s() -> float:
+    """Processor seconds of all ended child processes and theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def process_cpu_s(pid: int) -> float:
+    """Processor seconds that a live process has used so far; 0 where that cannot be read."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (float(fields[11]) + float(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
+def account(records: List[clients.Record]) -> Dict[str, int]:
+    """How many were sent and what became of them."""
+    counts = {"sent": len(records), "succeeded": 0, "failed": 0, "timed_out": 0}
+    for row in records:
+        counts[row["outcome"]] += 1
+    return counts
+
+
+def read_records(root: Path) -> List[clients.Record]:
+    """Every record of a finished run, with its repeat."""
+    rows = []
+    for path in sorted(root.glob("repeat-*/requests.jsonl")):
+        repeat = int(path.parent.name.split("-")[1])
+        rows += [dict(json.loads(line), repeat=repeat) for line in path.read_text(encoding="utf-8").splitlines()]
+    return rows
+
+
+def pack(root: Path) -> Path:
+    """The run's directory as one archive beside it, for the way to the controller."""
+    archive = root.with_name(root.name + ".tar.gz")
+    partial = archive.with_name(archive.name + ".partial")
+    with tarfile.open(partial, "w:gz") as tar:
+        tar.add(root, arcname=root.name, filter=without_secrets)
+    partial.replace(archive)
+    return archive
+
+
+def without_secrets(entry: tarfile.TarInfo) -> Optional[tarfile.TarInfo]:
+    """The client's input names the key: it stays on the host."""
+    return None if entry.name.endswith("/load.json") else entry
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def write_lines(path: Path, rows: List[clients.Record]) -> None:
+    """One JSON document a line."""
+    path.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows), encoding="utf-8")
+
+
+def new_id(label: str) -> str:
+    """A name that no other run has: UTC time, what was measured, four random hex digits."""
+    plain = re.sub(r"[^a-z0-9-]+", "-", label.lower()).strip("-") or "run"
+    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + plain + "-" + os.urandom(2).hex()
+
+
+def slots_of(replicas: List[Dict[str, Any]]) -> int:
+    """Sequences that all replicas together can run at once."""
+    return sum(int(replica.get("max_num_seqs") or 0) for replica in replicas)
+
+
+def by_id(replicas: List[Dict[str, Any]]) -> Dict[str, str]:
+    """Each replica's URL by its id; `RunError` when two share an id or one has no URL."""
+    found: Dict[str, str] = {}
+    for replica in replicas:
+        name, url = str(replica.get("id") or ""), str(replica.get("url") or "")
+        if not name or not url or name in found:
+            raise RunError(f"benchmark_replicas: {name or replica} needs an id of its own and a url")
+        found[name] = url
+    if not found:
+        raise RunError("benchmark_replicas is empty: without the servers' own counters no result can be checked")
+    return found
+
+
+def finished(root: Path) -> Optional[Tuple[Dict[str, Any], List[clients.Record]]]:
+    """The summary and records of a run that an earlier call completed, or None."""
+    if not (root / "run.json").exists():
+        return None
+    return json.loads((root / "run.json").read_text(encoding="utf-8")), read_records(root)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""S3, EC2 and SSM interfaces: moto's server, with a switch for faults in front of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from lab.services.faults import FAULT_PATH, Fault, Switch
+
+if TYPE_CHECKING:
+    from werkzeug.serving import BaseWSGIServer
+
+Start = Callable[[str, list[tuple[str, str]]], Any]
+Application = Callable[[dict[str, Any], Start], Iterable[bytes]]
+
+
+def with_faults(application: Application, switch: Switch) -> Application:
+    """Put the switch in front of a WSGI application; its error is in the form that AWS clients know and retry."""
+
+    def answer(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == FAULT_PATH:
+            return _fault(environ, start, switch)
+        refusal = switch.refusal()
+        if refusal is None:
+            return application(environ, start)
+        status, retry_after_s = refusal
+        code = "SlowDown" if status == HTTPStatus.SERVICE_UNAVAILABLE else "InternalError"
+        body = f"<Error><Code>{code}</Code><Message>{HTTPStatus(status).phrase}</Message></Error>".encode()
+        headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
+        if retry_after_s:
+            headers.append(("Retry-After", str(retry_after_s)))
+        start(f"{status} {HTTPStatus(status).phrase}", headers)
+        return [body]
+
+    return answer
+
+
+def _fault(environ: dict[str, Any], start: Start, switch: Switch) -> Iterable[bytes]:
+    """See, set or clear the fault."""
+    status = "200 OK"
+    try:
+        if environ["REQUEST_METHOD"] == "PUT":
+            switch.set(Fault.from_json(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))))
+        elif environ["REQUEST_METHOD"] == "DELETE":
+            switch.set(Fault())
+        body = json.dumps(switch.fault.__dict__).encode()
+    except ValueError as error:
+        status, body = "400 Bad Request", json.dumps({"error": str(error)}).encode()
+    start(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def serve(address: str, port: int) -> BaseWSGIServer:
+    """The AWS interfaces, bound and ready for `serve_forever`."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    application = DomainDispatcherApplication(create_backend_app)
+    return make_server(address, port, with_faults(application, Switch()), threaded=True)

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`trainyard lab`: stand-in Trainium hosts, up and down."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from trainyard.lab import image, inventory, machine, network, state, vllm_cpu
+from trainyard.lab.cache import Say, Stopwatch, cache_dir
+from trainyard.lab.errors import LabError
+from trainyard.lab.faults import HOST_KINDS, SERVICE_KINDS, Details, Faults
+from trainyard.lab.fleet import Fleet, close_connections, ensure_model, ssh_command, write_files
+from trainyard.lab.podman import Podman
+from trainyard.lab.state import Engine, Lab
+
+app = typer.Typer(help="Stand-in Trainium hosts on this machine: up, status, down.", no_args_is_help=True)
+
+#: How many replicas of the real vLLM a host is reckoned to hold; the lab's own deployment has two.
+_REPLICAS_PER_HOST = 2
+
+Name = Annotated[str | None, typer.Option("--name", help="The lab's name.  [default: $TRAINYARD_LAB or default]")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person asked for; None = as it is, or the default of a new lab."""
+
+    hosts: int | None = None
+    engine: Engine | None = None
+    instance_type: str | None = None
+    logical_nc_config: int | None = None
+    sdk_releases: list[str] | None = None
+    time_scale: float | None = None
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Turn failures into one line and an exit code."""
+    try:
+        yield
+    except LabError as error:
+        typer.secho(f"trainyard lab: {error}", fg="red", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        typer.secho(
+            f"stopped; `trainyard lab up --name {name}` goes on from here, "
+            f"`trainyard lab down --name {name}` removes what there is",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+
+
+def podman_here(name: str, say: Say | None = None) -> Podman:
+    """Podman on this machine, installed when missing and `say` is given.
+
+    Raises:
+        LabError: no lab can run here.
+    """
+    here = machine.detect()
+    if refusal := here.refusal():
+        raise LabError(refusal)
+    missing = machine.missing_packages()
+    if missing and say is None:
+        raise LabError(f"{', '.join(missing)} not installed: `trainyard lab up` installs what it needs")
+    if missing and say:
+        say(f"installing {' '.join(missing)}")
+        machine.install(missing, here)
+        here = machine.detect()
+    return Podman(here, state.paths(name).folder)
+
+
+def _say() -> Say:
+    """A printer of progress lines with seconds since the start."""
+    console, watch = Console(highlight=False), Stopwatch()
+    return lambda text: console.print(f"[dim]{watch.seconds:5.0f} s[/dim]  {text}", soft_wrap=True)
+
+
+def bring_up(name: str, options: Options, say: Say) -> Lab:
+    """Make a lab, or bring the one that is there to what is asked.
+
+    Raises:
+        LabError: it could not be done; a second call goes on from there.
+    """
+    files = state.paths(name)
+    podman = podman_here(name, say)
+    with state.at_work(state.lab_id(name), say):
+        lab = state.load(name) or Lab(name=name, id=state.lab_id(name))
+        lab.image = image.ensure(podman, say)
+        before = len(lab.hosts) if lab.vllm_cpu else 0
+        _take(lab, options)
+        count = options.hosts or len(lab.hosts) or 1
+        _settle_engine(podman, lab, options.engine, (count - before) * _REPLICAS_PER_HOST, say)
+        models = ensure_model()
+        state.save(lab)
+        network.ensure(podman, lab)
+        lab.hosts = {f"lab-{number}": lab.address(10 + number) for number in range(1, count + 1)}
+        state.save(lab)
+        write_files(lab, files)
+        fleet = Fleet(podman, lab, files, say)
+        say(f"starting {count} host{'s' if count > 1 else ''} and the services on {lab.subnet}")
+        started = fleet.apply(models)
+        fleet.wait()
+        inventory.save(lab, files)
+        state.save(lab)
+        say("everything was up already" if not started else f"ready ({', '.join(started)} started)")
+    return lab
+
+
+def _take(lab: Lab, options: Options) -> None:
+    """Put what a person asked for into the lab."""
+    for name in ("instance_type", "logical_nc_config", "sdk_releases", "time_scale"):
+        value = getattr(options, name)
+        if value is not None:
+            setattr(lab, name, value)
+
+
+def _settle_engine(podman: Podman, lab: Lab, asked: Engine | None, more_replicas: int, say: Say) -> None:
+    """Decide what answers in the replicas and have it ready; where the real vLLM cannot run, the other does."""
+    fell_back = lab.engine_note and asked is None
+    engine = asked or lab.engine
+    note = lab.engine_note if fell_back else ""
+    folder = ""
+    if engine == "vllm-cpu":
+        why = vllm_cpu.refusal_here(more_replicas) if more_replicas > 0 else None
+        if why is None:
+            try:
+                folder = str(vllm_cpu.ensure(podman, lab.image, say))
+            except LabError as error:
+                why = str(error)
+        if why:
+            engine, note = "simulated", f"the real vLLM cannot run here: {why}"
+            say(f"{note}; the simulated engine answers instead")
+    lab.engine, lab.engine_note, lab.vllm_cpu = engine, note, folder
+
+
+def take_down(name: str) -> list[str]:
+    """Remove a lab, whatever is left of it; return the names of the containers that went.
+
+    Raises:
+        LabError: podman refused.
+    """
+    files = state.paths(name)
+    identity = state.lab_id(name)
+    with state.at_work(identity):
+        lab = Lab(name=name, id=identity)
+        gone: list[str] = []
+        if shutil.which("podman"):
+            podman = podman_here(name)
+            gone = sorted(podman.containers(identity))
+            with network.namespaces(podman):
+                podman.remove(gone)
+            network.remove(podman, lab.prefix)
+        close_connections(lab)
+        shutil.rmtree(files.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            files.folder.parent.rmdir()
+        (cache_dir() / f"lab-{identity}.lock").unlink(missing_ok=True)
+    return gone
+
+
+def _existing(name: str) -> Lab:
+    """The lab of that name.
+
+    Raises:
+        LabError: there is none.
+    """
+    lab = state.load(name)
+    if lab is None:
+        raise LabError(f"no lab {name!r}: `trainyard lab up{'' if name == 'default' else f' --name {name}'}` makes one")
+    return lab
+
+
+def describe(name: str) -> dict[str, Any]:
+    """A lab as it is now, JSON-ready.
+
+    Raises:
+        LabError: there is no such lab.
+    """
+    lab = _existing(name)
+    rows = podman_here(name).containers(lab.id)
+
+    def row(host: str, address: str) -> dict[str, Any]:
+        found = rows.get(lab.container(host), {})
+        return {
+            "name": host,
+            "address": address,
+            "container": lab.container(host),
+            "state": found.get("State", "missing"),
+            "since": found.get("Status", "") if found else "",
+        }
+
+    return {
+        "name": lab.name,
+        "engine": lab.engine,
+        "engine_note": lab.engine_note,
+        "provenance": "cpu" if lab.engine == "vllm-cpu" else "simulated",
+        "instance_type": lab.instance_type,
+        "logical_nc_config": lab.logical_nc_config,
+        "sdk_releases": lab.sdk_releases,
+        "subnet": lab.subnet,
+        "hub_url": lab.hub_url,
+        "aws_url": lab.aws_url,
+        "model": {"repo": state.MODEL, "revision": lab.model_revision},
+        "hosts": [row(host, address) for host, address in lab.hosts.items()],
+        "services": row(state.SERVICES, lab.services_address if lab.subnet else ""),
+    }
+
+
+def _table(description: dict[str, Any]) -> Table:
+    """A lab's description as a table."""
+    title = (
+        f"lab {description['name']}: {description['instance_type']} at LNC {description['logical_nc_config']}, "
+        f"SDK {', '.join(description['sdk_releases'])}, engine {description['engine']} ({description['provenance']})"
+    )
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in ("host", "address", "state", "since"):
+        table.add_column(column, overflow="fold")
+    for host in description["hosts"]:
+        colour = "green" if host["state"] == "running" else "red"
+        table.add_row(host["name"], host["address"], f"[{colour}]{host['state']}[/]", host["since"])
+    services = description["services"]
+    colour = "green" if services["state"] == "running" else "red"
+    table.add_row("services", services["address"], f"[{colour}]{services['state']}[/]", services["since"])
+    table.caption = f"model hub {description['hub_url']}, AWS (S3, EC2, SSM) {description['aws_url']}"
+    table.caption_justify = "left"
+    return table
+
+
+@app.command()
+def up(
+    name: Name = None,
+    hosts: Annotated[int | None, typer.Option(min=1, max=state.MAX_HOSTS, help="How many hosts.  [default: 1]")] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm-cpu or simulated.  [default: vllm-cpu]")] = None,
+    instance_type: Annotated[str | None, typer.Option(help="What each poses as.  [default: trn2.48xlarge]")] = None,
+    lnc: Annotated[
+        int | None, typer.Option(min=1, max=2, help="Logical NeuronCore configuration.  [default: 2]")
+    ] = None,
+    sdk_release: Annotated[
+        list[str] | None,
+        typer.Option(help="A Neuron SDK release that is installed; repeat for more.  [default: 2.23.0]"),
+    ] = None,
+    time_scale: Annotated[
+        float | None, typer.Option(min=0.0, help="Modelled compile and load times times this.  [default: 0.01]")
+    ] = None,
+) -> None:
+    """Make the lab, or bring the one that is there to these options; what is up already stays up."""
+    lab_name = name or state.default_name()
+    if engine not in (None, "vllm-cpu", "simulated"):
+        raise typer.BadParameter("vllm-cpu or simulated", param_hint="--engine")
+    options = Options(hosts, cast("Engine | None", engine), instance_type, lnc, sdk_release or None, time_scale)
+    with _told(lab_name):
+        bring_up(lab_name, options, _say())
+        Console().print(_table(describe(lab_name)))
+
+
+@app.command()
+def status(
+    name: Name = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show the lab as it is now."""
+    lab_name = name or state.default_name()
+    with _told(lab_name):
+        description = describe(lab_name)
+        if as_json:
+            typer.echo(json.dumps(description, indent=2))
+        else:
+            Console().print(_table(description))
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def ssh(
+    host: Annotated[str, typer.Argument(help="A host, such as lab-1.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(help="What to run there; a shell where nothing is said.")
+    ] = None,
+    name: Name = None,
+) -> None:
+    """Log in to a host of the lab, or run a command there."""
+    lab_name = name or state.default_name()
+    with _told(lab_name):
+        lab = _existing(lab_name)
+        if host not in lab.hosts:
+            raise LabError(f"no host {host!r}; there are {', '.join(lab.hosts)}")
+    words = ssh_command(lab, state.paths(lab_name), host, "LogLevel=ERROR")
+    os.execvp(words[0], [*words, *(command or [])])  # noqa: S606 - no shell, and ssh needs this very terminal
+
+
+@app.command()
+def fault(
+    host: Annotated[str, typer.Argument(help="A host, such as lab-1, or services.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help=f"Of a host: {', '.join(HOST_KINDS)}, or a kind of the Neuron stand-in (engine-crash, hang, ...). "
+            f"Of the services: {', '.join(SERVICE_KINDS)}. clear ends them."
+        ),
+    ],
+    replica: Annotated[str | None, typer.Option(help="The replica that it strikes.")] = None,
+    path: Annotated[str | None, typer.Option(help="The folder or file that it strikes.  [default: /data]")] = None,
+    peer: Annotated[str | None, typer.Option(help="The host that is cut off.  [default: all others]")] = None,
+    count: Annotated[int, typer.Option(help="How many requests it strikes; -1 = until cleared.")] = -1,
+    seconds: Annotated[float, typer.Option(help="How long an answer waits, or asks to wait.")] = 1.0,
+    device: Annotated[int | None, typer.Option(help="The Neuron device that it strikes.")] = None,
+    factor: Annotated[float | None, typer.Option(help="How much slower tokens come.")] = None,
+    name: Name = None,
+) -> None:
+    """Make something go wrong, at run time."""
+    lab_name = name or state.default_name()
+    with _told(lab_name):
+        lab = _existing(lab_name)
+        fleet = Fleet(podman_here(lab_name), lab, state.paths(lab_name), _say())
+        details = Details(replica, path, peer, count, seconds, device, factor)
+        typer.echo(Faults(fleet).inject(host, kind, details))
+
+
+@app.command()
+def down(name: Name = None) -> None:
+    """Remove the lab: containers, network, connections, files. Cached images and environments stay for the next one."""
+    lab_name = name or state.default_name()
+    with _told(lab_name):
+        gone = take_down(lab_name)
+        typer.echo(f"lab {lab_name}: {len(gone)} containers removed" if gone else f"lab {lab_name}: nothing was there")

@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's containers: their files, their start, their end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from trainyard.lab import network, vllm_cpu
+from trainyard.lab.cache import Say, cache_dir, digest, locked
+from trainyard.lab.carry import carried
+from trainyard.lab.errors import LabError
+from trainyard.lab.inventory import control_path_dir, ssh_options
+from trainyard.lab.podman import Podman
+from trainyard.lab.seccomp import profile
+from trainyard.lab.state import AWS_PORT, BUCKET, HUB_PORT, MODEL, SERVICES, Lab, Paths, write
+from trainyard.paths import COLLECTIONS, ROOT
+
+INSIDE = "/usr/lib/trainyard-lab"
+#: What services need beyond podman's defaults: systemd's sandboxes, device nodes, other users' /proc, a firewall.
+CAPABILITIES = ("SYS_ADMIN", "MKNOD", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "SYS_NICE", "AUDIT_WRITE")
+READY_TIMEOUT_S = 120
+_AT_ONCE = 4
+
+
+def ensure_model() -> Path:
+    """The folder of models that the hub serves, made in the cache where it is missing."""
+    script = ROOT / "lab" / "tiny_model.py"
+    folder = cache_dir() / "models" / digest(script.read_bytes())[:12]
+    if folder.exists():
+        return folder
+    with locked("models"):
+        if folder.exists():
+            return folder
+        part = folder.with_name(f".unfinished-{folder.name}")
+        shutil.rmtree(part, ignore_errors=True)
+        made = subprocess.run(
+            [sys.executable, str(script), str(part / MODEL)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            raise LabError(f"the lab's model could not be made: {made.stderr.strip().splitlines()[-1]}")
+        gated = part / f"{MODEL}-gated"
+        shutil.copytree(part / MODEL, gated)
+        (gated / ".gated").touch()
+        part.rename(folder)
+    return folder
+
+
+def _make_key(path: Path, comment: str) -> None:
+    """An SSH key pair where there is none."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)],
+        stdin=subprocess.DEVNULL,
+        check=True,
+    )
+
+
+def host_settings(lab: Lab, host: str) -> dict[str, Any]:
+    """/etc/trainyard-lab.json of a host: what it is to pose as."""
+    return {
+        "instance_type": lab.instance_type,
+        "logical_nc_config": lab.logical_nc_config,
+        "sdk_releases": lab.sdk_releases,
+        "engine": lab.engine,
+        "vllm_cpu_venv": vllm_cpu.MOUNT,
+        "time_scale": lab.time_scale,
+        "instance_id": f"i-{digest(lab.id, host)[:17]}",
+    }
+
+
+def host_files(lab: Lab, host: str) -> dict[str, str]:
+    """The files that a host takes over at boot, by path."""
+    settings = carried()
+    variables = "".join(f'{name}="{value}"\n' for name, value in settings.environment.items())
+    apt = [*settings.apt, 'Acquire::Retries "3";', 'DPkg::Lock::Timeout "300";']
+    return {
+        "etc/trainyard-lab.json": json.dumps(host_settings(lab, host), indent=2) + "\n",
+        "etc/environment": 'PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"\n' + variables,
+        "etc/pip.conf": settings.pip_conf(),
+        "etc/apt/apt.conf.d/90lab": "\n".join(apt) + "\n",
+    }
+
+
+def manager_conf() -> str:
+    """Systemd's own settings on a host: services see the certificates and proxies that a login sees."""
+    pairs = " ".join(f'"{name}={value}"' for name, value in carried().environment.items())
+    return f"[Manager]\nDefaultEnvironment={pairs}\n"
+
+
+def write_files(lab: Lab, files: Paths) -> None:
+    """Write everything that the hosts mount, and the list of their keys."""
+    _make_key(files.key, f"trainyard lab {lab.name}")
+    public = files.key.with_suffix(".pub").read_text(encoding="utf-8")
+    write(files.seccomp, profile())
+    known = []
+    for host, address in lab.hosts.items():
+        folder = files.host(host)
+        key = folder / "ssh" / "ssh_host_ed25519_key"
+        _make_key(key, host)
+        write(folder / "ssh" / "authorized_keys", public)
+        for name, text in host_files(lab, host).items():
+            write(folder / "files" / name, text)
+        write(folder / "manager.conf", manager_conf())
+        kind, data = key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2]
+        known.append(f"{address},{host} {kind} {data}\n")
+    write(files.known_hosts, "".join(known))
+
+
+def _network_words(lab: Lab, name: str, address: str) -> list[str]:
+    """Options that put a container on the lab's network under a name."""
+    return ["--network", f"{lab.prefix}:ip={address},alias={name}", "--hostname", name]
+
+
+def _security_words(podman: Podman, files: Paths) -> list[str]:
+    """Options of what a host may do: enough for systemd's sandboxes, and none of the machine's devices."""
+    words = ["--security-opt", f"seccomp={files.seccomp}", "--security-opt", "label=disable"]
+    if podman.machine.apparmor:
+        words += ["--security-opt", "apparmor=unconfined"]
+    return [*words, *(word for name in CAPABILITIES for word in ("--cap-add", name))]
+
+
+def host_command(podman: Podman, lab: Lab, files: Paths, host: str) -> list[str]:
+    """Podman's words that start a host."""
+    plan = COLLECTIONS / "ansible_collections/trainyard/neuron/plugins/module_utils/plan"
+    volumes = {
+        files.host(host): f"{INSIDE}/host",
+        files.host(host) / "manager.conf": "/etc/systemd/system.conf.d/10-lab.conf",
+        ROOT / "lab" / "neuron_sim": f"{INSIDE}/neuron_sim",
+        plan: f"{INSIDE}/plan",
+    }
+    if lab.vllm_cpu:
+        volumes[Path(lab.vllm_cpu)] = vllm_cpu.MOUNT
+    return [
+        *("run", "--detach", "--name", lab.container(host), "--systemd", "always", "--shm-size", "2g"),
+        *_network_words(lab, host, lab.hosts[host]),
+        *_security_words(podman, files),
+        *(word for path, inside in volumes.items() if path.exists() for word in ("--volume", f"{path}:{inside}:ro")),
+        *carried().mounts(),
+    ]
+
+
+def services_command(lab: Lab, models: Path) -> list[str]:
+    """Podman's words that start the services: this very Python and its packages, mounted at their own paths."""
+    base = Path(sys.base_prefix)
+    site = sysconfig.get_path("purelib")
+    python = sys.executable
+    volumes = [
+        f"{ROOT / 'lab' / 'services'}:{INSIDE}/lab/services:ro",
+        f"{models}:/srv/models:ro",
+        f"{sys.prefix}:{sys.prefix}:ro",
+    ]
+    if base == Path("/usr"):  # the image has the same one, from the same distribution
+        python = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    else:
+        volumes.append(f"{base}:{base}:ro")
+    return [
+        *(
+            "run",
+            "--detach",
+            "--name",
+            lab.container(SERVICES),
+            "--systemd",
+            "false",
+            "--entrypoint",
+            json.dumps([python]),
+        ),
+        *_network_words(lab, SERVICES, lab.services_address),
+        *("--env", f"PYTHONPATH={INSIDE}:{site}", "--env", "PYTHONDONTWRITEBYTECODE=1"),
+        *(word for volume in volumes for word in ("--volume", volume)),
+    ]
+
+
+def services_arguments() -> list[str]:
+    """The services' own arguments."""
+    ports = ["--hub-port", str(HUB_PORT), "--aws-port", str(AWS_PORT)]
+    return ["-m", "lab.services", "--models", "/srv/models", "--bucket", BUCKET, *ports]
+
+
+class Fleet:
+    """The containers of one lab, brought to what the lab says."""
+
+    def __init__(self, podman: Podman, lab: Lab, files: Paths, say: Say) -> None:
+        self.podman, self.lab, self.files, self.say = podman, lab, files, say
+
+    def apply(self, models: Path) -> list[str]:
+        """Start what is missing, renew what differs, remove what is too much; return the names that started."""
+        wanted: dict[str, list[str]] = {}
+        arguments = {SERVICES: services_arguments()}
+        content = {SERVICES: self._services_digest(models)}
+        wanted[SERVICES] = services_command(self.lab, models)
+        for host in self.lab.hosts:
+            wanted[host] = host_command(self.podman, self.lab, self.files, host)
+            content[host] = digest(*host_files(self.lab, host).values(), manager_conf(), profile())
+        present = self.podman.containers(self.lab.id)
+        labels = {name: digest(*words, content[name], self.lab.image) for name, words in wanted.items()}
+        self._remove_others(present, {self.lab.container(name): labels[name] for name in wanted})
+        jobs = []
+        for name, words in wanted.items():
+            row = present.get(self.lab.container(name), {})
+            same = (row.get("Labels") or {}).get("trainyard.config") == labels[name]
+            if same and row.get("State") == "running":
+                continue
+            if same and row.get("State") in ("exited", "stopped"):
+                jobs.append((name, ["start", self.lab.container(name)]))
+                continue
+            label = [
+                word
+                for key, value in self._labels(name, labels[name]).items()
+                for word in ("--label", f"{key}={value}")
+            ]
+            jobs.append((name, [*words, *label, self.lab.image, *arguments.get(name, [])]))
+        with network.namespaces(self.podman), ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(lambda job: self.podman.run(*job[1]), jobs))
+        return [name for name, _ in jobs]
+
+    def _labels(self, name: str, config: str) -> dict[str, str]:
+        """What a container says of itself."""
+        return {"trainyard.lab": self.lab.id, "trainyard.host": name, "trainyard.config": config}
+
+    def _services_digest(self, models: Path) -> str:
+        """What the services are made of."""
+        sources = sorted((ROOT / "lab" / "services").glob("*.py"))
+        return digest(str(models), *(path.read_bytes() for path in sources), *services_arguments())
+
+    def _remove_others(self, present: dict[str, dict[str, Any]], wanted: dict[str, str]) -> None:
+        """Remove containers that are too much, half made, or of another recipe."""
+        gone = []
+        for name, row in present.items():
+            same = (row.get("Labels") or {}).get("trainyard.config") == wanted.get(name, "")
+            if not same or row.get("State") not in ("running", "exited", "stopped"):
+                gone.append(name)
+        self.podman.remove(gone)
+
+    def wait(self) -> None:
+        """Wait until every host lets its user in and has booted, and the services answer; note the model's revision.
+
+        Raises:
+            LabError: something did not become ready in time, with the units that failed.
+        """
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            problems = [problem for problem in pool.map(self._wait_host, self.lab.hosts) if problem]
+        if problems:
+            raise LabError("; ".join(problems))
+        self.lab.model_revision = self._revision()
+
+    def ssh(self, host: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on a host as its user."""
+        return subprocess.run(
+            [*ssh_command(self.lab, self.files, host, "ConnectTimeout=5", "BatchMode=yes"), *words],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    def _wait_host(self, host: str) -> str:
+        """Wait for one host; what is wrong with it, or an empty string."""
+        end = time.monotonic() + READY_TIMEOUT_S
+        last = ""
+        while time.monotonic() < end:
+            answer = self.ssh(host, "systemctl is-system-running --wait; systemctl --failed --plain --no-legend")
+            state, *failed = answer.stdout.split("\n")
+            if state == "running":
+                return ""
+            if state == "degraded":
+                units = ", ".join(line.split()[0] for line in failed if line.split())
+                return f"{host}: {units} failed; `trainyard lab ssh {host} journalctl -b` says why"
+            last = answer.stderr.strip().splitlines()[-1] if answer.stderr.strip() else state
+            time.sleep(0.3)
+        return f"{host}: no SSH in {READY_TIMEOUT_S} s ({last})"
+
+    def _revision(self) -> str:
+        """The revision that the hub gives the lab's model; waits for both services."""
+        end = time.monotonic() + READY_TIMEOUT_S
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.lab.aws_url}/", timeout=5):  # noqa: S310 - the lab's own address
+                    pass
+                with urllib.request.urlopen(f"{self.lab.hub_url}/api/models/{MODEL}", timeout=5) as answer:  # noqa: S310
+                    return str(json.load(answer)["sha"])
+            except (OSError, urllib.error.URLError) as error:
+                running = (
+                    self.podman.containers(self.lab.id).get(self.lab.container(SERVICES), {}).get("State") == "running"
+                )
+                if not running or time.monotonic() > end:
+                    log = self.podman.run("logs", "--tail", "3", self.lab.container(SERVICES), check=False)
+                    raise LabError(f"the services do not answer ({error}): {log.strip()}") from error
+                time.sleep(0.3)
+
+
+def ssh_command(lab: Lab, files: Paths, host: str, *options: str) -> list[str]:
+    """The command that logs in to a host as its user."""
+    more = [word for option in options for word in ("-o", option)]
+    return ["ssh", *more, "-i", str(files.key), *ssh_options(lab, files), f"ubuntu@{lab.hosts[host]}"]
+
+
+def close_connections(lab: Lab) -> None:
+    """End the SSH connections that Ansible keeps open to the lab's hosts."""
+    folder = Path(control_path_dir(lab))
+    for socket in folder.glob("*") if folder.is_dir() else []:
+        subprocess.run(["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "lab"], capture_output=True, check=False)
+    shutil.rmtree(folder, ignore_errors=True)

