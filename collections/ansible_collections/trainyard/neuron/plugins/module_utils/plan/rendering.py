@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from functools import lru_cache
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_tables import (
@@ -84,7 +86,12 @@ class RenderError(ValueError):
 
 def generation_of(row: SdkRelease) -> Generation:
     """Return how the generation of an SDK row is spoken to."""
-    return replace(GENERATIONS[row.generation], **VARIANTS.get((row.generation, row.vllm), {}))
+    return _generation(row.generation, row.vllm)
+
+
+@lru_cache(maxsize=None)
+def _generation(name: str, vllm: Optional[str]) -> Generation:
+    return replace(GENERATIONS[name], **VARIANTS.get((name, vllm), {}))
 
 
 def model_type_of(deployment: Deployment) -> Optional[str]:
