@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -73,7 +73,7 @@ def read_inventory(sources: list[str], group: str, router_group: str, model_conf
     if not hosts:
         raise InventoryError(f"no host in the group {group!r} of {', '.join(sources)}")
     routers = [host.name for host in inventory.get_hosts(router_group)] if router_group in inventory.groups else []
-    return fleet_input(variables, hosts, routers)
+    return fleet_input(variables, hosts, routers, model_configs)
 
 
 def host_tables(plan: dict[str, Any]) -> Iterator[tuple[str, Table]]:
@@ -159,28 +159,29 @@ def summary(plan: dict[str, Any]) -> str:
 
 
 def plan_or_exit(inventory: list[str], group: str = "neuron", router_group: str = "router") -> dict[str, Any]:
-    """Return the plan of an inventory, for a command.
+    """Return the plan of an inventory, for a command that reaches no host for it.
 
     Raises:
         typer.Exit: with 1 where the plan has problems, with 2 where the inventory cannot be read; both are told.
     """
+    return _planned(lambda: read_inventory(inventory, group, router_group), inventory)[1]
+
+
+def _planned(read: Callable[[], dict[str, Any]], inventory: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the planner's input and the plan, or tell why not and raise typer.Exit."""
     from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
     from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 
-    errors = Console(stderr=True, highlight=False)
     missing = [source for source in inventory if not Path(source).exists() and "," not in source]
     if missing:
-        errors.print(f"[red]{ERROR}[/]: no inventory at {', '.join(missing)}", soft_wrap=True)
-        raise typer.Exit(2)
+        raise _refuse(f"no inventory at {', '.join(missing)}")
     try:
-        return dict(plan_fleet(read_inventory(inventory, group, router_group)).to_dict())
-    except InventoryError as error:
-        errors.print(f"[red]{ERROR}[/]: {error}", soft_wrap=True, markup=True)
-        raise typer.Exit(2) from error
+        given = read()
+        return given, plan_fleet(given).to_dict()
+    except (InventoryError, AskError) as error:
+        raise _refuse(str(error)) from error
     except PlanError as error:
-        errors.print(f"[red]{ERROR}[/]: ", end="")
-        errors.print(str(error), soft_wrap=True, markup=False)
-        raise typer.Exit(1) from error
+        raise _refuse(str(error), 1) from error
 
 
 def topology_of(plan: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -231,20 +232,7 @@ def plan(
     hub: Annotated[str, typer.Option(help="Fetch missing config.json files from this model hub.")] = "",
 ) -> None:
     """Show what would run where: replicas, cores, CPUs, ports, memory, artifacts. Only --diff reaches a host."""
-    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
-    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
-
-    missing = [source for source in inventory if not Path(source).exists() and "," not in source]
-    if missing:
-        raise _refuse(f"no inventory at {', '.join(missing)}")
-    try:
-        given = _gather(inventory, group, router_group, model_configs, hub, diff)
-        found = plan_fleet(given).to_dict()
-        running = ask_hosts(inventory, group, "trainyard.neuron.replica_info", become=True) if diff else {}
-    except (InventoryError, AskError) as error:
-        raise _refuse(str(error)) from error
-    except PlanError as error:
-        raise _refuse(str(error), 1) from error
+    given, found = _planned(lambda: _gather(inventory, group, router_group, model_configs, hub, diff), inventory)
     if svg:
         svg.write_text(fleet_picture(found, topology_of(found, given)), encoding="utf-8")
     if as_json:
@@ -252,8 +240,16 @@ def plan(
         return
     _show(found)
     if diff:
-        replicas = {name: answer["replicas"] for name, answer in running.items()}
-        Console(highlight=False).print(diff_table(changes(found, replicas)))
+        Console(highlight=False).print(diff_table(changes(found, _running(inventory, group))))
+
+
+def _running(inventory: list[str], group: str) -> dict[str, dict[str, Any]]:
+    """Return the replicas that each host runs, by host; hosts that did not answer are left out."""
+    try:
+        answers = ask_hosts(inventory, group, "trainyard.neuron.replica_info", become=True)
+    except AskError as error:
+        raise _refuse(str(error)) from error
+    return {name: answer["replicas"] for name, answer in answers.items()}
 
 
 def _refuse(message: str, code: int = 2) -> typer.Exit:

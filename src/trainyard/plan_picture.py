@@ -8,7 +8,9 @@ from typing import Any
 
 #: Colours that people with the common colour blindnesses tell apart (Okabe and Ito); the label says the same.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
-FREE = "#f4f4f4"
+FREE, OUT = "#f4f4f4", "#c8c8c8"
+QUARANTINED, RESERVED = "quarantined", "reserved"
+NO_DEVICE: dict[str, Any] = {"cores": []}
 
 _COLUMNS, _CELL, _GAP, _MARGIN, _TITLE = 4, 120, 44, 40, 56
 
@@ -34,8 +36,9 @@ def fleet_picture(plan: dict[str, Any], topologies: dict[str, dict[str, Any]]) -
 
 def _host(name: str, host: dict[str, Any], topology: dict[str, Any]) -> tuple[str, int, int]:
     devices = {device["index"]: device for device in topology["devices"]}
-    owners = _owners(host)
-    colours = {replica["name"]: COLOURS[at % len(COLOURS)] for at, replica in enumerate(host["replicas"])}
+    owners = _owners(host, devices)
+    colours = {QUARANTINED: OUT, RESERVED: OUT}
+    colours |= {replica["name"]: COLOURS[at % len(COLOURS)] for at, replica in enumerate(host["replicas"])}
     places = {index: _place(position) for position, index in enumerate(sorted(devices))}
     rows = (len(devices) + _COLUMNS - 1) // _COLUMNS
     columns = min(_COLUMNS, len(devices))
@@ -49,10 +52,15 @@ def _host(name: str, host: dict[str, Any], topology: dict[str, Any]) -> tuple[st
     return "".join(body), width, height
 
 
-def _owners(host: dict[str, Any]) -> dict[int, str]:
+def _owners(host: dict[str, Any], devices: dict[int, dict[str, Any]]) -> dict[int, str]:
+    """Return who has each core: a replica, or the reason why nobody may."""
     from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import parse_ranges
 
-    return {core: replica["name"] for replica in host["replicas"] for core in parse_ranges(replica["cores"])}
+    owners = {core: replica["name"] for replica in host["replicas"] for core in parse_ranges(replica["cores"])}
+    out = {core for index in host["quarantined_devices"] for core in devices.get(index, NO_DEVICE)["cores"]}
+    owners.update(dict.fromkeys(out, QUARANTINED))
+    owners.update(dict.fromkeys(parse_ranges(host["reserved_cores"]), RESERVED))
+    return owners
 
 
 def _place(position: int) -> tuple[int, int]:
