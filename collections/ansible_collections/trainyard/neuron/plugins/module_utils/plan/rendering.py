@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_tables import (
