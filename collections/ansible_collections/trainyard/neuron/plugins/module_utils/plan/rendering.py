@@ -31,7 +31,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_t
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease
 
 #: What `inference_demo` insists on although nothing is generated with --compile-only.
-COMPILE_PROMPT = "I believe the meaning of life is"
+COMPILE_PROMPT = "Hello"
 
 #: Deepest top-k that the device samples from, and NxDI's default.
 MAX_GLOBAL_TOPK = 256
