@@ -6,8 +6,9 @@ from __future__ import absolute_import, annotations, division, print_function
 import difflib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import (
     PREFIX,
