@@ -82,6 +82,11 @@ def read_model_configs(directory: str, models: Iterable[Tuple[str, str]]) -> Dic
     return found
 
 
+def _is_result(value: Any) -> bool:
+    """Tell what a task registered in this run from what the inventory says."""
+    return isinstance(value, Mapping) and "failed" in value and ("changed" in value or "msg" in value)
+
+
 def _topology(result: Any) -> Any:
     """Return what a host reported: a registered result's topology; nothing of a host that was not reached."""
     if isinstance(result, Mapping) and "devices" not in result:
@@ -98,7 +103,9 @@ def _variables(hostvars: Mapping[str, Mapping[str, Any]], name: str, problems: L
         if key != ADDRESS and (not key.startswith(PREFIX) or key == PLAN_FACT):
             continue
         try:
-            values[key] = plain(hostvars[name][key])
+            value = hostvars[name][key]
+            if key == TOPOLOGY_FACT or not _is_result(value):
+                values[key] = plain(value)
         except Exception as error:  # noqa: BLE001 - whatever a template can raise is the variable's problem, not ours
             rule = "cannot be templated: %s" % " ".join(str(error).split())
             problems.append(Problem(name, key, None, rule, "define what it refers to"))

@@ -186,6 +186,8 @@ class _Planner:
             "instance_type": host.topology.instance_type,
             "logical_nc_config": host.topology.logical_nc_config,
             "topology_source": host.topology.source,
+            "reserved_cores": format_ranges(host.reserved_cores),
+            "quarantined_devices": list(host.quarantined_devices),
             "data_dir": host.data_dir,
             "sdk": _sdk_entries(host, releases),
             "weights": _weights(host),
