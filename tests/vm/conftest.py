@@ -20,7 +20,10 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         name for name in ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mke2fs") if shutil.which(name) is None
     ]
     if missing:
-        pytest.fail(f"needs {', '.join(missing)}: packages qemu-system-x86, qemu-utils, mmdebstrap, e2fsprogs")
+        pytest.fail(
+            f"the virtual machine needs {', '.join(missing)}: "
+            "install qemu-system-x86, qemu-utils, mmdebstrap and e2fsprogs"
+        )
     folder: Path = tmp_path_factory.mktemp("vm")
     serials = [f"AWS1234567890ABCDE{number}" for number in range(4)]
     drives = [Drive(serial, folder / f"{serial}.img").blank() for serial in [*serials, "OTHER0"]]
