@@ -38,6 +38,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("etc", "run/tiny-llama-0", "state", "artifact"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "devices.json").write_text(json.dumps(DEVICES))
+    (tmp_path / "artifact/model.pt").write_text("")
+    (tmp_path / "artifact/neuron_config.json").write_text('{"neuron_config": {"tp_degree": 32}}')
     tool = tmp_path / "neuron-ls"
     tool.write_text(f"#!/bin/sh\ncat {tmp_path}/devices.json\n")
     tool.chmod(0o755)
@@ -113,6 +115,19 @@ def test_a_taken_port_is_refused(host: Path) -> None:
 def test_a_missing_artifact_is_refused_before_the_server_compiles(host: Path) -> None:
     with pytest.raises(ServingError, match="would compile for a long time"):
         cli.check(replica(host, free_port(), artifact_path=str(host / "none")))
+
+
+def test_an_artifact_for_other_settings_is_refused(host: Path) -> None:
+    argv = (sys.executable, "--tensor-parallel-size", "16")
+    with pytest.raises(
+        ServingError, match="does not fit: --tensor-parallel-size 16, but the artifact's tp_degree is 32"
+    ):
+        cli.check(replica(host, free_port(), argv=argv))
+
+
+def test_a_key_in_argv_is_refused(host: Path) -> None:
+    with pytest.raises(ServingError, match="set vllm_endpoint_api_key instead"):
+        cli.check(replica(host, free_port(), argv=(sys.executable, "--api-key", "s3cret")))
 
 
 def test_a_broken_neuron_ls_is_reported_with_its_own_words(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:

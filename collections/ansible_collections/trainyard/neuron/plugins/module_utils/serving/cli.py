@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
 
-from . import phases, probe, settings, slices, watch
+from . import agreement, phases, probe, settings, slices, watch
 from .settings import Replica, ServingError
 
 POLL_S = 0.5
@@ -43,6 +43,15 @@ def check(replica: Replica) -> None:
             "the artifact {0} is not there, and the server would compile for a long time instead; "
             "run the compile playbook".format(replica.artifact_path)
         )
+    differing = agreement.problems(replica.generation, replica.artifact_path, replica.argv, os.environ)
+    if differing:
+        raise ServingError(
+            "the artifact {0} does not fit: {1}; run the compile playbook".format(
+                replica.artifact_path, "; ".join(differing)
+            )
+        )
+    if "api-key" in agreement.flags(replica.argv):
+        raise ServingError("a key in argv can be read by every user of the host: set vllm_endpoint_api_key instead")
     holders = slices.holders(slices.read_devices(replica.neuron_ls), slices.parse_cores(replica.cores))
     if holders:
         raise ServingError(
