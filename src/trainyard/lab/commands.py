@@ -60,7 +60,7 @@ def _told(name: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def podman_here(name: str, say: Say | None = None) -> Podman:
+def podman_here(say: Say | None = None) -> Podman:
     """Podman on this machine, installed when missing and `say` is given.
 
     Raises:
@@ -76,7 +76,7 @@ def podman_here(name: str, say: Say | None = None) -> Podman:
         say(f"installing {' '.join(missing)}")
         machine.install(missing, here)
         here = machine.detect()
-    return Podman(here, state.paths(name).folder)
+    return Podman(here)
 
 
 def _say() -> Say:
@@ -92,7 +92,7 @@ def bring_up(name: str, options: Options, say: Say) -> Lab:
         LabError: it could not be done; a second call goes on from there.
     """
     files = state.paths(name)
-    podman = podman_here(name, say)
+    podman = podman_here(say)
     with state.at_work(state.lab_id(name), say):
         lab = state.load(name) or Lab(name=name, id=state.lab_id(name))
         lab.image = image.ensure(podman, say)
@@ -155,7 +155,7 @@ def take_down(name: str) -> list[str]:
         lab = Lab(name=name, id=identity)
         gone: list[str] = []
         if shutil.which("podman"):
-            podman = podman_here(name)
+            podman = podman_here()
             gone = sorted(podman.containers(identity))
             with network.namespaces(podman):
                 podman.remove(gone)
@@ -187,7 +187,7 @@ def describe(name: str) -> dict[str, Any]:
         LabError: there is no such lab.
     """
     lab = _existing(name)
-    rows = podman_here(name).containers(lab.id)
+    rows = podman_here().containers(lab.id)
 
     def row(host: str, address: str) -> dict[str, Any]:
         found = rows.get(lab.container(host), {})
@@ -319,7 +319,7 @@ def fault(
     lab_name = name or state.default_name()
     with _told(lab_name):
         lab = _existing(lab_name)
-        fleet = Fleet(podman_here(lab_name), lab, state.paths(lab_name), _say())
+        fleet = Fleet(podman_here(), lab, state.paths(lab_name), _say())
         details = Details(replica, path, peer, count, seconds, device, factor)
         typer.echo(Faults(fleet).inject(host, kind, details))
 

@@ -143,7 +143,7 @@ class Faults:
         return self.podman.succeeds("exec", self.lab.container(host), "test", "-e", path)
 
     def _iptables(self, host: str, *words: str, check: bool = True) -> bool:
-        """Run iptables in a host's network, with this machine's program (the host may have none); whether it did."""
+        """Run this machine's iptables in a host's network (the host need not have one); whether it did."""
         pid = self.podman.run("inspect", "--format", "{{.State.Pid}}", self.lab.container(host)).strip()
         command = [*self.podman.machine.privilege(), "nsenter", "--target", pid, "--net", "iptables", "--wait", *words]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from trainyard.lab import network, vllm_cpu
-from trainyard.lab.cache import Say, cache_dir, digest, locked
+from trainyard.lab.cache import Say, cache_dir, digest, locked, write
 from trainyard.lab.carry import carried
 from trainyard.lab.errors import LabError
 from trainyard.lab.inventory import control_path_dir, ssh_options
 from trainyard.lab.podman import Podman
 from trainyard.lab.seccomp import profile
-from trainyard.lab.state import AWS_PORT, BUCKET, HUB_PORT, MODEL, SERVICES, Lab, Paths, write
+from trainyard.lab.state import AWS_PORT, BUCKET, HUB_PORT, MODEL, SERVICES, Lab, Paths
 from trainyard.paths import COLLECTIONS, ROOT
 
 INSIDE = "/usr/lib/trainyard-lab"

@@ -358,7 +358,7 @@ def argument_warnings(
     if generation.translate:
         found += _dropped_warnings(deployment, release, where)
     else:
-        found += _length_warnings(deployment, where)
+        found += _length_warnings(deployment, generation, where)
     return found
 
 
@@ -410,12 +410,12 @@ def _dropped_warnings(deployment: Deployment, release: SdkRelease, where: str) -
     ]
 
 
-def _length_warnings(deployment: Deployment, where: str) -> List[Problem]:
+def _length_warnings(deployment: Deployment, generation: Generation, where: str) -> List[Problem]:
     """Return the compiled lengths that are shorter than what is served, in tokens."""
     config: Dict[str, Any] = dict(deployment.neuron_config)
     found = []
     longest = config.get("max_context_length", deployment.max_model_len)
-    if isinstance(longest, int) and longest < deployment.max_model_len:
+    if isinstance(longest, int) and longest < deployment.max_model_len and not generation.prompt_limit_key:
         path = where + ".neuron_config.max_context_length"
         rule = "is under max_model_len (%d): longer prompts are admitted and fail" % deployment.max_model_len
         found.append(Problem("", path, longest, rule, "raise it, or lower max_model_len"))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
@@ -84,7 +85,12 @@ class RenderError(ValueError):
 
 def generation_of(row: SdkRelease) -> Generation:
     """Return how the generation of an SDK row is spoken to."""
-    return replace(GENERATIONS[row.generation], **VARIANTS.get((row.generation, row.vllm), {}))
+    return _variant(row.generation, row.vllm)
+
+
+@lru_cache(maxsize=None)
+def _variant(name: str, vllm: Optional[str]) -> Generation:
+    return replace(GENERATIONS[name], **VARIANTS.get((name, vllm), {}))
 
 
 def model_type_of(deployment: Deployment) -> Optional[str]:
@@ -291,6 +297,9 @@ def _nxdi_config(deployment: Deployment, generation: Generation) -> Dict[str, An
     sampling = sampling_of(deployment)
     if "on_device_sampling_config" in config:
         config["on_device_sampling_config"] = sampling
+    longest_prompt = config.get("max_context_length", deployment.max_model_len)
+    if generation.prompt_limit_key and longest_prompt < deployment.max_model_len:
+        config[generation.prompt_limit_key] = longest_prompt
     if generation.config_keys is None:
         return config
     config = {key: value for key, value in config.items() if key in generation.config_keys and value is not None}
@@ -414,7 +423,7 @@ def _argv(flags: Mapping[str, Any]) -> List[str]:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True) if isinstance(value, (Mapping, list)) else str(value)
+    return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else str(value)
 
 
 #: The order in which the settings that every compilation has are written.

@@ -382,6 +382,17 @@ def test_the_fork_is_always_told_the_top_k_that_it_reads_without_a_default(sampl
     assert override["on_device_sampling_config"]["global_topk"] == 256
 
 
+def test_a_server_that_can_refuse_long_prompts_is_told_to():
+    deployment = deployment_of(LLAMA, neuron_config={"max_context_length": 4096})
+    row = find_release("2.31.1", "nxdi_v1")
+    config = json.loads(value_of(serve(deployment, row).argv, "--additional-config"))
+    assert config == {"override_neuron_config": {"max_context_length": 4096, "max_prompt_length": 4096}}
+    assert argument_warnings(deployment, row, WHERE) == []
+    assert "max-prompt-length" not in " ".join(compile_(deployment, row).argv)
+    whole = serve(deployment_of(LLAMA, neuron_config={"max_context_length": 8192}), row).argv
+    assert "max_prompt_length" not in value_of(whole, "--additional-config")
+
+
 @pytest.mark.parametrize(
     ("repo", "model_type"),
     [
