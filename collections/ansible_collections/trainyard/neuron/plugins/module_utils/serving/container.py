@@ -2,9 +2,9 @@
 """A replica whose vLLM is in a container image: the same unit, with podman or docker as its main process.
 
 The container gets every device, since the core numbers of the plan are the host's and the runtime counts the devices
-that it sees; that a replica keeps to its slice is the runtime's doing, as on the host. It gets the weights and the artifact read-only, and the host's network, since
-the plan gave it a port. Its entry point is replaced (the images' own does not pass signals on) and its health check is
-off (it asks a port that nobody listens on).
+that it sees; that a replica keeps to its slice is the runtime's doing, as on the host. It gets the weights and the
+artifact read-only, and the host's network, since the plan gave it a port. Its entry point is replaced (the images' own
+does not pass signals on) and its health check is off (it asks a port that nobody listens on).
 """
 
 from __future__ import annotations
