@@ -131,7 +131,9 @@ def _settle_engine(podman: Podman, lab: Lab, asked: Engine | None, more_replicas
     note = lab.engine_note if fell_back else ""
     folder = ""
     if engine == "vllm-cpu":
-        why = vllm_cpu.refusal_here(more_replicas) if more_replicas > 0 else None
+        why = None
+        if more_replicas > 0:
+            why = vllm_cpu.refusal_here(more_replicas, made=vllm_cpu.folder_here().exists())
         if why is None:
             try:
                 folder = str(vllm_cpu.ensure(podman, lab.image, say))

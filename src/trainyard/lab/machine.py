@@ -21,6 +21,8 @@ from trainyard.lab.errors import LabError
 Cgroups = Literal["v2", "hybrid", "v1"]
 
 _CAP_SYS_RESOURCE = 24
+#: What `sudo` must hand on: podman's settings, and the way out to the package sources.
+_KEPT = ("CONTAINERS_CONF", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 #: Replaces the cgroup view of one command: it vanishes with the command, the machine's own view stays as it is.
 _PURE_CGROUP2 = """
@@ -68,7 +70,7 @@ class Machine:
 
     def privilege(self) -> list[str]:
         """Command words that make a command run as root, empty where it does already or cannot."""
-        return ["sudo", "--non-interactive", "--preserve-env=CONTAINERS_CONF"] if self.sudo else []
+        return ["sudo", "--non-interactive", f"--preserve-env={','.join(_KEPT)}"] if self.sudo else []
 
     def prefix(self) -> list[str]:
         """Command words to put before `podman`."""
