@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import hashlib
 import json
 import random
 import signal
@@ -54,6 +55,7 @@ class Entry:
     finished_s: float | None = None
     output_tokens: int = 0
     prompt_tokens: int = 0
+    prompt_digest: str = ""
     status: int = 200
     outcome: str = "running"  # succeeded | failed | cut | hung | aborted
 
@@ -149,7 +151,12 @@ class Connection:
 
     async def _generate(self, request: dict[str, Any], *, chat: bool) -> bool:
         replica, behaviour = self.replica, self.replica.behaviour
-        entry = Entry(arrived_s=time.monotonic(), prompt_tokens=len(json.dumps(request.get("messages") or "").split()))
+        prompt = json.dumps(request.get("messages") or request.get("prompt") or "")
+        entry = Entry(
+            arrived_s=time.monotonic(),
+            prompt_tokens=len(prompt.split()),
+            prompt_digest=hashlib.sha256(prompt.encode()).hexdigest()[:12],
+        )
         replica.log.append(entry)
         wanted = request.get("max_completion_tokens") or request.get("max_tokens") or behaviour.output_tokens
         draw = replica.random.random()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from trainyard.artifact_command import app as artifact_app
 from trainyard.lab.commands import app as lab_app
 from trainyard.plan_command import plan
 from trainyard.show_command import show
@@ -24,6 +25,7 @@ def trainyard() -> None:
 
 app.command("plan")(plan)
 app.command("show")(show)
+app.add_typer(artifact_app, name="artifact")
 app.add_typer(lab_app, name="lab")
 
 

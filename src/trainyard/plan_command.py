@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,32 @@ class InventoryError(Exception):
     """The inventory cannot be read."""
 
 
+@cache
+def open_inventory(sources: tuple[str, ...]) -> tuple[Any, Any]:
+    """Return Ansible's inventory of some sources and its host variables, templated when they are read.
+
+    Raises:
+        InventoryError: nothing could be parsed.
+    """
+    os.environ.setdefault("ANSIBLE_CONFIG", str(ROOT / "ansible.cfg"))
+    # Ansible reads its configuration when it is imported.
+    from ansible.errors import AnsibleError
+    from ansible.inventory.manager import InventoryManager
+    from ansible.parsing.dataloader import DataLoader
+    from ansible.plugins.loader import init_plugin_loader
+    from ansible.vars.hostvars import HostVars
+    from ansible.vars.manager import VariableManager
+
+    try:
+        init_plugin_loader([str(COLLECTIONS)])
+        loader = DataLoader()
+        inventory = InventoryManager(loader=loader, sources=list(sources))
+        variables = VariableManager(loader=loader, inventory=inventory)
+    except AnsibleError as error:
+        raise InventoryError(str(error)) from error
+    return inventory, HostVars(inventory, variables, loader)
+
+
 def read_inventory(sources: list[str], group: str, router_group: str) -> dict[str, Any]:
     """Return the planner's input from an inventory, read as ansible-playbook would read it.
 
@@ -35,28 +62,15 @@ def read_inventory(sources: list[str], group: str, router_group: str) -> dict[st
         InventoryError: nothing could be parsed, or the group has no host.
         PlanError: variables that cannot be templated.
     """
-    os.environ.setdefault("ANSIBLE_CONFIG", str(ROOT / "ansible.cfg"))
-    # Ansible reads its configuration when it is imported.
-    from ansible.errors import AnsibleError
-    from ansible.inventory.manager import InventoryManager
-    from ansible.parsing.dataloader import DataLoader
-    from ansible.plugins.loader import init_plugin_loader
-    from ansible.vars.hostvars import HostVars
-    from ansible.vars.manager import VariableManager
+    # Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
     from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import fleet_input
 
-    try:
-        init_plugin_loader([str(COLLECTIONS)])
-        loader = DataLoader()
-        inventory = InventoryManager(loader=loader, sources=sources)
-        variables = VariableManager(loader=loader, inventory=inventory)
-    except AnsibleError as error:
-        raise InventoryError(str(error)) from error
+    inventory, variables = open_inventory(tuple(sources))
     hosts = [host.name for host in inventory.get_hosts(group)] if group in inventory.groups else []
     if not hosts:
         raise InventoryError(f"no host in the group {group!r} of {', '.join(sources)}")
     routers = [host.name for host in inventory.get_hosts(router_group)] if router_group in inventory.groups else []
-    return fleet_input(HostVars(inventory, variables, loader), hosts, routers)
+    return fleet_input(variables, hosts, routers)
 
 
 def host_tables(plan: dict[str, Any]) -> Iterator[tuple[str, Table]]:

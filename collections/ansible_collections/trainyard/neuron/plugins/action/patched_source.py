@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Controller side of ``trainyard.neuron.patched_source``: sends a source that is on the controller, when it is needed."""
+"""Controller side of ``trainyard.neuron.patched_source``: sends a source that is on the controller, when needed."""
 
 from __future__ import annotations
 

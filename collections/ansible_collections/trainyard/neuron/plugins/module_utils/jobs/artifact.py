@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,9 +13,12 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from . import job, manifest, progress, store
+
+#: Seconds between two looks at whether another host has finished.
+WAIT_S = 5.0
 
 #: Seconds between two looks at whether a server answers, and how long it may take to stop.
 WARM_LOOK_S = 1.0
@@ -38,20 +42,73 @@ def run(spec: Dict[str, Any], report: progress.Progress) -> Dict[str, Any]:
         stored = shared.manifest(spec["id"])
         if stored is not None:
             described = fetch(spec, stored, shared, final, report)
-    if described is None and spec["does"] == "fetch":
+    if described is None:
+        described = _compile_once(spec, final, shared, report)
+    if shared is not None:
+        if shared.manifest(spec["id"]) is None:
+            report.phase(f"storing in {shared.uri}", sum(entry["size"] for entry in described["files"]))
+            shared.put(spec["id"], final, described, report.add)
+        # So that the next run knows without asking the store.
+        manifest.write_atomically(job.stored_note(final), shared.uri + "\n")
+    return described
+
+
+def _compile_once(spec: Dict[str, Any], final: Path, shared: Any, report: progress.Progress) -> Dict[str, Any]:
+    """Compile, or wait for the host of the fleet that is at it, whichever controller started it there, and fetch."""
+    if shared is None and spec["does"] == "compile":
+        return compile_artifact(spec, final, report)
+    owner = f"{spec['compile_host']} ({os.uname().nodename}, process {os.getpid()})"
+    while True:
+        stored = shared.manifest(spec["id"]) if shared is not None else None
+        if stored is not None:
+            return fetch(spec, stored, shared, final, report)
+        holder = _holder(spec, shared, owner)
+        if holder is None:
+            return _compile_locked(spec, final, shared, owner, report)
+        report.phase(f"waiting for {holder} to compile")
+        time.sleep(WAIT_S)
+
+
+def _holder(spec: Dict[str, Any], shared: Any, owner: str) -> Optional[str]:
+    """Return who compiles this artifact now; None when it is this host, which holds the lock then.
+
+    Raises:
+        JobError: nobody does, and this host was not chosen to.
+    """
+    if spec["does"] == "compile":
+        taken_by: Optional[str] = shared.lock(spec["id"], owner)
+        return taken_by
+    holder: Optional[str] = shared.holder(spec["id"]) if shared is not None else None
+    if holder is None:
         raise job.JobError(
             f"artifact {spec['id'][:12]} is not in {spec.get('store') or 'any store (none is set)'}",
             "nothing was written",
             f"see why {spec['compile_host']} did not deliver it: its log is {job.LOG_DIR}/artifact-{spec['id']}.log",
         )
-    if described is None:
+    return holder
+
+
+def _compile_locked(
+    spec: Dict[str, Any], final: Path, shared: Any, owner: str, report: progress.Progress
+) -> Dict[str, Any]:
+    """Compile and store while holding the lock, renewing it as long as the work goes on."""
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(store.LOCK_S / 4):
+            with contextlib.suppress(store.StoreError):  # a store that is away for a moment must not end a compile
+                shared.lock(spec["id"], owner)
+
+    renewal = threading.Thread(target=renew, daemon=True)
+    renewal.start()
+    try:
         described = compile_artifact(spec, final, report)
-    if shared is not None and shared.manifest(spec["id"]) is None:
         report.phase(f"storing in {shared.uri}", sum(entry["size"] for entry in described["files"]))
         shared.put(spec["id"], final, described, report.add)
-    if shared is not None:
-        # So that the next run knows without asking the store.
-        manifest.write_atomically(job.stored_note(final), shared.uri + "\n")
+    finally:
+        ended.set()
+        renewal.join()
+        shared.unlock(spec["id"], owner)
     return described
 
 

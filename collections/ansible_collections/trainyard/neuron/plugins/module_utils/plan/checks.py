@@ -102,18 +102,21 @@ def _mirror_problems(deployment: Deployment) -> List[Problem]:
     return problems
 
 
-def host_problems(host: Host, releases: Mapping[str, SdkRelease], ports: Mapping[str, Sequence[int]]) -> List[Problem]:
+def host_problems(
+    host: Host, releases: Mapping[str, SdkRelease], ports: Mapping[str, Sequence[int]], balances: bool
+) -> List[Problem]:
     """Return what the deployments of one host cannot have together.
 
     Args:
         host: the host.
         releases: the SDK row of each deployment, by the deployment's name.
         ports: the ports of each deployment's replicas, by the deployment's name.
+        balances: whether the router is on this host as well.
     """
     return [
         *_reserved_problems(host),
         *_one_driver(host, releases),
-        *_port_problems(host, ports),
+        *_port_problems(host, ports, balances),
     ]
 
 
@@ -150,8 +153,10 @@ def _one_driver(host: Host, releases: Mapping[str, SdkRelease]) -> List[Problem]
     return [Problem("", variable_of(last) + ".sdk_release", last.sdk_release, rule, "agree, or use different hosts")]
 
 
-def _port_problems(host: Host, ports: Mapping[str, Sequence[int]]) -> List[Problem]:
-    taken: Dict[int, str] = {port: "%s of this host" % name for name, port in host.other_ports}
+def _port_problems(host: Host, ports: Mapping[str, Sequence[int]], balances: bool) -> List[Problem]:
+    taken: Dict[int, str] = {port: name for name, port in host.other_ports}
+    if balances:
+        taken[host.router_port] = "trainyard_router_port"
     problems = []
     for deployment in sorted(host.deployments, key=lambda item: item.name):
         clash = ""

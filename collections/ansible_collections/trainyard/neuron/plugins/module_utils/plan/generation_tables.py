@@ -165,9 +165,13 @@ class Generation:
         block_size_flag: whether the server takes a block size; the fork forces its own.
         prefix_follows_blocks: whether prefix caching is on exactly where a block size is given, since the plugin
             takes a block size only with it.
-        null_blocks: blocks that the plugin adds to those it is given, compiled in as well.
+        null_blocks: blocks that the plugin adds to those it is given, compiled in as well; read in plugin 0.2.0, and
+            taken to be so in the later ones, whose source is not public.
         settings: engine defaults that `inference_demo` does not have by itself.
         continuous_batching: `always`, or `several` where it needs two sequences.
+        prompt_limit_key: engine setting by which the server refuses prompts over max_context_length; empty where it
+            admits them and fails.
+        cpu_sampling_variable: says that the artifact samples on the CPU; empty where none is needed.
         translate: whether NxDI's settings are told in the native plugin's words.
     """
 
@@ -188,6 +192,8 @@ class Generation:
     null_blocks: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     continuous_batching: str = "several"
+    prompt_limit_key: str = ""
+    cpu_sampling_variable: str = ""
     translate: bool = False
 
 
@@ -255,6 +261,7 @@ GENERATIONS: Mapping[str, Generation] = {
         prefix_follows_blocks=False,
         null_blocks=0,
         continuous_batching="always",
+        cpu_sampling_variable="NEURON_ON_DEVICE_SAMPLING_DISABLED",
     ),
     NXDI_V1: Generation(
         name=NXDI_V1,
@@ -272,6 +279,7 @@ GENERATIONS: Mapping[str, Generation] = {
         block_size_flag=True,
         prefix_follows_blocks=True,
         null_blocks=1,
+        cpu_sampling_variable="NEURON_ON_DEVICE_SAMPLING_DISABLED",
         # What the plugin compiles by itself when it finds no artifact.
         settings={"enable_bucketing": True, "padding_side": "right"},
     ),
@@ -303,6 +311,8 @@ VARIANTS: Mapping[Tuple[str, Any], Mapping[str, Any]] = {
     (NXDI_V0, "0.7.2"): {"continuous_batching": "several"},
     # This fork could start its unfinished V1 engine.
     (NXDI_V0, "0.9.1"): {"serve_environment": {**GENERATIONS[NXDI_V0].serve_environment, "VLLM_USE_V1": "0"}},
+    # Documented from SDK 2.29 on, in the tutorial of Llama 3.3 70B in FP8.
+    (NXDI_V1, "0.16.0"): {"prompt_limit_key": "max_prompt_length"},
     # Its cache of traces works only where the route is named, although it is the default.
     (NATIVE, "0.29.0"): {
         "serve_environment": {**GENERATIONS[NATIVE].serve_environment, **_NATIVE_ROUTE},

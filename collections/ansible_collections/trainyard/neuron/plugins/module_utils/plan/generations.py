@@ -33,6 +33,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering import (
     COMPILE_PROMPT,
+    MAX_GLOBAL_TOPK,
     Placement,
     Rendered,
     RenderError,
@@ -59,9 +60,6 @@ __all__ = [
     "render_compile",
     "render_serve",
 ]
-
-#: Deepest top-k that the device samples from.
-MAX_GLOBAL_TOPK = 256
 
 #: Block sizes that the plugin's documentation uses, tokens.
 PLUGIN_BLOCK_SIZES = (16, 32)
@@ -351,7 +349,7 @@ def argument_warnings(
 ) -> List[Problem]:
     """Return what of a deployment works otherwise than it reads; arguments as `argument_problems`."""
     generation = generation_of(release)
-    found = _sampling_warnings(deployment, generation, where)
+    found = _sampling_warnings(deployment, release, generation, where)
     if deployment.block_size is not None and not generation.block_size_flag:
         rule = "has no effect in %s, whose block is the whole sequence" % release.generation
         found.append(Problem("", where + ".block_size", deployment.block_size, rule, "set it to null"))
@@ -360,11 +358,13 @@ def argument_warnings(
     if generation.translate:
         found += _dropped_warnings(deployment, release, where)
     else:
-        found += _length_warnings(deployment, where)
+        found += _length_warnings(deployment, generation, where)
     return found
 
 
-def _sampling_warnings(deployment: Deployment, generation: Generation, where: str) -> List[Problem]:
+def _sampling_warnings(
+    deployment: Deployment, release: SdkRelease, generation: Generation, where: str
+) -> List[Problem]:
     sampling = sampling_of(deployment)
     path = where + ".neuron_config.on_device_sampling_config"
     found = []
@@ -375,6 +375,13 @@ def _sampling_warnings(deployment: Deployment, generation: Generation, where: st
     if isinstance(deepest, int) and deepest > MAX_GLOBAL_TOPK:
         rule = "the device samples from %d candidates at most" % MAX_GLOBAL_TOPK
         found.append(Problem("", path + ".global_topk", deepest, rule, "give %d or less" % MAX_GLOBAL_TOPK))
+    elif isinstance(deepest, int) and deepest < MAX_GLOBAL_TOPK and release.generation == NXDI_V0:
+        # Read in the fork's runner (top_k below 1 becomes 256) and in NxDI's validate_sampling_params.
+        rule = "is below %d, which the fork asks for where a request names no top_k: NxDI then raises in the engine" % (
+            MAX_GLOBAL_TOPK
+        )
+        fix = "give %d, or let no request through that samples without top_k 1 to %d" % (MAX_GLOBAL_TOPK, deepest)
+        found.append(Problem("", path + ".global_topk", deepest, rule, fix))
     return found
 
 
@@ -403,12 +410,12 @@ def _dropped_warnings(deployment: Deployment, release: SdkRelease, where: str) -
     ]
 
 
-def _length_warnings(deployment: Deployment, where: str) -> List[Problem]:
+def _length_warnings(deployment: Deployment, generation: Generation, where: str) -> List[Problem]:
     """Return the compiled lengths that are shorter than what is served, in tokens."""
     config: Dict[str, Any] = dict(deployment.neuron_config)
     found = []
     longest = config.get("max_context_length", deployment.max_model_len)
-    if isinstance(longest, int) and longest < deployment.max_model_len:
+    if isinstance(longest, int) and longest < deployment.max_model_len and not generation.prompt_limit_key:
         path = where + ".neuron_config.max_context_length"
         rule = "is under max_model_len (%d): longer prompts are admitted and fail" % deployment.max_model_len
         found.append(Problem("", path, longest, rule, "raise it, or lower max_model_len"))

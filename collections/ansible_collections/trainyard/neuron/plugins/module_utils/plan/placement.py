@@ -163,7 +163,8 @@ def _take(free: Iterable[int], width: int, count: int, nodes: Mapping[int, int])
 def _refusal(topology: Topology, request: Request, found: int, owners: Mapping[int, str]) -> Refusal:
     """Say why a request has no room: too large for the host, or in the way of what is there."""
     if request.pinned:
-        rule = "overlaps %s" % _owned({core: owners[core] for core in request.pinned if core in owners})
+        others = {owners[core] for core in request.pinned if core in owners}
+        rule = "overlaps %s" % _owned({core: owner for core, owner in owners.items() if owner in others})
         return Refusal(request.name, "cores", rule, "choose cores that nobody else has, or leave cores out")
     count, width, total = int(request.count), request.width, topology.core_count
     if count * width > total:

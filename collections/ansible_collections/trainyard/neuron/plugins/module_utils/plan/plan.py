@@ -154,7 +154,7 @@ class _Planner:
             name: [_by_name(host, name).port + index for index in range(len(slices))]
             for name, slices in placement.slices.items()
         }
-        found = checks.host_problems(host, releases, ports)
+        found = checks.host_problems(host, releases, ports, balances=host.name in self._routers)
         for variable, degree in host.refused:
             found += checks.tensor_parallel_problems(degree, variable, host.topology)
         self._problems += [problem.on(host.name) for problem in found]
@@ -199,7 +199,8 @@ class _Planner:
             if not wrong:
                 row = find_release(deployment.sdk_release, deployment.generation)
                 problems += argument_problems(deployment, row, where)
-                warnings += argument_warnings(deployment, row, where) + checks.traps(deployment)
+                if not problems:
+                    warnings += argument_warnings(deployment, row, where) + checks.traps(deployment)
             self._judged[key] = (row, problems + wrong, warnings)
         return self._judged[key]
 

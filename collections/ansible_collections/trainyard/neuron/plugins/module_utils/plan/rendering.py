@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
@@ -30,6 +31,9 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
 
 #: What `inference_demo` insists on although nothing is generated with --compile-only.
 COMPILE_PROMPT = "I believe the meaning of life is"
+
+#: Deepest top-k that the device samples from, and NxDI's default.
+MAX_GLOBAL_TOPK = 256
 
 #: A server that only compiles listens this far above the deployment's port, where a replica may still be serving.
 WARM_UP_PORT_OFFSET = 500
@@ -81,7 +85,12 @@ class RenderError(ValueError):
 
 def generation_of(row: SdkRelease) -> Generation:
     """Return how the generation of an SDK row is spoken to."""
-    return replace(GENERATIONS[row.generation], **VARIANTS.get((row.generation, row.vllm), {}))
+    return _variant(row.generation, row.vllm)
+
+
+@lru_cache(maxsize=None)
+def _variant(name: str, vllm: Optional[str]) -> Generation:
+    return replace(GENERATIONS[name], **VARIANTS.get((name, vllm), {}))
 
 
 def model_type_of(deployment: Deployment) -> Optional[str]:
@@ -110,11 +119,14 @@ def block_count(deployment: Deployment) -> int:
 
 
 def sampling_of(deployment: Deployment) -> Optional[Dict[str, Any]]:
-    """Return the on-device sampling that is compiled in, None where the deployment samples on the CPU."""
+    """Return the on-device sampling that is compiled in, None where the deployment samples on the CPU.
+
+    A mapping switches it on, an empty one too; false and null are the CPU.
+    """
     given = deployment.neuron_config.get("on_device_sampling_config", True)
     if given is True:
         return dict(DEFAULT_SAMPLING)
-    return dict(given) if given else None
+    return dict(given) if isinstance(given, Mapping) else None
 
 
 def compiled_settings(deployment: Deployment, row: SdkRelease) -> Dict[str, Any]:
@@ -202,6 +214,8 @@ def render_serve(
     environment = _environment(
         (COMMON_ENVIRONMENT, COMMON_SERVE_ENVIRONMENT, generation.serve_environment, deployment.environment), names
     )
+    if generation.cpu_sampling_variable and sampling_of(deployment) is None:
+        environment[generation.cpu_sampling_variable] = "1"
     if where.proxy_cpus:
         environment[PROXY_VARIABLE] = where.proxy_cpus
     program = _program(deployment, release, generation.serve, generation.serve_container)
@@ -266,13 +280,32 @@ def _native_prefill_flags(deployment: Deployment) -> Dict[str, Any]:
 
 def served_config(deployment: Deployment, generation: Generation) -> Dict[str, Any]:
     """Return the JSON of the generation's configuration flag, empty where there is nothing to say."""
-    config = native_config(deployment) if generation.translate else _engine_config(deployment)
-    if generation.config_keys is not None:
-        config = {key: value for key, value in config.items() if key in generation.config_keys}
+    config = native_config(deployment) if generation.translate else _nxdi_config(deployment, generation)
     beside = {key: config.pop(key) for key in NATIVE_SIBLINGS if generation.translate and key in config}
     for key in reversed(generation.config_path):
         config = {key: config} if config else {}
     return {**config, **beside}
+
+
+def _nxdi_config(deployment: Deployment, generation: Generation) -> Dict[str, Any]:
+    """Return neuron_config as NxDI reads it, with the sampling that is compiled in.
+
+    The fork sets a given key on the loaded configuration as it stands in the JSON. Only the sampling survives that, as
+    a mapping that must name `global_topk`: NxDI reads it without a default at each request.
+    """
+    config = _engine_config(deployment)
+    sampling = sampling_of(deployment)
+    if "on_device_sampling_config" in config:
+        config["on_device_sampling_config"] = sampling
+    longest_prompt = config.get("max_context_length", deployment.max_model_len)
+    if generation.prompt_limit_key and longest_prompt < deployment.max_model_len:
+        config[generation.prompt_limit_key] = longest_prompt
+    if generation.config_keys is None:
+        return config
+    config = {key: value for key, value in config.items() if key in generation.config_keys and value is not None}
+    if "on_device_sampling_config" in config:
+        config["on_device_sampling_config"] = {"global_topk": MAX_GLOBAL_TOPK, **(sampling or {})}
+    return config
 
 
 def native_config(deployment: Deployment) -> Dict[str, Any]:
@@ -280,8 +313,9 @@ def native_config(deployment: Deployment) -> Dict[str, Any]:
     found: Dict[str, Any] = {}
     for key, value in _engine_config(deployment).items():
         if key == "on_device_sampling_config":
-            if value:
-                found[key] = _native_sampling(sampling_of(deployment) or {})
+            sampling = sampling_of(deployment)
+            if sampling is not None:
+                found[key] = _native_sampling(sampling)
         elif key in NATIVE_NAMES or key not in DEMO_FLAGS:
             found[NATIVE_NAMES.get(key, key)] = value
     return found
@@ -389,7 +423,7 @@ def _argv(flags: Mapping[str, Any]) -> List[str]:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True) if isinstance(value, (Mapping, list)) else str(value)
+    return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else str(value)
 
 
 #: The order in which the settings that every compilation has are written.

@@ -2,7 +2,7 @@
 """The program ``/usr/local/lib/trainyard/replica``, which the unit ``vllm@.service`` is made of.
 
 ``check`` (before the start), ``launch`` (becomes the server), ``gate`` (the start is over when it returns),
-``settle`` (after the stop), ``status`` (for people).
+``settle`` and ``explain`` (after the stop), ``watch`` (the standing probe), ``status`` (for people).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
 
-from . import probe, settings, slices
+from . import phases, probe, settings, slices, watch
 from .settings import Replica, ServingError
 
 POLL_S = 0.5
@@ -85,6 +85,9 @@ def launch(replica: Replica, environment: Dict[str, str]) -> None:
             # Counters of the last start would be added to those of this one.
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True, exist_ok=True)
+    if replica.scratch.is_dir():
+        # The server has this process id too: it takes this process's place.
+        (replica.scratch / "pid").write_text("{0}\n".format(os.getpid()), encoding="ascii")
     key = settings.api_key(environment)
     if key:
         environment["VLLM_API_KEY"] = key
@@ -117,7 +120,8 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
         waited_s = time.monotonic() - began
         if waited_s > limit.timeout_s:
             raise ServingError("no answer from {0} after {1:.0f} s of loading".format(replica.url, waited_s))
-        notify("loading for {0:.0f} s".format(waited_s))
+        progress = watch.read_state(replica.name).get("progress", "loading")
+        notify("{0}, for {1:.0f} s".format(progress, waited_s))
         time.sleep(POLL_S)
     notify("loaded, asking for tokens")
     # The first answer of an engine may take long: the deadline is the larger of its budget and a minute.
@@ -180,6 +184,15 @@ def settle(replica: Replica) -> None:
         )
 
 
+def explain(replica: Replica) -> str:
+    """What ended a server, in words: the probe, or an error that its log shows. Empty if nothing is known."""
+    ended = replica.scratch / "ended"
+    if ended.is_file():
+        return "ended by the standing probe: {0}".format(ended.read_text(encoding="utf-8").strip())
+    diagnosis = phases.diagnose(watch.last_words("vllm@{0}.service".format(replica.name)))
+    return str(diagnosis) if diagnosis else ""
+
+
 def notifier() -> Callable[[str], None]:
     """A function that sets the unit's status line; does nothing outside a unit."""
     address = os.environ.get("NOTIFY_SOCKET", "")
@@ -210,6 +223,9 @@ def status(names: Sequence[str]) -> List[str]:
             row = json.loads(seen.read_text(encoding="utf-8"))
             gated = "gated, first token after {0} ms".format(row["ttft_ms"])
         answer = "answers {0}".format(health) if health else "no answer"
+        seen_by_probe = watch.read_state(name)
+        if seen_by_probe and not seen_by_probe["up"]:
+            answer += " (out of rotation: {0}; {1})".format(seen_by_probe["reason"], seen_by_probe["progress"])
         lines.append("{0}  {1}  cores {2}  {3}  {4}".format(name, replica.url, replica.cores, answer, gated))
     return lines
 
@@ -229,8 +245,10 @@ def parser() -> argparse.ArgumentParser:
         ("launch", "become the server"),
         ("gate", "wait until the server generates"),
         ("settle", "wait until the cores are free"),
+        ("explain", "say what ended the server"),
     ):
         verbs.add_parser(verb, help=text).add_argument("name")
+    verbs.add_parser("watch", help="the standing probe of this host")
     verbs.add_parser("status", help="one line for each replica").add_argument("name", nargs="*")
     return top
 
@@ -246,8 +264,14 @@ def run(arguments: argparse.Namespace) -> None:
         launch(settings.load(arguments.name), dict(os.environ))
     elif arguments.verb == "gate":
         gate(settings.load_started(arguments.name), int(os.environ.get("MAINPID") or 0), notifier())
-    else:
+    elif arguments.verb == "settle":
         settle(settings.load_started(arguments.name))
+    elif arguments.verb == "explain":
+        text = explain(settings.load_started(arguments.name))
+        if text:
+            say("trainyard: " + text)
+    else:
+        watch.watch(say)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -83,6 +83,15 @@ class Client:
         except (OSError, http.client.HTTPException):
             return 0
 
+    def text(self, path: str) -> Optional[str]:
+        """Body of a GET that answered 200; None for anything else."""
+        try:
+            with self._open("GET", path, None) as response:
+                body = response.read().decode("utf-8", "replace")
+                return body if response.status == 200 else None
+        except (OSError, http.client.HTTPException):
+            return None
+
     def models(self) -> List[str]:
         """Ids of the models that the server offers.
 

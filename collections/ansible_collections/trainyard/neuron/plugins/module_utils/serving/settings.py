@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 from urllib.parse import urlsplit
 
+from .judge import Limits
+
 CONFIGURATION = Path("/etc/vllm/current")
 RUNTIME = Path("/run/vllm")
 CREDENTIAL = "api-key"
@@ -59,6 +61,7 @@ class Replica:
     neuron_ls: str = "/opt/aws/neuron/bin/neuron-ls"
     settle_timeout_s: float = 120.0
     gate: Gate = field(default_factory=Gate)
+    probe: Limits = field(default_factory=Limits)
 
     @property
     def address(self) -> Tuple[str, int]:
@@ -84,6 +87,7 @@ def parse(text: str) -> Replica:
         known["argv"] = tuple(str(word) for word in known["argv"])
         known["devices"] = tuple(known.get("devices", ()))
         known["gate"] = Gate(**{key: value for key, value in raw.get("gate", {}).items() if value is not None})
+        known["probe"] = Limits(**{key: value for key, value in raw.get("probe", {}).items() if value is not None})
         return Replica(**known)
     except (ValueError, TypeError, KeyError) as error:
         raise ServingError("the replica's configuration is not usable: {0}".format(error)) from error

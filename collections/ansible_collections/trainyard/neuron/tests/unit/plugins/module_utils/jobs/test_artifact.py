@@ -182,3 +182,27 @@ def test_what_is_no_store_is_refused(uri: str) -> None:
 def test_store_path_that_is_not_mounted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(store.StoreError, match="is not a directory here; mount it"):
         store.open_store(str(tmp_path / "absent"))
+
+
+def test_second_controller_waits_for_the_host_that_compiles(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = store.open_store(str(fleet.store))
+    assert shared.lock(DIGEST, "h1") is None
+    waits: list[float] = []
+
+    def first_finishes(seconds: float) -> None:
+        waits.append(seconds)
+        spec = fleet.spec("h1", store="")
+        described = fleet.run(spec)
+        shared.put(DIGEST, Path(spec["path"]), described, lambda _count: None)
+
+    monkeypatch.setattr(artifact.time, "sleep", first_finishes)
+    for host, does in (("h2", "compile"), ("h3", "fetch")):
+        fleet.run(fleet.spec(host, does=does, compile_host="h2"))
+    assert len(waits) == 1
+    assert fleet.compiles == 1
+
+
+def test_lock_is_given_back_when_a_compile_fails(fleet: Fleet) -> None:
+    with pytest.raises(job.JobError):
+        fleet.run(fleet.spec("h1", status=70))
+    assert store.open_store(str(fleet.store)).holder(DIGEST) is None

@@ -72,3 +72,46 @@ def test_weights_come_from_s3(made: Path, tmp_path: Path) -> None:
     described = weights.run({"id": "x", "path": str(final), "inputs": inputs}, Progress(tmp_path / "report.json"))
     assert described["files"] == manifest.describe_files(made)
     assert manifest.full_problems(final, described) == []
+
+
+@pytest.fixture(params=["s3", "path"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> object:
+    (tmp_path / "store").mkdir()
+    return store.open_store({"s3": "s3://fleet/artifacts", "path": str(tmp_path / "store")}[request.param])
+
+
+def test_lock_has_one_owner_until_it_is_given_back(any_store: store.S3Store) -> None:
+    assert any_store.holder(DIGEST) is None
+    assert any_store.lock(DIGEST, "h1") is None
+    assert any_store.lock(DIGEST, "h2") == "h1"
+    assert any_store.lock(DIGEST, "h1") is None
+    any_store.unlock(DIGEST, "h2")
+    assert any_store.holder(DIGEST) == "h1"
+    any_store.unlock(DIGEST, "h1")
+    assert any_store.lock(DIGEST, "h2") is None
+
+
+def test_lock_of_a_host_that_died_expires(any_store: store.S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "LOCK_S", -1.0)
+    assert any_store.lock(DIGEST, "h1") is None
+    monkeypatch.undo()
+    assert any_store.holder(DIGEST) is None
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    assert any_store.lock(DIGEST, "h2") is None
+    assert any_store.lock(DIGEST, "h1") == "h2"
+
+
+def test_of_two_that_see_no_lock_one_gets_it(any_store: store.S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(any_store, store.S3Store):
+        monkeypatch.setattr(any_store, "_locked_by", lambda _digest: (None, {"IfNoneMatch": "*"}))
+    else:
+        monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    assert any_store.lock(DIGEST, "h1") is None
+    assert any_store.lock(DIGEST, "h2") is not None
+
+
+def test_locked_digest_is_no_artifact_yet(any_store: store.S3Store) -> None:
+    any_store.lock(DIGEST, "h1")
+    assert any_store.manifest(DIGEST) is None
+    assert any_store.digests() == []

@@ -364,11 +364,33 @@ def test_a_single_sequence_has_no_continuous_batching_where_the_engine_has_none(
         assert ("--is-continuous-batching" in argv) is wanted
 
 
-def test_sampling_on_the_cpu_is_compiled_without_sampling():
-    argv = compile_(
-        deployment_of(LLAMA, neuron_config={"on_device_sampling_config": False}), find_release("2.23.0")
-    ).argv
-    assert "--on-device-sampling" not in argv
+@pytest.mark.parametrize("off", [False, None])
+@pytest.mark.parametrize("release", ["2.23.0", "2.27.0"])
+def test_sampling_on_the_cpu_is_compiled_without_sampling_and_served_so(off, release):
+    deployment, row = deployment_of(LLAMA, neuron_config={"on_device_sampling_config": off}), find_release(release)
+    assert "--on-device-sampling" not in compile_(deployment, row).argv
+    served = serve(deployment, row)
+    assert served.environment["NEURON_ON_DEVICE_SAMPLING_DISABLED"] == "1"
+    assert "--override-neuron-config" not in served.argv
+    assert "NEURON_ON_DEVICE_SAMPLING_DISABLED" not in serve(deployment_of(LLAMA), row).environment
+
+
+@pytest.mark.parametrize("sampling", [{}, {"dynamic": True}, True])
+def test_the_fork_is_always_told_the_top_k_that_it_reads_without_a_default(sampling):
+    deployment = deployment_of(LLAMA, neuron_config={"on_device_sampling_config": sampling})
+    override = json.loads(value_of(serve(deployment, find_release("2.23.0")).argv, "--override-neuron-config"))
+    assert override["on_device_sampling_config"]["global_topk"] == 256
+
+
+def test_a_server_that_can_refuse_long_prompts_is_told_to():
+    deployment = deployment_of(LLAMA, neuron_config={"max_context_length": 4096})
+    row = find_release("2.31.1", "nxdi_v1")
+    config = json.loads(value_of(serve(deployment, row).argv, "--additional-config"))
+    assert config == {"override_neuron_config": {"max_context_length": 4096, "max_prompt_length": 4096}}
+    assert argument_warnings(deployment, row, WHERE) == []
+    assert "max-prompt-length" not in " ".join(compile_(deployment, row).argv)
+    whole = serve(deployment_of(LLAMA, neuron_config={"max_context_length": 8192}), row).argv
+    assert "max_prompt_length" not in value_of(whole, "--additional-config")
 
 
 @pytest.mark.parametrize(
@@ -520,6 +542,9 @@ SURPRISES = [
     ("too deep a top-k", "2.23.0",
      {"neuron_config": {"on_device_sampling_config": {"dynamic": True, "global_topk": 512}}},
      NCONF + "on_device_sampling_config.global_topk", "256 candidates at most"),
+    ("top-k that ends the fork's engine", "2.23.0",
+     {"neuron_config": {"on_device_sampling_config": {"dynamic": True, "global_topk": 64}}},
+     NCONF + "on_device_sampling_config.global_topk", "where a request names no top_k: NxDI then raises"),
     ("block size of the fork", "2.23.0", {"block_size": 32}, ".block_size", "has no effect in nxdi_v0"),
     ("one sequence with prefix caching", "2.27.0", {"block_size": 32, "max_num_seqs": 1}, ".max_num_seqs",
      "known to answer wrongly"),
