@@ -93,7 +93,7 @@ def _bootstrap(podman: Podman, wanted: Recipe, say: Say) -> None:
         sources = Path(folder) / "sources.list"
         sources.write_text(wanted.sources, encoding="utf-8")
         errors = Path(folder) / "errors"
-        command = [*podman.machine.privilege(), *_mmdebstrap(wanted, sources, rootless=podman.machine.rootless)]
+        command = [*podman.machine.privilege(), *_mmdebstrap(wanted, sources)]
         half = f"{wanted.tag}-unfinished"
         changes = [word for change in _CHANGES for word in ("--change", change)]
         with errors.open("wb") as error_file:
@@ -136,7 +136,7 @@ def _follow(maker: subprocess.Popen[bytes], say: Say) -> list[str]:
     return list(errors)
 
 
-def _mmdebstrap(wanted: Recipe, sources: Path, *, rootless: bool) -> list[str]:
+def _mmdebstrap(wanted: Recipe, sources: Path) -> list[str]:
     """The command that writes the image's root as a tar file to its standard output."""
     apt = ['Apt::Install-Recommends "false"', 'Acquire::Retries "3"', 'Acquire::Languages "none"', *apt_proxies()]
     hooks = []
@@ -153,7 +153,7 @@ def _mmdebstrap(wanted: Recipe, sources: Path, *, rootless: bool) -> list[str]:
     return [
         "mmdebstrap",
         "--variant=minbase",
-        f"--mode={'unshare' if rootless else 'root'}",
+        "--mode=root",
         "--format=tar",
         f"--include={','.join(wanted.packages)}",
         *(f"--aptopt={option.rstrip(';')}" for option in apt),
