@@ -7,6 +7,7 @@ import typer
 from trainyard.artifact_command import app as artifact_app
 from trainyard.lab.commands import app as lab_app
 from trainyard.plan_command import plan
+from trainyard.report.command import report
 from trainyard.show_command import show
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ def trainyard() -> None:
 
 
 app.command("plan")(plan)
+app.command("report")(report)
 app.command("show")(show)
 app.add_typer(artifact_app, name="artifact")
 app.add_typer(lab_app, name="lab")
