@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+.ONESHELL:
 
 # The first that runs and is of a version that is tested; a name on PATH may be a shim for nothing.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -45,8 +46,20 @@ unit: $(READY) ## Tests that need no lab
 molecule: $(READY) ## The whole run over two stand-in hosts: converge, idempotence, behaviour, removal
 	molecule test --scenario-name site
 
+.PHONY: acceptance
+acceptance: export TRAINYARD_LAB := acceptance
+acceptance: $(READY) ## One stand-in host with the real vLLM on its CPU: the whole run, and the same questions to it
+	trap 'trainyard lab down --name acceptance' EXIT
+	trainyard lab up --name acceptance --hosts 1 --engine vllm-cpu
+	ansible-playbook site.yml -i inventory/lab
+	pytest -m lab tests/site
+
 .PHONY: test
-test: lint unit molecule ## Everything: lint, types, unit tests, and the whole run over stand-in hosts
+test: lint unit molecule acceptance ## Everything: lint, types, unit tests, the whole run simulated and with the real vLLM
+
+.PHONY: test-vm
+test-vm: $(READY) ## Storage in a virtual machine with four NVMe drives (slow: no hardware virtualisation needed)
+	pytest -m vm tests/vm
 
 # One host with the real vLLM on its CPU unless told otherwise: make demo HOSTS=2 ENGINE=simulated
 HOSTS  ?= 1
