@@ -169,7 +169,7 @@ def install(packages: list[str], machine: Machine) -> None:
         )
     apt = [*machine.privilege(), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
     apt += ["-o", "DPkg::Lock::Timeout=300"]
-    # An unreachable source of another vendor fails the update and matters to nobody here; what matters is the next step.
+    # Another vendor's source that is away fails the update and matters to nobody here; what counts is the next step.
     subprocess.run([*apt, "update"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     result = subprocess.run(
         [*apt, "install", "--yes", "--no-install-recommends", *packages],
