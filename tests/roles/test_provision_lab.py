@@ -126,7 +126,7 @@ def test_check_mode_foretells_the_real_run_and_touches_nothing(lab: Lab) -> None
 
 
 def test_killed_controller_costs_no_byte_of_a_download(lab: Lab) -> None:
-    lab.trainyard("lab", "fault", "services", "hub-slow", "--seconds", "0", "--name", lab.name)
+    lab.trainyard("lab", "fault", "services", "hub-slow", "--seconds", "6", "--name", lab.name)
     controller = lab.start("--tags", "model_weights,host_tools")
     before = await_unit(lab, "lab-1", "weights")
     os.killpg(controller.pid, signal.SIGKILL)
