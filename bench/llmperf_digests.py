@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Computes the digests in roles/llmperf_patched/vars/main.yml anew, after a patch or our module for LLMPerf was changed.
+"""Computes the digests in roles/llmperf_patched/vars/main.yml anew, after a patch or our module was changed.
 
 TRAINYARD_LLMPERF_SOURCE=... python bench/llmperf_digests.py
 """
@@ -16,12 +16,11 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "collections"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "collections"))
 
 from ansible_collections.trainyard.neuron.plugins.module_utils import patched_source
 
-ROLE = ROOT / "roles/llmperf_patched"
+ROLE = Path(__file__).parents[1] / "roles/llmperf_patched"
 VARS = ROLE / "vars/main.yml"
 
 
