@@ -55,7 +55,12 @@ class Replica:
     agent_port: int = 0
     max_num_seqs: int = 1
     artifact_path: str = ""
+    weights_path: str = ""
     runtime: str = "venv"
+    image: str = ""
+    container_engine: str = "podman"
+    container_cpus: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
     generation: str = ""
     release: str = ""
     neuron_ls: str = "/opt/aws/neuron/bin/neuron-ls"
