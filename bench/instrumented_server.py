@@ -291,6 +291,8 @@ async def run(ports: list[int], behaviour: Behaviour) -> None:
     for sig in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sig, stop.set)
     await stop.wait()
+    # Streams that are cut off by the end are no news.
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
 
 
 def main(argv: list[str] | None = None) -> int:
