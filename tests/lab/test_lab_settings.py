@@ -102,7 +102,8 @@ def test_inventory_script_prints_what_up_wrote(tmp_path: Path) -> None:
 
 def test_inventory_script_without_a_lab_says_how_to_make_one(tmp_path: Path) -> None:
     done = run_script(tmp_path, "other")
-    assert done.returncode == 1
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == {"_meta": {"hostvars": {}}}
     assert "trainyard lab up --name other" in done.stderr
 
 

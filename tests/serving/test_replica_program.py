@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving import cli, settings, slices, watch
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import cli, container, settings, slices, watch
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.judge import Limits
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.settings import Gate, Replica, ServingError
 
@@ -38,6 +38,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("etc", "run/tiny-llama-0", "state", "artifact"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "devices.json").write_text(json.dumps(DEVICES))
+    (tmp_path / "artifact/model.pt").write_text("")
+    (tmp_path / "artifact/neuron_config.json").write_text('{"neuron_config": {"tp_degree": 32}}')
     tool = tmp_path / "neuron-ls"
     tool.write_text(f"#!/bin/sh\ncat {tmp_path}/devices.json\n")
     tool.chmod(0o755)
@@ -115,6 +117,19 @@ def test_a_missing_artifact_is_refused_before_the_server_compiles(host: Path) ->
         cli.check(replica(host, free_port(), artifact_path=str(host / "none")))
 
 
+def test_an_artifact_for_other_settings_is_refused(host: Path) -> None:
+    argv = (sys.executable, "--tensor-parallel-size", "16")
+    with pytest.raises(
+        ServingError, match="does not fit: --tensor-parallel-size 16, but the artifact's tp_degree is 32"
+    ):
+        cli.check(replica(host, free_port(), argv=argv))
+
+
+def test_a_key_in_argv_is_refused(host: Path) -> None:
+    with pytest.raises(ServingError, match="set vllm_endpoint_api_key instead"):
+        cli.check(replica(host, free_port(), argv=(sys.executable, "--api-key", "s3cret")))
+
+
 def test_a_broken_neuron_ls_is_reported_with_its_own_words(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slices, "ATTEMPTS", 1)
     (host / "neuron-ls").write_text("#!/bin/sh\necho no driver >&2\nexit 1\n")
@@ -174,14 +189,17 @@ def test_the_key_reaches_the_gate_and_the_server_by_credential_only(
     (host / "api-key").write_text("s3cret\n")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(host))
     with running(key="s3cret") as stub:
-        gate_of(stub, host)
+        wanted = replica(host, stub.port, needs_key=True, gate=Gate(timeout_s=1.0))
+        cli.gate(wanted, 0, lambda _line: None)
     row = replica(host, 1, argv=(sys.executable, "-c", "import os; print(os.environ['VLLM_API_KEY'])"))
     script = (
         "import sys; sys.path[:0] = sys.argv[1:2]\n"
         "from ansible_collections.trainyard.neuron.plugins.module_utils.serving import cli, settings\n"
         "import os; cli.launch(settings.parse(sys.stdin.read()), dict(os.environ))"
     )
-    text = json.dumps({"name": "x", "argv": row.argv, "url": row.url, "cores": "0", "served_name": "m"})
+    text = json.dumps(
+        {"name": "x", "argv": row.argv, "url": row.url, "cores": "0", "served_name": "m", "needs_key": True}
+    )
     done = subprocess.run(
         [sys.executable, "-c", script, str(render.ROOT / "collections")],
         input=text,
@@ -192,6 +210,18 @@ def test_the_key_reaches_the_gate_and_the_server_by_credential_only(
     )
     assert done.stdout.splitlines()[-1] == "s3cret", done.stderr
     assert "s3cret" not in "".join(path.read_text() for path in (host / "etc").iterdir())
+
+
+def test_a_server_is_not_started_without_the_key_that_it_is_to_ask_for(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = replica(host, 1, needs_key=True)
+    for directory in ("", str(host / "none")):
+        with pytest.raises(ServingError, match=r"cannot be read .* not served without"):
+            cli.launch(seen, {"CREDENTIALS_DIRECTORY": directory})
+    (host / "api-key").write_text("\n")
+    with pytest.raises(ServingError, match="is empty"):
+        cli.launch(seen, {"CREDENTIALS_DIRECTORY": str(host)})
 
 
 def test_settle_returns_when_the_slice_is_free_and_names_who_keeps_it(host: Path) -> None:
@@ -258,3 +288,87 @@ vllm:prompt_tokens_total{model_name="m"} 20
 vllm:e2e_request_latency_seconds_bucket{le="1"} 99
 """
     assert watch.counters(page) == (7, 1520.0)
+
+
+def test_the_probe_follows_each_replica_to_its_new_release(host: Path) -> None:
+    lines: list[str] = []
+    row = render.replica(0, agent_port=0)
+
+    def release(name: str, **given: Any) -> None:
+        (host / name).mkdir()
+        text = render.render("vllm_endpoint", "replica.json.j2", item=row | given)
+        (host / name / "tiny-llama-0.json").write_text(text)
+        link = host / "etc/tiny-llama-0.json"
+        link.unlink(missing_ok=True)
+        link.symlink_to(host / name / "tiny-llama-0.json")
+
+    watched = watch.Host(lines.append)
+    release("r1")
+    watched.refresh()
+    first = watched.watchers["tiny-llama-0"]
+    watched.refresh()
+    assert watched.watchers["tiny-llama-0"] is first
+    release("r2", served_name="new/name")
+    watched.refresh()
+    second = watched.watchers["tiny-llama-0"]
+    assert (second.replica.served_name, first.is_alive()) == ("new/name", False)
+    (host / "etc/tiny-llama-0.json").unlink()
+    watched.refresh()
+    assert watched.watchers == {}
+    assert not second.is_alive()
+
+
+FAKE_ENGINE = """#!/bin/sh
+echo "$@" >> {log}
+case "$1 $2" in "image inspect") exit {image} ;; esac
+"""
+
+
+@pytest.mark.parametrize("engine", ["podman", "docker"])
+def test_a_container_gets_its_slice_and_no_secret_in_its_command_line(
+    host: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = host / "calls"
+    (host / "bin").mkdir()
+    (host / "bin" / engine).write_text(FAKE_ENGINE.format(log=log, image=0))
+    (host / "bin" / engine).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{host}/bin:{os.environ['PATH']}")
+    (host / "dev").mkdir()
+    for number in range(12):
+        (host / f"dev/neuron{number}").touch()
+    monkeypatch.setattr(container, "DEVICES", host / "dev")
+    seen = replica(
+        host,
+        free_port(),
+        runtime="container",
+        image="neuron/vllm@sha256:abc",
+        container_engine=engine,
+        container_cpus="0-3",
+        argv=("vllm", "serve", "/w"),
+        environment={"NEURON_RT_VISIBLE_CORES": "16-23", "UNSET": "x"},
+    )
+    cli.check(seen)
+    command = container.command(
+        seen, container.passed_variables(seen, {"NEURON_RT_VISIBLE_CORES": "16-23", "VLLM_API_KEY": "s3cret"})
+    )
+    assert command[:4] == (engine, "run", "--rm", "--name")
+    assert command[-4:] == ("neuron/vllm@sha256:abc", "vllm", "serve", "/w")
+    text = " ".join(command)
+    assert text.count("--device") == 12
+    assert f"--device {host}/dev/neuron2 --device {host}/dev/neuron3" in text
+    assert f"--device {host}/dev/neuron10 --device {host}/dev/neuron11" in text
+    assert "--env NEURON_RT_VISIBLE_CORES --env VLLM_API_KEY" in text
+    assert "s3cret" not in text
+    assert "UNSET" not in text
+    assert f"{host}/artifact:{host}/artifact:ro" in text
+    assert ("--cpuset-cpus 0-3" in text) is (engine == "docker")
+    assert ("--cgroups split" in text) is (engine == "podman")
+    cli.settle(seen)
+    assert log.read_text().splitlines() == [
+        "image inspect neuron/vllm@sha256:abc",
+        "rm --force vllm-tiny-llama-0",
+        "rm --force vllm-tiny-llama-0",
+    ]
+    (host / "bin" / engine).write_text(FAKE_ENGINE.format(log=log, image=1))
+    with pytest.raises(ServingError, match="is not on this host; run the provision playbook"):
+        cli.check(seen)

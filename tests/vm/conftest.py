@@ -21,7 +21,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     ]
     if missing:
         pytest.fail(
-            f"the virtual machine needs {', '.join(missing)} (packages qemu-system-x86, qemu-utils, mmdebstrap, e2fsprogs)"
+            f"the virtual machine needs {', '.join(missing)}: "
+            "install qemu-system-x86, qemu-utils, mmdebstrap and e2fsprogs"
         )
     folder: Path = tmp_path_factory.mktemp("vm")
     serials = [f"AWS1234567890ABCDE{number}" for number in range(4)]
