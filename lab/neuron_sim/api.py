@@ -332,6 +332,8 @@ class _Shape:
 
 
 def _body(request: HttpRequest) -> dict[str, Any]:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RequestError("Unsupported Media Type: Only 'application/json' is allowed")
     try:
         value = json.loads(request.body)
     except ValueError:

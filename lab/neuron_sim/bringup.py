@@ -420,8 +420,8 @@ def check_arguments(row: sdk.Release, serve: ServeSettings, model: dict[str, Any
     if serve.max_model_len > longest and not allowed:
         raise BringUpError(
             f"ValueError: User-specified max_model_len ({serve.max_model_len}) is greater than the derived "
-            f"max_model_len (max_position_embeddings={longest} or model_max_length=None in model's config.json). This may "
-            "lead to incorrect model outputs or CUDA errors. To allow overriding this maximum, set the env var "
+            f"max_model_len (max_position_embeddings={longest} or model_max_length=None in model's config.json). This "
+            "may lead to incorrect model outputs or CUDA errors. To allow overriding this maximum, set the env var "
             "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1"
         )
 
