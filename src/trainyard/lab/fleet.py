@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from trainyard.lab import network, vllm_cpu
-from trainyard.lab.cache import Say, cache_dir, digest, locked
+from trainyard.lab.cache import Say, cache_dir, digest, locked, write
 from trainyard.lab.carry import carried
 from trainyard.lab.errors import LabError
 from trainyard.lab.inventory import control_path_dir, ssh_options
 from trainyard.lab.podman import Podman
 from trainyard.lab.seccomp import profile
-from trainyard.lab.state import AWS_PORT, BUCKET, HUB_PORT, MODEL, SERVICES, Lab, Paths, write
+from trainyard.lab.state import AWS_PORT, BUCKET, HUB_PORT, MODEL, SERVICES, Lab, Paths
 from trainyard.paths import COLLECTIONS, ROOT
 
 INSIDE = "/usr/lib/trainyard-lab"
@@ -113,8 +113,7 @@ def write_files(lab: Lab, files: Paths) -> None:
         folder = files.host(host)
         key = folder / "ssh" / "ssh_host_ed25519_key"
         _make_key(key, host)
-        write(folder / "ssh" / "authorized_keys", public)
-        for name, text in host_files(lab, host).items():
+        for name, text in {**host_files(lab, host), "etc/ssh/lab_authorized_keys": public}.items():
             write(folder / "files" / name, text)
         write(folder / "manager.conf", manager_conf())
         kind, data = key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2]
@@ -261,17 +260,8 @@ class Fleet:
 
     def ssh(self, host: str, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command on a host as its user."""
-        options = [
-            "-o",
-            "ConnectTimeout=5",
-            "-o",
-            "BatchMode=yes",
-            "-i",
-            str(self.files.key),
-            *ssh_options(self.lab, self.files),
-        ]
         return subprocess.run(
-            ["ssh", *options, f"ubuntu@{self.lab.hosts[host]}", *words],
+            [*ssh_command(self.lab, self.files, host, "ConnectTimeout=5", "BatchMode=yes"), *words],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
@@ -286,7 +276,7 @@ class Fleet:
                 return ""
             if state == "degraded":
                 units = ", ".join(line.split()[0] for line in failed if line.split())
-                return f"{host}: {units} failed (`podman exec {self.lab.container(host)} journalctl -b` says why)"
+                return f"{host}: {units} failed; `trainyard lab ssh {host} journalctl -b` says why"
             last = answer.stderr.strip().splitlines()[-1] if answer.stderr.strip() else state
             time.sleep(0.3)
         return f"{host}: no SSH in {READY_TIMEOUT_S} s ({last})"
@@ -308,6 +298,12 @@ class Fleet:
                     log = self.podman.run("logs", "--tail", "3", self.lab.container(SERVICES), check=False)
                     raise LabError(f"the services do not answer ({error}): {log.strip()}") from error
                 time.sleep(0.3)
+
+
+def ssh_command(lab: Lab, files: Paths, host: str, *options: str) -> list[str]:
+    """The command that logs in to a host as its user."""
+    more = [word for option in options for word in ("-o", option)]
+    return ["ssh", *more, "-i", str(files.key), *ssh_options(lab, files), f"ubuntu@{lab.hosts[host]}"]
 
 
 def close_connections(lab: Lab) -> None:

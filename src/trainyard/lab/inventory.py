@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from trainyard.lab.state import BUCKET, MODEL, Lab, Paths, write
+from trainyard.lab.cache import digest, write
+from trainyard.lab.state import BUCKET, MODEL, Lab, Paths
 
 
 def control_path_dir(lab: Lab) -> str:
     """Where Ansible keeps the lab's SSH connections: short (a socket's path has 107 characters), and the lab's own."""
-    return f"/tmp/trainyard-ssh-{lab.id}"  # noqa: S108 - Ansible makes it with mode 0700
+    return f"/tmp/trainyard-ssh-{digest(lab.id)[:12]}"  # noqa: S108 - Ansible makes it with mode 0700
 
 
 def ssh_options(lab: Lab, files: Paths) -> list[str]:

@@ -7,9 +7,9 @@ import json
 import os
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 
+from trainyard.lab.cache import cache_dir, digest, write
 from trainyard.lab.errors import LabError
 from trainyard.lab.machine import Machine
 
@@ -19,17 +19,17 @@ _QUIET = ("failed to connect to syslog",)
 class Podman:
     """Runs podman commands; every answer is text, every failure a LabError that shows podman's own words."""
 
-    def __init__(self, machine: Machine, folder: Path) -> None:
-        """Prepare the call; `folder` gets the containers.conf that the machine may need."""
+    def __init__(self, machine: Machine) -> None:
+        """Prepare the call; the cache gets the containers.conf that the machine may need."""
         self.machine = machine
         self._prefix = machine.prefix()
         self._environment = dict(os.environ)
         conf = machine.containers_conf()
         if conf is not None:
-            path = folder / "containers.conf"
-            if not path.exists() or path.read_text(encoding="utf-8") != conf:
-                folder.mkdir(parents=True, exist_ok=True)
-                path.write_text(conf, encoding="utf-8")
+            # Not in the lab's folder: podman still reads it while it cleans up behind a container, when that has gone.
+            path = cache_dir() / f"containers-{digest(conf)[:8]}.conf"
+            if not path.exists():
+                write(path, conf)
             self._environment["CONTAINERS_CONF"] = str(path)
 
     def command(self, *words: str) -> list[str]:
@@ -37,7 +37,7 @@ class Podman:
 
         runc is named where it is there: crun raises a limit that not every root may raise.
         """
-        runtime = ["--runtime", self.machine.runtime] if self.machine.runtime and not self.machine.rootless else []
+        runtime = ["--runtime", self.machine.runtime] if self.machine.runtime else []
         return [*self._prefix, "podman", *runtime, *words]
 
     @property

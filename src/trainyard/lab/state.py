@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from trainyard.lab.cache import Say, locked
+from trainyard.lab.cache import Say, locked, write
 from trainyard.lab.errors import LabError
 from trainyard.paths import ROOT
 
@@ -161,15 +161,6 @@ def save(lab: Lab, root: Path = ROOT) -> None:
     """Keep the lab's state; a reader never sees half of it."""
     path = paths(lab.name, root).state
     write(path, json.dumps(asdict(lab), indent=2) + "\n")
-
-
-def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a file in one step, its folder made when missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.chmod(mode)
-    part.rename(path)
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             state=item["state"],
             content=self._content(item, element, variables) if item["state"] == "file" else None,
             target=each.fill(item["target"], element),
-            previous=item["previous"],
+            previous=each.fill(item["previous"], element),
             owner=item["owner"] or defaults["owner"],
             group=item["group"] or defaults["group"],
             mode=None if mode is None else int(mode, 8),

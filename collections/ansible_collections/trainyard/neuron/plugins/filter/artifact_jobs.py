@@ -24,7 +24,7 @@ options:
     description: Name of this host in the plan.
     type: str
     required: true
-  mode:
+  does:
     description: V(compile) gives the jobs of artifacts that this host was elected for, V(fetch) those of all others.
     type: str
     choices: [compile, fetch]
@@ -40,7 +40,7 @@ options:
 """
 
 EXAMPLES = r"""
-jobs: "{{ artifacts | trainyard.neuron.artifact_jobs(host=inventory_hostname, mode='compile') }}"
+jobs: "{{ artifacts | trainyard.neuron.artifact_jobs(host=inventory_hostname, does='compile') }}"
 """
 
 RETURN = r"""
@@ -51,19 +51,19 @@ _value:
 """
 
 #: What of a plan's artifact its job needs to know.
-SPEC_KEYS = ("argv", "environment", "work_dir", "generation", "compile_host")
+SPEC_KEYS = ("argv", "environment", "mode", "work_dir", "generation", "compile_host")
 
 
 def artifact_jobs(
-    artifacts: List[Dict[str, Any]], host: str, mode: str, store: str = "", store_endpoint: str = ""
+    artifacts: List[Dict[str, Any]], host: str, does: str, store: str = "", store_endpoint: str = ""
 ) -> List[Dict[str, Any]]:
     """Return the jobs of the artifacts that `host` compiles, or of those that it fetches.
 
     Raises:
-        ValueError: another mode.
+        ValueError: `does` is something else.
     """
-    if mode not in ("compile", "fetch"):
-        raise ValueError(f"mode is {mode!r}, not compile or fetch")
+    if does not in ("compile", "fetch"):
+        raise ValueError(f"does is {does!r}, not compile or fetch")
     return [
         {
             "kind": "artifact",
@@ -72,13 +72,13 @@ def artifact_jobs(
             "inputs": artifact["inputs"],
             "spec": {
                 **{key: artifact[key] for key in SPEC_KEYS},
-                "mode": mode,
+                "does": does,
                 "store": store,
                 "store_endpoint": store_endpoint,
             },
         }
         for artifact in artifacts
-        if (artifact["compile_host"] == host) == (mode == "compile")
+        if (artifact["compile_host"] == host) == (does == "compile")
     ]
 
 

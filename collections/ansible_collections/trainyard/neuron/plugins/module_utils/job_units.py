@@ -106,6 +106,8 @@ class JobUnits:
         spec = {**wanted["spec"], **{key: wanted[key] for key in ("kind", "id", "path", "inputs")}}
         manifest.write_atomically(self._paths.spec_dir / f"{name}.json", manifest.dump(spec))
         self._report_path(wanted).unlink(missing_ok=True)
+        # The unit may write below this directory and nowhere else, so it must be there before the unit is.
+        Path(wanted["path"]).parent.mkdir(parents=True, exist_ok=True)
         for argv in (["daemon-reload"], ["start", "--no-block", unit_of(wanted)]):
             status, _output, errors = self._run(["systemctl", *argv])
             if status != 0:

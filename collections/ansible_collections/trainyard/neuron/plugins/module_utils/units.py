@@ -172,8 +172,14 @@ class Systemd:
 
     def journal(self, name: str, lines: int) -> List[str]:
         """The last lines that the unit logged in this start."""
-        command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines={0}".format(lines), "--unit=" + name]
-        return _run(command).stdout.splitlines()
+        command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines={0}".format(lines)]
+        invocation = self.call("show", "--property=InvocationID", "--value", "--", name).strip()
+        if invocation:
+            # Its own lines, and what systemd says about this start.
+            match = ["_SYSTEMD_INVOCATION_ID=" + invocation, "+", "INVOCATION_ID=" + invocation]
+        else:
+            match = ["--unit=" + name]
+        return _run(command + match).stdout.splitlines()
 
 
 def _run(command: List[str]) -> subprocess.CompletedProcess[str]:
@@ -378,7 +384,7 @@ def judge(step: Step, status: Status, waited_s: float, allowed_restarts: int) ->
 
 
 def _cause(status: Status) -> str:
-    if status.result == "exit-code":
+    if status.result == "exit-code" and status.exit_status not in ("", "0"):
         return "exit code {0}".format(status.exit_status)
     return status.result
 

@@ -159,9 +159,9 @@ def prepare(params: Dict[str, Any]) -> runner.Run:
     return runner.Run(Path(params["directory"]) / name, fleet, client, load, params)
 
 
-def check_tools(params: Dict[str, Any]) -> None:
+def check_tools(run: runner.Run, params: Dict[str, Any]) -> None:
     """The client's environment and the tokenizer are on this host, or `RunError`."""
-    if not (Path(params["client_home"]) / "bin" / "python").exists():
+    if not Path(run.client.python).exists():
         raise runner.RunError(f"{params['client_home']} is no Python environment: install the client first")
     if not (Path(params["tokenizer"]) / "tokenizer.json").exists():
         raise runner.RunError(
@@ -190,7 +190,7 @@ def main() -> None:
         if done is None and module.check_mode:
             rehearse(module, run)
         if done is None:
-            check_tools(params)
+            check_tools(run, params)
             run.execute()
         counts = runner.account(runner.read_records(run.root))
         archive = runner.pack(run.root)

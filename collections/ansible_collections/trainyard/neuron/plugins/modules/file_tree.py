@@ -31,7 +31,7 @@ options:
       state:
         description:
           - What the path is to be. V(absent) removes a directory with all that is in it, and the other
-          options of the item do not matter then.
+            options of the item do not matter then.
         type: str
         choices: [file, directory, link, absent]
         default: file
@@ -56,7 +56,9 @@ options:
         description: What a link points to. C({name}) stands for a key of the element, as in O(items[].path).
         type: str
       previous:
-        description: Path of a second link, which gets the old target when this link moves.
+        description:
+          - Path of a second link, which gets the old target when this link moves.
+          - C({name}) stands for a key of the element, as in O(items[].path).
         type: str
       each:
         description:

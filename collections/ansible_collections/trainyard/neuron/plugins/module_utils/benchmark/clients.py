@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -42,16 +43,28 @@ class Client:
 
     name = ""
     distribution = ""
-    #: Requests that it sends outside of what it reports; the servers count them all the same.
-    unreported_requests = 0
 
     def __init__(self, home: str, script: str = "") -> None:
         self.home = home
         self.script = script
         self.python = os.path.join(home, "bin", "python")  # noqa: PTH118 - Python 3.9 module code
 
+    def version(self) -> str:
+        """The version of the client's distribution in its own environment; an empty text where that cannot be had."""
+        code = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
+        argv = [self.python, "-c", code, self.distribution]
+        try:
+            return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False).stdout.strip()
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+
     def check(self, load: Dict[str, Any]) -> None:
         """Raise `ClientError` for a load that this client cannot make."""
+
+    def warm_up(self, load: Dict[str, Any], work: Path) -> List[Command]:
+        """What to run before the servers' counters are read, where the client cannot warm up and then wait."""
+        del load, work
+        return []
 
     def commands(self, load: Dict[str, Any], work: Path) -> List[Command]:
         """The processes to run side by side."""
@@ -102,7 +115,11 @@ class Llmperf(Client):
     """LLMPerf with our patches; its own command line and its own files."""
 
     name = "llmperf"
-    distribution = "llmperf"
+    distribution = "ray"
+
+    def __init__(self, home: str, script: str = "") -> None:
+        del script  # it has its own
+        super().__init__(os.path.join(home, "venv"), os.path.join(home, "src", "token_benchmark_ray.py"))  # noqa: PTH118
 
     def check(self, load: Dict[str, Any]) -> None:
         """Closed loop only, and prompts of its own making."""
@@ -133,8 +150,8 @@ class Llmperf(Client):
             "--llm-api": "openai",
             "--results-dir": str(work / "llmperf"),
         }
-        script = os.path.join(self.home, "src", "token_benchmark_ray.py")  # noqa: PTH118
-        argv = [self.python, script] + [str(part) for pair in options.items() for part in pair]
+        argv = [self.python, self.script, "--wait-for-start"]
+        argv += [str(part) for pair in options.items() for part in pair]
         environment = {
             "OPENAI_API_BASE": ";".join(url.rstrip("/") + "/v1" for url in load["urls"]),
             "OPENAI_API_KEY": load.get("api_key") or "EMPTY",
@@ -145,6 +162,10 @@ class Llmperf(Client):
             "no_proxy": "*",
         }
         return [Command(argv, environment, waits_for_word=True)]
+
+    def version(self) -> str:
+        """The commit that the patches are for, and how it is run."""
+        return "f1d6bed with trainyard's patches, ray " + super().version()
 
     def records(self, work: Path) -> List[Record]:
         """From its individual responses, which our patches make complete and time-stamped."""
@@ -190,6 +211,14 @@ class VllmBench(Client):
         ):
             raise ClientError("vllm bench serve takes a range ratio below 1: the deviation must be below the mean")
 
+    def warm_up(self, load: Dict[str, Any], work: Path) -> List[Command]:
+        """A run of its own: its own --num-warmups sends requests that the servers count and it does not."""
+        if not load["warmup_requests"]:
+            return []
+        aside = work / "warm-up"
+        aside.mkdir(exist_ok=True)
+        return self.commands({**load, "requests": load["warmup_requests"], "seed": load["seed"] - 1}, aside)
+
     def commands(self, load: Dict[str, Any], work: Path) -> List[Command]:
         """Random prompts; a normal deviation becomes a uniform range of the same deviation (half-width s * sqrt 3)."""
         ratio = max(
@@ -202,7 +231,6 @@ class VllmBench(Client):
             "--model": load["model"],
             "--tokenizer": load["tokenizer"],
             "--num-prompts": load["requests"],
-            "--num-warmups": load["warmup_requests"],
             "--ready-check-timeout-sec": 0,
             "--seed": load["seed"],
             "--result-dir": str(work),
@@ -225,7 +253,8 @@ class VllmBench(Client):
         other = {k: v for k, v in load["sampling"].items() if k not in ("temperature", "top_p", "top_k")}
         if other:
             options["--extra-body"] = json.dumps(other, sort_keys=True)
-        argv = [os.path.join(self.home, "bin", "vllm"), "bench", "serve", "--save-result", "--save-detailed"]  # noqa: PTH118
+        # As a module: the script `vllm` names the interpreter by the path that it was installed at.
+        argv = [self.python, "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--save-result", "--save-detailed"]
         argv += ["--disable-tqdm"] + (["--ignore-eos"] if load["ignore_eos"] else [])
         argv += [str(part) for pair in options.items() for part in pair]
         environment = {"OPENAI_API_KEY": load.get("api_key") or "none", "HF_HUB_OFFLINE": "1"}

@@ -227,7 +227,7 @@ class Run:
             "ended_at": time.time(),
             "client": {
                 "name": self.client.name,
-                "version": version_of(self.client),
+                "version": self.client.version(),
                 "python": platform.python_version(),
             },
             "load_host": {"name": platform.node(), "processors": os.cpu_count()},
@@ -243,6 +243,7 @@ class Run:
         work.mkdir()
         load = self._client_load(index)
         self.client.check(load)
+        self._warm_up(self.client.warm_up(load, work), work)
         commands = self.client.commands(load, work)
         sampler = counters.Sampler(self.fleet.replicas, self.sample_period_s)
         cpu_before = children_cpu_s()
@@ -276,6 +277,14 @@ class Run:
             },
             "samples": samples,
         }
+
+    def _warm_up(self, commands: List[clients.Command], work: Path) -> None:
+        if not commands:
+            return
+        with running(commands, work, self.environment) as processes:
+            deadline = time.monotonic() + float(self.load["run_timeout_s"])
+            if any(process.finish(deadline) for process in processes):
+                raise RunError(f"the warm-up failed; the client's output: {processes[0].tail()}")
 
     def _after(self) -> Dict[str, counters.Snapshot]:
         try:
@@ -342,18 +351,6 @@ def process_cpu_s(pid: int) -> float:
         return (float(fields[11]) + float(fields[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, IndexError, ValueError):
         return 0.0
-
-
-def version_of(client: clients.Client) -> str:
-    """The version of the client's distribution in its own environment, or an empty text."""
-    code = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
-    try:
-        done = subprocess.run(
-            [client.python, "-c", code, client.distribution], capture_output=True, text=True, timeout=60, check=False
-        )
-    except OSError:
-        return ""
-    return done.stdout.strip()
 
 
 def account(records: List[clients.Record]) -> Dict[str, int]:

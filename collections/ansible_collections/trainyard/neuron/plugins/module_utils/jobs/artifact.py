@@ -3,15 +3,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
+import threading
 import time
+import urllib.request
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from . import job, manifest, progress, store
+
+#: Seconds between two looks at whether another host has finished.
+WAIT_S = 5.0
+
+#: Seconds between two looks at whether a server answers, and how long it may take to stop.
+WARM_LOOK_S = 1.0
+WARM_STOP_S = 60.0
 
 #: What the last lines of a failed compile are cut to, characters.
 TAIL_CHARS = 2000
@@ -20,7 +31,7 @@ TAIL_CHARS = 2000
 def run(spec: Dict[str, Any], report: progress.Progress) -> Dict[str, Any]:
     """Make `spec['path']` hold the artifact; return its manifest.
 
-    `spec`: id (the digest), path, inputs, mode (compile or fetch), generation, argv, environment, work_dir, store,
+    `spec`: id (the digest), path, inputs, does (compile or fetch), generation, argv, environment, work_dir, store,
     store_endpoint.
     """
     final = Path(spec["path"])
@@ -31,20 +42,73 @@ def run(spec: Dict[str, Any], report: progress.Progress) -> Dict[str, Any]:
         stored = shared.manifest(spec["id"])
         if stored is not None:
             described = fetch(spec, stored, shared, final, report)
-    if described is None and spec["mode"] == "fetch":
+    if described is None:
+        described = _compile_once(spec, final, shared, report)
+    if shared is not None:
+        if shared.manifest(spec["id"]) is None:
+            report.phase(f"storing in {shared.uri}", sum(entry["size"] for entry in described["files"]))
+            shared.put(spec["id"], final, described, report.add)
+        # So that the next run knows without asking the store.
+        manifest.write_atomically(job.stored_note(final), shared.uri + "\n")
+    return described
+
+
+def _compile_once(spec: Dict[str, Any], final: Path, shared: Any, report: progress.Progress) -> Dict[str, Any]:
+    """Compile, or wait for the host of the fleet that is at it, whichever controller started it there, and fetch."""
+    if shared is None and spec["does"] == "compile":
+        return compile_artifact(spec, final, report)
+    owner = f"{spec['compile_host']} ({os.uname().nodename}, process {os.getpid()})"
+    while True:
+        stored = shared.manifest(spec["id"]) if shared is not None else None
+        if stored is not None:
+            return fetch(spec, stored, shared, final, report)
+        holder = _holder(spec, shared, owner)
+        if holder is None:
+            return _compile_locked(spec, final, shared, owner, report)
+        report.phase(f"waiting for {holder} to compile")
+        time.sleep(WAIT_S)
+
+
+def _holder(spec: Dict[str, Any], shared: Any, owner: str) -> Optional[str]:
+    """Return who compiles this artifact now; None when it is this host, which holds the lock then.
+
+    Raises:
+        JobError: nobody does, and this host was not chosen to.
+    """
+    if spec["does"] == "compile":
+        taken_by: Optional[str] = shared.lock(spec["id"], owner)
+        return taken_by
+    holder: Optional[str] = shared.holder(spec["id"]) if shared is not None else None
+    if holder is None:
         raise job.JobError(
             f"artifact {spec['id'][:12]} is not in {spec.get('store') or 'any store (none is set)'}",
             "nothing was written",
             f"see why {spec['compile_host']} did not deliver it: its log is {job.LOG_DIR}/artifact-{spec['id']}.log",
         )
-    if described is None:
+    return holder
+
+
+def _compile_locked(
+    spec: Dict[str, Any], final: Path, shared: Any, owner: str, report: progress.Progress
+) -> Dict[str, Any]:
+    """Compile and store while holding the lock, renewing it as long as the work goes on."""
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(store.LOCK_S / 4):
+            with contextlib.suppress(store.StoreError):  # a store that is away for a moment must not end a compile
+                shared.lock(spec["id"], owner)
+
+    renewal = threading.Thread(target=renew, daemon=True)
+    renewal.start()
+    try:
         described = compile_artifact(spec, final, report)
-    if shared is not None and shared.manifest(spec["id"]) is None:
         report.phase(f"storing in {shared.uri}", sum(entry["size"] for entry in described["files"]))
         shared.put(spec["id"], final, described, report.add)
-    if shared is not None:
-        # So that the next run knows without asking the store.
-        manifest.write_atomically(job.stored_note(final), shared.uri + "\n")
+    finally:
+        ended.set()
+        renewal.join()
+        shared.unlock(spec["id"], owner)
     return described
 
 
@@ -145,34 +209,72 @@ def command(spec: Dict[str, Any], final: Path, staging: Path, work_dir: Path) ->
 def _compile(spec: Dict[str, Any], final: Path, staging: Path, work_dir: Path) -> None:
     argv, environment = command(spec, final, staging, work_dir)
     try:
-        process = subprocess.Popen(
-            argv,
-            env={**os.environ, **environment},
-            cwd=work_dir,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
+        status, said = _follow(argv, {**os.environ, **environment}, work_dir, spec.get("mode", "run"))
     except OSError as error:
         raise job.JobError(
             f"cannot run {argv[0]}: {error.strerror}",
             "nothing was kept",
             "provision the SDK release on this host (role neuron_venv)",
         ) from error
-    tail = ""
-    assert process.stdout is not None  # noqa: S101 - asked for above; tells the type checker
-    for line in process.stdout:
-        print(line, end="", flush=True)  # noqa: T201 - the job's log
-        tail = (tail + line)[-TAIL_CHARS:]
-    status = process.wait()
     if status != 0:
         raise job.JobError(
-            f"the compiler ended with status {status}: {tail.strip()}",
+            f"the compiler ended with status {status}: {said}",
             "nothing was kept",
             f"read {job.LOG_DIR}/artifact-{spec['id']}.log",
         )
+
+
+def _follow(argv: List[str], environment: Dict[str, str], folder: Path, mode: str) -> tuple[int, str]:
+    """Run a command with its output going to this job's log; return its status and the end of what it said.
+
+    With mode `warm_up` the command is a server whose work is done once it answers; it is stopped then, and that counts
+    as status 0.
+    """
+    tail = ""
+    warm = threading.Event()
+    with subprocess.Popen(
+        argv,
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        if mode == "warm_up":
+            threading.Thread(target=_stop_when_warm, args=(process, health_url(argv), warm), daemon=True).start()
+        for line in process.stdout or ():
+            print(line, end="", flush=True)  # noqa: T201 - the job's log
+            tail = (tail + line)[-TAIL_CHARS:]
+    return 0 if warm.is_set() else process.returncode, tail.strip()
+
+
+def health_url(argv: List[str]) -> str:
+    """Return where the server of a command line says that it is ready; vLLM listens on port 8000 when none is given."""
+    host, port = (argv[argv.index(flag) + 1] if flag in argv else "" for flag in ("--host", "--port"))
+    reached = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - compared, not bound
+    return f"http://{reached}:{port or '8000'}/health"
+
+
+def _stop_when_warm(process: subprocess.Popen[str], url: str, warm: threading.Event) -> None:
+    while process.poll() is None:
+        time.sleep(WARM_LOOK_S)
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - a server that this job started
+                if answer.status != 200:
+                    continue
+        except OSError:
+            continue
+        warm.set()
+        # The whole group: an engine that outlives its server would hold the cores.
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=WARM_STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        return
 
 
 def incomplete(spec: Dict[str, Any], staging: Path) -> List[str]:

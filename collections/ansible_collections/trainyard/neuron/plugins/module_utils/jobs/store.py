@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a fleet keeps its artifacts: a prefix of an S3 bucket, or a directory that all hosts mount.
 
-Layout in both: `<digest>/<file>` and, written last, `<digest>/manifest.json`. What has no manifest is not there.
+Layout in both: `<digest>/<file>` and, written last, `<digest>/manifest.json`. What has no manifest is not there. While
+a host compiles a digest, `<digest>.lock` beside it says so.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 from . import manifest
 
 OnBytes = Callable[[int], None]
+
+#: How long a lock holds without being renewed, seconds: what a compile host that died costs the one that waits for it.
+LOCK_S = 120.0
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -31,6 +37,9 @@ class PathStore:
         self._root = Path(root)
         if not self._root.is_dir():
             raise StoreError(f"artifact store {root} is not a directory here; mount it, or correct the path")
+
+    def _lock(self, digest: str) -> Path:
+        return self._root / f"{digest}.lock"
 
     def manifest(self, digest: str) -> Optional[Dict[str, Any]]:
         """Return the manifest of an artifact in the store, or None."""
@@ -54,6 +63,35 @@ class PathStore:
             manifest.publish(staging, final, described)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+    def lock(self, digest: str, owner: str) -> Optional[str]:
+        """Take or renew the lock of a digest; return None when `owner` holds it now, else who does."""
+        path, mine = self._lock(digest), self._root / f".{digest}.{os.getpid()}.lock"
+        manifest.write_atomically(mine, lock_text(owner))
+        try:
+            holder = lock_holder(_read(path))
+            if holder == owner:
+                mine.replace(path)
+                return None
+            if holder is not None:
+                return holder
+            path.unlink(missing_ok=True)  # expired
+            os.link(mine, path)  # of several that come this far, one succeeds
+        except FileExistsError:
+            return lock_holder(_read(path)) or "another host"
+        finally:
+            mine.unlink(missing_ok=True)
+        return None
+
+    def holder(self, digest: str) -> Optional[str]:
+        """Return who compiles a digest now, None for nobody."""
+        return lock_holder(_read(self._lock(digest)))
+
+    def unlock(self, digest: str, owner: str) -> None:
+        """Give the lock back, if it is still this owner's."""
+        path = self._lock(digest)
+        if lock_holder(_read(path)) == owner:
+            path.unlink(missing_ok=True)
 
     def digests(self) -> List[str]:
         """Return the digests of all complete artifacts, sorted."""
@@ -116,6 +154,40 @@ class S3Store:
         except s3_errors() as error:
             raise StoreError(f"{self.uri}: cannot store {digest}: {error}") from error
 
+    def lock(self, digest: str, owner: str) -> Optional[str]:
+        """Take or renew the lock of a digest; return None when `owner` holds it now, else who does."""
+        holder, condition = self._locked_by(digest)
+        key = f"{self._prefix}{digest}.lock"
+        if holder not in (None, owner):
+            return holder
+        try:
+            # Of several that come this far, the condition lets one succeed.
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=lock_text(owner).encode(), **condition)
+        except s3_errors() as error:
+            if _is(error, "PreconditionFailed", "ConditionalRequestConflict"):
+                return "another host"
+            raise StoreError(f"{self.uri}: cannot lock {digest}: {error}") from error
+        return None
+
+    def holder(self, digest: str) -> Optional[str]:
+        """Return who compiles a digest now, None for nobody."""
+        return self._locked_by(digest)[0]
+
+    def _locked_by(self, digest: str) -> tuple[Optional[str], Dict[str, str]]:
+        """Return who holds a lock, and the condition under which it may be written."""
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=f"{self._prefix}{digest}.lock")
+            return lock_holder(answer["Body"].read().decode()), {"IfMatch": answer["ETag"]}
+        except s3_errors() as error:
+            if _is(error, "NoSuchKey"):
+                return None, {"IfNoneMatch": "*"}
+            raise StoreError(f"{self.uri}: {error}") from error
+
+    def unlock(self, digest: str, owner: str) -> None:
+        """Give the lock back, if it is still this owner's."""
+        if self.lock(digest, owner) is None:
+            self._client.delete_object(Bucket=self._bucket, Key=f"{self._prefix}{digest}.lock")
+
     def digests(self) -> List[str]:
         """Return the digests of all complete artifacts, sorted."""
         found = set()
@@ -137,6 +209,33 @@ class S3Store:
             return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
         except s3_errors() as error:
             raise StoreError(f"{self.uri}: {error}") from error
+
+
+def lock_text(owner: str) -> str:
+    """Return the content of a lock that `owner` takes now."""
+    return json.dumps({"owner": owner, "expires": time.time() + LOCK_S}) + "\n"
+
+
+def lock_holder(text: str) -> Optional[str]:
+    """Return who holds a lock of this content, None for nobody: no lock, or one that has expired."""
+    try:
+        lock = json.loads(text)
+        return str(lock["owner"]) if float(lock["expires"]) > time.time() else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def _is(error: Exception, *codes: str) -> bool:
+    """Return whether an error of boto3 is the service's answer with one of these codes."""
+    response: Dict[str, Any] = getattr(error, "response", {})
+    return response.get("Error", {}).get("Code") in codes
 
 
 def s3_errors() -> tuple[type[Exception], ...]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Optional
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
@@ -175,15 +175,15 @@ def _same(made: Any, wanted: Any) -> bool:
     return bool(made == wanted)
 
 
-def _sampling_disagreements(made: Mapping[str, Any], wanted: Any, where: str) -> List[Problem]:
+def _sampling_disagreements(made: Mapping[str, Any], wanted: Optional[Mapping[str, Any]], where: str) -> List[Problem]:
     if "on_device_sampling_config" not in made:
         return []
     path = where + ".neuron_config.on_device_sampling_config"
     compiled = made["on_device_sampling_config"]
-    if not compiled or not wanted:
-        if not compiled and not wanted:
+    if not isinstance(compiled, Mapping) or wanted is None:
+        if not compiled and wanted is None:
             return []
-        return [_disagreement(path, wanted, "on_device_sampling_config", compiled or None)]
+        return [_disagreement(path, wanted, "on_device_sampling_config", compiled)]
     found = []
     for name, default in _SAMPLING_DEFAULTS.items():
         here, there = compiled.get(name, default), wanted.get(name, default)

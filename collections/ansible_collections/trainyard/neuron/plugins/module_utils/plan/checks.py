@@ -25,7 +25,6 @@ MIRRORED_SETTINGS = {
     "max_batch_size": "max_num_seqs",
     "tkg_batch_size": "max_num_seqs",
     "max_length": "max_model_len",
-    "max_context_length": "max_model_len",
     "n_positions": "max_model_len",
 }
 
@@ -103,18 +102,21 @@ def _mirror_problems(deployment: Deployment) -> List[Problem]:
     return problems
 
 
-def host_problems(host: Host, releases: Mapping[str, SdkRelease], ports: Mapping[str, Sequence[int]]) -> List[Problem]:
+def host_problems(
+    host: Host, releases: Mapping[str, SdkRelease], ports: Mapping[str, Sequence[int]], balances: bool
+) -> List[Problem]:
     """Return what the deployments of one host cannot have together.
 
     Args:
         host: the host.
         releases: the SDK row of each deployment, by the deployment's name.
         ports: the ports of each deployment's replicas, by the deployment's name.
+        balances: whether the router is on this host as well.
     """
     return [
         *_reserved_problems(host),
         *_one_driver(host, releases),
-        *_port_problems(host, ports),
+        *_port_problems(host, ports, balances),
     ]
 
 
@@ -151,8 +153,10 @@ def _one_driver(host: Host, releases: Mapping[str, SdkRelease]) -> List[Problem]
     return [Problem("", variable_of(last) + ".sdk_release", last.sdk_release, rule, "agree, or use different hosts")]
 
 
-def _port_problems(host: Host, ports: Mapping[str, Sequence[int]]) -> List[Problem]:
-    taken: Dict[int, str] = {port: "%s of this host" % name for name, port in host.other_ports}
+def _port_problems(host: Host, ports: Mapping[str, Sequence[int]], balances: bool) -> List[Problem]:
+    taken: Dict[int, str] = {port: name for name, port in host.other_ports}
+    if balances:
+        taken[host.router_port] = "trainyard_router_port"
     problems = []
     for deployment in sorted(host.deployments, key=lambda item: item.name):
         clash = ""
@@ -168,9 +172,20 @@ def _port_problems(host: Host, ports: Mapping[str, Sequence[int]]) -> List[Probl
     return problems
 
 
-def traps(deployment: Deployment, generation: str) -> List[Problem]:
-    """Return warnings: settings that are legal and that have cost people hours."""
-    return [*_length_traps(deployment), *_sampling_traps(deployment), *_engine_traps(deployment, generation)]
+def traps(deployment: Deployment) -> List[Problem]:
+    """Return warnings: what is legal, and has cost people hours, whatever the generation."""
+    found = []
+    tail, longest = benchmark_tail_tokens(deployment.benchmark), deployment.max_model_len
+    if tail > longest:
+        rule = "the benchmark's longest requests have about %d tokens (mean + %d sigma)" % (tail, TAIL_SIGMAS)
+        fix = "raise it to %d or more, or shorten the load" % tail
+        found.append(Problem("", variable_of(deployment) + ".max_model_len", longest, rule, fix))
+    tokenizer = deployment.engine_args.get("tokenizer")
+    if isinstance(tokenizer, str) and not tokenizer.startswith("/"):
+        rule = "is a name on the hub, which every start of every replica asks, until the hub refuses (HTTP 429)"
+        path = variable_of(deployment) + ".engine_args.tokenizer"
+        found.append(Problem("", path, tokenizer, rule, "give a local directory, or leave it to the checkpoint"))
+    return found
 
 
 def benchmark_tail_tokens(benchmark: Mapping[str, Any]) -> int:
@@ -183,51 +198,6 @@ def benchmark_tail_tokens(benchmark: Mapping[str, Any]) -> int:
 def _number(values: Mapping[str, Any], key: str) -> float:
     value = values.get(key, 0)
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0.0
-
-
-def _length_traps(deployment: Deployment) -> List[Problem]:
-    tail = benchmark_tail_tokens(deployment.benchmark)
-    if tail <= deployment.max_model_len:
-        return []
-    rule = "a request of the benchmark may have %d tokens (mean + %d sigma), which the engine refuses" % (
-        tail,
-        TAIL_SIGMAS,
-    )
-    path = variable_of(deployment) + ".max_model_len"
-    return [Problem("", path, deployment.max_model_len, rule, "raise it to %d or more, or shorten the load" % tail)]
-
-
-def _sampling_traps(deployment: Deployment) -> List[Problem]:
-    sampling = deployment.neuron_config.get("on_device_sampling_config")
-    if not isinstance(sampling, Mapping) or sampling.get("dynamic") or not _static(sampling):
-        return []
-    rule = "compiles one way of sampling in: what a request asks for (temperature, top_k) is ignored"
-    path = variable_of(deployment) + ".neuron_config.on_device_sampling_config"
-    return [Problem("", path, dict(sampling), rule, "add dynamic: true, or do_sample: true with global_topk")]
-
-
-def _static(sampling: Mapping[str, Any]) -> bool:
-    """Tell sampling that is fixed at the compile: greedy, or a top_k without the room that global_topk leaves."""
-    return not sampling.get("do_sample") or sampling.get("top_k") == 1 or not sampling.get("global_topk")
-
-
-def _engine_traps(deployment: Deployment, generation: str) -> List[Problem]:
-    found = []
-    where = variable_of(deployment)
-    prefix_caching = bool(deployment.neuron_config.get("is_prefix_caching")) or bool(
-        deployment.engine_args.get("enable-prefix-caching")
-    )
-    if deployment.max_num_seqs == 1 and prefix_caching and generation == "nxdi_v1":
-        rule = "with prefix caching, batch 1 has given wrong answers (plugin 0.2)"
-        found.append(Problem("", where + ".max_num_seqs", 1, rule, "use 2 or more, or turn prefix caching off"))
-    tokenizer = deployment.engine_args.get("tokenizer")
-    if isinstance(tokenizer, str) and not tokenizer.startswith("/"):
-        rule = "is resolved on the hub at every start of every replica, which runs into its rate limit (HTTP 429)"
-        found.append(Problem("", where + ".engine_args.tokenizer", tokenizer, rule, "give a local directory"))
-    if deployment.environment.get("VLLM_USE_V1") == "0" and generation != "nxdi_v0":
-        rule = "belongs to the V0 engine, which %s does not have" % generation
-        found.append(Problem("", where + ".environment.VLLM_USE_V1", "0", rule, "remove it"))
-    return found
 
 
 def served_name_problems(hosts: Iterable[Host]) -> List[Problem]:

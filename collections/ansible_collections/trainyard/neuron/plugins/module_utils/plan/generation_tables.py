@@ -10,38 +10,66 @@ of them that has it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, Mapping, NamedTuple, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import NATIVE, NXDI_V0, NXDI_V1
 
-#: Every setting of the engine that `inference_demo` takes: its name in neuron_config.json -> (NxDI that first has
-#: the flag, the flag). Where the flag is None it is the name with hyphens.
-_DEMO_0_3 = (
-    "activation_quantization_type async_mode attn_block_tkg_nki_kernel_cache_update attn_block_tkg_nki_kernel_enabled "
-    "attn_kernel_enabled attn_tkg_builtin_kernel_enabled attn_tkg_nki_kernel_enabled batch_size bucket_n_active_tokens "
-    "capacity_factor cc_pipeline_tiling_factor context_encoding_buckets ctx_batch_size disable_kv_cache_tiling "
-    "enable_bucketing ep_degree flash_decoding_enabled fused_qkv fused_rmsnorm_skip_gamma is_continuous_batching "
-    "k_cache_transposed kv_cache_batch_size kv_cache_padding_size kv_cache_quant layer_boundary_markers "
-    "logical_nc_config max_batch_size max_context_length max_length max_new_tokens mlp_kernel_enabled "
-    "mlp_kernel_fuse_residual_add n_active_tokens n_positions output_logits pa_block_size pa_num_blocks pad_token_id "
-    "padding_side pp_degree qkv_kernel_enabled qkv_kernel_fuse_residual_add qkv_kernel_nbsd_layout "
-    "quantization_dtype quantization_type quantize_clamp_bound quantized quantized_checkpoints_path "
-    "quantized_mlp_kernel_enabled rmsnorm_quantize_kernel_enabled rpl_reduce_dtype save_sharded_checkpoint seq_len "
-    "sequence_parallel_enabled skip_sharding skip_warmup tkg_batch_size token_generation_buckets torch_dtype "
-    "tp_degree vocab_parallel weight_gather_seq_len_threshold world_size"
-)
-_DEMO_LATER = {
-    (0, 4): "apply_seq_ids_mask attention_dtype cast_type cp_degree disable_normalize_top_k_affinities "
-    "early_expert_affinity_modulation enable_spill_reload_dge fused_shared_experts max_num_seqs prefix_buckets "
-    "router_act_fn router_dtype",
-    (0, 5): "attention_dp_degree attn_block_cte_nki_kernel_enabled enable_output_completion_notifications "
-    "scratchpad_page_size",
-    (0, 6): "enable_cte_modular_flow strided_context_parallel_kernel_enabled",
-    (0, 7): "attn_block_tkg_nki_kernel_cascaded_attention mlp_cp_degree mlp_tkg_nki_kernel_enabled moe_ep_degree "
-    "moe_tp_degree qkv_cte_nki_kernel_fuse_rope qkv_nki_kernel_enabled windowed_context_encoding_size",
-    (0, 10): "k_quant_method kv_direct_cast kv_quant_dtype sampling_dp_degree v_quant_method",
+
+class DemoFlag(NamedTuple):
+    """A flag of `inference_demo`: the NxDI that first has it, its spelling, and what it takes.
+
+    `takes` is `switch` (nothing: it is there or not), `int`, `float`, `text` or `ints` (a list).
+    """
+
+    since: Tuple[int, int]
+    flag: str
+    takes: str
+
+
+#: Engine settings that `inference_demo` takes, by the NxDI that first has the flag and by what the flag takes.
+_DEMO_SETTINGS: Mapping[Tuple[int, int], Mapping[str, str]] = {
+    (0, 3): {
+        "switch": "async_mode attn_block_tkg_nki_kernel_cache_update attn_block_tkg_nki_kernel_enabled "
+        "attn_kernel_enabled attn_tkg_builtin_kernel_enabled attn_tkg_nki_kernel_enabled bucket_n_active_tokens "
+        "disable_kv_cache_tiling enable_bucketing flash_decoding_enabled fused_qkv fused_rmsnorm_skip_gamma "
+        "is_block_kv_layout is_chunked_prefill is_continuous_batching is_prefix_caching k_cache_transposed "
+        "kv_cache_quant layer_boundary_markers mlp_kernel_enabled mlp_kernel_fuse_residual_add output_logits "
+        "qkv_kernel_enabled qkv_kernel_fuse_residual_add qkv_kernel_nbsd_layout quantized "
+        "quantized_mlp_kernel_enabled rmsnorm_quantize_kernel_enabled save_sharded_checkpoint "
+        "sequence_parallel_enabled skip_sharding skip_warmup vocab_parallel",
+        "int": "batch_size cc_pipeline_tiling_factor ctx_batch_size ep_degree kv_cache_batch_size "
+        "kv_cache_padding_size local_ranks_size logical_nc_config max_batch_size max_context_length max_length "
+        "max_new_tokens n_active_tokens n_positions pa_block_size pa_num_blocks pad_token_id pp_degree seq_len "
+        "start_rank_id tkg_batch_size tp_degree weight_gather_seq_len_threshold world_size",
+        "float": "capacity_factor quantize_clamp_bound",
+        "text": "activation_quantization_type padding_side quantization_dtype quantization_type "
+        "quantized_checkpoints_path rpl_reduce_dtype torch_dtype",
+        "ints": "context_encoding_buckets token_generation_buckets",
+    },
+    (0, 4): {
+        "switch": "apply_seq_ids_mask disable_normalize_top_k_affinities early_expert_affinity_modulation "
+        "enable_spill_reload_dge fused_shared_experts",
+        "int": "cp_degree max_num_seqs",
+        "text": "attention_dtype cast_type router_act_fn router_dtype",
+        "ints": "prefix_buckets",
+    },
+    (0, 5): {
+        "switch": "attn_block_cte_nki_kernel_enabled enable_output_completion_notifications",
+        "int": "attention_dp_degree scratchpad_page_size",
+    },
+    (0, 6): {"switch": "strided_context_parallel_kernel_enabled"},
+    (0, 7): {
+        "switch": "attn_block_tkg_nki_kernel_cascaded_attention mlp_tkg_nki_kernel_enabled "
+        "qkv_cte_nki_kernel_fuse_rope qkv_nki_kernel_enabled",
+        "int": "mlp_cp_degree moe_ep_degree moe_tp_degree windowed_context_encoding_size",
+    },
+    (0, 10): {
+        "switch": "kv_direct_cast",
+        "int": "sampling_dp_degree",
+        "text": "k_quant_method kv_quant_dtype v_quant_method",
+    },
 }
-#: Flags whose spelling does not follow from the setting's name.
+#: Flags whose spelling is not the setting's name with hyphens.
 _DEMO_SPELLINGS = {
     "start_rank_id": "--start_rank_id",
     "local_ranks_size": "--local_ranks_size",
@@ -51,26 +79,27 @@ _DEMO_SPELLINGS = {
 }
 
 
-def _demo_flags() -> Dict[str, Tuple[Tuple[int, int], str]]:
-    """Return setting -> (NxDI that first has it, flag)."""
-    found = {name: ((0, 3), "--" + name.replace("_", "-")) for name in _DEMO_0_3.split()}
-    found.update({name: ((0, 3), flag) for name, flag in _DEMO_SPELLINGS.items()})
-    for version, names in _DEMO_LATER.items():
-        found.update({name: (version, "--" + name.replace("_", "-")) for name in names.split()})
-    return found
+def _demo_flags() -> Dict[str, DemoFlag]:
+    """Return every setting's flag, by the setting's name in neuron_config.json."""
+    return {
+        name: DemoFlag(since, _DEMO_SPELLINGS.get(name, "--" + name.replace("_", "-")), takes)
+        for since, kinds in _DEMO_SETTINGS.items()
+        for takes, names in kinds.items()
+        for name in names.split()
+    }
 
 
-DEMO_FLAGS: Mapping[str, Tuple[Tuple[int, int], str]] = _demo_flags()
+DEMO_FLAGS: Mapping[str, DemoFlag] = _demo_flags()
 
 #: The keys of on_device_sampling_config that `inference_demo` takes, in the order they are written.
-DEMO_SAMPLING_FLAGS: Mapping[str, Tuple[Tuple[int, int], str]] = {
-    "top_k": ((0, 3), "--top-k"),
-    "do_sample": ((0, 3), "--do-sample"),
-    "dynamic": ((0, 3), "--dynamic"),
-    "global_topk": ((0, 3), "--global-topk"),
-    "top_p": ((0, 3), "--top-p"),
-    "temperature": ((0, 3), "--temperature"),
-    "top_k_kernel_enabled": ((0, 5), "--top-k-kernel-enabled"),
+DEMO_SAMPLING_FLAGS: Mapping[str, DemoFlag] = {
+    "top_k": DemoFlag((0, 3), "--top-k", "int"),
+    "do_sample": DemoFlag((0, 3), "--do-sample", "switch"),
+    "dynamic": DemoFlag((0, 3), "--dynamic", "switch"),
+    "global_topk": DemoFlag((0, 3), "--global-topk", "int"),
+    "top_p": DemoFlag((0, 3), "--top-p", "float"),
+    "temperature": DemoFlag((0, 3), "--temperature", "float"),
+    "top_k_kernel_enabled": DemoFlag((0, 5), "--top-k-kernel-enabled", "switch"),
 }
 
 #: Flags that `inference_demo` dropped again: setting -> first NxDI without it.
@@ -136,9 +165,13 @@ class Generation:
         block_size_flag: whether the server takes a block size; the fork forces its own.
         prefix_follows_blocks: whether prefix caching is on exactly where a block size is given, since the plugin
             takes a block size only with it.
-        null_blocks: blocks that the plugin adds to those it is given, compiled in as well.
+        null_blocks: blocks that the plugin adds to those it is given, compiled in as well; read in plugin 0.2.0, and
+            taken to be so in the later ones, whose source is not public.
         settings: engine defaults that `inference_demo` does not have by itself.
         continuous_batching: `always`, or `several` where it needs two sequences.
+        prompt_limit_key: engine setting by which the server refuses prompts over max_context_length; empty where it
+            admits them and fails.
+        cpu_sampling_variable: says that the artifact samples on the CPU; empty where none is needed.
         translate: whether NxDI's settings are told in the native plugin's words.
     """
 
@@ -159,6 +192,8 @@ class Generation:
     null_blocks: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     continuous_batching: str = "several"
+    prompt_limit_key: str = ""
+    cpu_sampling_variable: str = ""
     translate: bool = False
 
 
@@ -196,6 +231,7 @@ _NXDI_SERVE_ENVIRONMENT = {
 }
 _DEMO_ENVIRONMENT = {
     "BASE_COMPILE_WORK_DIR": "{work_dir}",
+    # As many as the artifact is made for, and not all of the host's: others may be serving on them.
     "NEURON_RT_NUM_CORES": "{core_count}",
     "NEURON_RT_EXEC_TIMEOUT": "600",
 }
@@ -226,6 +262,7 @@ GENERATIONS: Mapping[str, Generation] = {
         prefix_follows_blocks=False,
         null_blocks=0,
         continuous_batching="always",
+        cpu_sampling_variable="NEURON_ON_DEVICE_SAMPLING_DISABLED",
     ),
     NXDI_V1: Generation(
         name=NXDI_V1,
@@ -243,6 +280,7 @@ GENERATIONS: Mapping[str, Generation] = {
         block_size_flag=True,
         prefix_follows_blocks=True,
         null_blocks=1,
+        cpu_sampling_variable="NEURON_ON_DEVICE_SAMPLING_DISABLED",
         # What the plugin compiles by itself when it finds no artifact.
         settings={"enable_bucketing": True, "padding_side": "right"},
     ),
@@ -274,6 +312,8 @@ VARIANTS: Mapping[Tuple[str, Any], Mapping[str, Any]] = {
     (NXDI_V0, "0.7.2"): {"continuous_batching": "several"},
     # This fork could start its unfinished V1 engine.
     (NXDI_V0, "0.9.1"): {"serve_environment": {**GENERATIONS[NXDI_V0].serve_environment, "VLLM_USE_V1": "0"}},
+    # Documented from SDK 2.29 on, in the tutorial of Llama 3.3 70B in FP8.
+    (NXDI_V1, "0.16.0"): {"prompt_limit_key": "max_prompt_length"},
     # Its cache of traces works only where the route is named, although it is the default.
     (NATIVE, "0.29.0"): {
         "serve_environment": {**GENERATIONS[NATIVE].serve_environment, **_NATIVE_ROUTE},

@@ -6,7 +6,8 @@ This is the interface of `generation_tables.py` (the data) and `rendering.py` (i
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Tuple
+import json
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_tables import (
@@ -21,6 +22,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_t
     OWNED_SETTINGS,
     PLANNER_KEYS,
     PREFIX_FLAG,
+    DemoFlag,
     Generation,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
@@ -32,6 +34,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering import (
     COMPILE_PROMPT,
+    MAX_GLOBAL_TOPK,
     Placement,
     Rendered,
     RenderError,
@@ -59,9 +62,6 @@ __all__ = [
     "render_serve",
 ]
 
-#: Deepest top-k that the device samples from.
-MAX_GLOBAL_TOPK = 256
-
 #: Block sizes that the plugin's documentation uses, tokens.
 PLUGIN_BLOCK_SIZES = (16, 32)
 
@@ -87,7 +87,7 @@ def argument_problems(
                 "", path, sampling, "must be a mapping, or false to sample on the CPU", "write key: value below it"
             ),
         ]
-    problems += _owned_problems(deployment, where)
+    problems += _owned_problems(deployment, where) + _number_problems(deployment, where)
     if generation.compiler == "inference_demo":
         problems += _model_type_problems(deployment, release, where)
         problems += _setting_problems(deployment, release, where)
@@ -132,6 +132,19 @@ def _owned_problems(deployment: Deployment, where: str) -> List[Problem]:
     ]
 
 
+def _number_problems(deployment: Deployment, where: str) -> List[Problem]:
+    """Return a problem for each value with a number that JSON has no word for (YAML has: .nan, .inf)."""
+    found = []
+    for part, values in (("neuron_config", deployment.neuron_config), ("engine_args", deployment.engine_args)):
+        for name, value in values.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except ValueError:
+                path = "%s.%s.%s" % (where, part, name)
+                found.append(Problem("", path, str(value), "must be a finite number", "give one"))
+    return found
+
+
 def _model_type_problems(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
     nxdi = version_number(release.nxdi or "0")[:2]
     known = sorted(name for name, since in DEMO_MODEL_TYPES.items() if since <= nxdi)
@@ -173,28 +186,56 @@ def _setting_problems(deployment: Deployment, release: SdkRelease, where: str) -
     return found
 
 
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _whole_numbers(value: Any) -> List[int]:
+    """Return a list of whole numbers as it is, and nothing for anything else."""
+    return value if isinstance(value, list) and all(_is_int(item) for item in value) else []
+
+
+#: What a flag takes -> whether a value is that, and how to say it.
+_TAKES: Mapping[str, Callable[[Any], bool]] = {
+    "switch": lambda value: isinstance(value, bool),
+    "int": _is_int,
+    "float": lambda value: _is_int(value) or isinstance(value, float),
+    "text": lambda value: isinstance(value, str),
+    "ints": lambda value: bool(_whole_numbers(value)),
+}
+_TAKES_WORDS = {
+    "switch": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "text": "text",
+    "ints": "a list of whole numbers",
+}
+
+
 def _flag_problems(
     name: str,
     value: Any,
     nxdi: Tuple[int, ...],
-    table: Mapping[str, Tuple[Tuple[int, int], str]],
+    table: Mapping[str, DemoFlag],
     path: str,
     release: SdkRelease,
 ) -> List[Problem]:
-    if value is None or value is False:
-        return []
     compiler = "inference_demo of NxDI %s" % release.nxdi
     if name not in table:
         rule = "%s has no flag for it, so it would be served and not compiled" % compiler
         return [Problem("", path, value, rule, did_you_mean(name, table) or "remove it")]
-    since = table[name][0]
-    if since > nxdi:
+    # A setting that is off is left out, whatever the release knows of it.
+    if value is None or value is False:
+        return []
+    known = table[name]
+    if known.since > nxdi:
         rule = "%s has no flag for it yet" % compiler
-        return [Problem("", path, value, rule, "use an SDK release with NxDI %d.%d or later" % since)]
+        return [Problem("", path, value, rule, "use an SDK release with NxDI %d.%d or later" % known.since)]
     if name in DEMO_DROPPED and nxdi >= DEMO_DROPPED[name]:
         return [Problem("", path, value, "%s no longer has a flag for it" % compiler, "remove it")]
-    if isinstance(value, Mapping):
-        return [Problem("", path, value, "must be text, a number, true, or a list", "change its type")]
+    if not _TAKES[known.takes](value):
+        rule = "must be %s for %s" % (_TAKES_WORDS[known.takes], known.flag)
+        return [Problem("", path, value, rule, "change it")]
     return []
 
 
@@ -216,6 +257,11 @@ def _block_problems(deployment: Deployment, release: SdkRelease, generation: Gen
             rule = "follows from block_size: the plugin pages its cache with prefix caching, and only then"
             fix = "remove it, and set block_size (or null for a contiguous cache)"
             found.append(Problem("", "%s.engine_args.%s" % (where, flag), arguments[flag], rule, fix))
+    for name in ("is_block_kv_layout", "is_prefix_caching"):
+        if name in deployment.neuron_config:
+            value = deployment.neuron_config[name]
+            path_of = "%s.neuron_config.%s" % (where, name)
+            found.append(Problem("", path_of, value, "follows from block_size", "remove it, and set block_size"))
     if deployment.block_size is None and given is not None and given != sequences:
         rule = "must be max_num_seqs (%d) where the cache is contiguous" % sequences
         found.append(Problem("", path, given, rule, "remove it"))
@@ -252,7 +298,7 @@ def _length_problems(deployment: Deployment, where: str) -> List[Problem]:
     found = []
     for name, limit, what in limits:
         value = config.get(name)
-        largest = max(value) if isinstance(value, list) and value else value
+        largest = max(_whole_numbers(value), default=value)
         if isinstance(largest, int) and isinstance(limit, int) and largest > limit:
             rule = "must not be over %s (%d)" % (what, limit)
             found.append(Problem("", "%s.neuron_config.%s" % (where, name), value, rule, "lower it"))
@@ -282,7 +328,7 @@ def _native_problems(deployment: Deployment, release: SdkRelease, where: str) ->
 
 
 def _ascending(buckets: Any) -> str:
-    if not isinstance(buckets, list) or not buckets or not all(isinstance(item, int) for item in buckets):
+    if not _whole_numbers(buckets):
         return "must be a list of whole numbers"
     if buckets != sorted(set(buckets)):
         return "must ascend"
@@ -318,7 +364,7 @@ def argument_warnings(
 ) -> List[Problem]:
     """Return what of a deployment works otherwise than it reads; arguments as `argument_problems`."""
     generation = generation_of(release)
-    found = _sampling_warnings(deployment, generation, where)
+    found = _sampling_warnings(deployment, release, generation, where)
     if deployment.block_size is not None and not generation.block_size_flag:
         rule = "has no effect in %s, whose block is the whole sequence" % release.generation
         found.append(Problem("", where + ".block_size", deployment.block_size, rule, "set it to null"))
@@ -327,11 +373,13 @@ def argument_warnings(
     if generation.translate:
         found += _dropped_warnings(deployment, release, where)
     else:
-        found += _length_warnings(deployment, where)
+        found += _length_warnings(deployment, generation, where)
     return found
 
 
-def _sampling_warnings(deployment: Deployment, generation: Generation, where: str) -> List[Problem]:
+def _sampling_warnings(
+    deployment: Deployment, release: SdkRelease, generation: Generation, where: str
+) -> List[Problem]:
     sampling = sampling_of(deployment)
     path = where + ".neuron_config.on_device_sampling_config"
     found = []
@@ -342,6 +390,13 @@ def _sampling_warnings(deployment: Deployment, generation: Generation, where: st
     if isinstance(deepest, int) and deepest > MAX_GLOBAL_TOPK:
         rule = "the device samples from %d candidates at most" % MAX_GLOBAL_TOPK
         found.append(Problem("", path + ".global_topk", deepest, rule, "give %d or less" % MAX_GLOBAL_TOPK))
+    elif isinstance(deepest, int) and deepest < MAX_GLOBAL_TOPK and release.generation == NXDI_V0:
+        # Read in the fork's runner (top_k below 1 becomes 256) and in NxDI's validate_sampling_params.
+        rule = "is below %d, which the fork asks for where a request names no top_k: NxDI then raises in the engine" % (
+            MAX_GLOBAL_TOPK
+        )
+        fix = "give %d, or let no request through that samples without top_k 1 to %d" % (MAX_GLOBAL_TOPK, deepest)
+        found.append(Problem("", path + ".global_topk", deepest, rule, fix))
     return found
 
 
@@ -370,12 +425,12 @@ def _dropped_warnings(deployment: Deployment, release: SdkRelease, where: str) -
     ]
 
 
-def _length_warnings(deployment: Deployment, where: str) -> List[Problem]:
+def _length_warnings(deployment: Deployment, generation: Generation, where: str) -> List[Problem]:
     """Return the compiled lengths that are shorter than what is served, in tokens."""
     config: Dict[str, Any] = dict(deployment.neuron_config)
     found = []
     longest = config.get("max_context_length", deployment.max_model_len)
-    if isinstance(longest, int) and longest < deployment.max_model_len:
+    if isinstance(longest, int) and longest < deployment.max_model_len and not generation.prompt_limit_key:
         path = where + ".neuron_config.max_context_length"
         rule = "is under max_model_len (%d): longer prompts are admitted and fail" % deployment.max_model_len
         found.append(Problem("", path, longest, rule, "raise it, or lower max_model_len"))
@@ -384,7 +439,7 @@ def _length_warnings(deployment: Deployment, where: str) -> List[Problem]:
         ("token_generation_buckets", deployment.max_model_len),
     ):
         buckets = config.get(name)
-        if isinstance(buckets, list) and buckets and max(buckets) < length:
+        if max(_whole_numbers(buckets), default=length) < length:
             rule = "ends below %d tokens: longer sequences are admitted and fail" % length
             found.append(Problem("", "%s.neuron_config.%s" % (where, name), buckets, rule, "add %d" % length))
     return found

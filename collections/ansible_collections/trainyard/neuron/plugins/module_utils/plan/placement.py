@@ -163,7 +163,8 @@ def _take(free: Iterable[int], width: int, count: int, nodes: Mapping[int, int])
 def _refusal(topology: Topology, request: Request, found: int, owners: Mapping[int, str]) -> Refusal:
     """Say why a request has no room: too large for the host, or in the way of what is there."""
     if request.pinned:
-        rule = "overlaps %s" % _owned({core: owners[core] for core in request.pinned if core in owners})
+        others = {owners[core] for core in request.pinned if core in owners}
+        rule = "overlaps %s" % _owned({core: owner for core, owner in owners.items() if owner in others})
         return Refusal(request.name, "cores", rule, "choose cores that nobody else has, or leave cores out")
     count, width, total = int(request.count), request.width, topology.core_count
     if count * width > total:
@@ -213,7 +214,7 @@ class CpuMap:
             proxies = proxy_cpus(cpus) if reserve_proxy else frozenset()
             cores = sorted(core for device in devices for core in device.cores)
             workers = _split(_siblings_together([cpu for cpu in cpus if cpu not in proxies]), cores)
-            helpers = _split(_siblings_together(sorted(proxies)), cores)
+            helpers = _split(_siblings_together(sorted(proxies)), cores) if proxies else dict.fromkeys(cores, ())
             for core in cores:
                 self._share[core] = CpuShare(workers[core], helpers[core])
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from functools import lru_cache
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_tables import (
@@ -29,7 +31,10 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_t
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease
 
 #: What `inference_demo` insists on although nothing is generated with --compile-only.
-COMPILE_PROMPT = "I believe the meaning of life is"
+COMPILE_PROMPT = "Hello"
+
+#: Deepest top-k that the device samples from, and NxDI's default.
+MAX_GLOBAL_TOPK = 256
 
 #: A server that only compiles listens this far above the deployment's port, where a replica may still be serving.
 WARM_UP_PORT_OFFSET = 500
@@ -81,7 +86,12 @@ class RenderError(ValueError):
 
 def generation_of(row: SdkRelease) -> Generation:
     """Return how the generation of an SDK row is spoken to."""
-    return replace(GENERATIONS[row.generation], **VARIANTS.get((row.generation, row.vllm), {}))
+    return _variant(row.generation, row.vllm)
+
+
+@lru_cache(maxsize=None)
+def _variant(name: str, vllm: Optional[str]) -> Generation:
+    return replace(GENERATIONS[name], **VARIANTS.get((name, vllm), {}))
 
 
 def model_type_of(deployment: Deployment) -> Optional[str]:
@@ -110,9 +120,14 @@ def block_count(deployment: Deployment) -> int:
 
 
 def sampling_of(deployment: Deployment) -> Optional[Dict[str, Any]]:
-    """Return the on-device sampling that is compiled in, None where the deployment samples on the CPU."""
-    given = deployment.neuron_config.get("on_device_sampling_config", DEFAULT_SAMPLING)
-    return dict(given) if given else None
+    """Return the on-device sampling that is compiled in, None where the deployment samples on the CPU.
+
+    A mapping switches it on, an empty one too; false and null are the CPU.
+    """
+    given = deployment.neuron_config.get("on_device_sampling_config", True)
+    if given is True:
+        return dict(DEFAULT_SAMPLING)
+    return dict(given) if isinstance(given, Mapping) else None
 
 
 def compiled_settings(deployment: Deployment, row: SdkRelease) -> Dict[str, Any]:
@@ -200,6 +215,8 @@ def render_serve(
     environment = _environment(
         (COMMON_ENVIRONMENT, COMMON_SERVE_ENVIRONMENT, generation.serve_environment, deployment.environment), names
     )
+    if generation.cpu_sampling_variable and sampling_of(deployment) is None:
+        environment[generation.cpu_sampling_variable] = "1"
     if where.proxy_cpus:
         environment[PROXY_VARIABLE] = where.proxy_cpus
     program = _program(deployment, release, generation.serve, generation.serve_container)
@@ -256,21 +273,38 @@ def _native_prefill_flags(deployment: Deployment) -> Dict[str, Any]:
     config = native_config(deployment)
     segmented = bool(config.get("kv_segment_size_buckets"))
     buckets = config.get("num_batched_tokens_buckets") or config.get("kv_segment_size_buckets")
-    return {
-        PREFIX_FLAG: segmented,
-        "max-num-batched-tokens": max(buckets) if buckets else deployment.max_model_len,
-    }
+    sizes = [item for item in buckets if isinstance(item, int)] if isinstance(buckets, list) else []
+    return {PREFIX_FLAG: segmented, "max-num-batched-tokens": max(sizes, default=deployment.max_model_len)}
 
 
 def served_config(deployment: Deployment, generation: Generation) -> Dict[str, Any]:
     """Return the JSON of the generation's configuration flag, empty where there is nothing to say."""
-    config = native_config(deployment) if generation.translate else _engine_config(deployment)
-    if generation.config_keys is not None:
-        config = {key: value for key, value in config.items() if key in generation.config_keys}
+    config = native_config(deployment) if generation.translate else _nxdi_config(deployment, generation)
     beside = {key: config.pop(key) for key in NATIVE_SIBLINGS if generation.translate and key in config}
     for key in reversed(generation.config_path):
         config = {key: config} if config else {}
     return {**config, **beside}
+
+
+def _nxdi_config(deployment: Deployment, generation: Generation) -> Dict[str, Any]:
+    """Return neuron_config as NxDI reads it, with the sampling that is compiled in.
+
+    The fork sets a given key on the loaded configuration as it stands in the JSON. Only the sampling survives that, as
+    a mapping that must name `global_topk`: NxDI reads it without a default at each request.
+    """
+    config = _engine_config(deployment)
+    sampling = sampling_of(deployment)
+    if "on_device_sampling_config" in config:
+        config["on_device_sampling_config"] = sampling
+    longest_prompt = config.get("max_context_length")
+    if generation.prompt_limit_key and isinstance(longest_prompt, int) and longest_prompt < deployment.max_model_len:
+        config[generation.prompt_limit_key] = longest_prompt
+    if generation.config_keys is None:
+        return config
+    config = {key: value for key, value in config.items() if key in generation.config_keys and value is not None}
+    if "on_device_sampling_config" in config:
+        config["on_device_sampling_config"] = {"global_topk": MAX_GLOBAL_TOPK, **(sampling or {})}
+    return config
 
 
 def native_config(deployment: Deployment) -> Dict[str, Any]:
@@ -278,8 +312,9 @@ def native_config(deployment: Deployment) -> Dict[str, Any]:
     found: Dict[str, Any] = {}
     for key, value in _engine_config(deployment).items():
         if key == "on_device_sampling_config":
-            if value:
-                found[key] = _native_sampling(value)
+            sampling = sampling_of(deployment)
+            if sampling is not None:
+                found[key] = _native_sampling(sampling)
         elif key in NATIVE_NAMES or key not in DEMO_FLAGS:
             found[NATIVE_NAMES.get(key, key)] = value
     return found
@@ -387,7 +422,7 @@ def _argv(flags: Mapping[str, Any]) -> List[str]:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True) if isinstance(value, (Mapping, list)) else str(value)
+    return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else str(value)
 
 
 #: The order in which the settings that every compilation has are written.
@@ -420,7 +455,7 @@ def _demo_argv(deployment: Deployment, release: SdkRelease, weights_path: str, a
         if name == "on_device_sampling_config":
             argv += _sampling_argv(sampling)
         else:
-            argv += _demo_flag(DEMO_FLAGS[name][1], settings[name])
+            argv += _demo_flag(DEMO_FLAGS[name].flag, settings[name])
     return [*argv, "--compile-only", "--prompt", COMPILE_PROMPT]
 
 
@@ -428,9 +463,9 @@ def _sampling_argv(sampling: Optional[Mapping[str, Any]]) -> List[str]:
     if sampling is None:
         return []
     argv = ["--on-device-sampling"]
-    for name, (_since, flag) in DEMO_SAMPLING_FLAGS.items():
+    for name, known in DEMO_SAMPLING_FLAGS.items():
         if name in sampling:
-            argv += _demo_flag(flag, sampling[name])
+            argv += _demo_flag(known.flag, sampling[name])
     return argv
 
 

@@ -53,7 +53,7 @@ class LockHeldError(Exception):
     def __init__(self, holder: Holder, now: float) -> None:
         super().__init__(
             "a roll is under way here: {0}. Nothing was changed. Wait for it; if that run is dead, take its lock over "
-            "with `-e redeploy_take_over={1}`.".format(holder.words(now), holder.run)
+            "with `-e trainyard_take_over={1}`.".format(holder.words(now), holder.run)
         )
         self.holder = holder
 

@@ -21,6 +21,9 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import
     share_of,
 )
 
+PEERS_WATCHED = 8
+"""So many peers are enough to compare with, and few enough to ask at the same time in any fleet."""
+
 
 @dataclass(frozen=True)
 class Move:
@@ -67,8 +70,19 @@ class Move:
 
 
 @dataclass(frozen=True)
+class Peer:
+    """A replica that what was rolled is compared with, and the weights that it serves at that time."""
+
+    target: Target
+    weights: str
+
+
+@dataclass(frozen=True)
 class Wave:
-    """Replicas that move together. ``left`` is how many of each model stay in rotation meanwhile."""
+    """Replicas that move together.
+
+    ``left`` is how many of each model stay in rotation meanwhile; ``peers`` serve the same models undisturbed.
+    """
 
     number: int
     batch: int
@@ -77,6 +91,7 @@ class Wave:
     left: Mapping[str, int]
     watch_seconds: float
     seconds: float
+    peers: Tuple[Peer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,7 +157,7 @@ def plan_roll(fleet: Fleet, settings: Settings, require_staged: bool = True) -> 
         RollError: with every reason why this roll must not begin. Nothing was touched.
     """
     moves, unchanged, out = _sort_out(fleet, settings)
-    problems = _silence(fleet) + (_unstaged(fleet, moves) if require_staged else [])
+    problems = _silence(fleet) + _renamed(fleet, moves) + (_unstaged(fleet, moves) if require_staged else [])
     moves, conflicts = _order_by_cores(fleet, moves)
     if problems or conflicts:
         raise RollError(problems + conflicts)
@@ -191,7 +206,7 @@ def _admission(fleet: Fleet, target: Target, seen: Observed) -> Tuple[bool, str]
     if not fleet.seats:
         return True, ""
     if not seats:
-        return False, "no router knows it yet; `site.yml --tags load_balancer` adds it"
+        return False, "no router knows it yet; `playbooks/serve.yml --tags load_balancer` adds it"
     if seen.unfinished or any(seat.state == "ready" for seat in seats.values()):
         return True, ""
     if not seen.running and not seen.current:
@@ -221,9 +236,19 @@ def _silence(fleet: Fleet) -> List[str]:
     ]
 
 
+def _renamed(fleet: Fleet, moves: Sequence[Move]) -> List[str]:
+    """During a roll both releases serve; a name that only one of them knows would fail on the other."""
+    return [
+        "{0}: it serves {1} now and would serve {2}. Another name is another deployment: add it beside this one, move "
+        "the clients, then remove this one.".format(move.target.id, fleet.seen(move.target).model, move.target.model)
+        for move in moves
+        if fleet.seen(move.target).model not in ("", move.target.model)
+    ]
+
+
 def _unstaged(fleet: Fleet, moves: Sequence[Move]) -> List[str]:
     return [
-        "{0}: release {1} is not complete on its host (there: {2}). Stage it first: `site.yml --tags stage`.".format(
+        "{0}: release {1} is not complete on its host (there: {2}). Stage it first; the redeploy playbook does.".format(
             move.target.id, move.target.release, ", ".join(fleet.seen(move.target).staged) or "none"
         )
         for move in moves
@@ -307,7 +332,8 @@ def _waves(fleet: Fleet, settings: Settings, moves: Sequence[Move], floor: Mappi
     the rest of the roll the room that it needs. Those that wait for cores of others move with their host.
     """
     rotation = Counter(target.model for target in fleet.targets if fleet.in_rotation(target))
-    serving = {move.target.id for move in moves if fleet.in_rotation(move.target)}
+    up = {target.id for target in fleet.targets if fleet.in_rotation(target)}
+    serving = {move.target.id for move in moves} & up
     repairs = [move for move in moves if move.target.id not in serving and not move.after]
     rolls = [move for move in moves if move not in repairs]
     hosts = list(dict.fromkeys(move.target.host for move in rolls))
@@ -322,9 +348,11 @@ def _waves(fleet: Fleet, settings: Settings, moves: Sequence[Move], floor: Mappi
             chosen = _choose(pending, done, rotation, serving, floor, 1 if first and batch else settings.at_once)
             if not chosen:
                 raise RollError(_floor_problems(fleet, pending, rotation, floor, settings))
-            waves.append(_wave(len(waves) + 1, batch, first and batch > 0, chosen, rotation, serving, settings))
+            wave = _wave(len(waves) + 1, batch, first and batch > 0, chosen, rotation, serving, settings)
+            waves.append(replace(wave, peers=_peers(fleet, chosen, done, up)))
             for move in chosen:
                 done.add(move.target.id)
+                (up.add if move.admit else up.discard)(move.target.id)
                 if move.admit and move.target.id not in serving:
                     rotation[move.target.model] += 1
                 elif not move.admit and move.target.id in serving:
@@ -380,6 +408,19 @@ def _wave(
     return Wave(number, batch, canary, tuple(moves), left, watch, seconds)
 
 
+def _peers(fleet: Fleet, moves: Sequence[Move], done: set[str], up: set[str]) -> Tuple[Peer, ...]:
+    """Replicas of ``up`` that stay in rotation while ``moves`` happen; those on the old release first, for contrast."""
+    moving = {move.target.id for move in moves}
+    models = {move.target.model for move in moves}
+    found = [
+        Peer(target, target.weights if target.id in done else fleet.seen(target).weights or target.weights)
+        for target in fleet.targets
+        if target.model in models and target.id not in moving and target.id in up
+    ]
+    found.sort(key=lambda peer: peer.target.id in done)
+    return tuple(found[:PEERS_WATCHED])
+
+
 def _floor_problems(
     fleet: Fleet, pending: Sequence[Move], rotation: Mapping[str, int], floor: Mapping[str, int], settings: Settings
 ) -> List[str]:
@@ -396,9 +437,9 @@ def _floor_problems(
                 len(targets),
                 floor[model],
                 " Out already: {0}.".format(why) if why else "",
-                "Bring those back first, or lower the floor (`redeploy_floor`)."
+                "Bring those back first, or lower the floor (`trainyard_redeploy: {floor: ...}`)."
                 if missing
-                else "Lower the floor (`redeploy_floor: {0}`); what it costs is capacity while a replica loads.".format(
+                else "Lower it (`trainyard_redeploy: {{floor: {0}}}`); it costs capacity while a replica loads.".format(
                     max(0, rotation.get(model, 0) - settings.at_once)
                 ),
             )
@@ -475,6 +516,16 @@ def _wave_dict(wave: Wave) -> Dict[str, Any]:
         "seconds": round(wave.seconds, 1),
         "hosts": sorted({move.target.host for move in wave.moves}),
         "moves": [_move_dict(move) for move in wave.moves],
+        "peers": [
+            {
+                "id": peer.target.id,
+                "host": peer.target.host,
+                "url": peer.target.url,
+                "model": peer.target.model,
+                "weights": peer.weights,
+            }
+            for peer in wave.peers
+        ],
     }
 
 
@@ -494,6 +545,7 @@ def _move_dict(move: Move) -> Dict[str, Any]:
         "restart": move.restart,
         "admit": move.admit,
         "load_seconds": round(move.load_seconds, 1),
+        "weights": target.weights,
     }
 
 

@@ -38,6 +38,8 @@ class Settings:
         soak_seconds: how long a readmitted replica is watched before the next one.
         canary_seconds: the same for the first replica of the roll, which is compared with its peers; 0 compares none.
         gate_seconds: what the estimate counts for stop, switch, and the completions of the gate.
+        start_timeout_seconds: how long a start may take, with its gate.
+        stop_timeout_seconds: how long a stop may take.
     """
 
     at_once: int = 1
@@ -50,6 +52,13 @@ class Settings:
     soak_seconds: float = 10.0
     canary_seconds: float = 120.0
     gate_seconds: float = 5.0
+    start_timeout_seconds: float = 3660.0
+    stop_timeout_seconds: float = 300.0
+
+    @property
+    def router_timeout_seconds(self) -> float:
+        """How long the routers wait for a drain: the deadline, or a year where the policy is to wait."""
+        return 365 * 86400.0 if self.drain_policy == "wait" else self.drain_deadline_seconds
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Settings:
@@ -145,6 +154,8 @@ class Observed:
         staged: complete releases on the host.
         load_seconds: how long the last start took until it was gated.
         cores: first and last core of the running release.
+        weights: id of the weights that it serves.
+        model: name that it serves them under.
         pending: what an unfinished roll wrote down about this replica (see `journal`), or None.
     """
 
@@ -155,6 +166,8 @@ class Observed:
     staged: Tuple[str, ...] = ()
     load_seconds: Optional[float] = None
     cores: Optional[Tuple[int, int]] = None
+    weights: str = ""
+    model: str = ""
     pending: Optional[Mapping[str, Any]] = None
 
     @classmethod
@@ -169,6 +182,8 @@ class Observed:
             staged=tuple(raw.get("staged") or ()),
             load_seconds=raw.get("load_seconds"),
             cores=(int(cores[0]), int(cores[1])) if cores else None,
+            weights=raw.get("weights") or "",
+            model=raw.get("served_name") or "",
             pending=raw.get("pending") or None,
         )
 

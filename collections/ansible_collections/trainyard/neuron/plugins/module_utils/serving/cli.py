@@ -2,7 +2,7 @@
 """The program ``/usr/local/lib/trainyard/replica``, which the unit ``vllm@.service`` is made of.
 
 ``check`` (before the start), ``launch`` (becomes the server), ``gate`` (the start is over when it returns),
-``settle`` (after the stop), ``status`` (for people).
+``settle`` and ``explain`` (after the stop), ``watch`` (the standing probe), ``status`` (for people).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
 
-from . import probe, settings, slices
+from . import agreement, container, phases, probe, settings, slices, watch
 from .settings import Replica, ServingError
 
 POLL_S = 0.5
@@ -38,11 +38,22 @@ def check(replica: Replica) -> None:
         raise ServingError("environment and configuration are of different releases; run the serve playbook again")
     if replica.runtime == "venv" and not os.access(replica.argv[0], os.X_OK):
         raise ServingError("{0} is not there; run the provision playbook".format(replica.argv[0]))
+    if replica.runtime == "container":
+        container.check(replica)
     if replica.artifact_path and not Path(replica.artifact_path).is_dir():
         raise ServingError(
             "the artifact {0} is not there, and the server would compile for a long time instead; "
             "run the compile playbook".format(replica.artifact_path)
         )
+    differing = agreement.problems(replica.generation, replica.artifact_path, replica.argv, os.environ)
+    if differing:
+        raise ServingError(
+            "the artifact {0} does not fit: {1}; run the compile playbook".format(
+                replica.artifact_path, "; ".join(differing)
+            )
+        )
+    if "api-key" in agreement.flags(replica.argv):
+        raise ServingError("a key in argv can be read by every user of the host: set vllm_endpoint_api_key instead")
     holders = slices.holders(slices.read_devices(replica.neuron_ls), slices.parse_cores(replica.cores))
     if holders:
         raise ServingError(
@@ -85,16 +96,22 @@ def launch(replica: Replica, environment: Dict[str, str]) -> None:
             # Counters of the last start would be added to those of this one.
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True, exist_ok=True)
-    key = settings.api_key(environment)
+    if replica.scratch.is_dir():
+        # The server has this process id too: it takes this process's place.
+        (replica.scratch / "pid").write_text("{0}\n".format(os.getpid()), encoding="ascii")
+    key = settings.api_key(replica, environment)
     if key:
         environment["VLLM_API_KEY"] = key
     for variable in KEPT_FROM_SERVER:
         environment.pop(variable, None)
+    argv = replica.argv
+    if replica.runtime == "container":
+        argv = container.command(replica, container.passed_variables(replica, environment))
     say("starting release {0} on cores {1}".format(replica.release, replica.cores))
     try:
-        os.execve(replica.argv[0], list(replica.argv), environment)  # noqa: S606  (the plan's own argv, no shell)
+        os.execvpe(argv[0], list(argv), environment)  # noqa: S606  (the plan's own argv, no shell)
     except OSError as error:
-        raise ServingError("{0}: {1}".format(replica.argv[0], error.strerror)) from error
+        raise ServingError("{0}: {1}".format(argv[0], error.strerror)) from error
 
 
 def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> probe.Completion:
@@ -109,7 +126,8 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
         ServingError: the server ended, serves another model, differs between greedy runs, is too slow or too late.
     """
     limit = replica.gate
-    client = probe.Client(replica.url, settings.api_key(), PROBE_TIMEOUT_S)
+    key = settings.api_key(replica)
+    client = probe.Client(replica.url, key, PROBE_TIMEOUT_S)
     began = time.monotonic()
     while client.status("/health") != 200:
         if main_pid and not _alive(main_pid):
@@ -117,12 +135,13 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
         waited_s = time.monotonic() - began
         if waited_s > limit.timeout_s:
             raise ServingError("no answer from {0} after {1:.0f} s of loading".format(replica.url, waited_s))
-        notify("loading for {0:.0f} s".format(waited_s))
+        progress = watch.read_state(replica.name).get("progress", "loading")
+        notify("{0}, for {1:.0f} s".format(progress, waited_s))
         time.sleep(POLL_S)
     notify("loaded, asking for tokens")
     # The first answer of an engine may take long: the deadline is the larger of its budget and a minute.
     deadline_s = max(60.0, limit.ttft_s + limit.max_tokens * limit.per_token_s)
-    client = probe.Client(replica.url, settings.api_key(), deadline_s)
+    client = probe.Client(replica.url, key, deadline_s)
     try:
         result = probe.check(client, replica.served_name, limit.prompt, limit.max_tokens, limit.completions, deadline_s)
     except probe.ProbeError as error:
@@ -170,6 +189,8 @@ def settle(replica: Replica) -> None:
     Raises:
         ServingError: somebody still holds it when the time is over.
     """
+    if replica.runtime == "container":
+        container.remove(replica)
     cores = slices.parse_cores(replica.cores)
     left = slices.wait_free(replica.neuron_ls, cores, replica.settle_timeout_s)
     if left:
@@ -178,6 +199,15 @@ def settle(replica: Replica) -> None:
                 replica.cores, replica.settle_timeout_s, "; ".join(str(holder) for holder in left)
             )
         )
+
+
+def explain(replica: Replica) -> str:
+    """What ended a server, in words: the probe, or an error that its log shows. Empty if nothing is known."""
+    ended = replica.scratch / "ended"
+    if ended.is_file():
+        return "ended by the standing probe: {0}".format(ended.read_text(encoding="utf-8").strip())
+    diagnosis = phases.diagnose(watch.last_words("vllm@{0}.service".format(replica.name)))
+    return str(diagnosis) if diagnosis else ""
 
 
 def notifier() -> Callable[[str], None]:
@@ -210,6 +240,9 @@ def status(names: Sequence[str]) -> List[str]:
             row = json.loads(seen.read_text(encoding="utf-8"))
             gated = "gated, first token after {0} ms".format(row["ttft_ms"])
         answer = "answers {0}".format(health) if health else "no answer"
+        seen_by_probe = watch.read_state(name)
+        if seen_by_probe and not seen_by_probe["up"]:
+            answer += " (out of rotation: {0}; {1})".format(seen_by_probe["reason"], seen_by_probe["progress"])
         lines.append("{0}  {1}  cores {2}  {3}  {4}".format(name, replica.url, replica.cores, answer, gated))
     return lines
 
@@ -229,8 +262,10 @@ def parser() -> argparse.ArgumentParser:
         ("launch", "become the server"),
         ("gate", "wait until the server generates"),
         ("settle", "wait until the cores are free"),
+        ("explain", "say what ended the server"),
     ):
         verbs.add_parser(verb, help=text).add_argument("name")
+    verbs.add_parser("watch", help="the standing probe of this host")
     verbs.add_parser("status", help="one line for each replica").add_argument("name", nargs="*")
     return top
 
@@ -246,8 +281,14 @@ def run(arguments: argparse.Namespace) -> None:
         launch(settings.load(arguments.name), dict(os.environ))
     elif arguments.verb == "gate":
         gate(settings.load_started(arguments.name), int(os.environ.get("MAINPID") or 0), notifier())
-    else:
+    elif arguments.verb == "settle":
         settle(settings.load_started(arguments.name))
+    elif arguments.verb == "explain":
+        text = explain(settings.load_started(arguments.name))
+        if text:
+            say("trainyard: " + text)
+    else:
+        watch.watch(say)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -38,7 +38,7 @@ def test_a_held_lock_is_refused_with_all_one_needs_to_know() -> None:
         decide(holder(), holder("run-2", "bob@ops-2"), NOW)
     text = str(refusal.value)
     assert "ann@ops-1 (redeploy, run run-1, pid 77) since 2 min, for 10 min more" in text
-    assert "-e redeploy_take_over=run-1" in text
+    assert "-e trainyard_take_over=run-1" in text
 
 
 def test_a_run_known_to_be_dead_is_taken_over() -> None:

@@ -120,7 +120,7 @@ def test_the_floor_is_a_count_or_a_share() -> None:
 
 def test_a_single_replica_is_refused_unless_an_outage_is_accepted() -> None:
     fleet = fleet_of(wanted(hosts=1, per_host=1))
-    with pytest.raises(RollError, match=r"redeploy_floor: 0"):
+    with pytest.raises(RollError, match=r"trainyard_redeploy: \{floor: 0\}"):
         plan_roll(fleet, Settings())
     assert len(plan_roll(fleet, Settings(floor="0")).waves) == 1
 
@@ -193,6 +193,28 @@ def test_all_reasons_against_a_roll_come_at_once() -> None:
     assert len(refusal.value.problems) == 3
     assert "h9 did not answer" in str(refusal.value)
     assert f"h1:m-0: release {NEW} is not complete on its host (there: {OLD})" in str(refusal.value)
+
+
+def test_a_new_name_is_no_redeploy() -> None:
+    fleet = fleet_of(wanted(hosts=1), {"h1:m-0": {"served_name": "other"}})
+    with pytest.raises(RollError, match="h1:m-0: it serves other now and would serve m"):
+        plan_roll(fleet, Settings())
+
+
+def test_peers_stay_in_rotation_and_those_on_the_old_release_come_first() -> None:
+    waves = plan_roll(fleet_of(wanted(), {"h1:m-1": {"state": "drain", "release": OLD}}), Settings(floor="8")).waves
+    for wave in waves:
+        moving = {move.target.id for move in wave.moves}
+        assert not moving & {peer.target.id for peer in wave.peers}
+        assert len(wave.peers) == 8
+    last = [peer.target.id for peer in waves[-3].peers]
+    assert last[:2] == ["h4:m-2", "h4:m-3"]
+
+
+def test_a_repaired_replica_is_a_peer_of_the_next() -> None:
+    fleet = fleet_of(wanted(hosts=1, per_host=2), {"h1:m-0": {"active": "failed", "release": "", "current": OLD}})
+    waves = plan_roll(fleet, Settings()).waves
+    assert [[peer.target.id for peer in wave.peers] for wave in waves] == [["h1:m-1"], ["h1:m-0"]]
 
 
 def test_a_dry_run_asks_for_no_staged_release() -> None:

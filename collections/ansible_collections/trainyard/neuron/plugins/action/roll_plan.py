@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans a roll on the controller, from what the hosts and routers reported."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import socket
+import time
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary import Thresholds
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import Holder, LockHeldError, dead_runs
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
+    RollPlan,
+    out_of_rotation,
+    plan_roll,
+    read_fleet,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet, RollError, Settings
+
+MOVE_KEYS = ("id", "name", "url", "release", "was")
+"""What a host has to know about a move (the options of trainyard.neuron.replica_release)."""
+FLEET_FACT = "trainyard_fleet"
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+    """Read every host's report and plan; nothing runs on any host."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the roll, and print it for people."""
+        super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec(
+            argument_spec={
+                "hosts": {"type": "list", "elements": "str", "required": True},
+                "routers": {"type": "list", "elements": "str", "default": []},
+                "reports": {"type": "str", "default": "trainyard_replicas"},
+                "verb": {"type": "str", "choices": ["redeploy", "rollback", "status"], "default": "redeploy"},
+                "settings": {"type": "dict", "default": {}},
+                "thresholds": {"type": "dict", "default": {}},
+                "take_over": {"type": "list", "elements": "str", "default": []},
+                "staged": {"type": "bool", "default": True},
+            }
+        )
+        variables = task_vars or {}
+        try:
+            return self._planned(arguments, variables["hostvars"], variables["inventory_hostname"])
+        except (RollError, LockHeldError) as error:
+            return {"failed": True, "changed": False, "msg": str(error)}
+
+    def _planned(self, arguments: dict[str, Any], hostvars: Any, here: str) -> dict[str, Any]:
+        reports = {name: reported(hostvars, name, arguments["reports"]) for name in arguments["hosts"]}
+        routers = {name: reported(hostvars, name, arguments["reports"]) for name in arguments["routers"]}
+        fleet = read_fleet(
+            wanted(hostvars[here][FLEET_FACT], reports, arguments["verb"]),
+            {name: None if answer is None else answer["replicas"] for name, answer in reports.items()},
+            {name: None if answer is None else answer["servers"] for name, answer in routers.items()},
+        )
+        if arguments["verb"] == "status":
+            told = overview(fleet)
+            for line in told["msg"]:
+                self._display.display(line)
+            return {"changed": False, **told}
+        settings = Settings.from_dict(arguments["settings"])
+        Thresholds.from_dict(arguments["thresholds"])
+        plan = plan_roll(fleet, settings, require_staged=arguments["staged"])
+        run = identity(arguments["verb"])
+        run["take_over"] = arguments["take_over"] + self._dead(reports, run["owner"])
+        fact = as_fact(plan, fleet, settings, arguments, run)
+        for line in plan.lines():
+            self._display.display(line)
+        return {"changed": False, "msg": plan.lines(), "roll": fact}
+
+    def _dead(self, reports: dict[str, Any], owner: str) -> list[str]:
+        holders = [Holder(**answer["holder"]) for answer in reports.values() if answer and answer.get("holder")]
+        return dead_runs(holders, owner, {holder.pid: alive(holder.pid) for holder in holders})
+
+
+def reported(hostvars: Any, name: str, register: str) -> Any:
+    """What a host registered; None if it was not reached or its report failed."""
+    answer = hostvars[name].get(register) if name in hostvars else None
+    if not answer or answer.get("unreachable") or answer.get("failed") or "replicas" not in answer:
+        return None
+    return answer
+
+
+def wanted(fleet: dict[str, Any], reports: dict[str, Any], verb: str) -> dict[str, Any]:
+    """The plan's hosts that take part, and their replicas; for a rollback, at the release that each had before."""
+    taking_part = {host: entry for host, entry in fleet["hosts"].items() if host in reports}
+    if verb != "rollback":
+        return {"hosts": taking_part}
+    hosts: dict[str, Any] = {}
+    for host, entry in taking_part.items():
+        known = (reports.get(host) or {}).get("replicas", {})
+        hosts[host] = {
+            "replicas": [
+                {**item, "release": before(known.get(item["name"], {}))}
+                for item in entry.get("replicas", [])
+                if before(known.get(item["name"], {}))
+            ]
+        }
+    return {"hosts": hosts}
+
+
+def before(report: dict[str, Any]) -> str:
+    """The release to go back to: the previous one, or, where there is none, the one that is current."""
+    return str(report.get("previous") or report.get("current") or "")
+
+
+def identity(verb: str) -> dict[str, Any]:
+    """Who runs this: a fresh id, user and controller, and the process that lives as long as the run."""
+    return {
+        "run": f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}",
+        "owner": f"{getpass.getuser()}@{socket.gethostname()}",
+        # The action runs in a worker; the run is its parent, ansible-playbook itself.
+        "pid": os.getppid(),
+        "verb": verb,
+    }
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this controller lives."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def overview(fleet: Fleet) -> dict[str, Any]:
+    """What serves and what does not, for people and for programs."""
+    out = out_of_rotation(fleet)
+    rows = []
+    for target in fleet.targets:
+        seen = fleet.seen(target)
+        state = f"out: {out[target.id]}" if target.id in out else "in rotation"
+        drift = "" if seen.running in ("", target.release) else f", wanted {target.release}"
+        rows.append(f"{target.id}  {seen.active}  release {seen.running or 'none'}{drift}  {state}")
+    return {
+        "msg": [*rows, f"{len(fleet.targets) - len(out)} of {len(fleet.targets)} replicas are in rotation."],
+        "out": out,
+        "silent": list(fleet.silent),
+    }
+
+
+def as_fact(
+    plan: RollPlan, fleet: Fleet, settings: Settings, arguments: dict[str, Any], run: dict[str, Any]
+) -> dict[str, Any]:
+    """The plan with all that the playbook looks up: per wave, what each host and router has to do in it."""
+    routers = [router for router, servers in fleet.seats.items() if servers]
+    fact = {**plan.to_dict(), **run, "routers": routers, "hosts": arguments["hosts"]}
+    fact["lead"] = arguments["hosts"][0]
+    fact["settings"] = {**vars(settings), "router_timeout_seconds": settings.router_timeout_seconds}
+    fact["thresholds"] = arguments["thresholds"]
+    fact["moves"] = {host: [] for host in arguments["hosts"]}
+    for wave in fact["waves"]:
+        members: dict[str, list[dict[str, Any]]] = {}
+        for move in wave["moves"]:
+            members.setdefault(move["host"], []).append({key: move[key] for key in MOVE_KEYS})
+            fact["moves"][move["host"]].append(move)
+        wave["on"] = members
+        touched = [move["id"] for move in wave["moves"] if move["drain"] or move["admit"]]
+        wave["routed"] = {router: [name for name in touched if name in fleet.seats[router]] for router in routers}
+        watching: dict[str, list[dict[str, Any]]] = {}
+        for item in [*wave["moves"], *wave["peers"]]:
+            watching.setdefault(item["host"], []).append({key: item[key] for key in ("id", "url", "model")})
+        wave["watch"] = watching
+        audience = [*members, *watching, *routers, fact["lead"]]
+        wave["audience"] = list(dict.fromkeys(audience))
+    return fact

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a roll, on the controller: how it came out, and every replica that is out of rotation, with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.trainyard.neuron.plugins.action.roll_plan import reported, wanted
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import out_of_rotation, read_fleet
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+    """Read the last reports; nothing runs on any host."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Say whether the roll reached its last wave, and whether a replica that it should have brought back is out."""
+        super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec(
+            argument_spec={
+                "roll": {"type": "dict", "required": True},
+                "fleet": {"type": "dict", "required": True},
+                "reports": {"type": "str", "default": "trainyard_replicas_after"},
+            }
+        )
+        hostvars = (task_vars or {})["hostvars"]
+        roll = arguments["roll"]
+        reports = {name: reported(hostvars, name, arguments["reports"]) for name in roll["hosts"]}
+        routers = {name: reported(hostvars, name, arguments["reports"]) for name in roll["routers"]}
+        fleet = read_fleet(
+            wanted(arguments["fleet"], reports, roll["verb"]),
+            {name: None if answer is None else answer["replicas"] for name, answer in reports.items()},
+            {name: None if answer is None else answer["servers"] for name, answer in routers.items()},
+        )
+        told_by = hostvars[roll["lead"]].get("ansible_facts", {})
+        out = out_of_rotation(fleet)
+        lines, failed = told(
+            roll,
+            int(told_by.get("trainyard_roll_done", 0)),
+            str((told_by.get("trainyard_roll_stopped") or {}).get("why", "")),
+            out,
+            list(fleet.silent),
+        )
+        for line in lines:
+            self._display.display(line)
+        return {"changed": False, "msg": lines, "stopped": failed, "finished": finished(roll, fleet, out)}
+
+
+def finished(roll: dict[str, Any], fleet: Fleet, out: dict[str, str]) -> dict[str, list[str]]:
+    """Replicas of each host about which nothing is to be remembered: they serve, or a person took them out."""
+    names: dict[str, list[str]] = {host: [] for host in roll["hosts"]}
+    for target in fleet.targets:
+        if target.host in names and (target.id not in out or target.id in roll["out"]):
+            names[target.host].append(target.name)
+    return names
+
+
+def told(roll: dict[str, Any], done: int, why: str, out: dict[str, str], silent: list[str]) -> tuple[list[str], bool]:
+    """The report's lines, and whether the roll failed.
+
+    Args:
+        roll: the roll's plan.
+        done: how many waves were finished.
+        why: what the wave after them stopped for.
+        out: replicas out of rotation now, with the reason.
+        silent: hosts that do not answer now.
+    """
+    waves = roll["waves"]
+    verb = roll["verb"].capitalize()
+    stopped = done < len(waves)
+    moved = sum(len(wave["moves"]) for wave in waves[:done])
+    total = sum(len(wave["moves"]) for wave in waves)
+    if stopped:
+        at = waves[done]
+        names = ", ".join(move["id"] for move in at["moves"])
+        lines = [
+            f"{verb} stopped at wave {done + 1} of {len(waves)} ({names}); {moved} of {total} replicas are rolled."
+        ]
+        lines += [f"  because: {why}"] if why else []
+        after = [move["id"] for wave in waves[done + 1 :] for move in wave["moves"]]
+        lines += [f"  untouched: {', '.join(after)}"] if after else []
+    else:
+        lines = [f"{verb} is done: {moved} of {total} replicas rolled in {len(waves)} waves."]
+    expected = set(roll["out"])
+    lines += [f"  out of rotation: {name}: {why}" for name, why in sorted(out.items())]
+    lines += [f"  does not answer: {name}" for name in silent]
+    failed = stopped or bool(set(out) - expected) or bool(silent)
+    if failed:
+        lines.append("  Next: mend the cause, then run the same playbook again; it goes on from here.")
+    return lines, failed

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One host's side of a roll: what its replicas do, and replacing or restoring them.
+
+The steps of a replacement are written to the journal before they are done, so that a run which finds the host after
+an interruption knows how far it got. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+
+from ansible_collections.trainyard.neuron.plugins.module_utils import units
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll import metrics
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import Book
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.releases import (
+    ReleaseError,
+    Releases,
+    core_range,
+)
+
+METRICS_TIMEOUT_S = 5.0
+POLL_S = 0.25
+RENEW_EVERY_S = 60.0
+QUIET_S = 0.5
+"""An engine counts as idle when two looks this far apart saw nothing: a request may be between router and engine."""
+TIMES = ("ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+
+
+def fetch_metrics(url: str) -> Optional[str]:
+    """An engine's metrics; None if it does not answer."""
+    try:
+        with urllib.request.urlopen(url + "/metrics", timeout=METRICS_TIMEOUT_S) as answer:  # noqa: S310 (http)
+            text: str = answer.read().decode("utf-8", "replace")
+            return text
+    except (OSError, ValueError, urllib.error.URLError):
+        return None
+
+
+@dataclass
+class Host:
+    """Access to what a host knows; each part can be replaced in tests."""
+
+    systemd: units.Systemd = field(default_factory=units.Systemd)
+    releases: Releases = field(default_factory=Releases)
+    book: Book = field(default_factory=Book)
+    fetch: Callable[[str], Optional[str]] = fetch_metrics
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+
+
+def describe(host: Host) -> Dict[str, Dict[str, Any]]:
+    """Every replica of the host, by name, in the form that `state.Observed.from_dict` reads."""
+    names = host.releases.names()
+    pending = host.book.read()["replicas"]
+    statuses = host.systemd.show([unit_of(name) for name in names])
+    loads = _load_seconds(host, names)
+    found: Dict[str, Dict[str, Any]] = {}
+    for index, name in enumerate(names):
+        status = statuses[index]
+        current, started = host.releases.current(name), host.releases.started(name)
+        entry = started or current
+        found[name] = {
+            "unit": unit_of(name),
+            "active": status.active,
+            "status": status.text,
+            "restarts": status.restarts,
+            "running": status.environment.get("TRAINYARD_RELEASE", ""),
+            "current": current.get("release", ""),
+            "previous": host.releases.previous(name).get("release", ""),
+            "staged": sorted(host.releases.staged(name)),
+            "load_seconds": loads.get(name),
+            "cores": core_range(entry) if status.environment else None,
+            "weights": entry.get("weights", ""),
+            "served_name": entry.get("served_name", ""),
+            "url": entry.get("url", ""),
+            "gate": _gate_record(host, name),
+            "pending": pending.get(name),
+        }
+    return found
+
+
+def unit_of(name: str) -> str:
+    """The systemd unit of a replica."""
+    return "vllm@{0}.service".format(name)
+
+
+def _load_seconds(host: Host, names: Sequence[str]) -> Dict[str, float]:
+    """How long the last start of each active replica took, from its process to the passed gate."""
+    if not names:
+        return {}
+    text = host.systemd.call("show", "--property=Id,ActiveState," + ",".join(TIMES), "--", *map(unit_of, names))
+    found = {}
+    for name, block in zip(names, text.strip("\n").split("\n\n")):  # noqa: B905 (Python 3.9)
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        began, ready = (int(values.get(key) or 0) for key in TIMES)
+        if values.get("ActiveState") == "active" and 0 < began < ready:
+            found[name] = round((ready - began) / 1e6, 1)
+    return found
+
+
+def _gate_record(host: Host, name: str) -> Dict[str, Any]:
+    try:
+        raw = json.loads((host.releases.runtime / name / "gate.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return raw if isinstance(raw, dict) else {}
+
+
+@dataclass(frozen=True)
+class Order:
+    """How replicas are replaced.
+
+    Attributes:
+        run: id of the run that does it.
+        drain_deadline_seconds: how long requests in the engine may take to end.
+        drain_policy: then ``wait``, ``abort`` them, or ``fail``.
+        start_timeout_seconds: how long a start may take, gate included.
+        stop_timeout_seconds: how long a stop may take.
+        renew_seconds: how long the lock stays held after each step.
+    """
+
+    run: str
+    drain_deadline_seconds: float = 900.0
+    drain_policy: str = "fail"
+    start_timeout_seconds: float = 3600.0
+    stop_timeout_seconds: float = 300.0
+    renew_seconds: float = 7200.0
+
+
+@dataclass
+class Result:
+    """What happened to one replica.
+
+    Attributes:
+        changed: its process or its links were touched.
+        gated: its unit is active on ``release``, which systemd says only after the gate passed.
+        step: the last step that was begun.
+        error: why it went no further; empty if all went well.
+        cut_off: requests that were in the engine when it was stopped.
+        seconds: duration of each step.
+    """
+
+    name: str
+    release: str
+    changed: bool = False
+    gated: bool = False
+    step: str = ""
+    error: str = ""
+    cut_off: float = 0.0
+    seconds: Dict[str, float] = field(default_factory=dict)
+    notes: List[str] = field(default_factory=list)
+
+    def to_dict(self) -> Dict[str, Any]:
+        """JSON-ready form."""
+        return dict(vars(self))
+
+
+class _HaltError(Exception):
+    """The replacement of one replica cannot go on."""
+
+
+def replace(host: Host, order: Order, name: str, url: str, release: str) -> Result:
+    """Bring one drained replica to a release: wait until it is idle, stop, switch, start, gate.
+
+    A replica that already runs the release is only looked at. Nothing is undone here: after an error the replica is
+    left as the step in the result says, out of rotation.
+    """
+    return _Replacement(host, order, name, url, release, keep_previous=False).run()
+
+
+def restore(host: Host, order: Order, name: str, url: str, release: str) -> Result:
+    """Bring one replica back to the release that it had before; without one (it was new) it is stopped.
+
+    Requests that are left when the deadline is over are cut off unless the policy is to wait: a replica that is worse
+    than its peers must not go on for want of an empty engine.
+    """
+    policy = "wait" if order.drain_policy == "wait" else "abort"
+    calm = Order(**{**vars(order), "drain_policy": policy})
+    return _Replacement(host, calm, name, url, release, keep_previous=True).run()
+
+
+class _Replacement:
+    """One replica on its way to a release."""
+
+    def __init__(self, host: Host, order: Order, name: str, url: str, release: str, keep_previous: bool) -> None:
+        self.host = host
+        self.order = order
+        self.name = name
+        self.unit = unit_of(name)
+        self.url = url
+        self.keep_previous = keep_previous
+        self.result = Result(name=name, release=release)
+
+    def run(self) -> Result:
+        """Take every step that is still to be taken."""
+        result = self.result
+        try:
+            if self._arrived():
+                result.step = "gated"
+            elif not result.release:
+                self._step("idle", self._idle)
+                self._step("stop", self._stop)
+            else:
+                # A release that is not there is found out before anything is stopped.
+                self.host.releases.find(self.name, result.release)
+                self._step("idle", self._idle)
+                self._step("stop", self._stop)
+                self._step("switch", self._switch)
+                self._step("start", self._start)
+                result.step = "gated"
+        except (_HaltError, units.UnitError, ReleaseError) as error:
+            result.error = str(error)
+            self._note(result.step or "planned", error=result.error.splitlines()[0])
+            return result
+        result.gated = bool(result.release)
+        self._note("gated" if result.gated else "stopped")
+        return result
+
+    def _step(self, name: str, action: Callable[[], None]) -> None:
+        self.result.step = name
+        self._note(name)
+        began = self.host.clock()
+        try:
+            action()
+        finally:
+            self.result.seconds[name] = round(self.host.clock() - began, 3)
+
+    def _note(self, step: str, **more: Any) -> None:
+        self.host.book.note(self.name, step, run=self.order.run, renew_seconds=self.order.renew_seconds, **more)
+
+    def _status(self) -> units.Status:
+        return self.host.systemd.show([self.unit])[0]
+
+    def _arrived(self) -> bool:
+        status = self._status()
+        running = status.environment.get("TRAINYARD_RELEASE", "")
+        current = self.host.releases.current(self.name).get("release", "")
+        return (
+            bool(self.result.release)
+            and status.active == "active"
+            and running == self.result.release
+            and current == self.result.release
+        )
+
+    def _idle(self) -> None:
+        """Wait until the engine has nothing left; the routers were drained before."""
+        if self._status().active not in ("active", "reloading", "activating"):
+            return
+        deadline = self.host.clock() + self.order.drain_deadline_seconds
+        quiet, renewed = 0, self.host.clock()
+        while quiet < 2:
+            left = self._in_flight()
+            quiet = quiet + 1 if not left else 0
+            if left and self.host.clock() >= deadline and self.order.drain_policy != "wait":
+                if self.order.drain_policy == "abort":
+                    self.result.cut_off = left
+                    self.result.notes.append("{0:g} requests were cut off at the drain deadline".format(left))
+                    return
+                raise _HaltError(
+                    "{0} still has {1:g} requests {2:g} s after it was drained. It was not stopped and goes on with "
+                    "its release. Give it longer (trainyard_redeploy: {{drain_deadline_seconds: ...}}), or say "
+                    "what is to happen to them (drain_policy: wait or abort).".format(
+                        self.name, left, self.order.drain_deadline_seconds
+                    )
+                )
+            if self.host.clock() - renewed > RENEW_EVERY_S:
+                self._note("idle", left=left)
+                renewed = self.host.clock()
+            if quiet < 2:
+                self.host.sleep(QUIET_S if quiet else POLL_S)
+
+    def _in_flight(self) -> float:
+        text = self.host.fetch(self.url)
+        if text is None or not metrics.answers_load(text):
+            # An engine that is dead or does not count has nothing to wait for but the routers' own count.
+            if not self.result.notes:
+                self.result.notes.append("the engine told no number of requests; the routers' count alone was used")
+            return 0.0
+        return metrics.read(text).in_flight
+
+    def _stop(self) -> None:
+        wanted = units.Wanted(name=self.unit, state="stopped", timeout_s=self.order.stop_timeout_seconds)
+        self._carry_out(wanted, "stop")
+        self.result.changed = True
+
+    def _switch(self) -> None:
+        if self.host.releases.switch(self.name, self.result.release, self.keep_previous):
+            self.result.changed = True
+
+    def _start(self) -> None:
+        wanted = units.Wanted(name=self.unit, timeout_s=self.order.start_timeout_seconds)
+        self._carry_out(wanted, "start", daemon_reload=True)
+        running = self._status().environment.get("TRAINYARD_RELEASE", "")
+        if running != self.result.release:
+            raise _HaltError(
+                "{0} came up on release {1}, not {2}".format(self.unit, running or "?", self.result.release)
+            )
+        self.result.changed = True
+
+    def _carry_out(self, wanted: units.Wanted, verb: str, daemon_reload: bool = False) -> None:
+        step = units.Step(wanted, self._status(), verb)
+        settings = units.Settings(sleep=self.host.sleep, clock=self.host.clock)
+        units.carry_out(self.host.systemd, [step], daemon_reload, settings)
+
+
+def unfinished(results: Sequence[Mapping[str, Any]]) -> List[str]:
+    """One line for each replica that did not arrive."""
+    return ["{0}: {1}".format(item["name"], item["error"]) for item in results if item.get("error")]

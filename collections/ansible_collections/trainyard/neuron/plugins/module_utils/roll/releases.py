@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The releases of a host on disk: which are complete, which one each replica starts from, and switching between them.
+
+Every replica has its own links, ``/etc/vllm/current/<replica>.json`` and the files beside it. A link for the whole
+host would move all replicas at once, and one that crashed in mid-roll would come back on a release that was never
+gated here and whose turn it was not. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+ROOT = Path("/etc/vllm")
+RUNTIME = Path("/run/vllm")
+FILES = (".json", ".env", ".conf")
+"""What a replica has in a release: the plan's entry, the unit's environment, the unit's drop-in."""
+
+
+class ReleaseError(Exception):
+    """A release that is not there or not complete."""
+
+
+def release_of(path: Path) -> Dict[str, Any]:
+    """The plan's entry in a release file; empty if it is missing or unreadable."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return raw if isinstance(raw, dict) else {}
+
+
+def lacks(entry: Mapping[str, Any]) -> List[str]:
+    """Paths that a release needs and that are not on this host: program, weights, artifact."""
+    needed = [entry.get("weights_path"), entry.get("artifact_path")]
+    if entry.get("runtime") == "venv" and entry.get("argv"):
+        needed.append(entry["argv"][0])
+    return [str(path) for path in needed if path and not Path(str(path)).exists()]
+
+
+class Releases:
+    """Releases below ``/etc/vllm``.
+
+    Args:
+        root: that directory.
+        runtime: where a started replica keeps the configuration that it was started with.
+    """
+
+    def __init__(self, root: Path = ROOT, runtime: Path = RUNTIME) -> None:
+        self.root = root
+        self.runtime = runtime
+
+    def names(self) -> List[str]:
+        """Every replica that has a file in ``current`` or in a staged release."""
+        found = {path.stem for path in self.root.glob("current/*.json")}
+        return sorted(found | {path.stem for path in self.root.glob("releases/*/*.json")})
+
+    def current(self, name: str) -> Dict[str, Any]:
+        """The plan's entry that a start of this replica would use."""
+        return release_of(self.root / "current" / (name + ".json"))
+
+    def previous(self, name: str) -> Dict[str, Any]:
+        """The plan's entry of the last good release before."""
+        return release_of(self.root / "previous" / (name + ".json"))
+
+    def started(self, name: str) -> Dict[str, Any]:
+        """The plan's entry that the running process was started with."""
+        return release_of(self.runtime / name / "replica.json")
+
+    def staged(self, name: str) -> Dict[str, Path]:
+        """Complete releases of a replica and their directories; the one that was written last wins."""
+        found: Dict[str, Path] = {}
+        for path in sorted(self.root.glob("releases/*/" + name + ".json"), key=lambda item: item.stat().st_mtime):
+            entry = release_of(path)
+            complete = all(path.with_suffix(suffix).exists() for suffix in FILES if suffix != ".conf")
+            if entry.get("release") and complete and not lacks(entry):
+                found[str(entry["release"])] = path.parent
+        return found
+
+    def find(self, name: str, release: str) -> Path:
+        """Directory of a complete release.
+
+        Raises:
+            ReleaseError: it is not on this host, or something that it needs is not.
+        """
+        staged = self.staged(name)
+        if release in staged:
+            return staged[release]
+        for path in self.root.glob("releases/*/" + name + ".json"):
+            entry = release_of(path)
+            if entry.get("release") == release:
+                raise ReleaseError(
+                    "release {0} of {1} is incomplete: {2} is missing. Run the redeploy from its start; it stages "
+                    "first.".format(release, name, ", ".join(lacks(entry)) or "its environment file")
+                )
+        raise ReleaseError(
+            "release {0} of {1} is not on this host (there: {2}). Run the redeploy from its start; it stages "
+            "first.".format(release, name, ", ".join(sorted(staged)) or "none")
+        )
+
+    def switch(self, name: str, release: str, keep_previous: bool = False) -> bool:
+        """Point a replica at a release; returns whether anything changed. The replica is not touched.
+
+        Args:
+            name: the replica.
+            release: where to.
+            keep_previous: leave ``previous`` as it is, because what ``current`` pointed at never proved good.
+
+        Raises:
+            ReleaseError: see `find`.
+        """
+        directory = self.find(name, release)
+        old = {suffix: self._target("current", name, suffix) for suffix in FILES}
+        new = {
+            suffix: os.path.relpath(directory / (name + suffix), self.root / "current")
+            for suffix in FILES
+            if (directory / (name + suffix)).exists()
+        }
+        if {suffix: target for suffix, target in old.items() if target} == new:
+            return False
+        moved = self.current(name).get("release") not in (None, release)
+        for suffix in FILES:
+            if moved and not keep_previous:
+                self._link("previous", name, suffix, old[suffix])
+            self._link("current", name, suffix, new.get(suffix))
+        return True
+
+    def _target(self, side: str, name: str, suffix: str) -> Optional[str]:
+        path = self.root / side / (name + suffix)
+        return str(path.readlink()) if path.is_symlink() else None
+
+    def _link(self, side: str, name: str, suffix: str, target: Optional[str]) -> None:
+        """Set or remove one link; a reader sees the old one or the new one."""
+        path = self.root / side / (name + suffix)
+        path.parent.mkdir(mode=0o755, exist_ok=True)
+        if target is None:
+            if path.is_symlink():
+                path.unlink()
+            return
+        beside = path.with_name(path.name + ".new")
+        if beside.is_symlink():
+            beside.unlink()
+        beside.symlink_to(target)
+        beside.replace(path)
+
+    def align(self) -> List[str]:
+        """Point replicas whose release did not change at the newest directory that holds it; returns their names.
+
+        A release directory is made for a whole host. Replicas that a roll had no need to touch would go on pointing
+        into the directory before it.
+        """
+        moved = []
+        for path in sorted(self.root.glob("current/*.json")):
+            release = str(self.current(path.stem).get("release", ""))
+            directory = self.staged(path.stem).get(release)
+            if directory and self.switch(path.stem, release):
+                moved.append(path.stem)
+        return moved
+
+    def prune(self) -> List[str]:
+        """Remove release directories that no link points into; returns their names."""
+        kept = set()
+        for side in ("current", "previous"):
+            for link in self.root.glob(side + "/*"):
+                if link.is_symlink():
+                    kept.add(Path(os.path.normpath(str(link.parent / link.readlink()))).parent.name)
+        stray = sorted(path.name for path in self.root.glob("releases/*") if path.name not in kept)
+        for name in stray:
+            shutil.rmtree(str(self.root / "releases" / name))
+        return stray
+
+
+def core_range(entry: Mapping[str, Any]) -> Optional[Tuple[int, int]]:
+    """First and last core of a plan's entry; None if it names none."""
+    first, _, last = str(entry.get("cores") or "").partition("-")
+    if not first.isdigit():
+        return None
+    return int(first), int(last) if last.isdigit() else int(first)

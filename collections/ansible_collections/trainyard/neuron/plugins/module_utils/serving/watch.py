@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The standing probe of a host: watches every replica, answers the router's agent checks, ends what is stuck.
+
+One process for all replicas (``trainyard-probe.service``), as the user that they run as: ending a stuck server is a
+signal to a process of that user, and systemd starts it again. It follows releases by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Tuple
+
+from . import phases, probe, settings, slices
+from .judge import Judge, Limits, Sample, Verdict
+from .settings import Replica, ServingError
+
+TICK_S = 1.0
+METRICS_TIMEOUT_S = 5.0
+STATE = Path("/run/trainyard-probe")
+_METRIC = re.compile(r"^(vllm:[a-z_]+?)(?:\{[^}]*\})?\s+([0-9.eE+-]+)", re.MULTILINE)
+_WANTED = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+_TOKENS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+
+Say = Callable[[str], None]
+
+
+def counters(text: str) -> Tuple[int, float]:
+    """Requests in the engine, and tokens read and generated so far, from vLLM's metrics page."""
+    wanted, tokens = 0.0, 0.0
+    for name, value in _METRIC.findall(text):
+        if name in _WANTED:
+            wanted += float(value)
+        elif name in _TOKENS:
+            tokens += float(value)
+    return int(wanted), tokens
+
+
+class Watcher(threading.Thread):
+    """Watches one replica until it is told to end.
+
+    Args:
+        replica: what to watch.
+        limits: when to act.
+        say: takes a line for the journal.
+    """
+
+    def __init__(self, replica: Replica, limits: Limits, say: Say) -> None:
+        super().__init__(daemon=True, name=replica.name)
+        self.replica = replica
+        self.say = say
+        self.judge = Judge(limits)
+        self.verdict = Verdict(False, "not looked at yet")
+        self.progress = phases.Progress()
+        self.over = threading.Event()
+        self.listener = _listen(replica)
+        self._key = settings.api_key(replica)
+
+    def run(self) -> None:
+        """Look once a second; answers of the agent run beside it."""
+        if self.listener:
+            threading.Thread(target=self._answer, daemon=True).start()
+        while not self.over.wait(TICK_S):
+            self.tick(time.monotonic())
+
+    def stop(self) -> None:
+        """End the watch and give the agent's port free."""
+        self.over.set()
+        if self.listener:
+            # Closing alone would leave the port with a thread that waits in accept().
+            self.listener.shutdown(socket.SHUT_RDWR)
+            self.listener.close()
+        self.join(2 * TICK_S + METRICS_TIMEOUT_S)
+
+    def tick(self, now: float) -> None:
+        """One look, and what follows from it."""
+        verdict = self.judge.look(now, self._sample())
+        if verdict.ask:
+            verdict = self.judge.asked(time.monotonic(), self._ask())
+        if (verdict.up, verdict.reason) != (self.verdict.up, self.verdict.reason):
+            self.say("{0}: {1}".format(self.replica.name, "serving" if verdict.up else verdict.reason))
+        self.verdict = verdict
+        self._publish()
+        if verdict.restart:
+            self.end(verdict.reason)
+
+    def agent_line(self) -> bytes:
+        """What HAProxy's agent check gets. Never ``ready``: that would undo a drain that an operator asked for."""
+        verdict = self.verdict
+        return b"up\n" if verdict.up else "down #{0}\n".format(verdict.reason).encode("ascii", "replace")
+
+    def log_line(self, line: str) -> None:
+        """Take one line of the replica's log: its progress, and the sign of a compile that nobody asked for."""
+        self.progress = phases.follow(self.progress, line)
+        if phases.compiles(line) and self.replica.artifact_path:
+            self.end("it began to compile instead of loading {0}".format(self.replica.artifact_path))
+
+    def end(self, reason: str) -> None:
+        """End the server, for systemd to start it again; the reason goes to its journal by way of a file."""
+        pid = self._pid()
+        if not pid:
+            return
+        self.say("{0}: ending process {1}: {2}".format(self.replica.name, pid, reason))
+        _write(self.replica.scratch / "ended", reason)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError as error:
+            self.say("{0}: process {1} could not be ended: {2}".format(self.replica.name, pid, error.strerror))
+
+    def _sample(self) -> Sample:
+        if not (self.replica.scratch / "gate.json").is_file() or not self._pid():
+            return Sample(gated=False)
+        text = probe.Client(self.replica.url, self._key, METRICS_TIMEOUT_S).text("/metrics")
+        if text is None:
+            return Sample(gated=True, answers=False)
+        wanted, tokens = counters(text)
+        return Sample(True, True, wanted, tokens)
+
+    def _ask(self) -> str:
+        limit_s = self.judge.limits.deadline_s
+        client = probe.Client(self.replica.url, self._key, limit_s)
+        try:
+            client.complete(self.replica.served_name, self.replica.gate.prompt, 1, limit_s)
+        except probe.ProbeError as error:
+            return str(error)
+        return ""
+
+    def _pid(self) -> int:
+        """Process id of the server, 0 if it does not run; a number that another process got since does not count."""
+        try:
+            pid = int((self.replica.scratch / "pid").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return 0
+        return pid if slices.environment_of(pid).get("TRAINYARD_REPLICA") == self.replica.name else 0
+
+    def _publish(self) -> None:
+        row = {
+            "up": self.verdict.up,
+            "reason": self.verdict.reason,
+            "progress": str(self.progress),
+            "restarts": len(self.judge.restarts_at),
+        }
+        if STATE.is_dir():
+            _write(STATE / (self.replica.name + ".json"), json.dumps(row))
+
+    def _answer(self) -> None:
+        assert self.listener is not None  # noqa: S101  (for the type checker: run() starts this with a listener only)
+        while not self.over.is_set():
+            try:
+                link, _ = self.listener.accept()
+            except OSError:
+                return
+            with link:
+                try:
+                    link.settimeout(1.0)
+                    link.sendall(self.agent_line())
+                except OSError:
+                    continue
+
+
+def _listen(replica: Replica) -> Optional[socket.socket]:
+    if not replica.agent_port:
+        return None
+    host = replica.address[0]
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, replica.agent_port))
+    except OSError as error:
+        listener.close()
+        said = "the agent of {0} cannot listen on {1}:{2}: {3}"
+        raise ServingError(said.format(replica.name, host, replica.agent_port, error.strerror)) from error
+    listener.listen(32)
+    return listener
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        staged = path.with_name(path.name + ".new")
+        staged.write_text(text + "\n", encoding="utf-8")
+        staged.replace(path)
+    except OSError:
+        # The directory goes with the replica, which may stop at any moment.
+        return
+
+
+def read_state(name: str) -> Dict[str, object]:
+    """What the standing probe last said of a replica; empty if it does not run."""
+    try:
+        state: Dict[str, object] = json.loads((STATE / (name + ".json")).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state
+
+
+class Host:
+    """All watchers of a host, renewed when the release changes."""
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+        self.watchers: Dict[str, Watcher] = {}
+        self._links: Dict[str, str] = {}
+
+    def refresh(self) -> None:
+        """Watch what the current release has, with its settings; leaves alone what did not change."""
+        # Each replica has a link of its own, and a roll moves one at a time.
+        links = {name: os.path.realpath(settings.CONFIGURATION / (name + ".json")) for name in settings.configured()}
+        if links == self._links:
+            return
+        self._links = links
+        wanted = {name: settings.load(name) for name in settings.configured()}
+        for name in list(self.watchers):
+            if wanted.get(name) != self.watchers[name].replica:
+                self.watchers.pop(name).stop()
+        for name, replica in wanted.items():
+            if name not in self.watchers:
+                self.watchers[name] = Watcher(replica, replica.probe, self.say)
+                self.watchers[name].start()
+
+    def follow_journal(self) -> None:
+        """Hand every new line of a replica's journal to its watcher, until journalctl ends."""
+        command = ["journalctl", "--follow", "--lines=0", "--output=json", "--output-fields=MESSAGE,_SYSTEMD_UNIT"]
+        command.append("--unit=vllm@*.service")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as reader:
+            for raw in reader.stdout or []:
+                unit, line = _journal_line(raw)
+                watcher = self.watchers.get(unit[len("vllm@") : -len(".service")])
+                if watcher:
+                    watcher.log_line(line)
+
+
+def _journal_line(raw: bytes) -> Tuple[str, str]:
+    try:
+        row = json.loads(raw.decode("utf-8", "replace"))
+        message = row.get("MESSAGE") or ""
+        if isinstance(message, list):
+            # journalctl prints text that is not plain as a list of bytes.
+            message = bytes(message).decode("utf-8", "replace")
+        return str(row.get("_SYSTEMD_UNIT", "")), str(message)
+    except ValueError:
+        return "", ""
+
+
+def watch(say: Say) -> None:
+    """Watch for ever.
+
+    Raises:
+        ServingError: a port of an agent is taken, or a release cannot be read.
+    """
+    host = Host(say)
+    threading.Thread(target=_keep_following, args=(host,), daemon=True).start()
+    while True:
+        host.refresh()
+        time.sleep(TICK_S)
+
+
+def _keep_following(host: Host) -> None:
+    while True:
+        try:
+            host.follow_journal()
+        except OSError as error:
+            host.say("the journal cannot be followed: {0}".format(error))
+        time.sleep(10.0)
+
+
+def last_words(unit: str, lines: int = 400) -> List[str]:
+    """What a unit logged in this start."""
+    command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines={0}".format(lines)]
+    invocation = os.environ.get("INVOCATION_ID")
+    command.append("_SYSTEMD_INVOCATION_ID=" + invocation if invocation else "--unit=" + unit)
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.decode("utf-8", "replace").splitlines()

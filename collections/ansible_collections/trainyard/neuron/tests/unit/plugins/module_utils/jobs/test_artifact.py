@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import artifact, job, manifest, progress, store
+
+DIGEST = "ab" * 32
+
+#: Stands in for the compiler: writes what NxDI writes, in its order, and counts its runs.
+COMPILER = """
+import json, os, pathlib, sys
+target, count, shards, status = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+count.write_text(count.read_text() + os.environ["BASE_COMPILE_WORK_DIR"] + "\\n" if count.exists() else "run\\n")
+config = {"neuron_config": {"tp_degree": 4, "save_sharded_checkpoint": bool(shards)}}
+(target / "neuron_config.json").write_text(json.dumps(config))
+print("compiling and tracing")
+if status:
+    sys.exit(status)
+if shards >= 0:
+    (target / "model.pt").write_bytes(b"graph")
+(target / "weights").mkdir()
+for rank in range(shards):
+    (target / "weights" / f"tp{rank}_sharded_checkpoint.safetensors").write_bytes(b"shard")
+"""
+
+
+class Fleet:
+    """Hosts that share a store; each has its own data directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store = root / "store"
+        self.store.mkdir()
+        self.count = root / "count"
+
+    def spec(self, host: str, shards: int = 0, status: int = 0, **more: Any) -> dict[str, Any]:
+        final = self.root / host / "artifacts" / DIGEST
+        argv = [sys.executable, "-c", COMPILER, str(final), str(self.count), str(shards), str(status)]
+        return {
+            "id": DIGEST,
+            "path": str(final),
+            "inputs": {"tp": 4},
+            "does": "compile" if host == "h1" else "fetch",
+            "generation": "nxdi_v0",
+            "compile_host": "h1",
+            "argv": argv,
+            "environment": {},
+            "work_dir": str(self.root / host / "compile" / DIGEST),
+            "store": str(self.store),
+            **more,
+        }
+
+    def run(self, spec: dict[str, Any]) -> dict[str, Any]:
+        return artifact.run(spec, progress.Progress(self.root / "report.json"))
+
+    @property
+    def compiles(self) -> int:
+        return len(self.count.read_text().splitlines()) if self.count.exists() else 0
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return Fleet(tmp_path)
+
+
+def test_one_host_compiles_and_the_others_fetch_the_same_bytes(fleet: Fleet) -> None:
+    made = fleet.run(fleet.spec("h1"))
+    for host in ("h2", "h3"):
+        assert fleet.run(fleet.spec(host)) == made
+        final = Path(fleet.spec(host)["path"])
+        assert manifest.full_problems(final, made) == []
+        assert job.stored_in(final) == str(fleet.store)
+    assert fleet.compiles == 1
+    assert made["inputs"] == {"tp": 4}
+    assert made["made"]["host"] == "h1"
+
+
+def test_second_run_and_a_newly_elected_host_compile_nothing(fleet: Fleet) -> None:
+    fleet.run(fleet.spec("h1"))
+    fleet.run(fleet.spec("h1"))
+    fleet.run(fleet.spec("h2", does="compile", compile_host="h2"))
+    assert fleet.compiles == 1
+
+
+def test_artifact_made_before_the_fleet_had_a_store_is_put_there(fleet: Fleet) -> None:
+    fleet.run(fleet.spec("h1", store=""))
+    assert store.open_store(str(fleet.store)).digests() == []
+    fleet.run(fleet.spec("h1"))
+    assert store.open_store(str(fleet.store)).digests() == [DIGEST]
+    assert fleet.compiles == 1
+
+
+def test_failed_compile_keeps_nothing_and_says_what_the_compiler_said(fleet: Fleet) -> None:
+    spec = fleet.spec("h1", status=70)
+    with pytest.raises(job.JobError, match=r"(?s)status 70: compiling and tracing"):
+        fleet.run(spec)
+    assert list(Path(spec["path"]).parent.iterdir()) == []
+    assert not Path(spec["work_dir"]).exists()
+
+
+def test_compiler_that_ends_well_without_its_result_is_not_believed(fleet: Fleet) -> None:
+    spec = fleet.spec("h1", shards=-1)
+    with pytest.raises(job.JobError, match=r"model\.pt is missing"):
+        fleet.run(spec)
+    assert not Path(spec["path"]).exists()
+
+
+def test_missing_shards_are_counted(fleet: Fleet) -> None:
+    with pytest.raises(job.JobError, match=r"1 of 4 weight shards are missing, first weights/tp3_sharded"):
+        fleet.run(fleet.spec("h1", shards=3))
+    assert fleet.run(fleet.spec("h1", shards=4))["files"]
+
+
+def test_damaged_copy_in_the_store_is_not_taken(fleet: Fleet) -> None:
+    fleet.run(fleet.spec("h1"))
+    (fleet.store / DIGEST / "model.pt").write_bytes(b"GRAPH")
+    spec = fleet.spec("h2")
+    with pytest.raises(job.JobError, match=r"is damaged: model\.pt: SHA-256"):
+        fleet.run(spec)
+    assert list(Path(spec["path"]).parent.iterdir()) == []
+
+
+def test_artifact_of_other_inputs_under_the_digest_is_not_taken(fleet: Fleet) -> None:
+    fleet.run(fleet.spec("h1"))
+    with pytest.raises(job.JobError, match=r"other inputs \(tp\)"):
+        fleet.run(fleet.spec("h2", inputs={"tp": 8}))
+
+
+def test_fetching_what_nobody_made_names_the_host_that_should_have(fleet: Fleet) -> None:
+    with pytest.raises(job.JobError, match="is not in") as caught:
+        fleet.run(fleet.spec("h2"))
+    assert "h1 did not deliver" in caught.value.next_step
+
+
+def test_command_that_does_not_name_its_artifact_is_not_run(fleet: Fleet) -> None:
+    spec = fleet.spec("h1")
+    spec["argv"] = ["/bin/true"]
+    with pytest.raises(job.JobError, match="does not name its artifact"):
+        fleet.run(spec)
+
+
+def test_staging_path_reaches_the_command_by_argument_or_environment() -> None:
+    final, staging, work = Path("/d/artifacts/x"), Path("/d/artifacts/.x.partial"), Path("/d/compile/x")
+    spec = {
+        "argv": ["vllm", "--out", str(final)],
+        "environment": {"CACHE": "/d/artifacts/x", "OTHER": "/d/artifacts/xy"},
+    }
+    argv, environment = artifact.command(spec, final, staging, work)
+    assert argv == ["vllm", "--out", str(staging)]
+    assert environment["CACHE"] == str(staging)
+    assert environment["OTHER"] == "/d/artifacts/xy"
+    assert environment["BASE_COMPILE_WORK_DIR"] == str(work)
+
+
+def test_native_graphs_count_only_when_marked(tmp_path: Path) -> None:
+    spec = {"generation": "native"}
+    assert artifact.incomplete(spec, tmp_path) == ["no compiled graph"]
+    graph = tmp_path / "neuron" / "compile_cache" / "0123"
+    graph.mkdir(parents=True)
+    (graph / "graph.neff").write_bytes(b"n")
+    assert artifact.incomplete(spec, tmp_path) == ["neuron/compile_cache/0123: not marked complete"]
+    (graph / ".compilation_complete").touch()
+    assert artifact.incomplete(spec, tmp_path) == []
+
+
+def test_configuration_alone_proves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "neuron_config.json").write_text(json.dumps({"neuron_config": {"tp_degree": 2}}))
+    assert artifact.incomplete({"generation": "nxdi_v1"}, tmp_path) == ["model.pt is missing"]
+
+
+@pytest.mark.parametrize("uri", ["", "bucket/prefix", "s3://", "relative/path"])
+def test_what_is_no_store_is_refused(uri: str) -> None:
+    with pytest.raises(store.StoreError, match="neither s3://"):
+        store.open_store(uri)
+
+
+def test_store_path_that_is_not_mounted_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(store.StoreError, match="is not a directory here; mount it"):
+        store.open_store(str(tmp_path / "absent"))
+
+
+def test_second_controller_waits_for_the_host_that_compiles(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = store.open_store(str(fleet.store))
+    assert shared.lock(DIGEST, "h1") is None
+    waits: list[float] = []
+
+    def first_finishes(seconds: float) -> None:
+        waits.append(seconds)
+        spec = fleet.spec("h1", store="")
+        described = fleet.run(spec)
+        shared.put(DIGEST, Path(spec["path"]), described, lambda _count: None)
+
+    monkeypatch.setattr(artifact.time, "sleep", first_finishes)
+    for host, does in (("h2", "compile"), ("h3", "fetch")):
+        fleet.run(fleet.spec(host, does=does, compile_host="h2"))
+    assert len(waits) == 1
+    assert fleet.compiles == 1
+
+
+def test_lock_is_given_back_when_a_compile_fails(fleet: Fleet) -> None:
+    with pytest.raises(job.JobError):
+        fleet.run(fleet.spec("h1", status=70))
+    assert store.open_store(str(fleet.store)).holder(DIGEST) is None

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Path:
+    root = tmp_path / "result"
+    (root / "weights").mkdir(parents=True)
+    (root / "model.pt").write_bytes(b"traced")
+    (root / "weights" / "tp0.safetensors").write_bytes(b"\0" * 1000)
+    return root
+
+
+def made(root: Path) -> dict[str, object]:
+    return manifest.build(root, "artifact", "d", {"tp": 32}, {"on": "lab-1"})
+
+
+def test_published_directory_is_complete_and_describes_itself(result: Path, tmp_path: Path) -> None:
+    described = made(result)
+    final = tmp_path / "final"
+    manifest.publish(result, final, described)
+    assert not result.exists()
+    found = manifest.read(final)
+    assert found == described
+    assert [entry["path"] for entry in found["files"]] == ["model.pt", "weights/tp0.safetensors"]
+    assert manifest.full_problems(final, found) == []
+
+
+def test_publishing_leaves_the_clients_bookkeeping_behind(result: Path, tmp_path: Path) -> None:
+    (result / ".cache" / "huggingface").mkdir(parents=True)
+    (result / ".cache" / "huggingface" / "x.metadata").write_text("etag")
+    described = made(result)
+    assert all(not entry["path"].startswith(".cache") for entry in described["files"])
+    manifest.publish(result, tmp_path / "final", described)
+    assert sorted(path.name for path in (tmp_path / "final").iterdir()) == ["manifest.json", "model.pt", "weights"]
+
+
+def test_each_kind_of_damage_is_named(result: Path) -> None:
+    described = made(result)
+    (result / "model.pt").write_bytes(b"TRACED")
+    assert manifest.quick_problems(result, described) == []
+    assert [manifest.entry_path(line) for line in manifest.full_problems(result, described)] == ["model.pt"]
+    (result / "model.pt").write_bytes(b"short")
+    (result / "weights" / "tp0.safetensors").unlink()
+    assert manifest.quick_problems(result, described) == [
+        "model.pt: 5 bytes, manifest says 6",
+        "weights/tp0.safetensors: missing",
+    ]
+
+
+def test_manifest_that_was_tampered_with_is_refused(result: Path) -> None:
+    described = made(result)
+    described["files"][0]["sha256"] = "0" * 64
+    with pytest.raises(manifest.ManifestError, match="not the one that was written"):
+        manifest.parse(manifest.dump(described), "m")
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b"])
+def test_file_names_that_leave_the_directory_are_refused(name: str) -> None:
+    files = [{"path": name, "size": 1, "sha256": "0" * 64}]
+    text = json.dumps({"version": 1, "files": files, "files_digest": manifest.files_digest(files)})
+    with pytest.raises(manifest.ManifestError, match="leads out of"):
+        manifest.parse(text, "m")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', '{"version": 2, "files": []}', "nonsense"])
+def test_what_is_no_manifest_is_said_to_be_none(text: str) -> None:
+    with pytest.raises(manifest.ManifestError, match=r"m: "):
+        manifest.parse(text, "m")
+
+
+def test_links_are_no_content(result: Path) -> None:
+    (result / "link").symlink_to("/etc/hostname")
+    with pytest.raises(manifest.ManifestError, match="symbolic link"):
+        made(result)
+
+
+def test_directory_without_a_manifest_is_half_made(result: Path, tmp_path: Path) -> None:
+    assert manifest.read(result) is None
+    assert manifest.read(tmp_path / "absent") is None
+
+
+def test_digest_of_files_depends_on_names_and_sums_alone() -> None:
+    one = [{"path": "a", "size": 1, "sha256": "1" * 64}, {"path": "b", "size": 1, "sha256": "2" * 64}]
+    assert manifest.files_digest(one) == manifest.files_digest(list(reversed(one)))
+    assert manifest.files_digest(one) != manifest.files_digest([{**one[0], "path": "c"}, one[1]])
+
+
+def test_git_hash_is_gits(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"hello\n")
+    assert manifest.git_blob_hash(path) == "ce013625030ba8dba906f756967f9e9ca394464a"

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest, store, weights
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs.progress import Progress
+
+boto3 = pytest.importorskip("boto3")
+moto = pytest.importorskip("moto")
+
+DIGEST = "cd" * 32
+
+
+@pytest.fixture(autouse=True)
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with moto.mock_aws():
+        boto3.client("s3").create_bucket(Bucket="fleet")
+        yield
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    root = tmp_path / "made"
+    (root / "weights").mkdir(parents=True)
+    (root / "model.pt").write_bytes(b"graph")
+    (root / "weights" / "tp0.safetensors").write_bytes(b"\1" * 100_000)
+    return root
+
+
+def test_artifact_goes_there_and_back(made: Path, tmp_path: Path) -> None:
+    shared = store.open_store("s3://fleet/artifacts/")
+    assert shared.manifest(DIGEST) is None
+    described = manifest.build(made, "artifact", DIGEST, {}, {})
+    counted: list[int] = []
+    shared.put(DIGEST, made, described, counted.append)
+    assert sum(counted) == 100_005
+    assert shared.manifest(DIGEST) == described
+    assert shared.digests() == [DIGEST]
+    target = tmp_path / "back"
+    shared.get(DIGEST, "weights/tp0.safetensors", target, counted.append)
+    assert target.read_bytes() == b"\1" * 100_000
+    shared.remove(DIGEST)
+    assert shared.digests() == []
+    assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="fleet")
+
+
+def test_upload_that_was_cut_off_is_not_there(made: Path) -> None:
+    boto3.client("s3").put_object(Bucket="fleet", Key=f"artifacts/{DIGEST}/model.pt", Body=b"graph")
+    shared = store.open_store("s3://fleet/artifacts")
+    assert shared.manifest(DIGEST) is None
+    assert shared.digests() == []
+
+
+def test_missing_bucket_is_an_error_and_not_an_empty_store() -> None:
+    with pytest.raises(store.StoreError, match="NoSuchBucket"):
+        store.open_store("s3://nobody/artifacts").manifest(DIGEST)
+
+
+def test_weights_come_from_s3(made: Path, tmp_path: Path) -> None:
+    client = boto3.client("s3")
+    for name in ("model.pt", "weights/tp0.safetensors"):
+        client.upload_file(str(made / name), "fleet", f"models/m/{name}")
+    inputs = {"repo": "a/b", "revision": "v1", "source": "s3", "uri": "s3://fleet/models/m", "exclude": []}
+    final = tmp_path / "data" / "v1"
+    described = weights.run({"id": "x", "path": str(final), "inputs": inputs}, Progress(tmp_path / "report.json"))
+    assert described["files"] == manifest.describe_files(made)
+    assert manifest.full_problems(final, described) == []
+
+
+@pytest.fixture(params=["s3", "path"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> object:
+    (tmp_path / "store").mkdir()
+    return store.open_store({"s3": "s3://fleet/artifacts", "path": str(tmp_path / "store")}[request.param])
+
+
+def test_lock_has_one_owner_until_it_is_given_back(any_store: store.S3Store) -> None:
+    assert any_store.holder(DIGEST) is None
+    assert any_store.lock(DIGEST, "h1") is None
+    assert any_store.lock(DIGEST, "h2") == "h1"
+    assert any_store.lock(DIGEST, "h1") is None
+    any_store.unlock(DIGEST, "h2")
+    assert any_store.holder(DIGEST) == "h1"
+    any_store.unlock(DIGEST, "h1")
+    assert any_store.lock(DIGEST, "h2") is None
+
+
+def test_lock_of_a_host_that_died_expires(any_store: store.S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "LOCK_S", -1.0)
+    assert any_store.lock(DIGEST, "h1") is None
+    monkeypatch.undo()
+    assert any_store.holder(DIGEST) is None
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    assert any_store.lock(DIGEST, "h2") is None
+    assert any_store.lock(DIGEST, "h1") == "h2"
+
+
+def test_of_two_that_see_no_lock_one_gets_it(any_store: store.S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isinstance(any_store, store.S3Store):
+        monkeypatch.setattr(any_store, "_locked_by", lambda _digest: (None, {"IfNoneMatch": "*"}))
+    else:
+        monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    assert any_store.lock(DIGEST, "h1") is None
+    assert any_store.lock(DIGEST, "h2") is not None
+
+
+def test_locked_digest_is_no_artifact_yet(any_store: store.S3Store) -> None:
+    any_store.lock(DIGEST, "h1")
+    assert any_store.manifest(DIGEST) is None
+    assert any_store.digests() == []

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils.storage import disks, volume
+
+WANTED = volume.Wanted(mount="/data")
+LINE = WANTED.fstab_line()
+
+
+def blank(number: int) -> disks.Disk:
+    return disks.Disk(f"/dev/nvme{number}n1", f"AWS{number}", disks.INSTANCE_STORE_MODEL, 10**12)
+
+
+def holding(number: int, claim: str = "signature xfs at byte 0x0", **more: object) -> disks.Disk:
+    return dataclasses.replace(blank(number), claims=(claim,), **more)  # type: ignore[arg-type]
+
+
+def member(
+    number: int, count: int = 4, name: str = "data", uuid: str = "aa", holder: str | None = "md127"
+) -> disks.Disk:
+    return holding(
+        number,
+        "signature linux_raid_member at byte 0x1000",
+        member=disks.Member(name, uuid, "raid0", count),
+        holders=(holder,) if holder else (),
+    )
+
+
+def kinds(found: volume.Found, wanted: volume.Wanted = WANTED) -> list[str]:
+    return [step.kind for step in volume.plan(found, wanted)]
+
+
+def whole(count: int = 4, **more: object) -> volume.Found:
+    found = volume.Found(
+        disks=tuple(member(number, count) for number in range(count)),
+        array="/dev/md127",
+        filesystem=("xfs", "data"),
+        mounted="/dev/md127",
+        fstab=(LINE,),
+    )
+    return dataclasses.replace(found, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_blank_disks_become_an_array(count: int) -> None:
+    steps = volume.plan(volume.Found(tuple(blank(number) for number in range(count))), WANTED)
+    assert [step.kind for step in steps] == ["create", "mkfs", "fstab", "mount"]
+    assert len(steps[0].devices) == count
+
+
+def test_one_blank_disk_needs_no_array() -> None:
+    steps = volume.plan(volume.Found((blank(1),)), WANTED)
+    assert [(step.kind, step.devices) for step in steps] == [("mkfs", ("/dev/nvme1n1",)), ("fstab", ()), ("mount", ())]
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_volume_that_is_there_needs_nothing(count: int) -> None:
+    assert kinds(whole(count)) == []
+
+
+def test_one_disk_that_carries_the_volume_needs_nothing() -> None:
+    found = volume.Found((holding(1),), filesystem=("xfs", "data"), mounted="/dev/nvme1n1", fstab=(LINE,))
+    assert kinds(found) == []
+
+
+def test_unmounted_volume_is_mounted_and_nothing_else() -> None:
+    assert kinds(whole(mounted=None)) == ["mount"]
+
+
+def test_array_that_is_not_assembled_is_assembled_first() -> None:
+    parts = tuple(member(number, holder=None) for number in range(4))
+    assert kinds(volume.Found(parts, fstab=(LINE,))) == ["assemble", "mount"]
+
+
+def test_interrupted_creation_goes_on_with_the_filesystem() -> None:
+    assert kinds(whole(filesystem=None, mounted=None)) == ["mkfs", "mount"]
+
+
+@pytest.mark.parametrize("position", range(4))
+@pytest.mark.parametrize(
+    "claim", ["signature ext4 at byte 0x438", "partition table gpt with 1 partition(s)", "used by dm-0", "mounted at /"]
+)
+def test_one_disk_that_holds_something_stops_all(position: int, claim: str) -> None:
+    found = tuple(holding(number, claim) if number == position else blank(number) for number in range(4))
+    with pytest.raises(volume.RefusedError) as caught:
+        volume.plan(volume.Found(found), WANTED)
+    assert f"serial AWS{position}" in str(caught.value)
+    assert claim in str(caught.value)
+
+
+def test_permission_to_wipe_is_for_the_named_disk_alone() -> None:
+    found = volume.Found((holding(1), holding(2), blank(3)))
+    with pytest.raises(volume.RefusedError) as caught:
+        volume.plan(found, dataclasses.replace(WANTED, wipe=("AWS1",)))
+    assert "AWS2" in str(caught.value)
+    assert "AWS1" not in str(caught.value)
+    steps = volume.plan(found, dataclasses.replace(WANTED, wipe=("AWS1", "AWS2")))
+    assert [step.kind for step in steps] == ["wipe", "wipe", "create", "mkfs", "fstab", "mount"]
+    assert [step.devices for step in steps[:2]] == [("/dev/nvme1n1",), ("/dev/nvme2n1",)]
+
+
+def test_mounted_disk_is_not_wiped_even_when_named() -> None:
+    found = volume.Found((holding(1, "mounted at /", mounts=("/",)), blank(2)))
+    with pytest.raises(volume.RefusedError, match="mounted at /"):
+        volume.plan(found, dataclasses.replace(WANTED, wipe=("AWS1",)))
+
+
+def test_array_of_another_name_is_a_claim_and_is_stopped_before_its_disks_are_wiped() -> None:
+    found = volume.Found(tuple(member(number, 2, name="scratch", holder="md5") for number in (1, 2)))
+    with pytest.raises(volume.RefusedError):
+        volume.plan(found, WANTED)
+    steps = volume.plan(found, dataclasses.replace(WANTED, wipe=("AWS1", "AWS2")))
+    assert [(step.kind, step.devices) for step in steps[:2]] == [("stop", ("/dev/md5",)), ("wipe", ("/dev/nvme1n1",))]
+
+
+def test_growing_is_refused_with_the_reason() -> None:
+    found = whole(4)
+    grown = dataclasses.replace(found, disks=(*found.disks, blank(7)))
+    with pytest.raises(volume.RefusedError, match=r"cannot grow from 4 disks to 5.*AWS7"):
+        volume.plan(grown, WANTED)
+
+
+def test_shrinking_is_refused_with_the_reason() -> None:
+    found = whole(4)
+    with pytest.raises(volume.RefusedError, match=r"3 are here, their superblocks speak of 1 array.* of 4 disks"):
+        volume.plan(dataclasses.replace(found, disks=found.disks[:3]), WANTED)
+
+
+def test_members_of_two_arrays_of_one_name_are_refused() -> None:
+    parts = (member(0, 2, uuid="aa"), member(1, 2, uuid="bb"))
+    with pytest.raises(volume.RefusedError, match="speak of 2 array"):
+        volume.plan(volume.Found(parts, array="/dev/md127"), WANTED)
+
+
+def test_foreign_filesystem_in_our_array_is_refused() -> None:
+    with pytest.raises(volume.RefusedError, match="holds ext4 labelled 'other'"):
+        volume.plan(whole(filesystem=("ext4", "other"), mounted=None), WANTED)
+
+
+def test_taken_mount_point_is_refused() -> None:
+    with pytest.raises(volume.RefusedError, match="/dev/sdf is mounted there"):
+        volume.plan(volume.Found((blank(1), blank(2)), mounted="/dev/sdf"), WANTED)
+    with pytest.raises(volume.RefusedError, match="fstab mounts something else"):
+        volume.plan(volume.Found((blank(1), blank(2)), fstab=("/dev/sdf /data ext4 defaults 0 2",)), WANTED)
+
+
+@pytest.mark.parametrize("name", ["", "thirteen-char"])
+def test_name_must_fit_the_label(name: str) -> None:
+    with pytest.raises(volume.RefusedError, match="1 to 12 characters"):
+        volume.plan(volume.Found((blank(1),)), dataclasses.replace(WANTED, name=name))
+
+
+def test_commands_of_a_creation() -> None:
+    ran: list[list[str]] = []
+
+    def run(argv: list[str]) -> tuple[int, str, str]:
+        ran.append(argv)
+        return 0, "", ""
+
+    steps = [
+        step for step in volume.plan(volume.Found((blank(1), blank(2))), WANTED) if step.kind in ("create", "mkfs")
+    ]
+    volume.carry_out(run, steps, WANTED)
+    create = next(argv for argv in ran if argv[:2] == ["mdadm", "--create"])
+    assert create[2] == "/dev/md/data"
+    assert {"--level=0", "--raid-devices=2", "--name=data", "--homehost=any"} <= set(create)
+    assert create[-2:] == ["/dev/nvme1n1", "/dev/nvme2n1"]
+    make = next(argv for argv in ran if argv[0] == "mkfs.xfs")
+    assert "-f" not in make
+    assert make[-1] == "/dev/md/data"
+
+
+def test_failing_step_ends_the_work(tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    def run(argv: list[str]) -> tuple[int, str, str]:
+        ran.append(argv[0])
+        return (1, "", "device busy") if argv[0] == "mdadm" else (0, "", "")
+
+    steps = volume.plan(volume.Found((blank(1), blank(2))), WANTED)
+    with pytest.raises(disks.StorageError, match="device busy"):
+        volume.carry_out(run, steps, WANTED, tmp_path / "fstab")
+    assert ran == ["mdadm"]
+    assert not (tmp_path / "fstab").exists()
+
+
+def test_fstab_keeps_all_other_lines(tmp_path: Path) -> None:
+    fstab = tmp_path / "fstab"
+    fstab.write_text("# root\nLABEL=root / ext4 defaults 0 1\nLABEL=data /data xfs defaults 0 2\n")
+    fstab.chmod(0o640)
+    volume.write_fstab(fstab, "/data", LINE)
+    assert fstab.read_text() == f"# root\nLABEL=root / ext4 defaults 0 1\n{LINE}\n"
+    assert fstab.stat().st_mode & 0o777 == 0o640
+    volume.write_fstab(fstab, "/data", None)
+    assert fstab.read_text() == "# root\nLABEL=root / ext4 defaults 0 1\n"
+
+
+def test_host_boots_without_its_volume() -> None:
+    assert "nofail" in LINE.split()[3].split(",")

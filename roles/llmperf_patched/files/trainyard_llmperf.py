@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What our patches call inside LLMPerf, as llmperf/trainyard.py. Each function belongs to the patch that it names."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+#: The command line's additions, set once by `remember`; the defaults are LLMPerf's own behaviour.
+OPTIONS: Any = None
+
+_DEFAULTS = {
+    "tokenizer": "hf-internal-testing/llama-tokenizer",
+    "seed": 11111,
+    "request_timeout": 180.0,
+    "warm_up": 0,
+    "wait_for_start": False,
+}
+
+
+def add_arguments(parser: Any) -> None:
+    """Patch base: our options, beside LLMPerf's own."""
+    parser.add_argument(
+        "--tokenizer", default=_DEFAULTS["tokenizer"], help="Name or directory of the model's tokenizer."
+    )
+    parser.add_argument("--seed", type=int, default=_DEFAULTS["seed"], help="Another seed makes other prompts.")
+    parser.add_argument(
+        "--request-timeout",
+        type=float,
+        default=_DEFAULTS["request_timeout"],
+        help="Seconds without a byte.",
+    )
+    parser.add_argument("--warm-up", type=int, default=0, help="Requests before the clock starts; not counted.")
+    parser.add_argument(
+        "--wait-for-start",
+        action="store_true",
+        help="Print `ready`, then read the time to begin at.",
+    )
+
+
+def remember(options: Any) -> None:
+    """Patch base: keep the parsed command line."""
+    global OPTIONS
+    OPTIONS = options
+
+
+def option(name: str) -> Any:
+    """The value of one of our options."""
+    return getattr(OPTIONS, name, _DEFAULTS[name])
+
+
+def metadata(stream: int) -> dict[str, Any]:
+    """Patch base: what a client actor, in a process of its own, must know of a request."""
+    return {"stream": stream, "request_timeout_s": option("request_timeout")}
+
+
+def endpoint(client: Any, request: Any) -> str | None:
+    """Patch endpoints: the next of OPENAI_API_BASE's, split on `;`.
+
+    Each stream has a client of its own that takes the endpoints in turn. Stream i begins at endpoint i, so that at any
+    time as many streams are at one as at another; without that offset all march from one endpoint to the next together.
+    """
+    base = os.environ.get("OPENAI_API_BASE")
+    if not base:
+        return base
+    endpoints = [part.strip() for part in base.split(";") if part.strip()]
+    turn = getattr(client, "_trainyard_turn", itertools.count())
+    client._trainyard_turn = turn
+    return endpoints[((request.metadata or {}).get("stream", 0) + next(turn)) % len(endpoints)]
+
+
+def text_of(delta: dict[str, Any]) -> str | None:
+    """Patch reasoning: the text of a piece, whether the model thinks or answers."""
+    return delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")
+
+
+def error_code(error: Exception, code: Any) -> Any:
+    """Patch failures: never None, which would mean success; a time-out has a code of its own."""
+    if "timeout" in type(error).__name__.lower() or "timed out" in str(error).lower():
+        return "timeout"
+    return -1 if code is None else code
+
+
+def run_request(launcher: Any, request: Any, renew: Callable[[], Any]) -> tuple[list[Any], Any]:
+    """Patch failures: one request's results and the launcher for the next one.
+
+    A client actor that dies would take its stream with it: the request is recorded as failed and a new client is made.
+    """
+    try:
+        launcher.launch_requests(request)
+        return launcher.get_next_ready(), launcher
+    except Exception as error:  # noqa: BLE001 - whatever killed the actor, the stream goes on
+        lost = {
+            "error_code": error_code(error, -1),
+            "error_msg": f"{type(error).__name__}: {error}"[:500],
+            "inter_token_latency_s": 0,
+            "ttft_s": 0,
+            "end_to_end_latency_s": 0,
+            "request_output_throughput_token_per_s": 0,
+            "number_total_tokens": 0,
+            "number_output_tokens": 0,
+            "number_input_tokens": request.prompt[1],
+        }
+        return [(lost, "", request)], renew()
+
+
+class Jobs:
+    """Patch exact: every request's number once, none after the deadline."""
+
+    def __init__(self, count: int) -> None:
+        self._numbers = iter(range(count))
+        self._lock = threading.Lock()
+
+    def take(self, deadline: float) -> int | None:
+        """The next number, or None when there is no more or `deadline` (monotonic seconds) is over."""
+        with self._lock:
+            return None if time.monotonic() >= deadline else next(self._numbers, None)
+
+
+def ready_clients(construct: Callable[..., list[Any]], llm_api: str, streams: int) -> list[list[Any]]:
+    """Patch clock: a client actor for each stream, every one of them up."""
+    import ray
+
+    pool = [construct(llm_api=llm_api, num_clients=1) for _ in range(streams)]
+    ray.get([actor.__ray_ready__.remote() for clients in pool for actor in clients])
+    return pool
+
+
+def warm_up(pool: list[list[Any]], requests: list[Any]) -> None:
+    """Patch clock: send each stream's requests side by side, and forget what came back."""
+    import ray
+
+    actors = itertools.cycle([actor for clients in pool for actor in clients])
+    ray.get([next(actors).llm_request.remote(request) for request in requests])
+
+
+def wait_for_start() -> None:
+    """Patch clock: say that all is ready, and wait for the time to begin, where that was asked for."""
+    if not option("wait_for_start"):
+        return
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit("whoever was to say when to start is gone: nothing was sent")
+    time.sleep(max(0.0, float(line) - time.time()) if line.strip() else 0.0)
+
+
+def unique_name(name: str, streams: int) -> str:
+    """Patch names: streams and time, so that no run of a sweep replaces another's results."""
+    return f"{name}_{streams}_{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}_{os.getpid()}"
+
+
+def settle_accounts(asked: int, answers: list[dict[str, Any]]) -> None:
+    """Patch accounts: exit with 3 when not every request that was asked for has a record."""
+    failed = sum(1 for answer in answers if answer.get("error_code") is not None)
+    print(f"Requests: {asked} asked for, {len(answers)} recorded, {failed} of them failed")  # noqa: T201
+    if len(answers) != asked:
+        sys.exit(3)

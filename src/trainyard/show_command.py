@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`trainyard show`: what a fleet serves, where, and what its last benchmark said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from trainyard import benchmark_report
+from trainyard.paths import ROOT
+from trainyard.plan_command import host_tables, plan_or_exit, summary
+
+
+def last_report(results: Path, models: set[str]) -> benchmark_report.BenchmarkReport | None:
+    """Return the newest readable report of one of these models in a directory of runs; None where there is none."""
+    found = []
+    for path in results.glob("*/report.json"):
+        try:
+            report = benchmark_report.load(path)
+        except benchmark_report.ReportError:
+            continue  # another version's, or one that is being written
+        if report.scenario.model in models:
+            found.append(report)
+    return max(found, key=lambda report: report.run.ended_at, default=None)
+
+
+def show(
+    inventory: Annotated[list[str], typer.Option("--inventory", "-i", help="Inventory file, directory or script.")],
+    results: Annotated[Path, typer.Option(help="Directory of the benchmark runs.")] = ROOT / "results",
+) -> None:
+    """Show what the fleet serves: replicas, the router's address and how to ask it, the last benchmark."""
+    plan = plan_or_exit(inventory)
+    console = Console(highlight=False)
+    for heading, table in host_tables(plan):
+        console.print(heading, soft_wrap=True)
+        console.print(table)
+        console.print()
+    console.print(summary(plan), soft_wrap=True)
+    names = [model["name"] for model in plan["router"]["models"]]
+    for url in plan["router"]["urls"][:1]:
+        console.print(f"\nThe router answers at [bold]{url}[/]. Ask it:\n", soft_wrap=True)
+        for name in names:
+            # One line to paste; rich must not wrap or colour it.
+            typer.echo(
+                f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' "
+                f'-d \'{{"model": "{name}", "stream": true, "max_tokens": 32, '
+                '"messages": [{"role": "user", "content": "Hello"}]}\''
+            )
+    report = last_report(results, set(names))
+    if report is not None:
+        typer.echo(f"\n{benchmark_report.table(report, width=console.width)}")
+        typer.echo(f"\nThe whole report: {results / report.run.id / 'report.json'}")
