@@ -28,7 +28,6 @@ BASE: dict[str, Any] = {
         "at_once": 4,
         "floor": "50%",
     },
-    "trainyard_canary": {"min_requests": 3},
 }
 
 

@@ -7,6 +7,7 @@ note, never a silent pass. Standard library only.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -19,7 +20,8 @@ class Thresholds:
     """How much worse is too much.
 
     Means are compared, not quantiles: an engine's histograms have buckets a factor of 2.5 apart, so a quantile read
-    from them moves by that factor when traffic moves a little, while their sum and count are exact.
+    from them moves by that factor when traffic moves a little, while their sum and count are exact. A difference that
+    the spread of the observations explains is chance, not a finding, whatever its ratio.
 
     Attributes:
         min_requests: fewer finished requests than this, on either side, compare no figures.
@@ -29,6 +31,7 @@ class Thresholds:
         per_token_ratio: mean time per output token, canary over peers.
         per_token_slack_seconds: difference in mean time per token that is never too much.
         output_length_ratio: mean output length, the longer over the shorter.
+        chance: a difference of means counts only beyond this many standard errors of it.
         golden_share: mean share of each golden completion that must agree, from its beginning, with a peer's.
     """
 
@@ -39,6 +42,7 @@ class Thresholds:
     per_token_ratio: float = 1.3
     per_token_slack_seconds: float = 0.002
     output_length_ratio: float = 2.0
+    chance: float = 3.0
     golden_share: float = 0.5
 
     @classmethod
@@ -165,7 +169,7 @@ def _figures(found: _Findings, canary: Reading, peers: Reading, limits: Threshol
                 "mean {0} {1:.1f} ms, peers {2:.1f} ms, limit x{3:g} (and {4:g} ms)".format(
                     name, pair[0] * 1e3, pair[1] * 1e3, ratio, slack * 1e3
                 ),
-                pair[0] > pair[1] * ratio and pair[0] - pair[1] > slack,
+                pair[0] > pair[1] * ratio and pair[0] - pair[1] > slack and beyond_chance(mine, theirs, limits),
             )
     pair = _means(found, "output length", canary.output_tokens, peers.output_tokens, limits.min_requests)
     if pair:
@@ -174,8 +178,15 @@ def _figures(found: _Findings, canary: Reading, peers: Reading, limits: Threshol
             "mean output length {0:.1f} tokens, peers {1:.1f}, limit x{2:g} either way".format(
                 pair[0], pair[1], limits.output_length_ratio
             ),
-            longer / shorter > limits.output_length_ratio,
+            longer / shorter > limits.output_length_ratio
+            and beyond_chance(canary.output_tokens, peers.output_tokens, limits),
         )
+
+
+def beyond_chance(mine: Histogram, theirs: Histogram, limits: Thresholds) -> bool:
+    """Whether two means differ by more than their standard errors explain."""
+    difference = abs((mine.mean or 0.0) - (theirs.mean or 0.0))
+    return difference > limits.chance * math.hypot(mine.error_of_mean, theirs.error_of_mean)
 
 
 def _means(

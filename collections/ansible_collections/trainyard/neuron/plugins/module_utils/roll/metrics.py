@@ -54,6 +54,22 @@ class Histogram:
             low, below = bound, cumulative
         return low
 
+    @property
+    def error_of_mean(self) -> float:
+        """Standard error of the mean, by the middle of each bucket; 0 if there are fewer than two observations.
+
+        What lies in the open bucket counts as its lower bound, so a spread beyond it is underestimated.
+        """
+        if self.count < 2:
+            return 0.0
+        low, below, middles = 0.0, 0.0, []
+        for bound, cumulative in self.buckets:
+            middles.append((low if math.isinf(bound) else (low + bound) / 2, cumulative - below))
+            low, below = bound, cumulative
+        mean = sum(value * count for value, count in middles) / self.count
+        variance = sum(count * (value - mean) ** 2 for value, count in middles) / (self.count - 1)
+        return math.sqrt(variance / self.count)
+
     def since(self, earlier: Histogram) -> Histogram:
         """What was observed after ``earlier``. A histogram that shrank was restarted: then it is all new."""
         if self.count < earlier.count:

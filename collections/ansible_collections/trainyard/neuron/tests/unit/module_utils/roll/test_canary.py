@@ -70,6 +70,23 @@ def test_small_differences_of_fast_engines_are_not_worse() -> None:
     assert compare(watched(ttft=0.003), [watched(ttft=0.001)], Thresholds(), same_weights=True).ok
 
 
+def lengths(*tokens: int) -> Histogram:
+    """A histogram of output lengths with the buckets of vLLM."""
+    bounds = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+    return Histogram(tuple((b, sum(t <= b for t in tokens)) for b in bounds), sum(tokens), len(tokens))
+
+
+def test_a_few_short_answers_by_chance_are_not_worse() -> None:
+    """Seen in a lab: streams of 5 to 80 tokens, of which a short watch caught four short ones."""
+    few = Watched(Reading(output_tokens=lengths(6, 9, 14, 15)), 4, 0, GOLDEN)
+    many = Watched(Reading(output_tokens=lengths(*[5, 9, 14, 22, 35, 70] * 6)), 36, 0, GOLDEN)
+    limits = Thresholds(min_requests=3)
+    assert compare(few, [many], limits, same_weights=True).ok
+    always_short = Watched(Reading(output_tokens=lengths(*[6, 9, 10, 11] * 15)), 60, 0, GOLDEN)
+    verdict = compare(always_short, [many], limits, same_weights=True)
+    assert [text for text in verdict.worse if "mean output length 9.0 tokens" in text]
+
+
 def test_too_little_traffic_is_said_and_golden_completions_still_count() -> None:
     bad = watched(3, ttft=9, golden={"Count:": "noise", "Say hello.": "noise"})
     verdict = compare(bad, [watched()], Thresholds(), same_weights=True)
