@@ -184,9 +184,16 @@ def _figures(found: _Findings, canary: Reading, peers: Reading, limits: Threshol
 
 
 def beyond_chance(mine: Histogram, theirs: Histogram, limits: Thresholds) -> bool:
-    """Whether two means differ by more than their standard errors explain."""
-    difference = abs((mine.mean or 0.0) - (theirs.mean or 0.0))
-    return difference > limits.chance * math.hypot(mine.error_of_mean, theirs.error_of_mean)
+    """Whether two means differ by more than their standard error explains.
+
+    The spread is taken of both together: a few observations that happen to be alike say little about their own.
+    """
+    freedom = mine.count + theirs.count - 2
+    if freedom <= 0:
+        return False
+    variance = (mine.squared_spread + theirs.squared_spread) / freedom
+    error = math.sqrt(variance * (1 / mine.count + 1 / theirs.count))
+    return abs(mine.total / mine.count - theirs.total / theirs.count) > limits.chance * error
 
 
 def _means(

@@ -55,20 +55,19 @@ class Histogram:
         return low
 
     @property
-    def error_of_mean(self) -> float:
-        """Standard error of the mean, by the middle of each bucket; 0 if there are fewer than two observations.
+    def squared_spread(self) -> float:
+        """Sum of squared distances from the mean, by the middle of each bucket.
 
         What lies in the open bucket counts as its lower bound, so a spread beyond it is underestimated.
         """
-        if self.count < 2:
+        if not self.count:
             return 0.0
         low, below, middles = 0.0, 0.0, []
         for bound, cumulative in self.buckets:
             middles.append((low if math.isinf(bound) else (low + bound) / 2, cumulative - below))
             low, below = bound, cumulative
         mean = sum(value * count for value, count in middles) / self.count
-        variance = sum(count * (value - mean) ** 2 for value, count in middles) / (self.count - 1)
-        return math.sqrt(variance / self.count)
+        return sum(count * (value - mean) ** 2 for value, count in middles)
 
     def since(self, earlier: Histogram) -> Histogram:
         """What was observed after ``earlier``. A histogram that shrank was restarted: then it is all new."""
