@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 640, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 14, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 16, 14, 46
 #: As many series colours as the page defines (--s0 ...); further series take them again, dashed.
 COLOURS = 8
 

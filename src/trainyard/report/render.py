@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -16,7 +17,7 @@ from trainyard import benchmark_report
 from trainyard.benchmark_report import BenchmarkReport, Objective, Statistics
 from trainyard.report import analysis
 from trainyard.report.analysis import Measured
-from trainyard.report.charts import Chart, Limit, Mark, Series, cumulative
+from trainyard.report.charts import COLOURS, Chart, Limit, Mark, Series, cumulative
 
 #: A cell without a value.
 NONE = "-"
@@ -121,6 +122,7 @@ def html(runs: Sequence[Measured], objective: Objective | None = None) -> str:
     first = runs[0].report
     best = analysis.recommend(runs, objective) if objective else None
     pair = len(runs) == 2
+    drawn = [chart for chart in charts(runs, objective) if chart.svg()]
     names = {run.report.scenario.model for run in runs}
     columns = [name for name in COLUMNS if name != "provenance" or len(provenance_of(runs).split(",")) > 1]
     picked = [COLUMNS.index(name) for name in columns]
@@ -134,15 +136,38 @@ def html(runs: Sequence[Measured], objective: Objective | None = None) -> str:
         flagged=[(run.report.run.id, flag) for run in runs for flag in run.report.flags],
         objective_text=objective_text(objective) if objective else "",
         recommended=analysis.overrides(best) if best else "",
+        verdict=_verdict(runs[0], objective) if objective and len(runs) == 1 else "",
+        shared_key=_shared_key(drawn) if len(runs) > 1 else [],
         recommended_text=f"{best.configuration} at {best.offered}, run {best.report.run.id}" if best else "",
         differences=analysis.compare(runs[0], runs[1]) if pair else [],
         compared=f"{runs[1].report.run.id} against {runs[0].report.run.id}" if pair else "",
-        charts=[chart for chart in charts(runs, objective) if chart.svg()],
+        charts=drawn,
         columns=columns,
         rows=[[row_of(run)[index] for index in picked] for run in runs],
         cores={replica.id: replica.cores for replica in first.scenario.replicas},
         facts=_facts(first),
     )
+
+
+def _verdict(run: Measured, objective: Objective) -> str:
+    """How many requests of one run kept an objective."""
+    if not run.records:
+        return "kept" if run.keeps(objective) else "not kept"
+    found = benchmark_report.goodput_of(run.records, run.report.run.duration_s, objective)
+    return f"{'kept' if found.kept else 'not kept'}: {found.good_requests} of {len(run.records)} requests"
+
+
+def _shared_key(drawn: Sequence[Chart]) -> list[tuple[str, int, bool]]:
+    """The names of the first chart's series, which the others share: name, colour, whether it is dashed."""
+    if not drawn:
+        return []
+    return [(one.name, index % COLOURS, index >= COLOURS) for index, one in enumerate(drawn[0].series)]
+
+
+def _natural(name: str) -> list[int]:
+    """Configurations in the order of their numbers, the largest tensor parallel degree first."""
+    found = [int(part) for part in re.findall(r"\d+", name)]
+    return [-found[0], *found[1:]] if found else [0]
 
 
 def _subtitle(runs: Sequence[Measured]) -> str:
@@ -307,7 +332,10 @@ def _pareto_chart(runs: Sequence[Measured]) -> Chart:
         )
         mark = Mark(point.tokens_per_s_per_user, point.tokens_per_s_per_host, text, strong=point.best)
         curves.setdefault(point.run.configuration, []).append(mark)
-    series = [Series(name, sorted(marks, key=lambda mark: mark.x)) for name, marks in sorted(curves.items())]
+    series = [
+        Series(name, sorted(marks, key=lambda mark: mark.x))
+        for name, marks in sorted(curves.items(), key=lambda pair: _natural(pair[0]))
+    ]
     note = "each run; filled where no other is better in both"
     return Chart("Speed for a user against what a host makes", note, "tokens/s a user", "tokens/s a host", series)
 
@@ -317,7 +345,10 @@ def _curves(runs: Sequence[Measured], x: Any, y: Any) -> list[Series]:
     for run in runs:
         mark = Mark(x(run), y(run), f"{run.configuration}, {run.offered}: {y(run):.1f}")
         curves.setdefault(run.configuration, []).append(mark)
-    return [Series(name, sorted(marks, key=lambda mark: mark.x)) for name, marks in sorted(curves.items())]
+    return [
+        Series(name, sorted(marks, key=lambda mark: mark.x))
+        for name, marks in sorted(curves.items(), key=lambda pair: _natural(pair[0]))
+    ]
 
 
 def _load_charts(runs: Sequence[Measured], unit: str, objective: Objective | None) -> list[Chart]:
