@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import shutil
+import socket
+import ssl
 import statistics
 import subprocess
 import threading
@@ -56,10 +59,13 @@ class Front:
             load_balancer_metrics_address="127.0.0.1",
             load_balancer_metrics_port=self.metrics,
             load_balancer_max_connections=400,
+            __load_balancer_files_dir=str(directory),
             __load_balancer_socket=str(self.socket),
             __load_balancer_state_file=str(self.states),
             **variables,
         )
+        for name in ("keys.map", "limits.map"):
+            (directory / name).write_text(render("load_balancer", f"{name}.j2", **variables))
         # What needs root and an installed package's users stays out of a test on the loopback.
         drop = ("chroot ", "user ", "group ")
         kept = [line for line in text.splitlines() if not line.strip().startswith(drop)]
@@ -84,8 +90,8 @@ class Front:
 @contextmanager
 def routed(directory: Path, models: list[dict[str, Any]], **variables: Any) -> Iterator[Front]:
     front = Front(directory, models, **variables)
-    front.start()
     try:
+        front.start()
         yield front
     finally:
         front.stop()
@@ -287,3 +293,99 @@ def test_the_router_program_lists_and_names_what_it_does_not_know(
         )
     assert cli.main(["--socket", str(front.socket), "status"]) == 1
     assert "systemctl status haproxy" in capsys.readouterr().err
+
+
+def key_row(name: str, key: str, **given: Any) -> dict[str, Any]:
+    return {"name": name, "sha256": hashlib.sha256(key.encode()).hexdigest(), **given}
+
+
+def test_keys_are_asked_for_and_do_not_reach_the_replicas(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    for stub in stubs:
+        stub.key = "inner-s3cret"
+    (tmp_path / "upstream.map").write_text("replicas inner-s3cret\n")
+    keys = [key_row("team-a", "sk-a"), key_row("team-b", "sk-b")]
+    models = one_model(stubs)
+    with routed(tmp_path, models, load_balancer_keys=keys, load_balancer_upstream_key="inner-s3cret") as front:
+        for headers in ({}, {"Authorization": "Bearer sk-c"}, {"Authorization": "Basic c2stYQ=="}):
+            status, _, body, _ = post(front.port, {}, **headers)
+            assert (status, json.loads(body)["error"]["code"]) == (401, "invalid_api_key")
+        assert post(front.port, {}, Authorization="Bearer sk-a")[0] == 200
+        assert get(front.port, "/health")[0] == 200  # a load balancer before this one has no key
+        wait_for(lambda: '"status":200' in front.log.read_text())
+        assert '"key":"team-a"' in front.log.read_text()
+        for secret in ("sk-a", "inner-s3cret"):
+            assert secret not in front.log.read_text() + front.config.read_text() + (tmp_path / "keys.map").read_text()
+    assert [row["authorization"] for stub in stubs for _, row in stub.seen] == ["Bearer inner-s3cret"]
+
+
+def test_a_key_has_its_requests_per_minute_and_others_theirs(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    keys = [key_row("small", "sk-s", requests_per_minute=3), key_row("large", "sk-l")]
+    with routed(tmp_path, one_model(stubs), load_balancer_keys=keys) as front:
+        statuses = [post(front.port, {"max_tokens": 1}, Authorization="Bearer sk-s")[0] for _ in range(5)]
+        assert statuses == [200, 200, 200, 429, 429]
+        _, headers, body, _ = post(front.port, {}, Authorization="Bearer sk-s")
+        assert json.loads(body)["error"]["type"] == "rate_limit_error"
+        assert headers["retry-after"] == "30"
+        assert {post(front.port, {"max_tokens": 1}, Authorization="Bearer sk-l")[0] for _ in range(5)} == {200}
+
+
+def test_a_session_stays_with_its_replica_until_that_is_overloaded(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    with routed(tmp_path, one_model(stubs), load_balancer_affinity_header="x-session-id") as front:
+        for _ in range(6):
+            post(front.port, {"max_tokens": 1}, x_session_id="s-1")
+        assert sorted(len(stub.seen) for stub in stubs) == [0, 6]
+        for stub in stubs:
+            stub.token_s = 0.2
+        threads = [
+            threading.Thread(target=post, args=(front.port, {"max_tokens": 4}), kwargs={"x_session_id": "s-1"})
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert min(stub.peak for stub in stubs) >= 2
+
+
+def test_tls_is_spoken_with_the_given_certificate(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    pem = tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    subprocess.run([*make, *subject, "-keyout", pem, "-out", pem], check=True, capture_output=True)
+    front = Front(tmp_path, one_model(stubs), load_balancer_tls="given")
+    with front.log.open("ab") as out:
+        front.process = subprocess.Popen([HAPROXY, "-db", "-f", str(front.config)], stdout=out, stderr=out)
+    try:
+        wait_for(front.socket.exists)
+        context = ssl.create_default_context(cafile=str(pem))
+        connection = http.client.HTTPSConnection("localhost", front.port, context=context, timeout=10)
+        connection.request("GET", "/v1/models")
+        assert connection.getresponse().status == 200
+        connection.close()
+    finally:
+        front.stop()
+
+
+def test_bodies_that_are_no_requests_get_a_json_400(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    models = [{"name": f"m-{index}", "servers": [server(stub)]} for index, stub in enumerate(stubs)]
+    with routed(tmp_path, models) as front:
+        for text in ("{not json", "", '{"prompt": "x"}'):
+            connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=10)
+            connection.request("POST", "/v1/completions", text, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            assert (response.status, json.loads(response.read())["error"]["code"]) == (400, "bad_request")
+            connection.close()
+    assert not any(stub.seen for stub in stubs)
+
+
+def test_slow_and_idle_clients_do_not_disturb_a_stream(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    for stub in stubs:
+        stub.token_s = 0.02
+    with routed(tmp_path, one_model(stubs)) as front, ExitStack() as stack:
+        for _ in range(200):
+            idle = stack.enter_context(socket.create_connection(("127.0.0.1", front.port)))
+            idle.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-")
+        status, _, _, times = post(front.port, {"max_tokens": 25})
+    gaps = [later - times[index] for index, later in enumerate(times[1:])]
+    assert status == 200
+    assert statistics.median(gaps) == pytest.approx(0.02, abs=0.008)

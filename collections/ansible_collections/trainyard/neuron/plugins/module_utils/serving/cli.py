@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
 
-from . import phases, probe, settings, slices, watch
+from . import agreement, container, phases, probe, settings, slices, watch
 from .settings import Replica, ServingError
 
 POLL_S = 0.5
@@ -38,11 +38,22 @@ def check(replica: Replica) -> None:
         raise ServingError("environment and configuration are of different releases; run the serve playbook again")
     if replica.runtime == "venv" and not os.access(replica.argv[0], os.X_OK):
         raise ServingError("{0} is not there; run the provision playbook".format(replica.argv[0]))
+    if replica.runtime == "container":
+        container.check(replica)
     if replica.artifact_path and not Path(replica.artifact_path).is_dir():
         raise ServingError(
             "the artifact {0} is not there, and the server would compile for a long time instead; "
             "run the compile playbook".format(replica.artifact_path)
         )
+    differing = agreement.problems(replica.generation, replica.artifact_path, replica.argv, os.environ)
+    if differing:
+        raise ServingError(
+            "the artifact {0} does not fit: {1}; run the compile playbook".format(
+                replica.artifact_path, "; ".join(differing)
+            )
+        )
+    if "api-key" in agreement.flags(replica.argv):
+        raise ServingError("a key in argv can be read by every user of the host: set vllm_endpoint_api_key instead")
     holders = slices.holders(slices.read_devices(replica.neuron_ls), slices.parse_cores(replica.cores))
     if holders:
         raise ServingError(
@@ -88,16 +99,19 @@ def launch(replica: Replica, environment: Dict[str, str]) -> None:
     if replica.scratch.is_dir():
         # The server has this process id too: it takes this process's place.
         (replica.scratch / "pid").write_text("{0}\n".format(os.getpid()), encoding="ascii")
-    key = settings.api_key(environment)
+    key = settings.api_key(replica, environment)
     if key:
         environment["VLLM_API_KEY"] = key
     for variable in KEPT_FROM_SERVER:
         environment.pop(variable, None)
+    argv = replica.argv
+    if replica.runtime == "container":
+        argv = container.command(replica, container.passed_variables(replica, environment))
     say("starting release {0} on cores {1}".format(replica.release, replica.cores))
     try:
-        os.execve(replica.argv[0], list(replica.argv), environment)  # noqa: S606  (the plan's own argv, no shell)
+        os.execvpe(argv[0], list(argv), environment)  # noqa: S606  (the plan's own argv, no shell)
     except OSError as error:
-        raise ServingError("{0}: {1}".format(replica.argv[0], error.strerror)) from error
+        raise ServingError("{0}: {1}".format(argv[0], error.strerror)) from error
 
 
 def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> probe.Completion:
@@ -112,7 +126,8 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
         ServingError: the server ended, serves another model, differs between greedy runs, is too slow or too late.
     """
     limit = replica.gate
-    client = probe.Client(replica.url, settings.api_key(), PROBE_TIMEOUT_S)
+    key = settings.api_key(replica)
+    client = probe.Client(replica.url, key, PROBE_TIMEOUT_S)
     began = time.monotonic()
     while client.status("/health") != 200:
         if main_pid and not _alive(main_pid):
@@ -126,7 +141,7 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
     notify("loaded, asking for tokens")
     # The first answer of an engine may take long: the deadline is the larger of its budget and a minute.
     deadline_s = max(60.0, limit.ttft_s + limit.max_tokens * limit.per_token_s)
-    client = probe.Client(replica.url, settings.api_key(), deadline_s)
+    client = probe.Client(replica.url, key, deadline_s)
     try:
         result = probe.check(client, replica.served_name, limit.prompt, limit.max_tokens, limit.completions, deadline_s)
     except probe.ProbeError as error:
@@ -174,6 +189,8 @@ def settle(replica: Replica) -> None:
     Raises:
         ServingError: somebody still holds it when the time is over.
     """
+    if replica.runtime == "container":
+        container.remove(replica)
     cores = slices.parse_cores(replica.cores)
     left = slices.wait_free(replica.neuron_ls, cores, replica.settle_timeout_s)
     if left:

@@ -11,8 +11,9 @@ import http.client
 import json
 import socket
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 from urllib.parse import urlsplit
 
 
@@ -63,7 +64,8 @@ class Client:
         self._headers = {"Authorization": "Bearer " + key} if key else {}
         self._timeout_s = timeout_s
 
-    def _open(self, method: str, path: str, body: Optional[Dict[str, Any]]) -> http.client.HTTPResponse:
+    @contextmanager
+    def _open(self, method: str, path: str, body: Optional[Dict[str, Any]]) -> Iterator[http.client.HTTPResponse]:
         kind = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=self._timeout_s)
         headers = dict(self._headers, Connection="close")
@@ -71,8 +73,12 @@ class Client:
         if body is not None:
             data = json.dumps(body).encode("utf-8")
             headers["Content-Type"] = "application/json"
-        connection.request(method, self._prefix + path, data, headers)
-        return connection.getresponse()
+        try:
+            connection.request(method, self._prefix + path, data, headers)
+            with connection.getresponse() as response:
+                yield response
+        finally:
+            connection.close()
 
     def status(self, path: str) -> int:
         """HTTP status of a GET; 0 if there is no answer at all."""

@@ -61,7 +61,7 @@ class Watcher(threading.Thread):
         self.progress = phases.Progress()
         self.over = threading.Event()
         self.listener = _listen(replica)
-        self._key = settings.api_key()
+        self._key = settings.api_key(replica)
 
     def run(self) -> None:
         """Look once a second; answers of the agent run beside it."""
@@ -206,14 +206,15 @@ class Host:
     def __init__(self, say: Say) -> None:
         self.say = say
         self.watchers: Dict[str, Watcher] = {}
-        self._release: Optional[str] = None
+        self._links: Dict[str, str] = {}
 
     def refresh(self) -> None:
         """Watch what the current release has, with its settings; leaves alone what did not change."""
-        release = os.path.realpath(settings.CONFIGURATION)
-        if release == self._release:
+        # Each replica has a link of its own, and a roll moves one at a time.
+        links = {name: os.path.realpath(settings.CONFIGURATION / (name + ".json")) for name in settings.configured()}
+        if links == self._links:
             return
-        self._release = release
+        self._links = links
         wanted = {name: settings.load(name) for name in settings.configured()}
         for name in list(self.watchers):
             if wanted.get(name) != self.watchers[name].replica:

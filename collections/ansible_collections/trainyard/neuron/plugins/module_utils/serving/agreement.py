@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether what a server is asked to do is what its artifact was compiled for.
+
+The NxDI engines load any artifact and then *ignore* what differs, compile again in silence, or fail at the first
+request. So the arguments are compared with the artifact's ``neuron_config.json`` before anything is started. The plan
+makes sure of the same by the artifact's digest; this catches an artifact that is not what its name says.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+COMPILED_GENERATIONS = ("nxdi_v0", "nxdi_v1")
+
+
+def _equal(asked: str, made: Any) -> bool:
+    return asked == str(made)
+
+
+def _at_most(asked: str, made: Any) -> bool:
+    return int(asked) <= int(made)
+
+
+def _same_type(asked: str, made: Any) -> bool:
+    return asked == str(made).replace("torch.", "")
+
+
+# vLLM flag, the setting it has to agree with, how, and in words.
+CHECKS: Tuple[Tuple[str, str, Callable[[str, Any], bool], str], ...] = (
+    ("tensor-parallel-size", "tp_degree", _equal, "equal"),
+    ("max-num-seqs", "batch_size", _equal, "equal"),
+    ("max-model-len", "seq_len", _at_most, "at most"),
+    ("dtype", "torch_dtype", _same_type, "equal"),
+    ("block-size", "pa_block_size", _equal, "equal"),
+)
+
+
+def flags(argv: Sequence[str]) -> Dict[str, str]:
+    """Long options with their values; an option without one has an empty text."""
+    found: Dict[str, str] = {}
+    for index, word in enumerate(argv):
+        if not word.startswith("--"):
+            continue
+        name, sign, value = word[2:].partition("=")
+        following = argv[index + 1] if index + 1 < len(argv) else ""
+        found[name] = value if sign else ("" if following.startswith("--") else following)
+    return found
+
+
+def disagreements(argv: Sequence[str], environment: Mapping[str, str], made: Mapping[str, Any]) -> List[str]:
+    """What of a command line an artifact was not made for, a sentence each.
+
+    Args:
+        argv: the server's command line.
+        environment: its environment.
+        made: the artifact's ``neuron_config.json``, as parsed.
+    """
+    nested = made.get("neuron_config")
+    settings: Mapping[str, Any] = nested if isinstance(nested, Mapping) else made
+    asked = flags(argv)
+    found = []
+    for flag, setting, agrees, how in CHECKS:
+        if flag not in asked or settings.get(setting) is None:
+            continue
+        try:
+            good = agrees(asked[flag], settings[setting])
+        except ValueError:
+            good = False
+        if not good:
+            said = "--{0} {1}, but the artifact's {2} is {3} ({4} is wanted)"
+            found.append(said.format(flag, asked[flag], setting, settings[setting], how))
+    lnc = environment.get("NEURON_LOGICAL_NC_CONFIG")
+    if lnc and settings.get("logical_nc_config") not in (None, int(lnc)):
+        found.append("LNC {0}, but the artifact was made for {1}".format(lnc, settings["logical_nc_config"]))
+    return found
+
+
+def missing(artifact: Path, made: Optional[Mapping[str, Any]]) -> List[str]:
+    """Files that a complete artifact has and this one has not.
+
+    Args:
+        artifact: its directory.
+        made: its ``neuron_config.json``, None if there is none.
+    """
+    # The configuration is written first of all: it alone proves nothing.
+    wanted = ["neuron_config.json", "model.pt"]
+    settings = (made or {}).get("neuron_config") or made or {}
+    if settings.get("save_sharded_checkpoint"):
+        ranks = range(int(settings.get("tp_degree") or 0))
+        wanted += ["weights/tp{0}_sharded_checkpoint.safetensors".format(rank) for rank in ranks]
+    return [name for name in wanted if not (artifact / name).is_file()]
+
+
+def problems(generation: str, artifact: str, argv: Sequence[str], environment: Mapping[str, str]) -> List[str]:
+    """Why a server must not be started on an artifact; empty if it may.
+
+    Args:
+        generation: the plan's word; the native engine's cache has no configuration to compare with.
+        artifact: the artifact's directory.
+        argv: the server's command line.
+        environment: its environment.
+    """
+    if generation not in COMPILED_GENERATIONS or not artifact:
+        return []
+    path = Path(artifact)
+    try:
+        made: Optional[Dict[str, Any]] = json.loads((path / "neuron_config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        made = None
+    except (OSError, ValueError) as error:
+        return ["its neuron_config.json cannot be read: {0}".format(error)]
+    gaps = missing(path, made)
+    if gaps:
+        shown = ", ".join(gaps[:3]) + (" and {0} more".format(len(gaps) - 3) if len(gaps) > 3 else "")
+        return ["it is incomplete, {0} is missing".format(shown)]
+    return disagreements(argv, environment, made or {})

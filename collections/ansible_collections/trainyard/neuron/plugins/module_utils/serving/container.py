@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A replica whose vLLM is in a container image: the same unit, with podman or docker as its main process.
+
+The container gets every device, since the core numbers of the plan are the host's and the runtime counts the devices
+that it sees; that a replica keeps to its slice is the runtime's doing, as on the host. It gets the weights and the
+artifact read-only, and the host's network, since the plan gave it a port. Its entry point is replaced (the images' own
+does not pass signals on) and its health check is off (it asks a port that nobody listens on).
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import List, Mapping, Sequence, Tuple
+
+from .settings import Replica, ServingError
+
+COMMAND_TIMEOUT_S = 60
+DEVICES = Path("/dev")
+# Variables of the unit that are the toolkit's own or the engine's, and so belong into the container.
+OWN_VARIABLES = ("TRAINYARD_RELEASE", "TRAINYARD_REPLICA", "VLLM_API_KEY")
+
+
+def devices() -> List[str]:
+    """The host's Neuron devices, in the order of their numbers."""
+    return sorted((str(path) for path in DEVICES.glob("neuron[0-9]*")), key=lambda path: (len(path), path))
+
+
+def name_of(replica: Replica) -> str:
+    """The container's name."""
+    return "vllm-" + replica.name
+
+
+def command(replica: Replica, passed: Sequence[str]) -> Tuple[str, ...]:
+    """The whole command line that becomes the unit's main process.
+
+    Args:
+        replica: what to run; its argv is the container's command.
+        passed: names of the variables that the container gets. Their values are not in the command line.
+    """
+    words: List[str] = [replica.container_engine, "run", "--rm", "--name", name_of(replica), "--pull", "never"]
+    words += ["--network", "host", "--ipc", "host", "--init", "--no-healthcheck", "--entrypoint", ""]
+    words += ["--security-opt", "no-new-privileges", "--ulimit", "memlock=-1:-1", "--pids-limit", "-1"]
+    if replica.container_engine.endswith("podman"):
+        # The container lives in the unit's control group, and so ends with it whatever happens to its parent.
+        words += ["--cgroups", "split", "--log-driver", "passthrough", "--replace"]
+    elif replica.container_cpus:
+        # Docker's containers are no children of the unit and inherit no affinity from it.
+        words += ["--cpuset-cpus", replica.container_cpus]
+    for device in devices():
+        words += ["--device", device]
+    for path, mode in ((replica.weights_path, "ro"), (replica.artifact_path, _artifact_mode(replica))):
+        if path:
+            words += ["--volume", "{0}:{0}:{1}".format(path, mode)]
+    words += ["--volume", "{0}:{0}:rw".format(replica.scratch)]
+    for variable in sorted(passed):
+        words += ["--env", variable]
+    return (*words, replica.image, *replica.argv)
+
+
+def _artifact_mode(replica: Replica) -> str:
+    return "rw" if replica.generation == "native" else "ro"
+
+
+def passed_variables(replica: Replica, environment: Mapping[str, str]) -> List[str]:
+    """Names of the variables that a container gets: those of its configuration, and the toolkit's own."""
+    return sorted(name for name in {*replica.environment, *OWN_VARIABLES} if name in environment)
+
+
+def check(replica: Replica) -> None:
+    """Refuse a start without the engine or the image, and clear away what an earlier start left.
+
+    Raises:
+        ServingError: the engine or the image is missing.
+    """
+    if not shutil.which(replica.container_engine):
+        raise ServingError("{0} is not installed; run the provision playbook".format(replica.container_engine))
+    if _run(replica.container_engine, "image", "inspect", replica.image).returncode != 0:
+        raise ServingError("the image {0} is not on this host; run the provision playbook".format(replica.image))
+    remove(replica)
+
+
+def remove(replica: Replica) -> None:
+    """Remove the replica's container if there is one, running or not: a client that was killed leaves it behind."""
+    _run(replica.container_engine, "rm", "--force", name_of(replica))
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(
+            list(words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=COMMAND_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ServingError("{0}: {1}".format(" ".join(words[:3]), error)) from error

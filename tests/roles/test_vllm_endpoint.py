@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The units that the role writes, judged by systemd itself, and the whole render of each recipe kept as golden files.
+
+Regenerate the goldens with `UPDATE_GOLDENS=1 pytest tests/roles/test_vllm_endpoint.py`, and read their diff.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
+
+from tests.roles.render import ROOT, render, replica, variables
+
+GOLDENS = Path(__file__).parent / "goldens"
+ANALYZE = shutil.which("systemd-analyze")
+needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
+# systemd's exposure level times ten (0 to 100), at most. A unit that needs more has to argue for it here.
+BUDGET = {"vllm@tiny-llama-0.service": 22, "trainyard-probe.service": 20}
+
+
+def tree(root: Path, row: dict[str, Any], **variables: Any) -> Path:
+    """A root directory with the units of one replica, the program they name, and the targets they refer to."""
+    units = root / "etc/systemd/system"
+    drop_in = units / f"{row['unit']}.d"
+    drop_in.mkdir(parents=True)
+    given = {"vllm_endpoint_replicas": [row], **variables}
+    (units / "vllm@.service").write_text(render("vllm_endpoint", "vllm@.service.j2", **given))
+    (drop_in / "replica.conf").write_text(render("vllm_endpoint", "replica.conf.j2", item=row, **given))
+    (units / "trainyard-probe.service").write_text(render("vllm_endpoint", "trainyard-probe.service.j2", **given))
+    program = root / "usr/local/lib/trainyard/replica"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    for name in ("sysinit", "basic", "shutdown", "network", "network-online", "multi-user"):
+        (units / f"{name}.target").write_text("[Unit]\nDescription=x\n")
+    return root
+
+
+def analyze(verb: str, root: Path, unit: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [str(ANALYZE), verb, f"--root={root}", *options, unit]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+
+
+CASES = {
+    "venv": {},
+    "container": {"runtime": "container", "image": "neuron/vllm@sha256:abc"},
+    "native": {"generation": "native"},
+    "no processors known": {"cpus": "", "numa_nodes": []},
+}
+
+
+@needs_systemd
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("unit", BUDGET)
+def test_systemd_finds_nothing_to_say_about_a_unit(tmp_path: Path, unit: str, case: str) -> None:
+    root = tree(tmp_path, replica(0, **CASES[case]), vllm_endpoint_api_key="k")
+    done = analyze("verify", root, unit, "--man=no")
+    # Its exit code is 0 for unknown keys: only an empty stderr means that it understood everything.
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+@needs_systemd
+def test_that_check_would_notice_a_misspelt_key(tmp_path: Path) -> None:
+    root = tree(tmp_path, replica(0))
+    unit = root / "etc/systemd/system/trainyard-probe.service"
+    unit.write_text(unit.read_text().replace("Restart=always", "Retsart=always"))
+    assert "Retsart" in analyze("verify", root, unit.name, "--man=no").stderr
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", BUDGET)
+def test_a_unit_keeps_to_its_exposure_budget(tmp_path: Path, unit: str) -> None:
+    root = tree(tmp_path, replica(0))
+    done = analyze("security", root, unit, "--offline=true", f"--threshold={BUDGET[unit]}", "--no-pager")
+    assert done.returncode == 0, done.stdout[-400:]
+
+
+def deployments() -> dict[str, dict[str, Any]]:
+    """The deployments of the real fleet's inventory, by the name of their group."""
+    files = sorted((ROOT / "inventory/trn2/group_vars").glob("*/deployment.yml"))
+    rows = [row for path in files for row in yaml.safe_load(path.read_text()).items()]
+    return {name: value for name, value in rows if name.startswith("trainyard_deployment_")}
+
+
+# recipe -> what differs from the inventory's file; every generation and runtime that it can be served with.
+GOLDEN_CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama-3-3-70b-nxdi_v0-venv": ("trainyard_deployment_llama_3_3_70b", {}),
+    "qwen3-32b-nxdi_v1-container": ("trainyard_deployment_qwen3_32b", {"runtime": "container"}),
+    "qwen3-32b-nxdi_v1-venv": ("trainyard_deployment_qwen3_32b", {"runtime": "venv"}),
+}
+
+
+def planned(variable: str, changes: dict[str, Any]) -> list[dict[str, Any]]:
+    host = {
+        "trainyard_instance_type": "trn2.48xlarge",
+        "trainyard_address": "10.0.0.1",
+        variable: deployments()[variable] | changes,
+    }
+    plan = plan_fleet({"hosts": {"trn-1": host}, "routers": ["router-1"], "topologies": {}}).to_dict()
+    rows: list[dict[str, Any]] = plan["hosts"]["trn-1"]["replicas"]
+    return rows
+
+
+@pytest.mark.parametrize("case", GOLDEN_CASES)
+def test_the_render_of_each_recipe_is_as_it_was(case: str) -> None:
+    rows = planned(*GOLDEN_CASES[case])
+    parts = [render("vllm_endpoint", "vllm@.service.j2", vllm_endpoint_replicas=rows)]
+    for row in rows:
+        for template in ("replica.conf.j2", "replica.env.j2", "replica.json.j2"):
+            text = render("vllm_endpoint", template, vllm_endpoint_replicas=rows, item=row)
+            parts.append(f"----- {row['name']} {template}\n{text}")
+    golden = GOLDENS / f"{case}.txt"
+    text = "\n".join(parts)
+    if os.environ.get("UPDATE_GOLDENS"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_two_replicas_of_a_recipe_share_nothing_that_must_be_their_own() -> None:
+    first, second = planned(*GOLDEN_CASES["llama-3-3-70b-nxdi_v0-venv"])
+    assert (first["cores"], second["cores"]) == ("0-31", "32-63")
+    for name in ("NEURON_RT_VISIBLE_CORES", "NEURON_PROCESS_TAG", "PROMETHEUS_MULTIPROC_DIR", "BASE_COMPILE_WORK_DIR"):
+        assert first["environment"][name] != second["environment"][name]
+    assert first["port"] != second["port"]
+    assert first["agent_port"] != second["agent_port"]
+
+
+def test_an_environment_file_survives_every_character(tmp_path: Path) -> None:
+    value = 'a "quoted" \\back\\slash $HOME {"json": [1]} \' end'
+    text = render("vllm_endpoint", "replica.env.j2", item=replica(0, environment={"ODD": value}))
+    line = next(line for line in text.splitlines() if line.startswith("ODD="))
+    # What systemd.exec(5) says of EnvironmentFile=: within double quotes, \" and \\ are escapes, $ is plain.
+    inner = re.fullmatch(r'ODD="(.*)"', line)
+    assert inner
+    assert re.sub(r"\\(.)", r"\1", inner.group(1)) == value
+
+
+def test_equal_hosts_have_equal_release_ids_and_any_change_gets_a_new_one() -> None:
+    def release(**given: Any) -> str:
+        return render_text("{{ __vllm_endpoint_release }}", **given)
+
+    rows = [replica(0)]
+    assert release(vllm_endpoint_replicas=rows) == release(vllm_endpoint_replicas=[replica(0)])
+    assert re.fullmatch(r"[0-9a-f]{12}", release(vllm_endpoint_replicas=rows))
+    others = [
+        {"vllm_endpoint_replicas": [replica(0, environment={"A": "1"})]},
+        {"vllm_endpoint_replicas": rows, "vllm_endpoint_gate": {"prompt": "x"}},
+        {"vllm_endpoint_replicas": [replica(0), replica(1)]},
+    ]
+    assert len({release(**given) for given in others} | {release(vllm_endpoint_replicas=rows)}) == 4
+
+
+def render_text(text: str, **given: Any) -> str:
+
+    return str(
+        Templar(loader=DataLoader(), variables=variables("vllm_endpoint", **given)).template(trust_as_template(text))
+    )
+
+
+def test_defaults_and_argument_specs_say_the_same() -> None:
+    for role in ("vllm_endpoint", "load_balancer"):
+        defaults = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text())
+        specs = yaml.safe_load((ROOT / "roles" / role / "meta/argument_specs.yml").read_text())
+        options = specs["argument_specs"]["main"]["options"]
+        assert json.dumps(defaults, sort_keys=True) == json.dumps(
+            {name: option["default"] for name, option in options.items()}, sort_keys=True
+        )

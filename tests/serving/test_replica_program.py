@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program that a replica's unit consists of: its checks, its gate, its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import cli, container, settings, slices, watch
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.judge import Limits
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.settings import Gate, Replica, ServingError
+
+from tests.roles import render
+from tests.serving.stub import Stub, free_port, running
+
+DEVICES = [
+    {"neuron_device": index, "nc_count": 4, "neuron_processes": []} for index in range(16)
+]  # as neuron-ls prints them before tools 2.25: no core ids
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host's directories, and a neuron-ls that prints what devices.json holds."""
+    monkeypatch.setattr(settings, "CONFIGURATION", tmp_path / "etc")
+    monkeypatch.setattr(settings, "RUNTIME", tmp_path / "run")
+    monkeypatch.setattr(watch, "STATE", tmp_path / "state")
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    for name in ("etc", "run/tiny-llama-0", "state", "artifact"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "devices.json").write_text(json.dumps(DEVICES))
+    (tmp_path / "artifact/model.pt").write_text("")
+    (tmp_path / "artifact/neuron_config.json").write_text('{"neuron_config": {"tp_degree": 32}}')
+    tool = tmp_path / "neuron-ls"
+    tool.write_text(f"#!/bin/sh\ncat {tmp_path}/devices.json\n")
+    tool.chmod(0o755)
+    return tmp_path
+
+
+def replica(host: Path, port: int, **given: Any) -> Replica:
+    """The replica as the role writes it, read back as the program reads it."""
+    row = render.replica(0, url=f"http://127.0.0.1:{port}", argv=[sys.executable, "-c", "pass"], agent_port=0)
+    row["artifact_path"] = str(host / "artifact")
+    text = render.render("vllm_endpoint", "replica.json.j2", item=row, vllm_endpoint_neuron_ls=str(host / "neuron-ls"))
+    (host / "etc/tiny-llama-0.json").write_text(text)
+    return dataclasses.replace(settings.load("tiny-llama-0"), **given)
+
+
+def hold(host: Path, device: int, pid: int) -> None:
+    devices = json.loads((host / "devices.json").read_text())
+    devices[device]["neuron_processes"] = [{"pid": pid, "command": "python3 other.py"}]
+    (host / "devices.json").write_text(json.dumps(devices))
+
+
+@contextmanager
+def process(**environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that sleeps, with an environment of its own."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, **environment})
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_what_the_role_writes_is_what_the_program_reads(host: Path) -> None:
+    seen = replica(host, 8000)
+    assert (seen.name, seen.cores, seen.served_name, seen.release) == (
+        "tiny-llama-0",
+        "0-31",
+        "tiny/llama",
+        "0123456789ab",
+    )
+    assert seen.gate.timeout_s == 3600
+    assert seen.probe == Limits()
+
+
+def test_a_free_slice_and_port_pass(host: Path) -> None:
+    cli.check(replica(host, free_port()))
+    assert json.loads((host / "run/tiny-llama-0/replica.json").read_text())["name"] == "tiny-llama-0"
+
+
+def test_a_held_slice_is_refused_and_its_holder_named(host: Path) -> None:
+    with process() as other:
+        hold(host, 7, other.pid)
+        expected = rf"cores 0-31 are held by process {other.pid} \(python3 other.py\) on device 7"
+        with pytest.raises(ServingError, match=expected):
+            cli.check(replica(host, free_port()))
+
+
+def test_a_holder_of_other_cores_of_the_same_device_is_no_conflict(host: Path) -> None:
+    with process(NEURON_RT_VISIBLE_CORES="2-3") as other:
+        hold(host, 0, other.pid)
+        cli.check(replica(host, free_port(), cores="0-1"))
+        with pytest.raises(ServingError, match="are held by"):
+            cli.check(replica(host, free_port(), cores="1-2"))
+
+
+def test_a_taken_port_is_refused(host: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as squatter:
+        port = squatter.getsockname()[1]
+        with pytest.raises(ServingError, match=f"port {port} is taken"):
+            cli.check(replica(host, port))
+
+
+def test_a_missing_artifact_is_refused_before_the_server_compiles(host: Path) -> None:
+    with pytest.raises(ServingError, match="would compile for a long time"):
+        cli.check(replica(host, free_port(), artifact_path=str(host / "none")))
+
+
+def test_an_artifact_for_other_settings_is_refused(host: Path) -> None:
+    argv = (sys.executable, "--tensor-parallel-size", "16")
+    with pytest.raises(
+        ServingError, match="does not fit: --tensor-parallel-size 16, but the artifact's tp_degree is 32"
+    ):
+        cli.check(replica(host, free_port(), argv=argv))
+
+
+def test_a_key_in_argv_is_refused(host: Path) -> None:
+    with pytest.raises(ServingError, match="set vllm_endpoint_api_key instead"):
+        cli.check(replica(host, free_port(), argv=(sys.executable, "--api-key", "s3cret")))
+
+
+def test_a_broken_neuron_ls_is_reported_with_its_own_words(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "ATTEMPTS", 1)
+    (host / "neuron-ls").write_text("#!/bin/sh\necho no driver >&2\nexit 1\n")
+    with pytest.raises(ServingError, match="neuron-ls does not work: no driver"):
+        cli.check(replica(host, free_port()))
+
+
+def gate_of(stub: Stub, host: Path, main_pid: int = 0, **gate: Any) -> list[str]:
+    told: list[str] = []
+    wanted = dataclasses.replace(Gate(timeout_s=1.0), **gate)
+    cli.gate(replica(host, stub.port, gate=wanted), main_pid, told.append)
+    return told
+
+
+def test_the_gate_opens_on_tokens_and_records_them(host: Path) -> None:
+    with running(token_s=0.001) as stub:
+        told = gate_of(stub, host)
+    assert told[-1].startswith("ready after 0 s: 8 tokens, first after")
+    row = json.loads((host / "run/tiny-llama-0/gate.json").read_text())
+    assert (row["release"], row["tokens"]) == ("0123456789ab", 8)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [
+        ({"model": "other"}, "it serves other, wanted tiny/llama"),
+        ({"errors": [500]}, "the completion answered 500"),
+        ({"cut_after": 2}, "broke off"),
+        ({"key": "secret"}, "answered 401"),
+        ({"words": []}, "without a token"),
+        ({"health": 503}, "no answer from .* of loading"),
+    ],
+)
+def test_the_gate_stays_shut_and_says_why(host: Path, behaviour: dict[str, Any], said: str) -> None:
+    with running(**behaviour) as stub, pytest.raises(ServingError, match=said):
+        gate_of(stub, host)
+    assert not (host / "run/tiny-llama-0/gate.json").exists()
+
+
+def test_the_gate_stays_shut_for_a_slow_server(host: Path) -> None:
+    with running(token_s=0.05) as stub, pytest.raises(ServingError, match=r"too slow: 0\.0\d+ s per token"):
+        gate_of(stub, host, per_token_s=0.01)
+
+
+def test_the_gate_does_not_wait_for_a_server_that_has_ended(host: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    began = time.monotonic()
+    with running(health=503) as stub, pytest.raises(ServingError, match="ended while it was loading"):
+        gate_of(stub, host, main_pid=ended.pid, timeout_s=60)
+    assert time.monotonic() - began < 5
+
+
+def test_the_key_reaches_the_gate_and_the_server_by_credential_only(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (host / "api-key").write_text("s3cret\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(host))
+    with running(key="s3cret") as stub:
+        wanted = replica(host, stub.port, needs_key=True, gate=Gate(timeout_s=1.0))
+        cli.gate(wanted, 0, lambda _line: None)
+    row = replica(host, 1, argv=(sys.executable, "-c", "import os; print(os.environ['VLLM_API_KEY'])"))
+    script = (
+        "import sys; sys.path[:0] = sys.argv[1:2]\n"
+        "from ansible_collections.trainyard.neuron.plugins.module_utils.serving import cli, settings\n"
+        "import os; cli.launch(settings.parse(sys.stdin.read()), dict(os.environ))"
+    )
+    text = json.dumps(
+        {"name": "x", "argv": row.argv, "url": row.url, "cores": "0", "served_name": "m", "needs_key": True}
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(render.ROOT / "collections")],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "NOTIFY_SOCKET": "/nowhere"},
+    )
+    assert done.stdout.splitlines()[-1] == "s3cret", done.stderr
+    assert "s3cret" not in "".join(path.read_text() for path in (host / "etc").iterdir())
+
+
+def test_a_server_is_not_started_without_the_key_that_it_is_to_ask_for(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = replica(host, 1, needs_key=True)
+    for directory in ("", str(host / "none")):
+        with pytest.raises(ServingError, match=r"cannot be read .* not served without"):
+            cli.launch(seen, {"CREDENTIALS_DIRECTORY": directory})
+    (host / "api-key").write_text("\n")
+    with pytest.raises(ServingError, match="is empty"):
+        cli.launch(seen, {"CREDENTIALS_DIRECTORY": str(host)})
+
+
+def test_settle_returns_when_the_slice_is_free_and_names_who_keeps_it(host: Path) -> None:
+    cli.settle(replica(host, 1))
+    with process() as other:
+        hold(host, 3, other.pid)
+        with pytest.raises(ServingError, match=rf"still held .* process {other.pid}"):
+            cli.settle(replica(host, 1, settle_timeout_s=0.2))
+
+
+def test_the_server_ended_by_the_probe_is_explained(host: Path) -> None:
+    with running() as stub, process(TRAINYARD_REPLICA="tiny-llama-0") as server:
+        (host / "run/tiny-llama-0/pid").write_text(f"{server.pid}\n")
+        watcher = watch.Watcher(replica(host, stub.port), Limits(), lambda _line: None)
+        watcher.log_line("Unable to find precompiled artifacts from /data/a. Recompiling...")
+        assert server.wait(5) == -9
+    text = cli.explain(replica(host, 1))
+    assert text.startswith("ended by the standing probe: it began to compile instead of loading")
+
+
+def test_a_process_that_only_got_the_number_is_not_ended(host: Path) -> None:
+    with process() as stranger:
+        (host / "run/tiny-llama-0/pid").write_text(f"{stranger.pid}\n")
+        watcher = watch.Watcher(replica(host, 1), Limits(), lambda _line: None)
+        watcher.end("a test")
+        assert stranger.poll() is None
+
+
+def test_the_agent_answers_what_the_probe_thinks(host: Path) -> None:
+    port = free_port()
+    with running() as stub, process(TRAINYARD_REPLICA="tiny-llama-0") as server:
+        watcher = watch.Watcher(replica(host, stub.port, agent_port=port), Limits(), lambda _line: None)
+        watcher.start()
+        assert ask_agent(port).startswith("down #")
+        (host / "run/tiny-llama-0/pid").write_text(f"{server.pid}\n")
+        (host / "run/tiny-llama-0/gate.json").write_text("{}")
+        deadline = time.monotonic() + 20
+        # The stand-in has no metrics, so it stays "up" on its grace; what matters is who is asked.
+        while ask_agent(port) != "up\n" and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert ask_agent(port) == "up\n"
+        (host / "run/tiny-llama-0/gate.json").unlink()
+        while ask_agent(port) == "up\n" and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert ask_agent(port) == "down #not ready yet\n"
+        watcher.stop()
+    with socket.create_server(("127.0.0.1", port)):
+        pass  # the port is free again for the next release's watcher
+
+
+def ask_agent(port: int) -> str:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
+        return link.makefile().read()
+
+
+def test_counters_are_summed_over_engines_and_other_metrics_left_out() -> None:
+    page = """
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 2.0
+vllm:num_requests_running{engine="1",model_name="m"} 1.0
+vllm:num_requests_waiting{model_name="m"} 4.0
+vllm:generation_tokens_total{model_name="m"} 1.5e3
+vllm:prompt_tokens_total{model_name="m"} 20
+vllm:e2e_request_latency_seconds_bucket{le="1"} 99
+"""
+    assert watch.counters(page) == (7, 1520.0)
+
+
+def test_the_probe_follows_each_replica_to_its_new_release(host: Path) -> None:
+    lines: list[str] = []
+    row = render.replica(0, agent_port=0)
+
+    def release(name: str, **given: Any) -> None:
+        (host / name).mkdir()
+        text = render.render("vllm_endpoint", "replica.json.j2", item=row | given)
+        (host / name / "tiny-llama-0.json").write_text(text)
+        link = host / "etc/tiny-llama-0.json"
+        link.unlink(missing_ok=True)
+        link.symlink_to(host / name / "tiny-llama-0.json")
+
+    watched = watch.Host(lines.append)
+    release("r1")
+    watched.refresh()
+    first = watched.watchers["tiny-llama-0"]
+    watched.refresh()
+    assert watched.watchers["tiny-llama-0"] is first
+    release("r2", served_name="new/name")
+    watched.refresh()
+    second = watched.watchers["tiny-llama-0"]
+    assert (second.replica.served_name, first.is_alive()) == ("new/name", False)
+    (host / "etc/tiny-llama-0.json").unlink()
+    watched.refresh()
+    assert watched.watchers == {}
+    assert not second.is_alive()
+
+
+FAKE_ENGINE = """#!/bin/sh
+echo "$@" >> {log}
+case "$1 $2" in "image inspect") exit {image} ;; esac
+"""
+
+
+@pytest.mark.parametrize("engine", ["podman", "docker"])
+def test_a_container_gets_its_slice_and_no_secret_in_its_command_line(
+    host: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = host / "calls"
+    (host / "bin").mkdir()
+    (host / "bin" / engine).write_text(FAKE_ENGINE.format(log=log, image=0))
+    (host / "bin" / engine).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{host}/bin:{os.environ['PATH']}")
+    (host / "dev").mkdir()
+    for number in range(12):
+        (host / f"dev/neuron{number}").touch()
+    monkeypatch.setattr(container, "DEVICES", host / "dev")
+    seen = replica(
+        host,
+        free_port(),
+        runtime="container",
+        image="neuron/vllm@sha256:abc",
+        container_engine=engine,
+        container_cpus="0-3",
+        argv=("vllm", "serve", "/w"),
+        environment={"NEURON_RT_VISIBLE_CORES": "16-23", "UNSET": "x"},
+    )
+    cli.check(seen)
+    command = container.command(
+        seen, container.passed_variables(seen, {"NEURON_RT_VISIBLE_CORES": "16-23", "VLLM_API_KEY": "s3cret"})
+    )
+    assert command[:4] == (engine, "run", "--rm", "--name")
+    assert command[-4:] == ("neuron/vllm@sha256:abc", "vllm", "serve", "/w")
+    text = " ".join(command)
+    assert text.count("--device") == 12
+    assert f"--device {host}/dev/neuron2 --device {host}/dev/neuron3" in text
+    assert f"--device {host}/dev/neuron10 --device {host}/dev/neuron11" in text
+    assert "--env NEURON_RT_VISIBLE_CORES --env VLLM_API_KEY" in text
+    assert "s3cret" not in text
+    assert "UNSET" not in text
+    assert f"{host}/artifact:{host}/artifact:ro" in text
+    assert ("--cpuset-cpus 0-3" in text) is (engine == "docker")
+    assert ("--cgroups split" in text) is (engine == "podman")
+    cli.settle(seen)
+    assert log.read_text().splitlines() == [
+        "image inspect neuron/vllm@sha256:abc",
+        "rm --force vllm-tiny-llama-0",
+        "rm --force vllm-tiny-llama-0",
+    ]
+    (host / "bin" / engine).write_text(FAKE_ENGINE.format(log=log, image=1))
+    with pytest.raises(ServingError, match="is not on this host; run the provision playbook"):
+        cli.check(seen)
