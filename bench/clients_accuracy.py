@@ -3,9 +3,9 @@
 
     python bench/clients_accuracy.py [--streams 1,8,32,64] [--clients llmeter,llmperf,vllm_bench] [--json FILE]
 
-One process after the other, the same way as the benchmark role runs them. LLMPerf takes part where
-TRAINYARD_LLMPERF_SOURCE names its source, `vllm bench serve` where TRAINYARD_VLLM_VENV names an environment with vLLM. The
-delays are made up (200 ms to the first token, 20 ms for each further one): nothing here says anything about a model.
+One after the other, the same way as the benchmark role runs them. LLMPerf takes part where TRAINYARD_LLMPERF_SOURCE
+names its source, `vllm bench serve` where TRAINYARD_VLLM_VENV names an environment with vLLM. The delays are made up
+(200 ms to the first token, 20 ms for each further one): nothing here says anything about a model.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "collections"))
 
 from ansible_collections.trainyard.neuron.plugins.module_utils import patched_source
 from ansible_collections.trainyard.neuron.plugins.module_utils.benchmark import clients, counters, runner
@@ -92,6 +93,11 @@ def server_view(server: Server, warm_up: int) -> dict[str, float]:
         "in_flight": mean_in_flight(entries),
         "imbalance": max(loads) / (sum(loads) / len(loads)),
     }
+
+
+def between_ms(entry: dict[str, Any]) -> float:
+    """Mean time between the tokens of one answer, as the server sent them."""
+    return float((entry["finished_s"] - entry["first_token_s"]) * 1000 / (entry["output_tokens"] - 1))
 
 
 def measure(client: clients.Client, streams: int, tokenizer: Path, scratch: Path) -> dict[str, Any]:

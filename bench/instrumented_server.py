@@ -199,11 +199,11 @@ class Connection:
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
         began = time.monotonic()
-        if chat:
-            self._event(chunk(behaviour.model, {"role": "assistant", "content": ""}, chat=chat))
         for index in range(tokens):
             due = began + (behaviour.ttft_ms + index * behaviour.itl_ms) / 1000
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if chat and index == 0:  # as vLLM does: the role comes with the first token, not before it
+                self._event(chunk(behaviour.model, {"role": "assistant", "content": ""}, chat=chat))
             key = "reasoning_content" if index < behaviour.reasoning_tokens else "content"
             last = index == tokens - 1 and not cut
             self._event(chunk(behaviour.model, {key: WORDS[index % len(WORDS)]}, chat=chat, last=last))
@@ -291,6 +291,8 @@ async def run(ports: list[int], behaviour: Behaviour) -> None:
     for sig in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sig, stop.set)
     await stop.wait()
+    # Streams that are cut off by the end are no news.
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
 
 
 def main(argv: list[str] | None = None) -> int:

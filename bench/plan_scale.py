@@ -27,7 +27,7 @@ def deployment(name: str, width: int, count: int, port: int) -> dict[str, Any]:
     """Return a deployment of a Llama with its own length, so that each has its own artifact."""
     return {
         "name": name,
-        "model": {"repo": "meta-llama/Llama-3.3-70B-Instruct", "revision": "6f6073b423013f6a7d4d9f39144961bfbfbc386b"},
+        "model": {"repo": "meta-llama/Llama-3.2-1B-Instruct", "revision": "0" * 40},
         "served_name": name,
         "sdk_release": "2.23.0",
         "tensor_parallel_size": width,

@@ -28,7 +28,7 @@ install -d -m 0755 /usr/lib/trainyard-lab /usr/lib/trainyard-lab/host /usr/lib/t
   /opt/vllm-cpu
 cat > /etc/ssh/sshd_config.d/10-lab.conf <<'SSHD'
 HostKey /usr/lib/trainyard-lab/host/ssh/ssh_host_ed25519_key
-AuthorizedKeysFile /usr/lib/trainyard-lab/host/ssh/authorized_keys
+AuthorizedKeysFile /etc/ssh/lab_authorized_keys
 PasswordAuthentication no
 UseDNS no
 MaxSessions 64
@@ -40,7 +40,8 @@ fi
 install -d /etc/systemd/system/multi-user.target.wants
 ln -sf /lib/systemd/system/ssh.service /etc/systemd/system/multi-user.target.wants/ssh.service
 
-# First the files that this host's lab chose, then the Neuron stand-in that reads them, then SSH: whoever gets in finds a complete host.
+# The files are copied, not linked: they are root's then, whoever's they are on the machine under the lab; their folders
+# are there already and keep their modes. First the files that this host's lab chose, then the Neuron stand-in that reads them, then SSH: whoever gets in finds a complete host.
 cat > /etc/systemd/system/trainyard-lab.service <<'UNIT'
 [Unit]
 Description=Settings of this lab host
@@ -53,7 +54,7 @@ Type=oneshot
 RemainAfterExit=yes
 # As on a real host: where mounts do not spread, systemd hands units an empty directory in place of their credentials.
 ExecStartPre=/bin/mount --make-rshared /
-ExecStart=/bin/cp -r --preserve=mode /usr/lib/trainyard-lab/host/files/. /
+ExecStart=/bin/cp -r /usr/lib/trainyard-lab/host/files/. /
 
 [Install]
 WantedBy=multi-user.target

@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 
-from . import config, install, ownership
+from . import config, faults, install, ownership
 from .hardware import instance_type
 
 
@@ -19,6 +19,13 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--root", default="/", help="directory that plays the host's / (default: /)")
     common.add_argument("--config", default=None, help=f"configuration (default: ROOT{config.CONFIG_PATH})")
     commands.add_parser("install", parents=[common], help="create commands, environments and devices")
+    fault = commands.add_parser("fault", parents=[common], help="make a fault, or end one")
+    fault.add_argument("kind", choices=(*faults.INSTANT, *faults.LASTING, "clear", "list"))
+    fault.add_argument("--replica", default="", help="value of NEURON_PROCESS_TAG (default: every replica)")
+    fault.add_argument("--device", type=int, default=-1, help="device number (default: the replica's first)")
+    fault.add_argument("--factor", type=float, default=4.0, help="of slow-tokens (default: 4)")
+    fault.add_argument("--path", default="", help="file or directory to truncate")
+    fault.add_argument("--only", default="", help="with clear: only faults of this kind")
     commands.add_parser("owners", parents=[common], help="print which process holds which cores, as JSON")
     return parser
 
@@ -27,6 +34,16 @@ def _owners(host: config.HostConfig) -> None:
     kind = instance_type(host.instance_type)
     table = ownership.owners(host, kind.core_count(config.logical_nc_config(host)))
     print(json.dumps({core: [holder.pid for holder in held] for core, held in table.items() if held}))
+
+
+def _fault(host: config.HostConfig, options: argparse.Namespace) -> None:
+    if options.kind == "list":
+        print(json.dumps(faults.describe(host)))
+    elif options.kind == "clear":
+        print(json.dumps(faults.clear(host, options.only, options.replica)))
+    else:
+        words = {"replica": options.replica, "device": options.device, "factor": options.factor, "path": options.path}
+        print(faults.inject(host, options.kind, **words))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
             install.install(host)
         elif options.command == "owners":
             _owners(host)
-    except (config.ConfigError, ValueError) as error:
+        elif options.command == "fault":
+            _fault(host, options)
+    except (config.ConfigError, faults.FaultError, ValueError) as error:
         print(f"neuron_sim: {error}", file=sys.stderr)
         return 2
     return 0

@@ -12,6 +12,11 @@ from . import config
 # Modules are imported only when their command runs: neuron-ls starts in a few hundredths of a second.
 _MODULES = {
     "neuron-ls": "neuron_ls",
+    "neuron-monitor": "neuron_monitor",
+    "neuron-monitor-prometheus.py": "monitor_exporter",
+    "neuron-top": "neuron_top",
+    "modinfo": "kernel_tools",
+    "lsmod": "kernel_tools",
     "inference_demo": "inference_demo",
     "vllm": "serve",
     "api_server": "serve",
@@ -33,6 +38,8 @@ def main(name: str, *, root: str, release: str = "", argv: Sequence[str] | None 
     try:
         if release:
             status: int = module.main(host, arguments, command=name, release=release)
+        elif name in ("modinfo", "lsmod"):
+            status = module.main(host, arguments, command=name)
         else:
             status = module.main(host, arguments)
     except BrokenPipeError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import os
 import select
 import signal
 import socket
@@ -18,9 +19,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import latency
+from . import compiler, faults, latency, runtime_stats, sdk, sysfs
+from .bringup import BringUpError, Loaded, bring_up, memory_error_text, say
+from .config import HostConfig, logical_nc_config
+from .config import load as load_config
+from .hardware import instance_type
+from .settings import ServeSettings
 
-_IDLE_SECONDS = 1.0
+_IDLE_SECONDS = 0.2
 
 
 @dataclass
@@ -33,6 +39,12 @@ class Request:
     produced: int = 0
     arrived: float = 0.0
     due: float = 0.0
+    started: float = 0.0
+
+    @property
+    def queued(self) -> float:
+        """Seconds between arrival and a slot."""
+        return max(0.0, self.started - self.arrived)
 
     @property
     def context(self) -> int:
@@ -71,6 +83,12 @@ class Scheduler:
         """Tokens that are due by ``now`` (each with its finish reason or None), and when the next one will be."""
         return self._advance_serial(now) if self.speed.serial else self._advance_parallel(now)
 
+    def due(self) -> float | None:
+        """When the next token is due, as ``advance`` said it last."""
+        if self.speed.serial:
+            return self._step[0] if self._step else None
+        return self._heap[0][0] if self._heap else None
+
     def _emit(self, request: Request) -> tuple[Request, str | None]:
         request.produced += 1
         finished = request.produced >= request.max_tokens
@@ -85,6 +103,7 @@ class Scheduler:
                 request = self.waiting.popleft()
                 # A slot that was given up at its due time starts the next prompt then, not when we noticed.
                 started = max(request.arrived, self._device_free)
+                request.started = started
                 request.due = started + self.speed.prefill_seconds(request.prompt_tokens) * self.slowdown
                 self.running[request.key] = request
                 heapq.heappush(self._heap, (request.due, request.key))
@@ -118,23 +137,35 @@ class Scheduler:
         if self.waiting and len(self.running) < self.slots:
             request = self.waiting.popleft()
             self.running[request.key] = request
-            starts = max(self._device_free, request.arrived)
+            starts = request.started = max(self._device_free, request.arrived)
             return starts + self.speed.prefill_seconds(request.prompt_tokens) * self.slowdown, [request.key]
         if not self.running:
             return None
-        starts = max(self._device_free, now) if self._device_free < now - _IDLE_SECONDS else self._device_free
+        # Steps follow each other without a gap; after a long stop (a hang that ended) they start over from now.
+        starts = now if self._device_free < now - 1.0 else self._device_free
         contexts = [request.context for request in self.running.values()]
         return starts + self.speed.step_seconds(contexts) * self.slowdown, list(self.running)
+
+
+class EngineFailureError(Exception):
+    """The engine dies of this; the message is its last words."""
 
 
 class Engine:
     """The process's loop around the scheduler."""
 
-    def __init__(self, channel: socket.socket, scheduler: Scheduler) -> None:
+    def __init__(self, channel: socket.socket, host: HostConfig, loaded: Loaded, scheduler: Scheduler) -> None:
         self._channel = channel
+        self._host = host
+        self._loaded = loaded
         self._scheduler = scheduler
         self._inbox = b""
         self._stopping = False
+        self._next_look = 0.0
+        self._replica = os.environ.get("NEURON_PROCESS_TAG", "")
+        self.devices: set[int] = set()
+        self.statistics = runtime_stats.Statistics()
+        self._inquiries: socket.socket | None = None
 
     def send(self, message: dict[str, Any]) -> None:
         """One message to the API server; a server that is gone is no reason to stop, as on the real host."""
@@ -162,44 +193,136 @@ class Engine:
         for line in lines:
             message = json.loads(line)
             if message["op"] == "add":
-                request = Request(message["key"], message["prompt_tokens"], message["max_tokens"])
-                self._scheduler.add(request, now)
+                self._add(Request(message["key"], message["prompt_tokens"], message["max_tokens"]), now)
             elif message["op"] == "abort":
                 self._scheduler.abort(message["key"], now)
-            elif message["op"] == "stop":
-                self._stopping = True
+
+    def _add(self, request: Request, now: float) -> None:
+        """Queue a request that the compiled graphs can take.
+
+        Raises:
+            EngineFailureError: they cannot: NxDI raises inside the engine's step, which ends the engine.
+        """
+        loaded = self._loaded
+        if loaded.broken:
+            raise EngineFailureError(loaded.broken)
+        if request.prompt_tokens > loaded.longest_prompt:
+            raise EngineFailureError(
+                f"ValueError: Inputs supplied ({request.prompt_tokens} tokens) are longer than max_context_length "
+                f"({loaded.longest_prompt} tokens). To truncate inputs, set allow_input_truncation=True."
+            )
+        self._scheduler.add(request, now)
+
+    def _look_for_faults(self, now: float) -> None:
+        """Five times a second: is there a fault that hits this engine?
+
+        Raises:
+            EngineFailureError: memory of one of its devices failed.
+        """
+        if now < self._next_look:
+            return
+        self._next_look = now + _IDLE_SECONDS
+        slow = faults.find(self._host, "slow-tokens", self._replica)
+        self._scheduler.slowdown = slow.factor if slow else 1.0
+        for kind in ("hbm-error", "repairable-hbm-error", "sram-error"):
+            fault = faults.find(self._host, kind, devices=self.devices)
+            if fault:
+                raise EngineFailureError(memory_error_text(kind, fault.device))
+
+    def _emit(self, tokens: list[tuple[Request, str | None]]) -> None:
+        scheduler = self._scheduler
+        for request, _ in tokens:
+            if request.context > self._loaded.longest_sequence:
+                raise EngineFailureError(
+                    f"ValueError: Attention mask supplied (length={request.context}) is longer than max_length "
+                    f"({self._loaded.longest_sequence} tokens). To truncate attention mask, set "
+                    "allow_input_truncation=True."
+                )
+        self.statistics.executed(len(tokens), time.monotonic())
+        self.send(
+            {
+                "op": "tokens",
+                "tokens": [[request.key, request.produced, reason] for request, reason in tokens],
+                "queued": {request.key: request.queued for request, _ in tokens if request.produced == 1},
+                "running": len(scheduler.running),
+                "waiting": len(scheduler.waiting),
+                "context": sum(request.context for request in scheduler.running.values()),
+            }
+        )
 
     def run(self) -> None:
-        """Serve until told to stop."""
-        scheduler = self._scheduler
+        """Serve until told to stop.
+
+        Raises:
+            EngineFailureError: the device or a request ends it.
+        """
+        self._inquiries = runtime_stats.listen(self._host)
         while not self._stopping:
-            tokens, due = scheduler.advance(time.monotonic())
+            now = time.monotonic()
+            self._look_for_faults(now)
+            tokens, due = self._scheduler.advance(now)
             if tokens:
-                self.send(
-                    {
-                        "op": "tokens",
-                        "tokens": [[request.key, request.produced, reason] for request, reason in tokens],
-                        "running": len(scheduler.running),
-                        "waiting": len(scheduler.waiting),
-                        "context": sum(request.context for request in scheduler.running.values()),
-                    }
-                )
-            timeout = _IDLE_SECONDS if due is None else max(0.0, due - time.monotonic())
+                self._emit(tokens)
+                due = self._scheduler.due()
+            timeout = _IDLE_SECONDS if due is None else min(_IDLE_SECONDS, max(0.0, due - time.monotonic()))
             # select() keeps microseconds; epoll would round every wait up to a millisecond.
-            ready, _, _ = select.select([self._channel], [], [], timeout)
-            if ready:
+            watched = [self._channel, *([self._inquiries] if self._inquiries else [])]
+            ready, _, _ = select.select(watched, [], [], timeout)
+            if self._channel in ready:
                 self._receive()
+            if self._inquiries is not None and self._inquiries in ready:
+                runtime_stats.answer(self._inquiries, self.statistics)
+
+
+def _replica_settings(host: HostConfig, serve: ServeSettings, loaded: Loaded) -> dict[str, Any]:
+    kind = instance_type(host.instance_type)
+    return {
+        "family": kind.family,
+        "cores": serve.tensor_parallel_size,
+        "cores_per_device": kind.cores_per_device(logical_nc_config(host)),
+        "batch": loaded.batch,
+        "prefill_buckets": loaded.prefill_buckets,
+        "decode_buckets": loaded.decode_buckets,
+    }
+
+
+def _start(channel: socket.socket, task: dict[str, Any]) -> Engine:
+    host = load_config(task["root"])
+    row = sdk.release(task["release"])
+    serve = ServeSettings(**task["serve"])
+    cores = tuple(task["cores"])
+    loaded = bring_up(host, row, serve, cores)
+    model = compiler.load_model_config(serve.model)
+    speed = latency.from_settings({**serve.latency, "replica": _replica_settings(host, serve, loaded)}, model)
+    engine = Engine(channel, host, loaded, Scheduler(min(serve.max_num_seqs, loaded.batch), speed))
+    per_device = instance_type(host.instance_type).cores_per_device(logical_nc_config(host))
+    engine.devices = {core // per_device for core in cores}
+    shape = latency.Shape.of(model)
+    engine.statistics.weights_bytes = compiler.checkpoint_bytes(serve.model, model)
+    engine.statistics.cache_bytes = int(
+        loaded.batch * loaded.longest_sequence * shape.kv_bytes_per_token_and_core(len(cores)) * len(cores)
+    )
+    for device in engine.devices:
+        for core in range(per_device):
+            sysfs.increase(host, device, f"neuron_core{core}/stats/other_info/model_load_count/total")
+    return engine
 
 
 def main(arguments: list[str]) -> int:
-    """Entry point of the engine process: the socket's descriptor and its settings as JSON."""
-    settings = json.loads(arguments[1])
+    """Entry point of the engine process: the socket's descriptor and its task as JSON."""
     channel = socket.socket(fileno=int(arguments[0]))
-    engine = Engine(channel, Scheduler(settings["slots"], latency.from_settings(settings["latency"])))
-    signal.signal(signal.SIGTERM, engine.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    engine.send({"op": "ready"})
-    engine.run()
+    try:
+        engine = _start(channel, json.loads(arguments[1]))
+        signal.signal(signal.SIGTERM, engine.stop)
+        engine.send({"op": "ready"})
+        engine.run()
+    except (EngineFailureError, BringUpError, compiler.ModelError, compiler.CompileError, OSError, ValueError) as error:
+        say(f"Engine died: {error}", "ERROR")
+        return 1
+    except AssertionError as error:
+        say(f"Engine died: AssertionError: {error}", "ERROR")
+        return 1
     return 0
 
 

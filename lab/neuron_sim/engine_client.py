@@ -12,9 +12,11 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .config import HostConfig
 from .metrics import Metrics
 from .ownership import Claim
 from .settings import ServeSettings
@@ -70,8 +72,9 @@ class Submitted:
 class EngineClient:
     """Starts the engine process, submits requests to it, notices its death."""
 
-    def __init__(self, settings: ServeSettings, metrics: Metrics) -> None:
-        self._settings = settings
+    def __init__(self, host: HostConfig, settings: ServeSettings, metrics: Metrics) -> None:
+        self._host = host
+        self.settings = settings
         self._metrics = metrics
         self._requests: dict[str, Submitted] = {}
         self._counter = 0
@@ -89,9 +92,14 @@ class EngineClient:
     async def start(self, claim: Claim) -> None:
         """Start the engine with the claimed cores and wait until it is ready."""
         ours, theirs = socket.socketpair()
-        settings = {"slots": self._settings.max_num_seqs, "latency": self._settings.latency}
+        task = {
+            "root": str(self._host.root),
+            "release": self.settings.release,
+            "serve": asdict(self.settings),
+            "cores": claim.cores,
+        }
         self.process = subprocess.Popen(
-            _engine_argv(self._settings, theirs.fileno(), json.dumps(settings)),
+            _engine_argv(self.settings, theirs.fileno(), json.dumps(task)),
             executable=sys.executable,
             pass_fds=(theirs.fileno(), *claim.descriptors),
             env={**os.environ, **claim.environment()},
@@ -122,11 +130,11 @@ class EngineClient:
             request = self._requests.get(key)
             if request is not None:
                 if produced == 1:
-                    request.queue_seconds = float(message.get("queued", {}).get(key, 0.0))
+                    request.queue_seconds = float(message["queued"].get(key, 0.0))
                 request.push(produced)
         metrics = self._metrics
         metrics.running, metrics.waiting = message["running"], message["waiting"]
-        capacity = self._settings.max_num_seqs * self._settings.max_model_len
+        capacity = self.settings.max_num_seqs * self.settings.max_model_len
         metrics.cache_usage = min(1.0, message["context"] / capacity)
 
     def _send(self, message: dict[str, Any]) -> None:

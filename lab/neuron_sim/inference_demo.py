@@ -7,15 +7,20 @@ Source: ``inference_demo.py`` of neuronx-distributed-inference at the version of
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
 import sys
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-from . import compiler, inference_demo_options, neuron_config, sdk
+from . import bringup, compiler, inference_demo_options, neuron_config, ownership, sdk
+from .bringup import bring_up
 from .config import HostConfig, logical_nc_config
 from .hardware import instance_type
+from .settings import ServeSettings
+from .tokenizer import Tokenizer
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -41,11 +46,40 @@ def run(host: HostConfig, options: argparse.Namespace, row: sdk.Release) -> None
     else:
         print("\nCompiling and saving model...", flush=True)
         target = Path(options.compiled_model_path)
-        compiler.compile_model(host, options.model_path, config, target, dry_run=options.compile_dry_run)
+        compiler.compile_model(host, row, options.model_path, config, target, dry_run=options.compile_dry_run)
         print(f"Compiling and tracing time: {time.monotonic() - started} seconds", flush=True)
     if options.compile_only or options.compile_dry_run:
         return
-    raise NotImplementedError("the lab's inference_demo compiles; serving is vLLM's: pass --compile-only")
+    _generate(host, options, row, config)
+
+
+def _generate(host: HostConfig, options: argparse.Namespace, row: sdk.Release, config: dict[str, Any]) -> None:
+    """Load what was compiled on cores of its own, and print something for each prompt."""
+    print("\nLoading model to Neuron...", flush=True)
+    kind = instance_type(host.instance_type)
+    cores = kind.core_count(logical_nc_config(host))
+    claim = ownership.claim(host, cores, default_count=config["tp_degree"])
+    os.environ["NEURON_COMPILED_ARTIFACTS"] = options.compiled_model_path
+    started = time.monotonic()
+    serve = ServeSettings(
+        release=row.key,
+        vllm=row.vllm,
+        model=options.model_path,
+        served_names=("",),
+        host="",
+        port=0,
+        tensor_parallel_size=config["tp_degree"],
+        max_num_seqs=config["batch_size"],
+        max_model_len=config["seq_len"],
+    )
+    bring_up(host, row, serve, claim.cores)
+    print(f"Total model loading time: {time.monotonic() - started} seconds")
+    print("\nSkipping accuracy check\n\nGenerating outputs...")
+    print(f"Prompts: {options.prompts}\nGenerated outputs:")
+    tokenizer = Tokenizer.load(options.model_path)
+    for index, prompt in enumerate(options.prompts):
+        words = itertools.islice(tokenizer.generate(prompt), 16)
+        print(f"Output {index}: {prompt}{''.join(text for _, text in words)}")
 
 
 def main(host: HostConfig, argv: list[str], *, command: str, release: str) -> int:
@@ -57,7 +91,13 @@ def main(host: HostConfig, argv: list[str], *, command: str, release: str) -> in
         if options.task_type != "causal-lm":
             raise AssertionError(f"Unsupported task: {options.model_type}/{options.task_type}")
         run(host, options, row)
-    except compiler.ModelError as error:
+    except (
+        compiler.ModelError,
+        compiler.CompileError,
+        bringup.BringUpError,
+        ownership.CoresBusyError,
+        ownership.CoreSelectionError,
+    ) as error:
         print(f"Traceback (most recent call last):\n{error}", file=sys.stderr)
         return 1
     except Exception:  # noqa: BLE001 - a Python program that fails ends with a traceback and status 1

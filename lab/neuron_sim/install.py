@@ -10,13 +10,14 @@ import stat
 import sys
 from pathlib import Path
 
-from . import ownership, sdk
+from . import ownership, packages, sdk, sysfs
 from .config import HostConfig
 from .hardware import instance_type
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 BYTECODE_DIR = "/var/cache/neuron-sim"
-HOST_TOOLS = ("neuron-ls",)
+HOST_TOOLS = ("neuron-ls", "neuron-monitor", "neuron-monitor-prometheus.py", "neuron-top")
+KERNEL_TOOLS = ("modinfo", "lsmod")
 _NULL_DEVICE = os.makedev(1, 3)
 
 
@@ -60,6 +61,8 @@ def install_tools(host: HostConfig) -> None:
     for name in HOST_TOOLS:
         _write(host.path(f"/opt/aws/neuron/bin/{name}"), _script(host, f"{system_python()} -IS", name), 0o755)
         _link(host.path(f"/usr/bin/{name}"), str(host.path(f"/opt/aws/neuron/bin/{name}")))
+    for name in KERNEL_TOOLS:
+        _write(host.path(f"/usr/local/sbin/{name}"), _script(host, f"{system_python()} -IS", name), 0o755)
 
 
 def install_devices(host: HostConfig) -> None:
@@ -101,7 +104,7 @@ def install_environment(host: HostConfig, row: sdk.Release) -> None:
         _link(venv / "bin" / name, "python")
     commands = ["vllm", *(["inference_demo"] if row.nxdi else [])]
     for name in commands:
-        _write(venv / "bin" / name, _script(host, str(venv / "bin" / "python"), name, row.name), 0o755)
+        _write(venv / "bin" / name, _script(host, str(venv / "bin" / "python"), name, row.key), 0o755)
     for name, number in _distributions(row).items():
         info = site / f"{name.replace('-', '_')}-{number}.dist-info"
         _write(info / "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
@@ -109,7 +112,7 @@ def install_environment(host: HostConfig, row: sdk.Release) -> None:
     _write(site / "vllm" / "__init__.py", f'__version__ = "{row.vllm}"\n')
     for package in ("vllm/entrypoints", "vllm/entrypoints/openai"):
         _write(site / package / "__init__.py", "")
-    call = f"sys.exit(main('api_server', root={str(host.root)!r}, release={row.name!r}))"
+    call = f"sys.exit(main('api_server', root={str(host.root)!r}, release={row.key!r}))"
     module = f'if __name__ == "__main__":\n    {call}\n'
     _write(site / "vllm" / "entrypoints" / "openai" / "api_server.py", _prelude(host) + module)
 
@@ -131,10 +134,12 @@ def install(host: HostConfig) -> None:
         ValueError: an instance type or SDK release that the lab does not know.
     """
     kind = instance_type(host.instance_type)
-    rows = [sdk.release(name) for name in host.sdk_releases]
+    rows = sdk.installed(host.sdk_releases)
     ownership.prepare(host, kind.physical_cores * len(kind.devices))
     install_devices(host)
     install_tools(host)
+    packages.register(host, rows[0])
+    sysfs.create(host)
     for row in rows:
         install_environment(host, row)
     _compile_ahead(host)

@@ -1,10 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the simulated engine takes for a prompt and for a token."""
+"""How long the simulated engine takes for a prompt and for a token. Simulated: no figure of it is the hardware's.
+
+``Modelled`` has the shape of the hardware. The graphs are static: a prompt is padded to a bucket, a decode step always
+computes the compiled batch. A decode step reads the weights and the KV cache from HBM and does two collectives a layer;
+a prefill does the layers' arithmetic and moves every token's activations through two collectives a layer. One device
+does all of it in turn, so a prefill delays every decode, and requests queue for ``max_num_seqs`` slots.
+
+Constants come from the architecture pages or are fitted to the published points below (Neuron tutorials, trn2.48xlarge,
+BF16, tensor parallel 64, one sequence). The model against them, and what that says, is in ``docs/lab.md``.
+
+    Llama 3.3 70B, 10,000 tokens in:  TTFT  814 ms, TPOT 19.6 ms
+    Llama 3.1 405B, 10,000 tokens in: TTFT 2442 ms, TPOT 37.9 ms
+    Llama 3.3 70B, about 1,000 in:    TTFT  123 ms
+    Qwen3 32B, 128 in, 512 out:       TTFT   48 ms, 6.04 s in all
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+_BYTES_PER_WEIGHT = 2
+
+# Peak HBM bandwidth (bytes/s) and dense BF16 arithmetic (FLOP/s) of one device. Source: trn2, trn1 and inf2
+# architecture pages (46.4 TB/s and 10.7 PFLOPS for 16 trn2 devices; 820 GB/s and 190 TFLOPS for one of the others).
+_HBM = {"trn2": 2.9e12, "trn1": 0.82e12, "inf2": 0.82e12}
+_FLOPS = {"trn2": 667e12, "trn1": 190e12, "inf2": 190e12}
+
+# Fitted: share of the peaks that is reached.
+_HBM_EFFICIENCY = 0.65
+_FLOPS_EFFICIENCY = 0.5
+# Fitted: reading KV costs this much more than its bytes (short rows, and the scores computed from them).
+_KV_PENALTY = 3.0
+# Fitted: what a step costs beside the layers, in seconds: scheduling, sampling, the host's side.
+_STEP_SECONDS = 1.5e-3
+_PREFILL_SECONDS = 20e-3
+# Fitted at 64 cores: one collective of a decode step, of a prefill, and its cost for each byte of activations.
+_DECODE_COLLECTIVE_SECONDS = 50e-6
+_PREFILL_COLLECTIVE_SECONDS = 200e-6
+_COLLECTIVE_SECONDS_PER_BYTE = 15e-12
+_FITTED_CORES = 64
+# Derived: the share of a collective that does not shrink with fewer cores; the rest grows with log2 of their number.
+_COLLECTIVE_FLOOR = 0.7
+
+# Shapes for a lab whose tiny model stands for a big one ("as_model").
+SHAPES: dict[str, dict[str, int]] = {
+    "llama-3.3-70b": {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+    },
+    "llama-3.1-405b": {
+        "hidden_size": 16384,
+        "intermediate_size": 53248,
+        "num_hidden_layers": 126,
+        "num_attention_heads": 128,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+    },
+    "qwen3-32b": {
+        "hidden_size": 5120,
+        "intermediate_size": 25600,
+        "num_hidden_layers": 64,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+    },
+}
 
 
 class Latency(Protocol):
@@ -43,15 +110,134 @@ class Fixed:
         return self.itl_seconds
 
 
-def from_settings(settings: dict[str, Any]) -> Latency:
+@dataclass(frozen=True)
+class Shape:
+    """What of a model decides about time and memory."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> Shape:
+        """From a ``config.json``; what it does not say is taken from Llama's usual relations."""
+        hidden = int(config.get("hidden_size", 4096))
+        heads = int(config.get("num_attention_heads", 32))
+        return cls(
+            hidden=hidden,
+            intermediate=int(config.get("intermediate_size", 4 * hidden)),
+            layers=int(config.get("num_hidden_layers", 32)),
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads", heads)),
+            head_dim=int(config.get("head_dim") or hidden // heads),
+            vocabulary=int(config.get("vocab_size", 32000)),
+        )
+
+    @property
+    def parameters(self) -> int:
+        """Weights of a dense decoder with gated feed-forward, embedding and output separate."""
+        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
+        return self.layers * (attention + 3 * self.hidden * self.intermediate) + 2 * self.vocabulary * self.hidden
+
+    def kv_bytes_per_token_and_core(self, cores: int) -> float:
+        """KV cache of one token on one core; heads are replicated where there are fewer than cores."""
+        heads = max(1.0, self.kv_heads / cores)
+        return 2 * self.layers * heads * self.head_dim * _BYTES_PER_WEIGHT
+
+
+@dataclass(frozen=True)
+class Modelled:
+    """The hardware's shape for one replica.
+
+    Attributes:
+        shape: the model.
+        family: ``trn2``, ``trn1`` or ``inf2``.
+        cores: logical cores of the replica (tensor parallel degree).
+        cores_per_device: logical cores of a device.
+        batch: sequences that the decode graph was compiled for.
+        prefill_buckets, decode_buckets: lengths that graphs were compiled for, ascending.
+        scale: factor on every duration, for labs that want the shape and not the waiting.
+    """
+
+    shape: Shape
+    family: str
+    cores: int
+    cores_per_device: int
+    batch: int
+    prefill_buckets: tuple[int, ...]
+    decode_buckets: tuple[int, ...]
+    scale: float = 1.0
+    serial: bool = True
+
+    @property
+    def _devices(self) -> float:
+        return self.cores / self.cores_per_device
+
+    @property
+    def _collective(self) -> float:
+        """Cost of a collective on these cores, relative to the 64 that it was fitted on."""
+        if self.cores == 1:
+            return 0.0
+        return _COLLECTIVE_FLOOR + (1 - _COLLECTIVE_FLOOR) * math.log2(self.cores) / math.log2(_FITTED_CORES)
+
+    def prefill_seconds(self, prompt_tokens: int) -> float:
+        """One prompt, padded to its bucket."""
+        shape = self.shape
+        tokens = _bucket(prompt_tokens, self.prefill_buckets)
+        attention = 2 * shape.layers * shape.heads * shape.head_dim * tokens**2
+        flops = 2 * shape.parameters * tokens + attention
+        arithmetic = flops / (_FLOPS[self.family] * self._devices * _FLOPS_EFFICIENCY)
+        moved = tokens * shape.hidden * _BYTES_PER_WEIGHT * _COLLECTIVE_SECONDS_PER_BYTE
+        collectives = 2 * shape.layers * (_PREFILL_COLLECTIVE_SECONDS + moved) * self._collective
+        return (_PREFILL_SECONDS + arithmetic + collectives) * self.scale
+
+    def step_seconds(self, contexts: list[int]) -> float:
+        """One token for every sequence; the compiled batch is computed whatever is in it."""
+        shape = self.shape
+        length = _bucket(max(contexts, default=1), self.decode_buckets)
+        core_bandwidth = _HBM[self.family] / self.cores_per_device
+        weights = shape.parameters * _BYTES_PER_WEIGHT / self.cores / (core_bandwidth * _HBM_EFFICIENCY)
+        kv_bytes = self.batch * length * shape.kv_bytes_per_token_and_core(self.cores)
+        moved = self.batch * shape.hidden * _BYTES_PER_WEIGHT * _COLLECTIVE_SECONDS_PER_BYTE
+        collectives = 2 * shape.layers * (_DECODE_COLLECTIVE_SECONDS + moved) * self._collective
+        return (_STEP_SECONDS + weights + _KV_PENALTY * kv_bytes / core_bandwidth + collectives) * self.scale
+
+
+def _bucket(tokens: int, buckets: tuple[int, ...]) -> int:
+    """The shortest compiled length that takes this many tokens."""
+    return next((bucket for bucket in buckets if bucket >= tokens), max(tokens, buckets[-1] if buckets else 0))
+
+
+def from_settings(settings: dict[str, Any], model: dict[str, Any] | None = None) -> Latency:
     """The latency that the lab's configuration asks for.
 
-    ``{"kind": "fixed", "ttft_ms": 50, "itl_ms": 5}``, the default, or a kind that a later module adds.
+    ``{"kind": "fixed", "ttft_ms": 50, "itl_ms": 5}`` is the default. ``{"kind": "model", "scale": 1.0, "as_model":
+    "llama-3.3-70b"}`` computes it; ``as_model`` is one of ``SHAPES`` and replaces the served model's own shape. What
+    the server itself knows (family, cores, batch, buckets) is added under ``replica`` when it starts.
 
     Raises:
-        ValueError: a kind that does not exist.
+        ValueError: a kind or a shape that does not exist.
     """
     kind = settings.get("kind", "fixed")
-    if kind != "fixed":
-        raise ValueError(f"latency kind {kind!r}: expected fixed")
-    return Fixed(float(settings.get("ttft_ms", 50)) / 1000, float(settings.get("itl_ms", 5)) / 1000)
+    if kind == "fixed":
+        return Fixed(float(settings.get("ttft_ms", 50)) / 1000, float(settings.get("itl_ms", 5)) / 1000)
+    if kind != "model":
+        raise ValueError(f"latency kind {kind!r}: expected fixed or model")
+    name = settings.get("as_model")
+    if name and name not in SHAPES:
+        raise ValueError(f"latency as_model {name!r}: expected one of {', '.join(SHAPES)}")
+    replica = settings["replica"]
+    return Modelled(
+        shape=Shape.of(SHAPES[name] if name else model or {}),
+        family=replica["family"],
+        cores=replica["cores"],
+        cores_per_device=replica["cores_per_device"],
+        batch=replica["batch"],
+        prefill_buckets=tuple(replica["prefill_buckets"]),
+        decode_buckets=tuple(replica["decode_buckets"]),
+        scale=float(settings.get("scale", 1.0)),
+    )

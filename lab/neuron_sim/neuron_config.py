@@ -196,15 +196,21 @@ def powers_of_two(longest: int) -> list[int]:
     return [*buckets, longest]
 
 
-def graph_count(config: dict[str, Any]) -> int:
-    """How many graphs the compiler has to build for this configuration."""
-    total = 0
+def bucket_lists(config: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """Lengths of the prefill and of the decode graphs, ascending."""
+    lists = []
     for name, longest in (
         ("context_encoding_buckets", "max_context_length"),
         ("token_generation_buckets", "max_length"),
     ):
         if config.get(name):
-            total += len(config[name])
+            lists.append(sorted(config[name]))
         else:
-            total += len(powers_of_two(config[longest])) if config.get("enable_bucketing") else 1
-    return total
+            lists.append(powers_of_two(config[longest]) if config.get("enable_bucketing") else [config[longest]])
+    return lists[0], lists[1]
+
+
+def graph_count(config: dict[str, Any]) -> int:
+    """How many graphs the compiler has to build for this configuration."""
+    prefill, decode = bucket_lists(config)
+    return len(prefill) + len(decode)

@@ -47,7 +47,8 @@ def shorten(command: str, width: int) -> str:
 def _processes(cores: range, table: dict[int, list[ownership.Holder]], width: int) -> list[dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     for core in cores:
-        for holder in table.get(core, []):
+        held = table.get(core, [])
+        for holder in [one for one in held if not one.leaked] or held:
             found[holder.pid] = {
                 "pid": holder.pid,
                 "command": shorten(holder.command, width),

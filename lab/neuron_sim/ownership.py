@@ -47,6 +47,11 @@ class Holder:
     claim: str
     environment: dict[str, str]
 
+    @property
+    def leaked(self) -> bool:
+        """Whether this only stands for cores that the driver failed to take back."""
+        return self.claim.partition("/")[2].startswith("leak")
+
 
 @dataclass(frozen=True)
 class Claim:

@@ -1,14 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """SDK releases as a host shows them: paths of the DLAMI, package versions, the line of vLLM.
 
-Source: the AWS Neuron SDK's package manifest and the DLAMI pages of each release tag.
+The rows are those of the toolkit's own SDK table (``module_utils/plan/releases.py`` of the collection, which the lab
+mounts beside this package): a host that poses as a release has exactly what the plan expects of it. Only the path of
+environments that the table does not know is made up here.
 """
 
 from __future__ import annotations
 
+import importlib
+import sys
+import types
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 V0, V1, NATIVE = "nxdi_v0", "nxdi_v1", "native"
+
+# The 2.23.0 branch of the fork was cut between upstream's 0.8.5 and 0.9.0 and carries no version of its own.
+_UNVERSIONED_FORK = "0.8.5"
+_PLAN_PACKAGE = "ansible_collections.trainyard.neuron.plugins.module_utils.plan"
 
 
 @dataclass(frozen=True)
@@ -16,13 +28,16 @@ class Release:
     """One row of the SDK matrix.
 
     Attributes:
+        name: the SDK's version, ``2.23.0``.
+        key: what a lab's configuration calls the row: the name, or ``name:generation`` for a row that is no default.
         generation: which line of vLLM serves in this release's environment.
         venv: where the DLAMI puts it.
         driver, runtime, collectives, tools: versions of the system packages.
-        compiler, nxdi, vllm: versions inside the environment; ``nxdi`` is empty where NxDI is gone.
+        compiler, nxdi, vllm, plugin: versions inside the environment; ``nxdi`` is empty where NxDI is gone.
     """
 
     name: str
+    key: str
     generation: str
     venv: str
     driver: str
@@ -32,7 +47,7 @@ class Release:
     compiler: str
     nxdi: str
     vllm: str
-    plugin: str = ""
+    plugin: str
 
     @property
     def tools_version(self) -> tuple[int, ...]:
@@ -44,121 +59,99 @@ class Release:
         """Version of vLLM, comparable."""
         return version(self.vllm)
 
+    @property
+    def nxdi_minor(self) -> int:
+        """7 for NxDI 0.7.14366; 0 where there is none."""
+        return version(self.nxdi)[1] if self.nxdi else 0
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """The host's packages by name."""
+        return {
+            "aws-neuronx-dkms": self.driver,
+            "aws-neuronx-runtime-lib": self.runtime,
+            "aws-neuronx-collectives": self.collectives,
+            "aws-neuronx-tools": self.tools,
+        }
+
 
 def version(text: str) -> tuple[int, ...]:
     """``2.23.9.0`` as numbers; what is no number counts as 0."""
-    return tuple(int(part) if part.isdigit() else 0 for part in text.split("+")[0].split("."))
+    return tuple(int(part) if part.isdigit() else 0 for part in text.split("+")[0].split("-")[0].split("."))
 
 
-_PT26 = "/opt/aws_neuronx_venv_pytorch_2_6_nxd_inference"
-_PT27 = "/opt/aws_neuronx_venv_pytorch_2_7_nxd_inference"
-_PT28 = "/opt/aws_neuronx_venv_pytorch_2_8_nxd_inference"
-_VLLM = "/opt/aws_neuronx_venv_pytorch_inference_vllm"
+def _plan_directory() -> Path:
+    here = Path(__file__).resolve().parent.parent
+    beside = here / "plan"
+    return beside if beside.is_dir() else here.parent / "collections" / Path(*_PLAN_PACKAGE.split("."))
 
-RELEASES: dict[str, Release] = {
-    row.name: row
-    for row in (
-        Release(
-            "2.23.0", V0, _PT26, "2.21.37.0", "2.25.57.0", "2.25.65.0", "2.23.9.0", "2.18.121.0", "0.3.5591", "0.7.2"
-        ),
-        Release(
-            "2.24.0", V0, _PT27, "2.22.2.0", "2.26.42.0", "2.26.43.0", "2.24.54.0", "2.19.8089.0", "0.4.7422", "0.7.2"
-        ),
-        Release(
-            "2.25.0", V0, _PT27, "2.23.9.0", "2.27.23.0", "2.27.34.0", "2.25.145.0", "2.20.9961.0", "0.5.9230", "0.9.1"
-        ),
-        Release(
-            "2.26.0", V0, _PT28, "2.24.7.0", "2.28.23.0", "2.28.27.0", "2.26.14.0", "2.21.18209.0", "0.6.10598", "0.9.1"
-        ),
-        Release(
-            "2.27.0",
-            V1,
-            _VLLM,
-            "2.25.4.0",
-            "2.29.40.0",
-            "2.29.41.0",
-            "2.27.33.0",
-            "2.22.12471.0",
-            "0.7.14366",
-            "0.11.0",
-            "0.2.1",
-        ),
-        Release(
-            "2.28.0",
-            V1,
-            _VLLM,
-            "2.26.5.0",
-            "2.30.51.0",
-            "2.30.59.0",
-            "2.28.23.0",
-            "2.23.6484.0",
-            "0.8.16251",
-            "0.13.0",
-            "0.4.1",
-        ),
-        Release(
-            "2.29.0",
-            V1,
-            f"{_VLLM}_0_16",
-            "2.27.4.0",
-            "2.31.24.0",
-            "2.31.24.0",
-            "2.29.18.0",
-            "2.24.5133.0",
-            "0.9.17334",
-            "0.16.0",
-            "0.5.0",
-        ),
-        Release(
-            "2.30.0",
-            V1,
-            f"{_VLLM}_0_16",
-            "2.28.0.0",
-            "2.32.31.0",
-            "2.32.28.0",
-            "2.30.10.0",
-            "2.25.3371.0",
-            "0.10.17970",
-            "0.16.0",
-            "0.5.1",
-        ),
-        Release(
-            "2.31.0",
-            V1,
-            f"{_VLLM}_0_16",
-            "2.29.0.0",
-            "2.33.10.0",
-            "2.33.10.0",
-            "2.31.13.0",
-            "2.26.6360.0",
-            "0.10.18399",
-            "0.16.0",
-            "0.5.3",
-        ),
-        Release(
-            "2.32.0",
-            NATIVE,
-            f"{_VLLM}_0_24_0_1_1_0",
-            "2.30.2.0",
-            "2.34.10.0",
-            "2.34.10.0",
-            "2.32.28.0",
-            "2.27.5334.0",
-            "",
-            "0.24.0",
-            "1.1.0",
-        ),
+
+def _table() -> tuple[Any, ...]:
+    """The rows of the collection's table, imported under its own name without Ansible being there."""
+    names = _PLAN_PACKAGE.split(".")
+    for length in range(1, len(names) + 1):
+        name = ".".join(names[:length])
+        if name not in sys.modules:
+            package = types.ModuleType(name)
+            package.__path__ = [str(_plan_directory())] if length == len(names) else []
+            sys.modules[name] = package
+    rows: tuple[Any, ...] = importlib.import_module(f"{_PLAN_PACKAGE}.releases").RELEASES
+    return rows
+
+
+def _environment_path(row: Any, vllm: str) -> str:
+    if row.venv:
+        return str(row.venv)
+    return "/opt/aws_neuronx_venv_pytorch_inference_vllm_" + (row.plugin or vllm).replace(".", "_")
+
+
+def _release(row: Any) -> Release:
+    vllm = row.vllm or _UNVERSIONED_FORK
+    return Release(
+        name=row.release,
+        key=row.release if row.default else f"{row.release}:{row.generation}",
+        generation=row.generation,
+        venv=_environment_path(row, vllm),
+        driver=row.driver,
+        runtime=row.runtime,
+        collectives=row.collectives,
+        tools=row.tools,
+        compiler=row.compiler,
+        nxdi=row.nxdi or "",
+        vllm=vllm,
+        plugin=row.plugin or "",
     )
-}
 
 
-def release(name: str) -> Release:
-    """The table's row of that name.
+@lru_cache(maxsize=1)
+def releases() -> dict[str, Release]:
+    """The whole table by key, oldest first."""
+    return {release.key: release for release in map(_release, _table())}
+
+
+def release(key: str) -> Release:
+    """The table's row of that key.
 
     Raises:
         ValueError: there is no such row.
     """
     try:
-        return RELEASES[name]
+        return releases()[key]
     except KeyError:
-        raise ValueError(f"SDK release {name!r}: the lab knows {', '.join(RELEASES)}") from None
+        raise ValueError(f"SDK release {key!r}: the lab knows {', '.join(releases())}") from None
+
+
+def installed(keys: tuple[str, ...]) -> list[Release]:
+    """The rows that a host with these releases has environments of.
+
+    A release comes with every environment that its machine image has: that of its other generation as well, where that
+    one is at another path.
+    """
+    rows: dict[str, Release] = {}
+    for key in keys:
+        first = release(key)
+        rows[first.venv] = first
+    for row in releases().values():
+        if row.name in {chosen.name for chosen in rows.values()}:
+            rows.setdefault(row.venv, row)
+    return list(rows.values())

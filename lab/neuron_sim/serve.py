@@ -16,6 +16,7 @@ import sys
 
 from . import compiler, ownership, sdk, settings, vllm_cpu, vllm_options
 from .api import Api, wait_idle
+from .bringup import BringUpError, bring_up, check_arguments
 from .config import HostConfig, logical_nc_config
 from .engine_client import EngineClient, EngineDeadError
 from .hardware import instance_type
@@ -23,6 +24,7 @@ from .http_server import HttpServer
 from .metrics import Metrics
 from .settings import ServeSettings
 
+_WATCHDOG_SECONDS = 5.0  # VLLM_WATCHDOG_TIME_S of vLLM's launcher
 _DEFAULT_MODEL = {sdk.V0: "facebook/opt-125m", sdk.V1: "Qwen/Qwen3-0.6B", sdk.NATIVE: "Qwen/Qwen3-0.6B"}
 
 
@@ -64,32 +66,51 @@ def _listener(options: ServeSettings) -> socket.socket:
 def _claim(host: HostConfig, options: ServeSettings, row: sdk.Release) -> ownership.Claim:
     kind = instance_type(host.instance_type)
     variable = "NEURON_VISIBLE_DEVICES" if row.generation == sdk.NATIVE else "NEURON_RT_VISIBLE_CORES"
-    claim = ownership.claim(
+    return ownership.claim(
         host,
         kind.core_count(logical_nc_config(host)),
-        default_count=options.tensor_parallel_size,
+        default_count=options.tensor_parallel_size * options.data_parallel_size,
         variable=variable,
     )
-    if len(claim.cores) < options.tensor_parallel_size:
-        claim.release()
+
+
+async def _watch_engine(engine: EngineClient) -> None:
+    """V1 looks after its engine every five seconds; V0 notices only when a request meets the dead engine."""
+    while not engine.dead:
+        await asyncio.sleep(_WATCHDOG_SECONDS)
+    engine.noticed_dead.set()
+
+
+async def _start_engine(engine: EngineClient, claim: ownership.Claim, stop: asyncio.Event) -> bool:
+    """Start the engine; False when the server was told to stop meanwhile."""
+    starting = asyncio.ensure_future(engine.start(claim))
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done():
+        starting.cancel()
+        await engine.stop()
+        return False
+    try:
+        starting.result()
+    except EngineDeadError:
         raise StartError(
-            ownership.busy_text(f"nc0-nc{options.tensor_parallel_size - 1}", len(claim.cores))
-            + f"\nRuntimeError: tensor parallel size {options.tensor_parallel_size} needs as many visible cores"
-        )
-    return claim
+            "RuntimeError: Engine process failed to start. See stack trace for the root cause."
+            if engine.settings.vllm_version < (0, 10)
+            else "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+        ) from None
+    return True
 
 
-async def _serve(options: ServeSettings, claim: ownership.Claim, listener: socket.socket) -> int:
+async def _serve(host: HostConfig, options: ServeSettings, claim: ownership.Claim, listener: socket.socket) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     metrics = Metrics(options.served_names[0], options.vllm_version, options.max_model_len)
-    engine = EngineClient(options, metrics)
+    engine = EngineClient(host, options, metrics)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    try:
-        await engine.start(claim)
-    except EngineDeadError:
-        raise StartError("RuntimeError: Engine process failed to start. See stack trace for the root cause.") from None
+    if not await _start_engine(engine, claim, stop):
+        return 0
     api = Api(options, engine, metrics)
     server = HttpServer(api.handle)
     log(f"Started server process [{os.getpid()}]")
@@ -98,29 +119,39 @@ async def _serve(options: ServeSettings, claim: ownership.Claim, listener: socke
     log("Application startup complete.")
     log(f"Uvicorn running on http://{options.host or '0.0.0.0'}:{options.port} (Press CTRL+C to quit)")  # noqa: S104
     waits = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(engine.noticed_dead.wait())]
+    watchdog = asyncio.ensure_future(_watch_engine(engine)) if options.vllm_version >= (0, 10) else None
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
+    for task in [*waits, *([watchdog] if watchdog else [])]:
+        task.cancel()
     log("Shutting down")
     if stop.is_set() and options.shutdown_timeout_seconds > 0:
+        # Drain: what runs goes on, what is new is refused.
         api.draining = True
         await wait_idle(api, options.shutdown_timeout_seconds)
+        await asyncio.sleep(0)
     await server.close()
     await engine.stop()
     log(f"Finished server process [{os.getpid()}]")
+    # vLLM leaves its server this way after the engine's death as well: the status does not tell.
     return 0
 
 
 def _start(host: HostConfig, row: sdk.Release, command: str, argv: list[str]) -> int:
     options, model = _parse(command, argv, row)
+    log(f"vLLM API server version {row.vllm}")
     config = compiler.load_model_config(model)
     serve = settings.from_options(options, row, model, config, host.latency)
+    check_arguments(row, serve, config)
     listener = _listener(serve)
     claim = _claim(host, serve, row)
     if host.engine == "vllm-cpu":
+        loaded = bring_up(host, row, serve, claim.cores)
+        if loaded.broken:
+            # The real vLLM behind this would answer the first request, which the hardware's could not.
+            raise BringUpError(loaded.broken)
         listener.close()
         vllm_cpu.become(host, options, serve, claim)
-    return asyncio.run(_serve(serve, claim, listener))
+    return asyncio.run(_serve(host, serve, claim, listener))
 
 
 def main(host: HostConfig, argv: list[str], *, command: str, release: str) -> int:
@@ -138,6 +169,13 @@ def main(host: HostConfig, argv: list[str], *, command: str, release: str) -> in
         return _start(host, row, command, argv)
     except compiler.ModelError as error:
         print(f"Traceback (most recent call last):\n{error}", file=sys.stderr)
-    except (StartError, ownership.CoresBusyError, ownership.CoreSelectionError) as error:
+    except (
+        StartError,
+        BringUpError,
+        compiler.CompileError,
+        ownership.CoresBusyError,
+        ownership.CoreSelectionError,
+        OSError,
+    ) as error:
         print(error, file=sys.stderr)
     return 1

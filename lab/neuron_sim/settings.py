@@ -35,6 +35,11 @@ class ServeSettings:
     max_num_seqs: int
     max_model_len: int
     neuron_settings: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "bfloat16"
+    block_size: int = 0
+    num_gpu_blocks: int = 0
+    prefix_caching: bool = False
+    data_parallel_size: int = 1
     api_key: str = ""
     shutdown_timeout_seconds: float = 0.0
     latency: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +67,7 @@ def from_options(
     """Settings of a parsed command line."""
     length = int(model_config.get("max_position_embeddings", _DEFAULT_MODEL_LENGTH))
     return ServeSettings(
-        release=row.name,
+        release=row.key,
         vllm=row.vllm,
         model=model,
         served_names=tuple(options.served_model_name or [model]),
@@ -72,10 +77,29 @@ def from_options(
         max_num_seqs=options.max_num_seqs or _DEFAULT_MAX_NUM_SEQS,
         max_model_len=options.max_model_len or length,
         neuron_settings=neuron_overrides(options, row.generation),
+        dtype=_dtype(options, model_config),
+        block_size=options.block_size or 0,
+        num_gpu_blocks=options.num_gpu_blocks_override or 0,
+        prefix_caching=_prefix_caching(options, row.generation),
+        data_parallel_size=getattr(options, "data_parallel_size", None) or 1,
         api_key=_api_key(options),
         shutdown_timeout_seconds=float(getattr(options, "shutdown_timeout", None) or 0),
         latency=latency,
     )
+
+
+def _dtype(options: argparse.Namespace, model_config: dict[str, Any]) -> str:
+    names = {"half": "float16", "float": "float32"}
+    given = names.get(str(options.dtype), str(options.dtype or "auto"))
+    if given == "auto":
+        given = str(model_config.get("torch_dtype") or model_config.get("dtype") or "bfloat16")
+    return given
+
+
+def _prefix_caching(options: argparse.Namespace, generation: str) -> bool:
+    """Off in V0 unless asked for; on in V1 unless refused."""
+    chosen = options.enable_prefix_caching
+    return bool(chosen) if chosen is not None else generation != sdk.V0
 
 
 def _api_key(options: argparse.Namespace) -> str:

@@ -7,7 +7,9 @@ import typer
 from trainyard.artifact_command import app as artifact_app
 from trainyard.lab.commands import app as lab_app
 from trainyard.plan_command import plan
+from trainyard.report.command import report
 from trainyard.show_command import show
+from trainyard.sweep.command import sweep
 
 app = typer.Typer(
     name="trainyard",
@@ -24,7 +26,9 @@ def trainyard() -> None:
 
 
 app.command("plan")(plan)
+app.command("report")(report)
 app.command("show")(show)
+app.command("sweep")(sweep)
 app.add_typer(artifact_app, name="artifact")
 app.add_typer(lab_app, name="lab")
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from trainyard.paths import COLLECTIONS, ROOT
+from trainyard.plan_diff import AskError, Change, ask_hosts, changes
+from trainyard.plan_picture import fleet_picture
 
 #: Left of a warning and of an error; colour alone would not survive a pipe.
 WARNING, ERROR = "warning", "error"
@@ -50,13 +52,14 @@ def open_inventory(sources: tuple[str, ...]) -> tuple[Any, Any]:
     return inventory, HostVars(inventory, variables, loader)
 
 
-def read_inventory(sources: list[str], group: str, router_group: str) -> dict[str, Any]:
+def read_inventory(sources: list[str], group: str, router_group: str, model_configs: str = "") -> dict[str, Any]:
     """Return the planner's input from an inventory, read as ansible-playbook would read it.
 
     Args:
         sources: inventory files, directories or scripts, as after `-i`.
         group: group of the hosts that serve.
         router_group: group of the hosts that balance.
+        model_configs: directory with `<repo>/<revision>/config.json` of checkpoints, empty for none.
 
     Raises:
         InventoryError: nothing could be parsed, or the group has no host.
@@ -70,7 +73,7 @@ def read_inventory(sources: list[str], group: str, router_group: str) -> dict[st
     if not hosts:
         raise InventoryError(f"no host in the group {group!r} of {', '.join(sources)}")
     routers = [host.name for host in inventory.get_hosts(router_group)] if router_group in inventory.groups else []
-    return fleet_input(variables, hosts, routers)
+    return fleet_input(variables, hosts, routers, model_configs)
 
 
 def host_tables(plan: dict[str, Any]) -> Iterator[tuple[str, Table]]:
@@ -79,19 +82,62 @@ def host_tables(plan: dict[str, Any]) -> Iterator[tuple[str, Table]]:
         sdk = ", ".join(f"SDK {row['release']} {row['generation']} {row['runtime']}" for row in host["sdk"])
         heading = f"[bold]{name}[/]  {host['instance_type']}  LNC {host['logical_nc_config']}  {host['address']}  {sdk}"
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for title in ("REPLICA", "CORES", "DEVICES", "NUMA", "CPUS", "PORT", "ARTIFACT"):
-            table.add_column(title, no_wrap=title != "CPUS", overflow="fold")
+        for title in ("REPLICA", "CORES", "DEVICES", "NUMA", "CPUS", "PORT", "HBM GiB", "ARTIFACT"):
+            justify: Literal["left", "right"] = "right" if title in ("PORT", "HBM GiB") else "left"
+            table.add_column(title, no_wrap=title != "CPUS", overflow="fold", justify=justify)
         for replica in host["replicas"]:
             table.add_row(
                 replica["name"],
                 replica["cores"],
                 _ranges(replica["devices"]),
                 _ranges(replica["numa_nodes"]) or "-",
-                replica["cpus"] or "any",
+                replica["cpus"].replace(",", ", ") or "any",  # so that a line breaks between runs
                 str(replica["port"]),
+                _memory(replica),
                 replica["artifact"][:12],
             )
         yield heading, table
+
+
+def _memory(replica: dict[str, Any]) -> str:
+    """Return estimated need and what there is, in GiB of all its cores together; no need for an unknown model."""
+    needed = "-" if replica["hbm_bytes_needed"] is None else f"~{replica['hbm_bytes_needed'] / 2**30:.0f}"
+    return f"{needed}/{replica['hbm_bytes_available'] / 2**30:.0f}"
+
+
+def diff_table(found: list[Change]) -> Table:
+    """Return what would happen to each replica as a table."""
+    colours = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", "unknown": "magenta"}
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("HOST", "REPLICA", "ACTION", "WHY"):
+        table.add_column(title, no_wrap=title != "WHY")
+    for change in found:
+        table.add_row(change.host, change.replica, f"[{colours[change.action]}]{change.action}[/]", change.why)
+    return table
+
+
+def fetch_model_configs(hub: str, directory: Path, models: list[tuple[str, str]]) -> None:
+    """Fetch the config.json of models from a hub into a directory; those that are there are left alone.
+
+    Raises:
+        InventoryError: the hub does not give one.
+    """
+    import httpx
+    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import model_config_path
+
+    token = os.environ.get("HF_TOKEN")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    for repo, revision in models:
+        path = model_config_path(str(directory), repo, revision)
+        if path.exists():
+            continue
+        try:
+            url = f"{hub.rstrip('/')}/{repo}/resolve/{revision}/config.json"
+            answer = httpx.get(url, headers=headers, follow_redirects=True, timeout=30).raise_for_status()
+        except httpx.HTTPError as error:
+            raise InventoryError(f"config.json of {repo} at {revision}: {error}") from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(answer.content)
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -113,50 +159,116 @@ def summary(plan: dict[str, Any]) -> str:
 
 
 def plan_or_exit(inventory: list[str], group: str = "neuron", router_group: str = "router") -> dict[str, Any]:
-    """Return the plan of an inventory, for a command.
+    """Return the plan of an inventory, for a command that reaches no host for it.
 
     Raises:
         typer.Exit: with 1 where the plan has problems, with 2 where the inventory cannot be read; both are told.
     """
+    return _planned(lambda: read_inventory(inventory, group, router_group), inventory)[1]
+
+
+def _planned(read: Callable[[], dict[str, Any]], inventory: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the planner's input and the plan, or tell why not and raise typer.Exit."""
     from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
     from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 
-    errors = Console(stderr=True, highlight=False)
     missing = [source for source in inventory if not Path(source).exists() and "," not in source]
     if missing:
-        errors.print(f"[red]{ERROR}[/]: no inventory at {', '.join(missing)}", soft_wrap=True)
-        raise typer.Exit(2)
+        raise _refuse(f"no inventory at {', '.join(missing)}")
     try:
-        return dict(plan_fleet(read_inventory(inventory, group, router_group)).to_dict())
-    except InventoryError as error:
-        errors.print(f"[red]{ERROR}[/]: {error}", soft_wrap=True, markup=True)
-        raise typer.Exit(2) from error
+        given = read()
+        return given, plan_fleet(given).to_dict()
+    except (InventoryError, AskError) as error:
+        raise _refuse(str(error)) from error
     except PlanError as error:
-        errors.print(f"[red]{ERROR}[/]: ", end="")
-        errors.print(str(error), soft_wrap=True, markup=False)
-        raise typer.Exit(1) from error
+        raise _refuse(str(error), 1) from error
+
+
+def topology_of(plan: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the topology that each host of a plan was planned on, from the same input."""
+    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.variables import HostReader
+
+    reader, found = HostReader(), {}
+    for name in plan["hosts"]:
+        host, _problems, _warnings = reader.read(name, given["hosts"][name], given["topologies"].get(name))
+        if host is not None:
+            found[name] = host.topology.to_dict()
+    return found
+
+
+def default_model_configs() -> Path:
+    """Return where fetched config.json files are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trainyard" / "model-configs"
+
+
+def _gather(
+    inventory: list[str], group: str, router_group: str, model_configs: Path | None, hub: str, diff: bool
+) -> dict[str, Any]:
+    """Return the planner's input, with what the hosts and the hub say where they are asked."""
+    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import models_of, read_model_configs
+
+    directory = model_configs or default_model_configs()
+    given = read_inventory(inventory, group, router_group, str(directory))
+    if hub:
+        models = models_of(given["hosts"].values())
+        fetch_model_configs(hub, directory, models)
+        given["model_configs"] = read_model_configs(str(directory), models)
+    if diff:
+        answers = ask_hosts(inventory, group, "trainyard.neuron.topology_info")
+        given["topologies"].update({name: answer["topology"] for name, answer in answers.items()})
+    return given
 
 
 def plan(
     inventory: Annotated[list[str], typer.Option("--inventory", "-i", help="Inventory file, directory or script.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole plan as JSON.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Ask the hosts what runs, and show what would change.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Write a picture of devices, links and slices.")] = None,
     group: Annotated[str, typer.Option(help="Inventory group of the hosts that serve.")] = "neuron",
     router_group: Annotated[str, typer.Option(help="Inventory group of the routers.")] = "router",
+    model_configs: Annotated[
+        Path | None, typer.Option(help="Directory with <repo>/<revision>/config.json of models, to estimate memory.")
+    ] = None,
+    hub: Annotated[str, typer.Option(help="Fetch missing config.json files from this model hub.")] = "",
 ) -> None:
-    """Show what would run where: replicas, cores, CPUs, ports, artifacts. No host is touched."""
-    errors = Console(stderr=True, highlight=False)
-    found = plan_or_exit(inventory, group, router_group)
+    """Show what would run where: replicas, cores, CPUs, ports, memory, artifacts. Only --diff reaches a host."""
+    given, found = _planned(lambda: _gather(inventory, group, router_group, model_configs, hub, diff), inventory)
+    if svg:
+        svg.write_text(fleet_picture(found, topology_of(found, given)), encoding="utf-8")
     if as_json:
         typer.echo(json.dumps(found, indent=2, sort_keys=True))
         return
-    console = Console(highlight=False)
+    _show(found)
+    if diff:
+        Console(highlight=False).print(diff_table(changes(found, _running(inventory, group))))
+
+
+def _running(inventory: list[str], group: str) -> dict[str, dict[str, Any]]:
+    """Return the replicas that each host runs, by host; hosts that did not answer are left out."""
+    try:
+        answers = ask_hosts(inventory, group, "trainyard.neuron.replica_info", become=True)
+    except AskError as error:
+        raise _refuse(str(error)) from error
+    return {name: answer["replicas"] for name, answer in answers.items()}
+
+
+def _refuse(message: str, code: int = 2) -> typer.Exit:
+    """Print an error and return the exit; 1 is a plan that cannot be, 2 an input that cannot be read."""
+    console = Console(stderr=True, highlight=False)
+    console.print(f"[red]{ERROR}[/]: ", end="")
+    console.print(message, soft_wrap=True, markup=False)
+    return typer.Exit(code)
+
+
+def _show(found: dict[str, Any]) -> None:
+    """Print a plan for people: a table for each host, one line about all, then the warnings."""
+    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     for heading, table in host_tables(found):
         console.print(heading, soft_wrap=True)
         console.print(table)
         console.print()
-    console.print(summary(found), soft_wrap=True)
+    console.print(summary(found), soft_wrap=True, markup=False)
     for warning in found["warnings"]:
-        errors.print(
-            f"[yellow]{WARNING}[/]: {warning['host']}: {warning['variable']}: {warning['rule']}. Fix: {warning['fix']}",
-            soft_wrap=True,
-        )
+        errors.print(f"[yellow]{WARNING}[/]: ", end="")
+        text = "{host}: {variable}: {rule}. Fix: {fix}".format(**warning)
+        errors.print(text, soft_wrap=True, markup=False)

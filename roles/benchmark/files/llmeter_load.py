@@ -261,8 +261,10 @@ def main(argv: list[str] | None = None) -> int:
     driver.warm_up()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    word = sys.stdin.readline().strip()  # the wall-clock time at which all shards begin
-    began = float(word) if word else time.time()
+    line = sys.stdin.readline()  # the wall-clock time at which all shards begin; an empty line is now
+    if not line:
+        sys.exit("whoever was to say when to start is gone: nothing was sent")
+    began = float(line) if line.strip() else time.time()
     time.sleep(max(0.0, began - time.time()))
     if load["request_rate_per_s"]:
         driver.open_loop(began)

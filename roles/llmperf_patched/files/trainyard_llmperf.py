@@ -145,8 +145,10 @@ def wait_for_start() -> None:
         return
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    word = sys.stdin.readline().strip()
-    time.sleep(max(0.0, float(word) - time.time()) if word else 0.0)
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit("whoever was to say when to start is gone: nothing was sent")
+    time.sleep(max(0.0, float(line) - time.time()) if line.strip() else 0.0)
 
 
 def unique_name(name: str, streams: int) -> str:

@@ -131,7 +131,9 @@ def _settle_engine(podman: Podman, lab: Lab, asked: Engine | None, more_replicas
     note = lab.engine_note if fell_back else ""
     folder = ""
     if engine == "vllm-cpu":
-        why = vllm_cpu.refusal_here(more_replicas) if more_replicas > 0 else None
+        why = None
+        if more_replicas > 0:
+            why = vllm_cpu.refusal_here(more_replicas, made=vllm_cpu.folder_here().exists())
         if why is None:
             try:
                 folder = str(vllm_cpu.ensure(podman, lab.image, say))
@@ -141,6 +143,26 @@ def _settle_engine(podman: Podman, lab: Lab, asked: Engine | None, more_replicas
             engine, note = "simulated", f"the real vLLM cannot run here: {why}"
             say(f"{note}; the simulated engine answers instead")
     lab.engine, lab.engine_note, lab.vllm_cpu = engine, note, folder
+
+
+def clear_cache() -> list[str]:
+    """Remove what labs keep for the next one: host images, the real vLLM, the model; return what went.
+
+    Raises:
+        LabError: a lab of this user or another is up on one of the images.
+    """
+    podman = podman_here()
+    images = podman.run("images", "--quiet", "--no-trunc", "--filter", f"reference={image.REPOSITORY}").split()
+    if podman.run("ps", "--all", "--quiet", "--filter", "label=trainyard.lab").split():
+        raise LabError("a lab is up, maybe of another checkout: `trainyard lab down` there first")
+    if images:
+        podman.run("image", "rm", *sorted(set(images)))
+    gone = [f"{len(set(images))} images"] if images else []
+    for name in ("vllm-cpu", "models"):
+        if (folder := cache_dir() / name).exists():
+            vllm_cpu.remove(podman, folder)
+            gone.append(str(folder))
+    return gone
 
 
 def take_down(name: str) -> list[str]:
@@ -231,7 +253,11 @@ def _table(description: dict[str, Any]) -> Table:
     services = description["services"]
     colour = "green" if services["state"] == "running" else "red"
     table.add_row("services", services["address"], f"[{colour}]{services['state']}[/]", services["since"])
-    table.caption = f"model hub {description['hub_url']}, AWS (S3, EC2, SSM) {description['aws_url']}"
+    urls = f"model hub {description['hub_url']}, AWS (S3, EC2, SSM) {description['aws_url']}"
+    if description["engine_note"]:
+        urls += f"\n{description['engine_note']}"
+    half = "half made: `trainyard lab up` goes on, `trainyard lab down` removes it"
+    table.caption = urls if description["subnet"] else half
     table.caption_justify = "left"
     return table
 
@@ -325,9 +351,14 @@ def fault(
 
 
 @app.command()
-def down(name: Name = None) -> None:
+def down(
+    name: Name = None,
+    cache: Annotated[bool, typer.Option("--cache", help="Also remove what all labs share: images, vLLM.")] = False,
+) -> None:
     """Remove the lab: containers, network, connections, files. Cached images and environments stay for the next one."""
     lab_name = name or state.default_name()
     with _told(lab_name):
         gone = take_down(lab_name)
         typer.echo(f"lab {lab_name}: {len(gone)} containers removed" if gone else f"lab {lab_name}: nothing was there")
+        if cache:
+            typer.echo(f"cache: {', '.join(clear_cache()) or 'nothing was there'}")

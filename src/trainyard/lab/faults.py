@@ -20,6 +20,8 @@ from trainyard.lab.errors import LabError
 from trainyard.lab.fleet import INSIDE, Fleet
 from trainyard.lab.state import SERVICES
 
+#: Where the Neuron stand-in keeps the faults that last.
+_INSIDE_FAULTS = "/run/neuron-sim/faults"
 _CHAIN = "TRAINYARD-LAB"
 _FULL = "/run/trainyard-lab-full"
 #: Shows a folder's content on top of a file system with no byte left: reads work, writes end with "no space left".
@@ -177,7 +179,8 @@ class Faults:
         for words in (("-D", "INPUT", "-j"), ("-D", "OUTPUT", "-j"), ("-F",), ("-X",)):
             self._iptables(host, *words, _CHAIN, check=False)
         self._exec(host, _DRAIN)
-        self._inside(host, "clear", Details())
+        if self._exists(host, _INSIDE_FAULTS):
+            self._inside(host, "clear", Details())
         return f"{host} has no faults"
 
     def _inside(self, host: str, kind: str, details: Details) -> str:

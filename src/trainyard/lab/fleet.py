@@ -113,8 +113,7 @@ def write_files(lab: Lab, files: Paths) -> None:
         folder = files.host(host)
         key = folder / "ssh" / "ssh_host_ed25519_key"
         _make_key(key, host)
-        write(folder / "ssh" / "authorized_keys", public)
-        for name, text in host_files(lab, host).items():
+        for name, text in {**host_files(lab, host), "etc/ssh/lab_authorized_keys": public}.items():
             write(folder / "files" / name, text)
         write(folder / "manager.conf", manager_conf())
         kind, data = key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2]

@@ -93,7 +93,7 @@ def _bootstrap(podman: Podman, wanted: Recipe, say: Say) -> None:
         sources = Path(folder) / "sources.list"
         sources.write_text(wanted.sources, encoding="utf-8")
         errors = Path(folder) / "errors"
-        command = [*podman.machine.privilege(), *_mmdebstrap(wanted, sources, rootless=podman.machine.rootless)]
+        command = [*podman.machine.privilege(), *_mmdebstrap(wanted, sources)]
         half = f"{wanted.tag}-unfinished"
         changes = [word for change in _CHANGES for word in ("--change", change)]
         with errors.open("wb") as error_file:
@@ -136,7 +136,7 @@ def _follow(maker: subprocess.Popen[bytes], say: Say) -> list[str]:
     return list(errors)
 
 
-def _mmdebstrap(wanted: Recipe, sources: Path, *, rootless: bool) -> list[str]:
+def _mmdebstrap(wanted: Recipe, sources: Path) -> list[str]:
     """The command that writes the image's root as a tar file to its standard output."""
     apt = ['Apt::Install-Recommends "false"', 'Acquire::Retries "3"', 'Acquire::Languages "none"', *apt_proxies()]
     hooks = []
@@ -153,7 +153,7 @@ def _mmdebstrap(wanted: Recipe, sources: Path, *, rootless: bool) -> list[str]:
     return [
         "mmdebstrap",
         "--variant=minbase",
-        f"--mode={'unshare' if rootless else 'root'}",
+        "--mode=root",
         "--format=tar",
         f"--include={','.join(wanted.packages)}",
         *(f"--aptopt={option.rstrip(';')}" for option in apt),
@@ -167,17 +167,29 @@ def _mmdebstrap(wanted: Recipe, sources: Path, *, rootless: bool) -> list[str]:
 
 def _build_on_base(podman: Podman, wanted: Recipe) -> None:
     """Make the image on a base image that podman can pull."""
+    with tempfile.TemporaryDirectory(prefix="trainyard-image-") as folder:
+        context = Path(folder)
+        files = {
+            "Containerfile": _containerfile(wanted).encode(),
+            "setup.sh": wanted.setup.encode(),
+            "ca-certificates.crt": wanted.ca_bundle,
+            "90lab": "".join(f"{line}\n" for line in apt_proxies()).encode(),
+        }
+        for name, content in files.items():
+            (context / name).write_bytes(content)
+        podman.run("build", "--quiet", "--tag", wanted.tag, "--file", str(context / "Containerfile"), folder)
+
+
+def _containerfile(wanted: Recipe) -> str:
+    """The steps on a base image: the packages, this machine's certificates where it has any, and the common set-up."""
+    bundle = "cp /tmp/ca-certificates.crt /etc/ssl/certs/ && " if wanted.ca_bundle else ""
     packages = " ".join(wanted.packages)
-    changes = "".join(f"{change}\n" for change in _CHANGES)
-    lines = (
+    return (
         f"FROM {wanted.base_image}\n"
         "USER root\n"
-        "COPY setup.sh /tmp/setup.sh\n"
-        "RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "
-        f"{packages} && rm -rf /var/lib/apt/lists/* && sh -eu /tmp/setup.sh && rm /tmp/setup.sh\n"
-        f"{changes}"
+        "COPY 90lab /etc/apt/apt.conf.d/90lab\n"
+        "COPY setup.sh ca-certificates.crt /tmp/\n"
+        "RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "
+        f"{packages} && rm -rf /var/lib/apt/lists/* && {bundle}sh -eu /tmp/setup.sh && "
+        "rm /tmp/setup.sh /tmp/ca-certificates.crt\n" + "".join(f"{change}\n" for change in _CHANGES)
     )
-    with tempfile.TemporaryDirectory(prefix="trainyard-image-") as folder:
-        path = Path(folder) / "Containerfile"
-        path.write_text(lines, encoding="utf-8")
-        podman.run("build", "--quiet", "--tag", wanted.tag, "--file", str(path), str(RECIPE_DIR))

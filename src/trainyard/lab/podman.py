@@ -37,7 +37,7 @@ class Podman:
 
         runc is named where it is there: crun raises a limit that not every root may raise.
         """
-        runtime = ["--runtime", self.machine.runtime] if self.machine.runtime and not self.machine.rootless else []
+        runtime = ["--runtime", self.machine.runtime] if self.machine.runtime else []
         return [*self._prefix, "podman", *runtime, *words]
 
     @property

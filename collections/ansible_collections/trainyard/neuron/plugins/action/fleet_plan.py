@@ -26,11 +26,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             argument_spec={
                 "hosts": {"type": "list", "elements": "str", "required": True},
                 "routers": {"type": "list", "elements": "str", "default": []},
+                "model_configs": {"type": "path", "default": ""},
                 "publish": {"type": "bool", "default": True},
             }
         )
         try:
-            collected = fleet_input((task_vars or {})["hostvars"], arguments["hosts"], arguments["routers"])
+            collected = fleet_input(
+                (task_vars or {})["hostvars"], arguments["hosts"], arguments["routers"], arguments["model_configs"]
+            )
             plan = plan_fleet(collected).to_dict()
         except PlanError as error:
             return {

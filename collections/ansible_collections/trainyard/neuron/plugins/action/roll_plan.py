@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans a roll on the controller, from what the hosts and routers reported, and gives it as a fact."""
+"""Plans a roll on the controller, from what the hosts and routers reported."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import 
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet, RollError, Settings
 
+MOVE_KEYS = ("id", "name", "url", "release", "was")
+"""What a host has to know about a move (the options of trainyard.neuron.replica_release)."""
 FLEET_FACT = "trainyard_fleet"
-FACT = "trainyard_roll"
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -33,7 +34,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the roll as a fact, and as lines for people."""
+        """Return the roll, and print it for people."""
         super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(
             argument_spec={
@@ -62,19 +63,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             {name: None if answer is None else answer["servers"] for name, answer in routers.items()},
         )
         if arguments["verb"] == "status":
-            return {"changed": False, **overview(fleet)}
+            told = overview(fleet)
+            for line in told["msg"]:
+                self._display.display(line)
+            return {"changed": False, **told}
         settings = Settings.from_dict(arguments["settings"])
         Thresholds.from_dict(arguments["thresholds"])
         plan = plan_roll(fleet, settings, require_staged=arguments["staged"])
         run = identity(arguments["verb"])
         run["take_over"] = arguments["take_over"] + self._dead(reports, run["owner"])
         fact = as_fact(plan, fleet, settings, arguments, run)
-        return {
-            "changed": False,
-            "_ansible_verbose_always": True,
-            "msg": plan.lines(),
-            "ansible_facts": {FACT: fact},
-        }
+        for line in plan.lines():
+            self._display.display(line)
+        return {"changed": False, "msg": plan.lines(), "roll": fact}
 
     def _dead(self, reports: dict[str, Any], owner: str) -> list[str]:
         holders = [Holder(**answer["holder"]) for answer in reports.values() if answer and answer.get("holder")]
@@ -90,11 +91,12 @@ def reported(hostvars: Any, name: str, register: str) -> Any:
 
 
 def wanted(fleet: dict[str, Any], reports: dict[str, Any], verb: str) -> dict[str, Any]:
-    """The plan's hosts and replicas; for a rollback, each replica at the release that it had before."""
+    """The plan's hosts that take part, and their replicas; for a rollback, at the release that each had before."""
+    taking_part = {host: entry for host, entry in fleet["hosts"].items() if host in reports}
     if verb != "rollback":
-        return fleet
+        return {"hosts": taking_part}
     hosts: dict[str, Any] = {}
-    for host, entry in fleet["hosts"].items():
+    for host, entry in taking_part.items():
         known = (reports.get(host) or {}).get("replicas", {})
         hosts[host] = {
             "replicas": [
@@ -143,7 +145,6 @@ def overview(fleet: Fleet) -> dict[str, Any]:
         drift = "" if seen.running in ("", target.release) else f", wanted {target.release}"
         rows.append(f"{target.id}  {seen.active}  release {seen.running or 'none'}{drift}  {state}")
     return {
-        "_ansible_verbose_always": True,
         "msg": [*rows, f"{len(fleet.targets) - len(out)} of {len(fleet.targets)} replicas are in rotation."],
         "out": out,
         "silent": list(fleet.silent),
@@ -163,7 +164,7 @@ def as_fact(
     for wave in fact["waves"]:
         members: dict[str, list[dict[str, Any]]] = {}
         for move in wave["moves"]:
-            members.setdefault(move["host"], []).append(move)
+            members.setdefault(move["host"], []).append({key: move[key] for key in MOVE_KEYS})
             fact["moves"][move["host"]].append(move)
         wave["on"] = members
         touched = [move["id"] for move in wave["moves"] if move["drain"] or move["admit"]]

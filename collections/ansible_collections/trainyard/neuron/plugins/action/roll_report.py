@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.trainyard.neuron.plugins.action.roll_plan import reported
+from ansible_collections.trainyard.neuron.plugins.action.roll_plan import reported, wanted
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import out_of_rotation, read_fleet
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet
 
@@ -33,11 +33,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         reports = {name: reported(hostvars, name, arguments["reports"]) for name in roll["hosts"]}
         routers = {name: reported(hostvars, name, arguments["reports"]) for name in roll["routers"]}
         fleet = read_fleet(
-            arguments["fleet"],
+            wanted(arguments["fleet"], reports, roll["verb"]),
             {name: None if answer is None else answer["replicas"] for name, answer in reports.items()},
             {name: None if answer is None else answer["servers"] for name, answer in routers.items()},
         )
-        told_by = hostvars[roll["lead"]]
+        told_by = hostvars[roll["lead"]].get("ansible_facts", {})
         out = out_of_rotation(fleet)
         lines, failed = told(
             roll,
@@ -46,14 +46,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             out,
             list(fleet.silent),
         )
-        fact = {"failed": failed, "lines": lines, "finished": finished(roll, fleet, out)}
-        speaks = (task_vars or {})["inventory_hostname"] == roll["lead"]
-        return {
-            "changed": False,
-            "msg": lines,
-            "ansible_facts": {"trainyard_roll_result": fact},
-            "_ansible_verbose_always": speaks,
-        }
+        for line in lines:
+            self._display.display(line)
+        return {"changed": False, "msg": lines, "stopped": failed, "finished": finished(roll, fleet, out)}
 
 
 def finished(roll: dict[str, Any], fleet: Fleet, out: dict[str, str]) -> dict[str, list[str]]:

@@ -45,8 +45,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         answers = collected(variables["hostvars"], wave, roll, step)
         outcome = decided(step, wave, roll, answers)
         result: dict[str, Any] = {"changed": False}
-        # One host speaks for all of them, or every line would come from each.
-        speaks = variables["inventory_hostname"] == roll["lead"]
         if outcome.problems and step not in LAST_WORDS:
             head = f"Wave {wave['number']} of {len(roll['waves'])} stops here: " if wave else ""
             return {**result, "failed": True, "msg": head + "; ".join(outcome.problems)}
@@ -59,7 +57,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             facts["trainyard_roll_stopped"] = {"why": arguments["why"], "problems": outcome.problems}
         result["ansible_facts"] = facts
         result["msg"] = [*outcome.seen, *outcome.problems]
-        result["_ansible_verbose_always"] = speaks and bool(result["msg"])
+        # One host speaks for all of them, or every line would come from each.
+        if variables["inventory_hostname"] == roll["lead"]:
+            for line in result["msg"]:
+                self._display.display(f"  {line}")
         return result
 
 

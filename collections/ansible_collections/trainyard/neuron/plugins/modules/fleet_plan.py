@@ -24,6 +24,12 @@ options:
     type: list
     elements: str
     default: []
+  model_configs:
+    description:
+      - Directory of the controller with C(<repo>/<revision>/config.json) of checkpoints, to estimate memory with.
+      - Published models are known without it.
+    type: path
+    default: ""
   publish:
     description: Return the plan. Without it the plan is only made, to see whether it can be.
     type: bool

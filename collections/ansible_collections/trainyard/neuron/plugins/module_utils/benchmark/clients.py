@@ -61,6 +61,11 @@ class Client:
     def check(self, load: Dict[str, Any]) -> None:
         """Raise `ClientError` for a load that this client cannot make."""
 
+    def warm_up(self, load: Dict[str, Any], work: Path) -> List[Command]:
+        """What to run before the servers' counters are read, where the client cannot warm up and then wait."""
+        del load, work
+        return []
+
     def commands(self, load: Dict[str, Any], work: Path) -> List[Command]:
         """The processes to run side by side."""
         raise NotImplementedError
@@ -206,6 +211,14 @@ class VllmBench(Client):
         ):
             raise ClientError("vllm bench serve takes a range ratio below 1: the deviation must be below the mean")
 
+    def warm_up(self, load: Dict[str, Any], work: Path) -> List[Command]:
+        """A run of its own: its own --num-warmups sends requests that the servers count and it does not."""
+        if not load["warmup_requests"]:
+            return []
+        aside = work / "warm-up"
+        aside.mkdir(exist_ok=True)
+        return self.commands({**load, "requests": load["warmup_requests"], "seed": load["seed"] - 1}, aside)
+
     def commands(self, load: Dict[str, Any], work: Path) -> List[Command]:
         """Random prompts; a normal deviation becomes a uniform range of the same deviation (half-width s * sqrt 3)."""
         ratio = max(
@@ -218,7 +231,6 @@ class VllmBench(Client):
             "--model": load["model"],
             "--tokenizer": load["tokenizer"],
             "--num-prompts": load["requests"],
-            "--num-warmups": load["warmup_requests"],
             "--ready-check-timeout-sec": 0,
             "--seed": load["seed"],
             "--result-dir": str(work),
@@ -241,7 +253,8 @@ class VllmBench(Client):
         other = {k: v for k, v in load["sampling"].items() if k not in ("temperature", "top_p", "top_k")}
         if other:
             options["--extra-body"] = json.dumps(other, sort_keys=True)
-        argv = [os.path.join(self.home, "bin", "vllm"), "bench", "serve", "--save-result", "--save-detailed"]  # noqa: PTH118
+        # As a module: the script `vllm` names the interpreter by the path that it was installed at.
+        argv = [self.python, "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--save-result", "--save-detailed"]
         argv += ["--disable-tqdm"] + (["--ignore-eos"] if load["ignore_eos"] else [])
         argv += [str(part) for pair in options.items() for part in pair]
         environment = {"OPENAI_API_KEY": load.get("api_key") or "none", "HF_HUB_OFFLINE": "1"}

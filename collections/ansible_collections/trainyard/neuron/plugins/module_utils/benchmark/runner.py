@@ -243,6 +243,7 @@ class Run:
         work.mkdir()
         load = self._client_load(index)
         self.client.check(load)
+        self._warm_up(self.client.warm_up(load, work), work)
         commands = self.client.commands(load, work)
         sampler = counters.Sampler(self.fleet.replicas, self.sample_period_s)
         cpu_before = children_cpu_s()
@@ -276,6 +277,14 @@ class Run:
             },
             "samples": samples,
         }
+
+    def _warm_up(self, commands: List[clients.Command], work: Path) -> None:
+        if not commands:
+            return
+        with running(commands, work, self.environment) as processes:
+            deadline = time.monotonic() + float(self.load["run_timeout_s"])
+            if any(process.finish(deadline) for process in processes):
+                raise RunError(f"the warm-up failed; the client's output: {processes[0].tail()}")
 
     def _after(self) -> Dict[str, counters.Snapshot]:
         try:

@@ -182,8 +182,9 @@ class HubSource:
             files.append(entry)
         return files
 
-    def fetch(self, staging: Path, expected: List[Dict[str, Any]]) -> None:  # noqa: ARG002 - the client lists them itself
+    def fetch(self, staging: Path, expected: List[Dict[str, Any]]) -> None:
         """Run the hub's client until all files are in `staging`; what is there already is not fetched again."""
+        self._finish_partials(staging, expected)
         argv = [str(HF), "download", self._inputs["repo"], "--revision", self._inputs["revision"]]
         argv += ["--local-dir", str(staging), "--max-workers", str(self._workers), "--format", "quiet"]
         for pattern in self._inputs["exclude"]:
@@ -201,6 +202,33 @@ class HubSource:
                 f"{staging} keeps what arrived",
                 "run again to resume",
             )
+
+    def _finish_partials(self, staging: Path, expected: List[Dict[str, Any]]) -> None:
+        """Go on with the files that a killed client left half fetched: a new client would begin them anew.
+
+        Source: huggingface_hub pull request 4228, each process has temporary files of its own.
+        """
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.file_download import http_get
+        from huggingface_hub.utils._headers import build_hf_headers
+
+        notes = staging / ".cache" / "huggingface" / "download"
+        for entry in expected:
+            partials = sorted(notes.rglob(f"*.{entry.get('sha256')}.*incomplete"), key=lambda path: path.stat().st_size)
+            if partials and not (staging / entry["path"]).exists() and 0 < partials[-1].stat().st_size < entry["size"]:
+                url = hf_hub_url(
+                    self._inputs["repo"], entry["path"], revision=self._inputs["revision"], endpoint=self._endpoint
+                )
+                had_bytes = partials[-1].stat().st_size
+                print(f"{entry['path']}: going on at {progress.human_bytes(had_bytes)}", flush=True)  # noqa: T201 - the job's log
+                with partials[-1].open("ab") as stream:
+                    headers = build_hf_headers(token=os.environ.get("HF_TOKEN") or False)
+                    http_get(url, stream, resume_size=had_bytes, headers=headers, expected_size=entry["size"])
+                if manifest.hash_file(partials[-1]) == entry["sha256"]:
+                    (staging / entry["path"]).parent.mkdir(parents=True, exist_ok=True)
+                    partials.pop().replace(staging / entry["path"])
+            for partial in partials:
+                partial.unlink()
 
     def forget(self, staging: Path, name: str) -> None:
         """Remove a wrong file and what the client remembers of it, so that it is fetched anew and alone."""

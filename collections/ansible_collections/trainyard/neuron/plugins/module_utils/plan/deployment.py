@@ -8,8 +8,9 @@ other deployments is judged where those are known.
 from __future__ import absolute_import, annotations, division, print_function
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import (
     BadValueError,

@@ -231,6 +231,7 @@ _NXDI_SERVE_ENVIRONMENT = {
 }
 _DEMO_ENVIRONMENT = {
     "BASE_COMPILE_WORK_DIR": "{work_dir}",
+    # As many as the artifact is made for, and not all of the host's: others may be serving on them.
     "NEURON_RT_NUM_CORES": "{core_count}",
     "NEURON_RT_EXEC_TIMEOUT": "600",
 }

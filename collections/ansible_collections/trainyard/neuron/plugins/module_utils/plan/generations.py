@@ -6,6 +6,7 @@ This is the interface of `generation_tables.py` (the data) and `rendering.py` (i
 
 from __future__ import annotations
 
+import json
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
@@ -86,7 +87,7 @@ def argument_problems(
                 "", path, sampling, "must be a mapping, or false to sample on the CPU", "write key: value below it"
             ),
         ]
-    problems += _owned_problems(deployment, where)
+    problems += _owned_problems(deployment, where) + _number_problems(deployment, where)
     if generation.compiler == "inference_demo":
         problems += _model_type_problems(deployment, release, where)
         problems += _setting_problems(deployment, release, where)
@@ -129,6 +130,19 @@ def _owned_problems(deployment: Deployment, where: str) -> List[Problem]:
         for name, value in deployment.neuron_config.items()
         if name in OWNED_SETTINGS
     ]
+
+
+def _number_problems(deployment: Deployment, where: str) -> List[Problem]:
+    """Return a problem for each value with a number that JSON has no word for (YAML has: .nan, .inf)."""
+    found = []
+    for part, values in (("neuron_config", deployment.neuron_config), ("engine_args", deployment.engine_args)):
+        for name, value in values.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except ValueError:
+                path = "%s.%s.%s" % (where, part, name)
+                found.append(Problem("", path, str(value), "must be a finite number", "give one"))
+    return found
 
 
 def _model_type_problems(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
@@ -206,12 +220,13 @@ def _flag_problems(
     path: str,
     release: SdkRelease,
 ) -> List[Problem]:
-    if value is None or value is False:
-        return []
     compiler = "inference_demo of NxDI %s" % release.nxdi
     if name not in table:
         rule = "%s has no flag for it, so it would be served and not compiled" % compiler
         return [Problem("", path, value, rule, did_you_mean(name, table) or "remove it")]
+    # A setting that is off is left out, whatever the release knows of it.
+    if value is None or value is False:
+        return []
     known = table[name]
     if known.since > nxdi:
         rule = "%s has no flag for it yet" % compiler

@@ -3,8 +3,12 @@
 
 from __future__ import absolute_import, annotations, division, print_function
 
-from typing import Any, Dict, Iterable, List, Mapping
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Tuple
 
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import PREFIX as DEPLOYMENT
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError, Problem
 
 __metaclass__ = type
@@ -17,7 +21,7 @@ TOPOLOGY_FACT, PLAN_FACT = "trainyard_topology", "trainyard_fleet"
 
 
 def fleet_input(
-    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], routers: Iterable[str]
+    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], routers: Iterable[str], model_configs: str = ""
 ) -> Dict[str, Any]:
     """Collect what `plan_fleet` reads.
 
@@ -25,6 +29,7 @@ def fleet_input(
         hostvars: variables of all hosts, by host; values may be templated on access.
         hosts: names of the hosts that serve.
         routers: names of the hosts that balance.
+        model_configs: directory with `<repo>/<revision>/config.json` of checkpoints, empty for none.
 
     Raises:
         PlanError: variables that cannot be templated, all of them.
@@ -37,7 +42,49 @@ def fleet_input(
         raise PlanError(problems)
     topologies = {name: _topology(values.pop(TOPOLOGY_FACT, None)) for name, values in found.items()}
     topologies = {name: topology for name, topology in topologies.items() if topology}
-    return {"hosts": found, "routers": router_names, "topologies": topologies, "router_variables": extra}
+    return {
+        "hosts": found,
+        "routers": router_names,
+        "topologies": topologies,
+        "router_variables": extra,
+        "model_configs": read_model_configs(model_configs, models_of(found.values())) if model_configs else {},
+    }
+
+
+def models_of(hosts: Iterable[Mapping[str, Any]]) -> List[Tuple[str, str]]:
+    """Return repository and revision of every model that some hosts' variables name, each once."""
+    found = set()
+    for values in hosts:
+        for key, value in values.items():
+            model = value.get("model") if key.startswith(DEPLOYMENT) and isinstance(value, Mapping) else None
+            if isinstance(model, Mapping) and all(isinstance(model.get(part), str) for part in ("repo", "revision")):
+                found.add((str(model["repo"]), str(model["revision"])))
+    return sorted(found)
+
+
+def model_config_path(directory: str, repo: str, revision: str) -> Path:
+    """Return where a checkpoint's config.json is, as on a host below `weights`."""
+    return Path(directory, repo, revision, "config.json")
+
+
+def read_model_configs(directory: str, models: Iterable[Tuple[str, str]]) -> Dict[str, Any]:
+    """Return the config.json of those models that a directory has, by `repo@revision`."""
+    found = {}
+    for repo, revision in models:
+        try:
+            text = model_config_path(directory, repo, revision).read_text(encoding="utf-8")
+            found["%s@%s" % (repo, revision)] = json.loads(text)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            path = str(model_config_path(directory, repo, revision))
+            raise PlanError([Problem("", "model_configs", path, "cannot be read: %s" % error, "repair it")]) from error
+    return found
+
+
+def _is_result(value: Any) -> bool:
+    """Tell what a task registered in this run from what the inventory says."""
+    return isinstance(value, Mapping) and "failed" in value and ("changed" in value or "msg" in value)
 
 
 def _topology(result: Any) -> Any:
@@ -56,7 +103,9 @@ def _variables(hostvars: Mapping[str, Mapping[str, Any]], name: str, problems: L
         if key != ADDRESS and (not key.startswith(PREFIX) or key == PLAN_FACT):
             continue
         try:
-            values[key] = plain(hostvars[name][key])
+            value = hostvars[name][key]
+            if key == TOPOLOGY_FACT or not _is_result(value):
+                values[key] = plain(value)
         except Exception as error:  # noqa: BLE001 - whatever a template can raise is the variable's problem, not ours
             rule = "cannot be templated: %s" % " ".join(str(error).split())
             problems.append(Problem(name, key, None, rule, "define what it refers to"))

@@ -214,7 +214,7 @@ class CpuMap:
             proxies = proxy_cpus(cpus) if reserve_proxy else frozenset()
             cores = sorted(core for device in devices for core in device.cores)
             workers = _split(_siblings_together([cpu for cpu in cpus if cpu not in proxies]), cores)
-            helpers = _split(_siblings_together(sorted(proxies)), cores)
+            helpers = _split(_siblings_together(sorted(proxies)), cores) if proxies else dict.fromkeys(cores, ())
             for core in cores:
                 self._share[core] = CpuShare(workers[core], helpers[core])
 

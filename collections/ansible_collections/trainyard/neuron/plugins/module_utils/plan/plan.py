@@ -6,8 +6,9 @@ from __future__ import absolute_import, annotations, division, print_function
 import hashlib
 import json
 import re
-from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan import checks
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.artifact import artifact_digest, artifact_inputs
@@ -16,12 +17,21 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment i
     Deployment,
     ModelRef,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fit import GIB, ConfigError, ModelShape
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generations import (
     argument_problems,
     argument_warnings,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.known_models import known_shape
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.memory import (
+    HostMemory,
+    deployment_fit,
+    host_memory,
+    memory_problems,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.placement import (
     CpuMap,
+    CpuShare,
     Placement,
     Request,
     Slice,
@@ -79,7 +89,8 @@ def plan_fleet(fleet_input: Mapping[str, Any]) -> FleetPlan:
     Args:
         fleet_input: `hosts` (name -> its inventory variables), `routers` (names of the hosts that balance),
             `topologies` (name -> what the host reported, absent where it was not asked), and optionally
-            `router_variables` (name -> variables of routers that serve nothing themselves).
+            `router_variables` (name -> variables of routers that serve nothing themselves) and `model_configs`
+            (repo@revision -> the checkpoint's config.json; published models are known without).
 
     Returns:
         The plan; the same for any order of the input.
@@ -107,6 +118,11 @@ class _Planner:
         self._placements: Dict[Any, Placement] = {}
         self._cpu_maps: Dict[Any, CpuMap] = {}
         self._artifacts: Dict[Any, Tuple[str, Dict[str, Any]]] = {}
+        self._model_configs: Mapping[str, Any] = fleet_input.get("model_configs") or {}
+        self._slices: Dict[Any, Dict[str, Any]] = {}
+        self._memories: Dict[Any, HostMemory] = {}
+        self._hbm: Dict[Any, Optional[int]] = {}
+        self._shapes: Dict[ModelRef, Optional[ModelShape]] = {}
         self._judged: Dict[Any, Tuple[Optional[SdkRelease], List[Problem], List[Problem]]] = {}
 
     def plan(self) -> FleetPlan:
@@ -170,11 +186,14 @@ class _Planner:
             "instance_type": host.topology.instance_type,
             "logical_nc_config": host.topology.logical_nc_config,
             "topology_source": host.topology.source,
+            "reserved_cores": format_ranges(host.reserved_cores),
+            "quarantined_devices": list(host.quarantined_devices),
             "data_dir": host.data_dir,
             "sdk": _sdk_entries(host, releases),
             "weights": _weights(host),
             "artifacts": self._host_artifacts(host, releases),
             "replicas": replicas,
+            "memory": self._host_memory(host, releases, placement),
         }
 
     def _releases(self, host: Host) -> Dict[str, SdkRelease]:
@@ -199,10 +218,55 @@ class _Planner:
             if not wrong:
                 row = find_release(deployment.sdk_release, deployment.generation)
                 problems += argument_problems(deployment, row, where)
+                fitting, costs = self._memory_problems(deployment, row, host.topology, where)
+                problems, warnings = problems + fitting, warnings + costs
                 if not problems:
                     warnings += argument_warnings(deployment, row, where) + checks.traps(deployment)
             self._judged[key] = (row, problems + wrong, warnings)
         return self._judged[key]
+
+    def _memory_problems(
+        self, deployment: Deployment, row: SdkRelease, topology: Topology, where: str
+    ) -> Tuple[List[Problem], List[Problem]]:
+        """Return what does not fit, and what it costs; of a model that nobody knows nothing is said."""
+        try:
+            shape = self._shape(deployment.model)
+        except ConfigError as error:
+            fix = "correct the file, or take it away to plan without estimates"
+            return [Problem("", where + ".model", deployment.model.repo, "config.json: %s" % error, fix)], []
+        if shape is None:
+            return [], []
+        return memory_problems(deployment, row, shape, topology.hbm_bytes_per_core, where)
+
+    def _shape(self, model: ModelRef) -> Optional[ModelShape]:
+        """Return a model's shape, from its config.json where it was given, else by its published name."""
+        if model not in self._shapes:
+            given = self._model_configs.get("%s@%s" % (model.repo, model.revision))
+            self._shapes[model] = known_shape(model.repo) if given is None else ModelShape.from_config(given)
+        return self._shapes[model]
+
+    def _host_memory(self, host: Host, releases: Mapping[str, SdkRelease], placement: Placement) -> Any:
+        """Return the estimates of a host's memory and disk, None where a model or the host's memory is not known."""
+        shapes = {item.name: self._shape(item.model) for item in host.deployments}
+        if host.topology.memory_bytes is None or not all(shapes.values()):
+            return None
+        replicas, artifacts = [], {}
+        for item in host.deployments:
+            shape = shapes[item.name]
+            if shape is None:
+                continue
+            replicas += [(item, releases[item.name], shape)] * len(placement.slices[item.name])
+            artifacts[self._artifact(item, releases[item.name], host.topology)[0]] = (item, shape)
+        key = (id(host.topology), tuple(id(item) for item, _row, _shape in replicas))
+        if key not in self._memories:
+            self._memories[key] = host_memory(replicas, list(artifacts.values()), host.topology.memory_bytes)
+        memory = self._memories[key]
+        if replicas and not memory.loads_at_once:
+            rule = "a load takes an estimated %.0f GiB of host memory" % (memory.bytes_per_load / GIB)
+            value = "%.0f GiB" % (host.topology.memory_bytes / GIB)
+            fix = "use a larger host, or compile with save_sharded_checkpoint"
+            self._warnings.append(Problem(host.name, "host memory", value, rule, fix))
+        return asdict(memory)
 
     def _place(self, host: Host, releases: Mapping[str, SdkRelease]) -> Placement:
         """Lay the slices of the deployments that are right in themselves."""
@@ -285,28 +349,39 @@ class _Planner:
                 replicas.append(self._replica(host, deployment, releases[name], index, piece))
         return sorted(replicas, key=lambda replica: (replica["devices"][0], replica["port"]))
 
+    def _slice(self, host: Host, piece: Slice) -> Dict[str, Any]:
+        """Return what follows from a slice's place on such a host."""
+        key = (id(host.topology), host.cpu_pinning, piece)
+        if key not in self._slices:
+            cpu_map = self._cpu_map(host)
+            share = cpu_map.of(piece.cores) if cpu_map else CpuShare(())
+            devices = devices_of(host.topology, piece.cores)
+            self._slices[key] = {
+                "cores": format_ranges(piece.cores),
+                "devices": [device.index for device in devices],
+                "numa_nodes": numa_nodes(devices),
+                "cpus": format_ranges(share.cpus),
+                "proxy_cpus": format_ranges(share.proxy_cpus),
+            }
+        return self._slices[key]
+
     def _replica(
         self, host: Host, deployment: Deployment, release: SdkRelease, index: int, piece: Slice
     ) -> Dict[str, Any]:
-        cpu_map = self._cpu_map(host)
-        share = cpu_map.of(piece.cores) if cpu_map else None
-        devices = devices_of(host.topology, piece.cores)
+        where = self._slice(host, piece)
         digest, _inputs = self._artifact(deployment, release, host.topology)
         name = "%s-%d" % (deployment.name, index)
         port = deployment.port + index
-        cores = format_ranges(piece.cores)
-        cpus = format_ranges(share.cpus) if share else ""
-        proxies = format_ranges(share.proxy_cpus) if share and host.cpu_pinning == "proxy" else ""
         address = LOOPBACK if self._routers == [host.name] else host.address
         rendered = render_serve(
             deployment,
             release,
             placement={
-                "cores": cores,
+                "cores": where["cores"],
                 "core_count": piece.width,
                 "port": port,
                 "address": address,
-                "proxy_cpus": proxies,
+                "proxy_cpus": where["proxy_cpus"],
                 "logical_nc_config": host.topology.logical_nc_config,
             },
             weights_path=weights_path(host.data_dir, deployment.model),
@@ -320,12 +395,12 @@ class _Planner:
             "deployment": deployment.name,
             "index": index,
             "unit": "vllm@%s.service" % name,
-            "cores": cores,
+            "cores": where["cores"],
             "core_count": piece.width,
-            "devices": [device.index for device in devices],
-            "numa_nodes": list(numa_nodes(devices)),
-            "cpus": cpus,
-            "proxy_cpus": proxies,
+            "devices": list(where["devices"]),
+            "numa_nodes": list(where["numa_nodes"]),
+            "cpus": where["cpus"],
+            "proxy_cpus": where["proxy_cpus"],
             "address": address,
             "port": port,
             "agent_port": port + AGENT_PORT_OFFSET,
@@ -342,10 +417,23 @@ class _Planner:
             "served_name": deployment.served_name,
             "max_num_seqs": deployment.max_num_seqs,
             "max_model_len": deployment.max_model_len,
+            "hbm_bytes_needed": self._hbm_bytes(deployment, release, host.topology),
+            "hbm_bytes_available": host.topology.hbm_bytes_per_core * piece.width,
             "argv": list(rendered.argv),
             "environment": dict(rendered.environment),
         }
         return dict(replica, release=release_id(replica))
+
+    def _hbm_bytes(self, deployment: Deployment, release: SdkRelease, topology: Topology) -> Optional[int]:
+        """Estimate the device memory of a replica in bytes, None for a model that is not known."""
+        key = (id(deployment), topology.hbm_bytes_per_core)
+        if key not in self._hbm:
+            shape = self._shape(deployment.model)
+            self._hbm[key] = None
+            if shape is not None:
+                fit = deployment_fit(deployment, release, shape, topology.hbm_bytes_per_core)
+                self._hbm[key] = fit.needed * deployment.tensor_parallel_size
+        return self._hbm[key]
 
     def _router(self, hosts: Sequence[Host], planned: Mapping[str, Mapping[str, Any]]) -> Dict[str, Any]:
         """Collect the servers of each model for the routers, and find the routers' port."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_tables import (
@@ -30,7 +31,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_t
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease
 
 #: What `inference_demo` insists on although nothing is generated with --compile-only.
-COMPILE_PROMPT = "I believe the meaning of life is"
+COMPILE_PROMPT = "Hello"
 
 #: Deepest top-k that the device samples from, and NxDI's default.
 MAX_GLOBAL_TOPK = 256
@@ -272,10 +273,8 @@ def _native_prefill_flags(deployment: Deployment) -> Dict[str, Any]:
     config = native_config(deployment)
     segmented = bool(config.get("kv_segment_size_buckets"))
     buckets = config.get("num_batched_tokens_buckets") or config.get("kv_segment_size_buckets")
-    return {
-        PREFIX_FLAG: segmented,
-        "max-num-batched-tokens": max(buckets) if buckets else deployment.max_model_len,
-    }
+    sizes = [item for item in buckets if isinstance(item, int)] if isinstance(buckets, list) else []
+    return {PREFIX_FLAG: segmented, "max-num-batched-tokens": max(sizes, default=deployment.max_model_len)}
 
 
 def served_config(deployment: Deployment, generation: Generation) -> Dict[str, Any]:
@@ -297,8 +296,8 @@ def _nxdi_config(deployment: Deployment, generation: Generation) -> Dict[str, An
     sampling = sampling_of(deployment)
     if "on_device_sampling_config" in config:
         config["on_device_sampling_config"] = sampling
-    longest_prompt = config.get("max_context_length", deployment.max_model_len)
-    if generation.prompt_limit_key and longest_prompt < deployment.max_model_len:
+    longest_prompt = config.get("max_context_length")
+    if generation.prompt_limit_key and isinstance(longest_prompt, int) and longest_prompt < deployment.max_model_len:
         config[generation.prompt_limit_key] = longest_prompt
     if generation.config_keys is None:
         return config

@@ -9,9 +9,10 @@ carry node -1, as `neuron-ls` itself says for them.
 
 from __future__ import absolute_import, annotations, division, print_function
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges, parse_ranges
 

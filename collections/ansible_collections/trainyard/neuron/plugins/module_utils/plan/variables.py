@@ -6,8 +6,9 @@ from __future__ import absolute_import, annotations, division, print_function
 import difflib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import (
     PREFIX,
@@ -65,8 +66,30 @@ _FIELDS: Dict[str, Field] = {
     "trainyard_overrides": Field(lambda value: value, default={}),
 }
 
-#: Variables of the name's space that other parts of the toolkit read; the planner only knows that they exist.
-OTHER_VARIABLES = frozenset({"trainyard_aws_environment", "trainyard_fleet", "trainyard_topology"})
+#: Variables of the name's space that playbooks and roles read; the planner only knows that they exist.
+OTHER_VARIABLES = frozenset(
+    {
+        "trainyard_aws_environment",
+        "trainyard_benchmark",
+        "trainyard_canary",
+        "trainyard_canary_prompts",
+        "trainyard_fleet",
+        "trainyard_llmperf",
+        "trainyard_redeploy",
+        "trainyard_redeploy_hooks",
+        "trainyard_replicas",
+        "trainyard_replicas_after",
+        "trainyard_results_dir",
+        "trainyard_roll",
+        "trainyard_roll_done",
+        "trainyard_roll_ready",
+        "trainyard_roll_result",
+        "trainyard_take_over",
+        "trainyard_teardown_data",
+        "trainyard_topology",
+        "trainyard_turn",
+    }
+)
 
 #: Ports that something beside the replicas may have on a host, by the variable that gives them.
 OTHER_PORTS = ("trainyard_router_metrics_port", "trainyard_monitor_port")

@@ -132,7 +132,7 @@ def compare(canary: Watched, peers: Sequence[Watched], thresholds: Thresholds, s
     for peer in peers:
         together = together.plus(peer)
     if not peers:
-        found.notes.append("no peer serves this model: nothing to compare with but the canary's own errors")
+        found.notes.append("no peer serves this model, so only its own errors count")
     _errors(found, canary, together, thresholds)
     _figures(found, canary.reading, together.reading, thresholds)
     _golden(found, canary.golden, together.golden, thresholds, same_weights)
@@ -141,7 +141,7 @@ def compare(canary: Watched, peers: Sequence[Watched], thresholds: Thresholds, s
 
 def _errors(found: _Findings, canary: Watched, peers: Watched, limits: Thresholds) -> None:
     if not canary.requests:
-        found.notes.append("no request reached the canary while it was watched: its traffic proves nothing")
+        found.notes.append("no request reached it while it was watched, so traffic proves nothing")
         return
     rate = canary.errors / canary.requests
     usual = peers.errors / peers.requests if peers.requests else 0.0

@@ -332,7 +332,8 @@ def _waves(fleet: Fleet, settings: Settings, moves: Sequence[Move], floor: Mappi
     the rest of the roll the room that it needs. Those that wait for cores of others move with their host.
     """
     rotation = Counter(target.model for target in fleet.targets if fleet.in_rotation(target))
-    serving = {move.target.id for move in moves if fleet.in_rotation(move.target)}
+    up = {target.id for target in fleet.targets if fleet.in_rotation(target)}
+    serving = {move.target.id for move in moves} & up
     repairs = [move for move in moves if move.target.id not in serving and not move.after]
     rolls = [move for move in moves if move not in repairs]
     hosts = list(dict.fromkeys(move.target.host for move in rolls))
@@ -348,9 +349,10 @@ def _waves(fleet: Fleet, settings: Settings, moves: Sequence[Move], floor: Mappi
             if not chosen:
                 raise RollError(_floor_problems(fleet, pending, rotation, floor, settings))
             wave = _wave(len(waves) + 1, batch, first and batch > 0, chosen, rotation, serving, settings)
-            waves.append(replace(wave, peers=_peers(fleet, chosen, done)))
+            waves.append(replace(wave, peers=_peers(fleet, chosen, done, up)))
             for move in chosen:
                 done.add(move.target.id)
+                (up.add if move.admit else up.discard)(move.target.id)
                 if move.admit and move.target.id not in serving:
                     rotation[move.target.model] += 1
                 elif not move.admit and move.target.id in serving:
@@ -406,14 +408,14 @@ def _wave(
     return Wave(number, batch, canary, tuple(moves), left, watch, seconds)
 
 
-def _peers(fleet: Fleet, moves: Sequence[Move], done: set[str]) -> Tuple[Peer, ...]:
-    """Replicas in rotation that stay there while ``moves`` happen; those on the old release first, for contrast."""
+def _peers(fleet: Fleet, moves: Sequence[Move], done: set[str], up: set[str]) -> Tuple[Peer, ...]:
+    """Replicas of ``up`` that stay in rotation while ``moves`` happen; those on the old release first, for contrast."""
     moving = {move.target.id for move in moves}
     models = {move.target.model for move in moves}
     found = [
         Peer(target, target.weights if target.id in done else fleet.seen(target).weights or target.weights)
         for target in fleet.targets
-        if target.model in models and target.id not in moving and fleet.in_rotation(target)
+        if target.model in models and target.id not in moving and target.id in up
     ]
     found.sort(key=lambda peer: peer.target.id in done)
     return tuple(found[:PEERS_WATCHED])

@@ -69,6 +69,16 @@ def test_vllm_bench_gets_a_range_with_the_asked_deviation(tmp_path: Path) -> Non
     assert "--ignore-eos" in command.argv
 
 
+def test_vllm_bench_warms_up_in_a_run_of_its_own(tmp_path: Path) -> None:
+    load = load_of(warmup_requests=3)
+    (command,) = clients.VllmBench("/opt/vllm").warm_up(load, tmp_path)
+    (measured,) = clients.VllmBench("/opt/vllm").commands(load, tmp_path)
+    assert options(command.argv)["--num-prompts"] == "3"
+    assert options(command.argv)["--seed"] != options(measured.argv)["--seed"]
+    assert options(command.argv)["--result-dir"] != options(measured.argv)["--result-dir"]
+    assert not clients.VllmBench("/opt/vllm").warm_up(load_of(warmup_requests=0), tmp_path)
+
+
 def test_vllm_bench_results_become_records(tmp_path: Path) -> None:
     data = {
         "ttfts": [0.2, 0.0],

@@ -211,6 +211,12 @@ def test_peers_stay_in_rotation_and_those_on_the_old_release_come_first() -> Non
     assert last[:2] == ["h4:m-2", "h4:m-3"]
 
 
+def test_a_repaired_replica_is_a_peer_of_the_next() -> None:
+    fleet = fleet_of(wanted(hosts=1, per_host=2), {"h1:m-0": {"active": "failed", "release": "", "current": OLD}})
+    waves = plan_roll(fleet, Settings()).waves
+    assert [[peer.target.id for peer in wave.peers] for wave in waves] == [["h1:m-1"], ["h1:m-0"]]
+
+
 def test_a_dry_run_asks_for_no_staged_release() -> None:
     fleet = fleet_of(wanted(), {"h1:m-0": {"staged": [OLD]}})
     assert len(plan_roll(fleet, Settings(), require_staged=False).waves) == 16

@@ -29,6 +29,8 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
     SdkRelease,
     find_release,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 GOLDEN = Path(__file__).parent / "golden"
 WHERE = "trainyard_deployment_x"
@@ -452,6 +454,8 @@ BAD = [
      NCONF + "on_device_sampling_config.top_k_kernel_enabled", "has no flag for it yet", "NxDI 0.5 or later"),
     ("sampling that is no mapping", "2.23.0", None, {"neuron_config": {"on_device_sampling_config": "greedy"}},
      NCONF + "on_device_sampling_config", "must be a mapping, or false", "write key: value"),
+    ("number that is none", "2.23.0", None, {"neuron_config": {"capacity_factor": float("nan")}},
+     NCONF + "capacity_factor", "must be a finite number", "give one"),
     ("degree said twice", "2.23.0", None, {"neuron_config": {"tp_degree": 16}}, NCONF + "tp_degree",
      "follows from another variable", "set tensor_parallel_size"),
     ("length said twice", "2.27.0", None, {"neuron_config": {"seq_len": 4096}}, NCONF + "seq_len",
@@ -575,6 +579,35 @@ def test_what_cannot_be_compiled_is_not_rendered():
         compile_(deployment_of(LLAMA, neuron_config={"no_such_setting": 1}), row)
     with pytest.raises(RenderError, match="architecture of acme/x is not known"):
         compile_(deployment_of(LLAMA, model={"repo": "acme/x", "revision": "0" * 40}), row)
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-2, 20000), st.floats(0, 2), st.sampled_from(["", "8192", "fp8"])),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from("ab"), inner, max_size=2)),
+    max_leaves=4,
+)
+KEYS = st.sampled_from(
+    [*sorted(DEMO_FLAGS), "model_type", "on_device_sampling_config", "num_batched_tokens_buckets", "num_seqs_buckets",
+     "kv_segment_size_buckets", "decode_context_length_buckets", "vision_neuron_config", "max_prompt_length", "typo"]
+)  # fmt: skip
+FLAGS = st.sampled_from(
+    ["num-gpu-blocks-override", "enable-prefix-caching", "no-enable-prefix-caching", "device", "quantization",
+     "max-num-batched-tokens", "kv-cache-dtype"]
+)  # fmt: skip
+
+
+@given(
+    st.dictionaries(KEYS, JSON, max_size=4),
+    st.dictionaries(FLAGS, JSON, max_size=2),
+    st.sampled_from([None, 16, 32]),
+    st.sampled_from([row for row in RELEASES if row.venv is not None]),
+)
+def test_whatever_the_settings_hold_is_either_refused_or_rendered(neuron_config, engine_args, block_size, row):
+    deployment = deployment_of(LLAMA, neuron_config=neuron_config, engine_args=engine_args, block_size=block_size)
+    if argument_problems(deployment, row, WHERE):
+        return
+    argument_warnings(deployment, row, WHERE)
+    assert all(isinstance(part, str) for part in (*serve(deployment, row).argv, *compile_(deployment, row).argv))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults on demand, switched while everything runs.
+
+Some happen at once (a process is killed, a file is cut). The others last until they are cleared: each is a JSON file
+below ``/run/neuron-sim/faults``, which the simulator's processes look at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from . import ownership, sysfs
+from .config import HostConfig, logical_nc_config
+from .hardware import instance_type
+
+INSTANT = ("engine-crash", "server-sigkill", "truncate-artifact", "truncate-weights")
+LASTING = (
+    "hang",
+    "slow-tokens",
+    "device-reset-failure",
+    "hbm-error",
+    "repairable-hbm-error",
+    "sram-error",
+    "cores-not-released",
+    "disk-full",
+    "compile-failure",
+    "compile-oom",
+)
+_HARDWARE_COUNTERS = {
+    "hbm-error": "mem_ecc_uncorrected",
+    "repairable-hbm-error": "mem_ecc_repairable_uncorrected",
+    "sram-error": "sram_ecc_uncorrected",
+}
+
+
+class FaultError(Exception):
+    """The fault cannot be made; says why."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault that lasts.
+
+    Attributes:
+        kind: one of ``LASTING``.
+        replica: value of ``NEURON_PROCESS_TAG`` whose engine it hits; empty for every engine.
+        device: the device it hits; -1 for faults of no device.
+        factor: how much slower tokens come.
+        pid: a process that the fault itself keeps alive, or stopped.
+    """
+
+    kind: str
+    replica: str = ""
+    device: int = -1
+    factor: float = 1.0
+    pid: int = 0
+
+
+def directory(host: HostConfig) -> Path:
+    """Where faults that last are written."""
+    return host.run_dir / "faults"
+
+
+def active(host: HostConfig) -> list[Fault]:
+    """The faults that last, in no order."""
+    found = []
+    for path in sorted(directory(host).glob("*.json")):
+        try:
+            found.append(Fault(**json.loads(path.read_text(encoding="utf-8"))))
+        except (ValueError, TypeError, OSError):
+            continue
+    return found
+
+
+def find(host: HostConfig, kind: str, replica: str = "", devices: set[int] | None = None) -> Fault | None:
+    """The fault of that kind that hits this replica, or one of these devices."""
+    for fault in active(host):
+        if fault.kind != kind or (fault.replica and fault.replica != replica):
+            continue
+        if fault.device < 0 or devices is None or fault.device in devices:
+            return fault
+    return None
+
+
+def _store(host: HostConfig, fault: Fault) -> None:
+    folder = directory(host)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o755)
+    name = "-".join(filter(None, [fault.kind, fault.replica, str(fault.device) if fault.device >= 0 else ""]))
+    fresh = folder / f".{name}"
+    fresh.write_text(json.dumps(asdict(fault)), encoding="utf-8")
+    fresh.replace(folder / f"{name}.json")
+
+
+def engines(host: HostConfig, replica: str = "") -> list[ownership.Holder]:
+    """The engine processes that own cores, those of one replica or all.
+
+    Of the real vLLM every process carries the claim; its engine is the one that calls itself so.
+    """
+    mine = [
+        holder
+        for holder in ownership.holders(host)
+        if not holder.leaked and (not replica or holder.environment.get("NEURON_PROCESS_TAG") == replica)
+    ]
+    named = [holder for holder in mine if "EngineCore" in holder.command]
+    return named or mine
+
+
+def _one_or_all(host: HostConfig, replica: str) -> list[ownership.Holder]:
+    found = engines(host, replica)
+    if not found:
+        tags = {holder.environment.get("NEURON_PROCESS_TAG", "-") for holder in engines(host)}
+        raise FaultError(
+            f"no engine of replica {replica or '(any)'} holds cores here; running: {sorted(tags) or 'none'}"
+        )
+    return found
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _cut(path: Path) -> None:
+    size = path.stat().st_size
+    if size == 0:
+        raise FaultError(f"{path} is empty already")
+    with path.open("r+b") as file:
+        file.truncate(size // 2)
+
+
+def _truncate(path: str, patterns: tuple[str, ...]) -> str:
+    given = Path(path)
+    files = [given] if given.is_file() else [file for pattern in patterns for file in sorted(given.rglob(pattern))]
+    if not files:
+        raise FaultError(f"{path}: nothing to truncate ({', '.join(patterns)})")
+    largest = max(files, key=lambda file: file.stat().st_size)
+    _cut(largest)
+    return f"truncated {largest}"
+
+
+def _leak(holder: ownership.Holder) -> int:
+    """A process that goes on holding the engine's cores, as a driver does that lost track of a context."""
+    key, _, cores = holder.claim.split("/")
+    marker = f"{key}/leak{holder.pid}/{cores}"
+    process = subprocess.Popen(
+        [holder.command or "sleep", "infinity"],
+        executable="/bin/sleep",
+        env={ownership.CLAIM_VARIABLE: marker},
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    return process.pid
+
+
+def _devices_of(host: HostConfig, replica: str, device: int) -> list[int]:
+    if device >= 0:
+        return [device]
+    per_device = instance_type(host.instance_type).cores_per_device(logical_nc_config(host))
+    return sorted({_one_or_all(host, replica)[0].cores[0] // per_device})
+
+
+def _device_fault(host: HostConfig, kind: str, replica: str, device: int) -> str:
+    (hit,) = _devices_of(host, replica, device)
+    _store(host, Fault(kind, device=hit))
+    if kind in _HARDWARE_COUNTERS:
+        sysfs.increase(host, hit, f"stats/hardware/{_HARDWARE_COUNTERS[kind]}")
+        if kind == "sram-error":
+            _kernel_line(host, hit)
+    return f"{kind} on device {hit}"
+
+
+def _kernel_line(host: HostConfig, device: int) -> None:
+    """What the driver says in the kernel's log; a container has none of its own, so it stands beside the faults."""
+    line = (
+        f"neuron: NEURON_HW_ERR=SRAM_UNCORRECTABLE_ERROR instance-id={host.instance_id} hostname=lab "
+        f"nd-id={device} nc-id=0 serial-num={0x5A000000 + device:016x} action=TERMINATE_INSTANCE"
+    )
+    with (host.run_dir / "kernel.log").open("a", encoding="utf-8") as log:
+        log.write(f"{time.time():.3f} {line}\n")
+
+
+def inject(
+    host: HostConfig, kind: str, *, replica: str = "", device: int = -1, factor: float = 4.0, path: str = ""
+) -> str:
+    """Make a fault; returns what was done, in one line.
+
+    Raises:
+        FaultError: unknown kind, or nothing there to hit.
+    """
+    if kind in ("truncate-artifact", "truncate-weights"):
+        return _truncate(path, ("model.pt",) if kind == "truncate-artifact" else ("*.safetensors",))
+    if kind in ("device-reset-failure", *_HARDWARE_COUNTERS):
+        return _device_fault(host, kind, replica, device)
+    if kind in ("slow-tokens", "disk-full", "compile-failure", "compile-oom"):
+        _store(host, Fault(kind, replica=replica, factor=factor))
+        return f"{kind} is on"
+    hit = {
+        "engine-crash": _crash,
+        "server-sigkill": _kill_server,
+        "hang": _hang,
+        "cores-not-released": _hold_on,
+    }.get(kind)
+    if hit is None:
+        raise FaultError(f"unknown fault {kind!r}: expected one of {', '.join((*INSTANT, *LASTING))}")
+    return "; ".join(hit(host, holder, replica) for holder in _one_or_all(host, replica))
+
+
+def _crash(host: HostConfig, holder: ownership.Holder, replica: str) -> str:
+    del host, replica
+    os.kill(holder.pid, signal.SIGKILL)
+    return f"killed engine {holder.pid}"
+
+
+def _kill_server(host: HostConfig, holder: ownership.Holder, replica: str) -> str:
+    del host, replica
+    server = _parent(holder.pid)
+    if server <= 1:
+        raise FaultError(f"engine {holder.pid} has no server any more")
+    os.kill(server, signal.SIGKILL)
+    return f"killed server {server}; its engine is {holder.pid}"
+
+
+def _hang(host: HostConfig, holder: ownership.Holder, replica: str) -> str:
+    os.kill(holder.pid, signal.SIGSTOP)
+    _store(host, Fault("hang", replica=replica or f"pid{holder.pid}", pid=holder.pid))
+    return f"stopped engine {holder.pid}; /health still answers"
+
+
+def _hold_on(host: HostConfig, holder: ownership.Holder, replica: str) -> str:
+    pid = _leak(holder)
+    _store(host, Fault("cores-not-released", replica=replica or f"pid{holder.pid}", pid=pid))
+    return f"cores {ownership.format_cores(holder.cores)} stay held after engine {holder.pid} ends"
+
+
+def clear(host: HostConfig, kind: str = "", replica: str = "", *, reboot: bool = False) -> list[str]:
+    """End faults that last: all, those of a kind, those of a replica. A reboot repairs what a reboot repairs.
+
+    Returns the kinds that ended.
+    """
+    ended = []
+    for fault in active(host):
+        if (kind and fault.kind != kind) or (replica and fault.replica != replica):
+            continue
+        if reboot and fault.kind in ("hbm-error", "sram-error", "disk-full"):
+            continue
+        if fault.kind == "hang":
+            _signal(fault.pid, signal.SIGCONT)
+        if fault.kind == "cores-not-released":
+            _signal(fault.pid, signal.SIGKILL)
+        for path in directory(host).glob("*.json"):
+            if json.loads(path.read_text(encoding="utf-8")) == asdict(fault):
+                path.unlink()
+        ended.append(fault.kind)
+    return ended
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def describe(host: HostConfig) -> list[dict[str, Any]]:
+    """The faults that last, as JSON values."""
+    return [asdict(fault) for fault in active(host)]

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that talks to ansible-runner: a playbook in, what became of it out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainyard.paths import ROOT
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What one task returned on one host."""
+
+    host: str
+    name: str
+    action: str
+    failed: bool
+    result: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PlaybookRun:
+    """A finished playbook: `status` is ansible-runner's (successful, failed, canceled, timeout), results in order."""
+
+    status: str
+    return_code: int
+    results: Sequence[TaskResult] = field(default_factory=tuple)
+    unreachable: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every host did every task."""
+        return self.status == "successful" and self.return_code == 0
+
+    def why_not(self) -> str:
+        """The first failures in one line; empty when it succeeded."""
+        failed = [
+            f"{one.host}: {one.name}: {one.result.get('msg', 'no message')}" for one in self.results if one.failed
+        ]
+        gone = [f"{host}: unreachable" for host in self.unreachable]
+        return "" if self.succeeded else "; ".join([*gone, *failed][:3]) or f"the playbook {self.status}"
+
+
+_ENDS = {"runner_on_ok": False, "runner_on_failed": True, "runner_item_on_failed": True}
+
+
+def collect(events: Sequence[Mapping[str, Any]]) -> tuple[list[TaskResult], list[str]]:
+    """The results and the unreachable hosts of recorded events. A failure that the task ignored is none."""
+    results, unreachable = [], []
+    for event in events:
+        data, kind = event.get("event_data") or {}, event.get("event")
+        if kind == "runner_on_unreachable":
+            unreachable.append(str(data.get("host")))
+        elif kind in _ENDS:
+            failed = _ENDS[kind] and not data.get("ignore_errors")
+            host, name, action = (str(data.get(key) or "") for key in ("host", "task", "resolved_action"))
+            result = data.get("res") or {}
+            results.append(TaskResult(host, name, action or str(data.get("task_action") or ""), failed, result))
+    return results, unreachable
+
+
+def run_playbook(
+    playbook: Path,
+    inventory: Sequence[str],
+    extra_vars: Mapping[str, Any],
+    *,
+    tags: str = "",
+    on_task: Callable[[str], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> PlaybookRun:
+    """Run a playbook of the checkout and wait for its end; `on_task` hears each task's name, `stop` ends it early."""
+    import ansible_runner
+
+    scratch = Path(tempfile.mkdtemp(prefix="trainyard-run-"))
+    events: list[Mapping[str, Any]] = []
+
+    def heard(event: Mapping[str, Any]) -> bool:
+        if event.get("event") in {*_ENDS, "runner_on_unreachable"}:
+            events.append(event)
+        elif event.get("event") == "playbook_on_task_start":
+            on_task(str((event.get("event_data") or {}).get("task") or ""))
+        return False  # nothing is kept on disk: a result may hold what should not stay
+
+    try:
+        runner = ansible_runner.run(
+            private_data_dir=str(scratch),
+            project_dir=str(ROOT),
+            playbook=str(playbook),
+            inventory=[str(Path(one).resolve()) if Path(one).exists() else one for one in inventory],
+            extravars=dict(extra_vars),
+            tags=tags or None,
+            event_handler=heard,
+            cancel_callback=stop,
+            envvars={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PATH": os.environ["PATH"]},
+            suppress_env_files=True,
+            quiet=True,
+        )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    results, unreachable = collect(events)
+    return PlaybookRun(str(runner.status), int(runner.rc or 0), results, unreachable)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`trainyard report`: benchmark runs as a page, a table or values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainyard import benchmark_report
+from trainyard.benchmark_report import Objective
+from trainyard.report import analysis, render
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Directories of runs, or their report.json; two are compared.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write: .html, .md or .csv. One run: beside it.")
+    ] = None,
+    ttft_ms: Annotated[float | None, typer.Option(help="Objective: time to first token.")] = None,
+    tpot_ms: Annotated[float | None, typer.Option(help="Objective: time per output token.")] = None,
+    request_ms: Annotated[float | None, typer.Option(help="Objective: time of a whole request.")] = None,
+    percentile: Annotated[float, typer.Option(help="Per cent of requests that must keep the objective.")] = 99,
+) -> None:
+    """Write a report over one benchmark run or several: HTML that needs nothing else, Markdown or CSV."""
+    objective = None
+    if any(limit is not None for limit in (ttft_ms, tpot_ms, request_ms)):
+        objective = Objective(
+            time_to_first_token_ms=ttft_ms,
+            time_per_output_token_ms=tpot_ms,
+            request_latency_ms=request_ms,
+            percentile=percentile,
+        )
+    try:
+        measured = analysis.read(runs)
+    except benchmark_report.ReportError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    target = output or (measured[0].path or Path()) / "report.html"
+    writers = {
+        ".html": lambda: render.html(measured, objective),
+        ".md": lambda: render.markdown(measured, objective),
+        ".csv": lambda: render.as_csv(measured),
+    }
+    if target.suffix not in writers:
+        typer.echo(f"error: {target} is none of {', '.join(writers)}", err=True)
+        raise typer.Exit(2)
+    target.write_text(writers[target.suffix](), encoding="utf-8")
+    typer.echo(f"{len(measured)} run(s), {render.provenance_of(measured)}: {target}")

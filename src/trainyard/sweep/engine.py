@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a sweep point by point, and can be killed at any time: what the journal names is done and is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from trainyard.benchmark_report import ReportError
+from trainyard.report import analysis
+from trainyard.report.analysis import Measured
+from trainyard.sweep.spec import Point, Search, Spec, key_of
+
+
+class StepError(Exception):
+    """A configuration could not be served or measured; the sweep goes on with the next one."""
+
+
+class Driver(Protocol):
+    """What a sweep needs of the fleet."""
+
+    def serve(self, fields: Mapping[str, Any]) -> None:
+        """Have the deployment served with these fields changed; `StepError` when that fails."""
+
+    def measure(self, fields: Mapping[str, Any], load: Mapping[str, Any]) -> Path:
+        """Send this load and return the run's directory; `StepError` when there is no report."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Where a sweep stops by itself. Times are wall-clock seconds."""
+
+    seconds: float | None = None
+    usd: float | None = None
+    stop_at: float | None = None
+
+    def refuses(self, spent_s: float, price_per_hour: float, next_s: float, now: float) -> str:
+        """Why the next step, expected to take `next_s`, must not start; empty when it may."""
+        if self.seconds is not None and spent_s + next_s > self.seconds:
+            return f"the time budget of {self.seconds / 3600:.2f} h would be exceeded"
+        if self.usd is not None and (spent_s + next_s) * price_per_hour / 3600 > self.usd:
+            return f"the budget of {self.usd:.2f} USD would be exceeded"
+        if self.stop_at is not None and now + next_s > self.stop_at:
+            return "it would not end before the time to stop"
+        return ""
+
+
+class Journal:
+    """What is done, a line each, on disk before it counts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue  # the last line of an attempt that was killed while it wrote
+                self.entries[entry["key"]] = entry
+
+    def add(self, key: str, **entry: Any) -> None:
+        """Record a finished measurement."""
+        self.entries[key] = {"key": key, **entry}
+        whole = not self.path.exists() or self.path.read_bytes()[-1:] in (b"", b"\n")
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(("" if whole else "\n") + json.dumps(self.entries[key], default=str) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds that all finished measurements took, with the serving before them."""
+        return sum(float(entry.get("seconds", 0)) for entry in self.entries.values())
+
+
+@dataclass
+class Progress:
+    """How far a sweep is."""
+
+    done: int
+    total: int
+    spent_s: float
+    cost_usd: float
+    left_s: float | None
+    text: str
+
+
+@dataclass
+class Sweep:
+    """A sweep in its directory: journal, runs, and in the end the report and the recommendation."""
+
+    spec: Spec
+    points: Sequence[Point]
+    driver: Driver
+    directory: Path
+    budget: Budget = field(default_factory=Budget)
+    on_progress: Callable[[Progress], None] = lambda _: None
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.journal = Journal(self.directory / "journal.jsonl")
+        self._served: Mapping[str, Any] | None = None
+        self.stopped = ""
+
+    def run(self) -> list[Measured]:
+        """Measure what is not measured yet and return every run there is; `stopped` says why it ended early."""
+        for point in self.points:
+            if not point.possible or self.stopped:
+                continue
+            for load in self.spec.loads:
+                self._measure(point, {**self.spec.load, **load})
+            if self.spec.search is not None:
+                self._search(point, self.spec.search)
+        return self.measured()
+
+    def measured(self) -> list[Measured]:
+        """The runs that the journal names, without those that failed."""
+        found = []
+        for entry in self.journal.entries.values():
+            if entry.get("run"):
+                try:
+                    found += analysis.read([self.directory / entry["run"]])
+                except ReportError:
+                    continue
+        return found
+
+    def _search(self, point: Point, search: Search) -> None:
+        def keeps(rate: float) -> bool | None:
+            return self._keeps(point, {**self.spec.load, "request_rate_per_s": rate})
+
+        highest_rate(keeps, search)
+
+    def _keeps(self, point: Point, load: Mapping[str, Any]) -> bool | None:
+        entry = self._measure(point, load)
+        if entry is None or self.spec.objective is None:
+            return None
+        if not entry.get("run"):
+            return False
+        return analysis.read([self.directory / entry["run"]])[0].keeps(self.spec.objective)
+
+    def _measure(self, point: Point, load: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The journal's entry of one measurement, made now where there is none; None when the budget ended it."""
+        key = key_of(point.fields, load)
+        if key in self.journal.entries:
+            return self.journal.entries[key]
+        if self.stopped or self._over_budget(point):
+            return None
+        began = self.clock()
+        self._tell(f"{point.name}: serve")
+        try:
+            if self._served != point.fields:
+                self._served = None
+                self.driver.serve(point.fields)
+                self._served = dict(point.fields)
+            self._tell(f"{point.name}: measure {_text(load)}")
+            run = self.driver.measure(point.fields, load)
+            outcome: dict[str, Any] = {"run": os.path.relpath(run, self.directory)}
+        except StepError as error:
+            outcome = {"run": "", "error": str(error)}
+        seconds = self.clock() - began
+        self.journal.add(key, fields=dict(point.fields), load=dict(load), seconds=seconds, hosts=point.hosts, **outcome)
+        self._tell(f"{point.name}: {outcome.get('error') or 'done'}")
+        return self.journal.entries[key]
+
+    def _over_budget(self, point: Point) -> bool:
+        done = [float(entry.get("seconds", 0)) for entry in self.journal.entries.values()]
+        expected = max(done, default=0.0)
+        price = (self.spec.price_per_host_hour_usd or 0.0) * point.hosts
+        self.stopped = self.budget.refuses(self.journal.spent_s, price, expected, self.clock())
+        return bool(self.stopped)
+
+    def _tell(self, text: str) -> None:
+        possible = [point for point in self.points if point.possible]
+        total = len(possible) * len(self.spec.loads)
+        done = len(self.journal.entries)
+        spent = self.journal.spent_s
+        left = spent / done * max(0, total - done) if done and self.spec.search is None else None
+        hosts = max((point.hosts for point in possible), default=1)
+        cost = spent / 3600 * (self.spec.price_per_host_hour_usd or 0.0) * hosts
+        self.on_progress(Progress(done, total, spent, cost, left, text))
+
+
+def highest_rate(keeps: Callable[[float], bool | None], search: Search) -> float | None:
+    """The highest rate known to keep the objective, within the tolerance; None when even the lowest does not.
+
+    `keeps` may answer None: the budget is used up, and the search ends with what it knows.
+    """
+    low, high = search.low_per_s, search.high_per_s
+    if not keeps(low):
+        return None
+    if keeps(high):
+        return high
+    while high / low > 1 + search.tolerance:
+        middle = (low * high) ** 0.5
+        verdict = keeps(middle)
+        if verdict is None:
+            break
+        low, high = (middle, high) if verdict else (low, middle)
+    return low
+
+
+def _text(load: Mapping[str, Any]) -> str:
+    if load.get("request_rate_per_s"):
+        return f"{load['request_rate_per_s']:.3g} requests/s"
+    return f"{load['concurrency']} streams" if load.get("concurrency") else "a stream for each sequence"

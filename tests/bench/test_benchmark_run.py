@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark module with the real client against servers with known delays: what it reports is what happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils import venv
+
+from bench import client_environments
+from tests.bench import tiny_tokenizer
+from tests.bench.conftest import ROOT, Server
+from trainyard import benchmark_report
+
+MODULE = "ansible_collections.trainyard.neuron.plugins.modules.benchmark_run"
+
+
+@pytest.fixture(scope="module")
+def llmeter() -> str:
+    try:
+        return str(client_environments.home("llmeter"))
+    except venv.VenvError as error:
+        pytest.skip(f"the client cannot be installed here: {str(error)[:200]}")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_tokenizer.make(tmp_path_factory.mktemp("tokenizer") / "tiny"))
+
+
+@pytest.fixture
+def run_module(tmp_path: Path, llmeter: str, tokenizer: str) -> Callable[..., dict[str, Any]]:
+    def run(server: Server, load: dict[str, Any], **given: Any) -> dict[str, Any]:
+        replicas = [{"id": f"h:tiny-{i}", "url": url, "max_num_seqs": 2} for i, url in enumerate(server.urls)]
+        arguments = {
+            "label": "Tiny",
+            "directory": str(tmp_path / "runs"),
+            "client": "llmeter",
+            "client_home": llmeter,
+            "client_script": str(ROOT / "roles/benchmark/files/llmeter_load.py"),
+            "url": server.urls[0],
+            "model": "tiny",
+            "tokenizer": tokenizer,
+            "replicas": replicas[:1] if load.get("target") != "replicas" else replicas,
+            "load": {"requests": 12, "mean_input_tokens": 60, "mean_output_tokens": 20, "timeout_s": 20, **load},
+            "sample_period_s": 0.1,
+            **given,
+        }
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "collections")}
+        done = subprocess.run(
+            [sys.executable, "-m", MODULE],
+            input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+        return json.loads(done.stdout[done.stdout.index("{") :])
+
+    return run
+
+
+def report_of(tmp_path: Path, result: dict[str, Any], **more: Any) -> benchmark_report.BenchmarkReport:
+    root = tmp_path / "runs" / result["run_id"]
+    summary = json.loads((root / "run.json").read_text())
+    replicas = [{"id": name, "url": url} for name, url in summary["fleet"]["replicas"].items()]
+    rows = benchmark_report.records_of(root)
+    return benchmark_report.build(summary, rows, provenance="simulated", replicas=replicas, **more)
+
+
+def test_figures_counters_and_accounts_agree_with_the_server(
+    instrumented: Any, run_module: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    server = instrumented(ttft_ms=100, itl_ms=20)
+    result = run_module(server, {"concurrency": 3})
+    assert result["changed"], result
+    assert result["counts"] == {"sent": 12, "succeeded": 12, "failed": 0, "timed_out": 0}
+    report = report_of(tmp_path, result)
+    assert "unaccounted_requests" not in {flag.code for flag in report.flags}
+    assert report.servers.agreement.agree
+    assert report.servers.replicas[0].requests == 12  # the three of the warm-up are not among them
+    assert len(server.log()) == 15
+    assert report.results.latency.time_per_output_token_ms.p50 == pytest.approx(20, rel=0.1)
+    assert report.results.latency.time_to_first_token_ms.p50 == pytest.approx(100, rel=0.5)
+    assert report.results.latency.inter_token_latency_ms.count == 12 * 19
+    assert 2 < report.servers.replicas[0].in_flight_max <= 3
+    assert Path(result["archive"]).stat().st_size > 1000
+
+
+def test_failures_cut_streams_and_silence_are_all_recorded(
+    instrumented: Any, run_module: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    server = instrumented(ttft_ms=20, itl_ms=5, failure_ratio=0.2, cut_ratio=0.2, hang_ratio=0.15)
+    result = run_module(server, {"requests": 40, "concurrency": 8, "timeout_s": 2, "warmup_requests": 0})
+    counts = result["counts"]
+    outcomes = [entry["outcome"] for entry in server.log()]
+    assert counts["sent"] == 40 == len(outcomes)
+    assert counts["succeeded"] == outcomes.count("succeeded")
+    assert counts["timed_out"] == outcomes.count("hung") > 0
+    assert counts["failed"] == outcomes.count("failed") + outcomes.count("cut") > 0
+    report = report_of(tmp_path, result)
+    assert not report.sound
+    assert sum(failure.count for failure in report.results.requests.failures) == 40 - counts["succeeded"]
+
+
+def test_an_open_loop_sends_at_its_rate_whatever_the_server_does(
+    instrumented: Any, run_module: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    server = instrumented(ttft_ms=300, itl_ms=10, max_num_seqs=1)  # a queue builds up
+    result = run_module(server, {"requests": 20, "request_rate_per_s": 10, "arrival": "constant", "warmup_requests": 2})
+    arrivals = [entry["arrived_s"] for entry in server.log()][2:]
+    assert arrivals[-1] - arrivals[0] == pytest.approx(1.9, rel=0.15)
+    report = report_of(tmp_path, result)
+    assert report.load.loop == "open"
+    assert report.servers.replicas[0].waiting_max > 3
+    assert report.load_host.late_start_p99_ms < 200
+
+
+def test_a_run_that_was_done_is_returned_and_not_repeated(
+    instrumented: Any, run_module: Callable[..., dict[str, Any]]
+) -> None:
+    server = instrumented(ttft_ms=5, itl_ms=1)
+    first = run_module(server, {})
+    seen = len(server.log())
+    again = run_module(server, {}, run_id=first["run_id"])
+    assert (again["changed"], again["counts"]) == (False, first["counts"])
+    assert len(server.log()) == seen
+
+
+def test_a_fleet_that_is_not_ready_gets_no_load_and_every_cause_is_said(
+    instrumented: Any, run_module: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    server = instrumented(ttft_ms=5, itl_ms=1)
+    dead = [{"id": "h:a", "url": "http://127.0.0.1:9", "max_num_seqs": 1}]
+    result = run_module(server, {}, model="another", replicas=dead)
+    assert result["failed"]
+    assert "serves tiny, not another" in result["msg"]
+    assert "h:a: http://127.0.0.1:9/health does not answer" in result["msg"]
+    assert not server.log()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_fleet_that_somebody_else_uses_is_refused(
+    instrumented: Any, run_module: Callable[..., dict[str, Any]]
+) -> None:
+    server = instrumented(ttft_ms=8000)
+    body = json.dumps({"model": "tiny", "messages": [], "max_tokens": 1, "stream": True}).encode()
+    request = urllib.request.Request(f"{server.urls[0]}/v1/chat/completions", data=body)  # noqa: S310
+    other = threading.Thread(target=lambda: urllib.request.urlopen(request).read(), daemon=True)  # noqa: S310
+    other.start()
+    result = run_module(server, {}, idle_timeout_s=1)
+    assert "somebody else uses the fleet" in result["msg"]
+    assert len(server.log()) == 1
+    other.join(timeout=15)
+
+
+def test_the_key_reaches_the_server_and_no_archive(
+    instrumented: Any, run_module: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    import tarfile
+
+    server = instrumented(ttft_ms=5, itl_ms=1)
+    result = run_module(server, {}, api_key="sesame-4711")
+    with tarfile.open(result["archive"]) as tar:
+        contents = b"".join(tar.extractfile(member).read() for member in tar.getmembers() if member.isfile())
+    assert b"sesame-4711" not in contents
+    assert oct((tmp_path / "runs" / result["run_id"]).stat().st_mode)[-3:] == "700"
+
+
+def test_check_mode_looks_and_sends_nothing(instrumented: Any, run_module: Callable[..., dict[str, Any]]) -> None:
+    server = instrumented()
+    result = run_module(server, {}, _ansible_check_mode=True)
+    assert result["changed"]
+    assert result["load"]["concurrency"] == 2
+    assert not server.log()

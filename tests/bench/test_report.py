@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages and tables made of runs: complete in themselves, true, and never without the provenance."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.bench.test_benchmark_report import REPLICAS, built, record, summary_of
+from trainyard.benchmark_report import Objective
+from trainyard.cli import app
+from trainyard.report import analysis, charts, render
+
+OBJECTIVE = Objective(time_to_first_token_ms=250)
+
+
+def saved(directory: Path, name: str, rows: list[dict[str, Any]] | None = None, **more: Any) -> Path:
+    """A run's directory as the benchmark role leaves it."""
+    rows = rows or [record(index) for index in range(20)]
+    summary = summary_of(len(rows)) | {"run_id": name}
+    run = directory / name
+    (run / "repeat-0").mkdir(parents=True)
+    (run / "repeat-0/requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "report.json").write_text(built(summary, rows, **more).model_dump_json())
+    return run
+
+
+def pages(tmp_path: Path, **more: Any) -> dict[str, str]:
+    """The same two runs in every form, and one alone."""
+    slow = [record(index, ttft_s=0.4, e2e_s=0.58) for index in range(20)]
+    runs = analysis.read([saved(tmp_path, "one", **more), saved(tmp_path, "two", slow, **more)])
+    return {
+        "one": render.html(runs[:1], OBJECTIVE),
+        "both": render.html(runs, OBJECTIVE),
+        "markdown": render.markdown(runs, OBJECTIVE),
+        "csv": render.as_csv(runs),
+    }
+
+
+class Reader(HTMLParser):
+    """Looks for what would need another file, and for tags that are not closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+        self.figures = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in {"meta", "br", "line", "circle", "polyline"}:
+            self.open.append(tag)
+        self.figures += tag == "figure"
+        self.outside += [f"{tag} {value}" for name, value in attrs if name in {"src", "href", "srcset"}]
+        if tag in {"script", "link", "iframe"}:
+            self.outside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+
+def test_a_page_needs_no_other_file_and_is_well_formed(tmp_path: Path) -> None:
+    for name in ("one", "both"):
+        page = pages(tmp_path / name)[name]
+        reader = Reader()
+        reader.feed(page)
+        assert not reader.outside
+        assert not reader.open
+        assert reader.figures >= 3
+        assert "http" not in re.sub(r"http://10\.0\.0\.1:\d+", "", page)
+
+
+@pytest.mark.parametrize("provenance", ["cpu", "simulated", "measured on trn2.48xlarge"])
+def test_every_form_and_every_chart_says_where_the_figures_come_from(tmp_path: Path, provenance: str) -> None:
+    made = pages(tmp_path, provenance=provenance)
+    for name in ("one", "both"):
+        captions = re.findall(r"<figcaption>(.*?)</figcaption>", made[name])
+        assert captions
+        assert all(caption.endswith(provenance) for caption in captions)
+        assert f'<span class="tag">{provenance}</span>' in made[name]
+    assert provenance in made["markdown"].splitlines()[0]
+    assert {row["provenance"] for row in csv.DictReader(io.StringIO(made["csv"]))} == {provenance}
+
+
+def test_what_is_wrong_with_a_run_stands_at_the_top(tmp_path: Path) -> None:
+    rows = [record(index) for index in range(20)]
+    rows[3] = record(3, outcome="failed", http_status=500, error="<b>injected</b>", ttft_s=None, e2e_s=None)
+    page = render.html(analysis.read([saved(tmp_path, "bad", rows)]))
+    assert "not sound" in page
+    assert "&lt;b&gt;injected" in page  # what a server said is text, not markup
+    assert page.index("What to know") < page.index("<svg")
+
+
+def test_the_recommendation_is_the_fastest_that_kept_the_objective(tmp_path: Path) -> None:
+    wide = [{**row, "max_num_seqs": 4} for row in REPLICAS]
+    fast = saved(tmp_path, "late", [record(index, ttft_s=0.3, e2e_s=0.35) for index in range(20)], replicas=wide)
+    runs = analysis.read([saved(tmp_path, "good", replicas=wide), fast])
+    assert analysis.recommend(runs, OBJECTIVE).report.run.id == "good"
+    assert analysis.recommend(runs, Objective(time_to_first_token_ms=1000)).report.run.id == "late"
+    assert analysis.recommend(runs, Objective(time_to_first_token_ms=10)) is None
+
+
+def test_an_unsound_run_is_never_recommended(tmp_path: Path) -> None:
+    lost = saved(tmp_path, "lost")
+    (lost / "repeat-0/requests.jsonl").write_text("")
+    report = built(rows=[record(index) for index in range(19)])
+    (lost / "report.json").write_text(report.model_dump_json())
+    assert analysis.recommend(analysis.read([lost]), OBJECTIVE) is None
+
+
+def test_two_runs_that_differ_are_told_from_two_that_do_not(tmp_path: Path) -> None:
+    def noisy(shift: float, phase: int) -> list[dict[str, Any]]:
+        return [record(i, ttft_s=0.2 + shift + 0.001 * ((i * 7 + phase) % 20)) for i in range(60)]
+
+    same = analysis.read([saved(tmp_path, "a", noisy(0, 0)), saved(tmp_path, "b", noisy(0, 3))])
+    other = analysis.read([saved(tmp_path, "c", noisy(0, 0)), saved(tmp_path, "d", noisy(0.02, 3))])
+    first = {one.name: one for one in analysis.compare(*same)}
+    second = {one.name: one for one in analysis.compare(*other)}
+    assert first["TTFT p50 ms"].significant is False
+    assert second["TTFT p50 ms"].significant is True
+    assert second["TTFT p50 ms"].change == pytest.approx(0.02 / 0.2095, rel=0.1)
+    assert second["output tokens/s"].significant is None  # one repeat each: nothing is known of its spread
+
+
+def test_only_runs_that_no_other_beats_are_on_the_frontier(tmp_path: Path) -> None:
+    quick = [record(index, e2e_s=0.29) for index in range(20)]
+    runs = analysis.read([saved(tmp_path, "slow"), saved(tmp_path, "quick", quick)])
+    assert {point.run.report.run.id: point.best for point in analysis.pareto(runs)} == {"slow": False, "quick": True}
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"), [([0, 97], 0, 100), ([3.2, 4.9], 0, 5), ([0.012], 0, 0.015), ([0], 0, 1)]
+)
+def test_axes_begin_at_zero_and_end_at_a_round_number(values: list[float], low: float, high: float) -> None:
+    axis = charts.Axis.of(values, from_zero=True)
+    assert axis.low == low
+    assert axis.high == pytest.approx(high)
+    assert all(0 <= axis.place(value) <= 1 for value in values)
+
+
+def test_the_command_writes_each_form_and_refuses_what_is_no_run(tmp_path: Path) -> None:
+    run = saved(tmp_path, "one")
+    cli = CliRunner()
+    for name in ("page.html", "table.md", "values.csv"):
+        result = cli.invoke(app, ["report", str(run), "-o", str(tmp_path / name)])
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / name).read_text()
+    assert cli.invoke(app, ["report", str(run)]).exit_code == 0
+    assert (run / "report.html").exists()
+    missing = cli.invoke(app, ["report", str(tmp_path / "none")])
+    assert missing.exit_code == 2
+    assert "none/report.json" in missing.output or "none is no benchmark report" in missing.output

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sweep tries what can work, once, survives being killed, keeps its budget and finds the best."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.bench.test_benchmark_report import START, record, summary_of
+from trainyard import benchmark_report
+from trainyard.report import analysis
+from trainyard.sweep import engine, spec
+from trainyard.sweep.engine import Budget, StepError, Sweep
+from trainyard.sweep.spec import Point, Search, Spec
+
+ROOT = Path(__file__).parents[2]
+OBJECTIVE = benchmark_report.Objective(time_to_first_token_ms=2000, time_per_output_token_ms=40)
+
+
+def delays(cores: int, batch: int, streams: float) -> tuple[float, float]:
+    """A made-up device, seconds to the first token and between tokens: fewer cores are slower, but not by as much."""
+    token = 0.008 * (64 / cores) ** 0.55 * (1 + 0.015 * batch)
+    waiting = max(0.0, streams / (batch * (64 // cores)) - 1)
+    return 0.1 * (64 / cores) ** 0.9 + waiting * token * 50, token
+
+
+class ModelFleet:
+    """A driver whose fleet is that device; it writes real reports and counts what it was asked."""
+
+    def __init__(self, directory: Path, pause_s: float = 0.0) -> None:
+        self.directory, self.pause_s = directory, pause_s
+        self.served: list[dict[str, Any]] = []
+        self.measured: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+    def serve(self, fields: Mapping[str, Any]) -> None:
+        if fields.get("max_num_seqs") == 13:
+            raise StepError("not served: out of memory")
+        self.served.append(dict(fields))
+
+    def measure(self, fields: Mapping[str, Any], load: Mapping[str, Any]) -> Path:
+        time.sleep(self.pause_s)
+        cores, batch = int(fields["tensor_parallel_size"]), int(fields["max_num_seqs"])
+        copies = 64 // cores
+        rate = load.get("request_rate_per_s")
+        token = delays(cores, batch, 0)[1]
+        # In open loop the streams in flight are the rate times the duration of an answer.
+        streams = rate * (token * 50 + 0.1) if rate else load.get("concurrency") or batch * copies
+        first, token = delays(cores, batch, streams)
+        self.measured.append((dict(fields), dict(load)))
+        run = self.directory / "runs" / f"{len(list((self.directory / 'runs').glob('*'))):04d}-{os.getpid()}"
+        (run / "repeat-0").mkdir(parents=True)
+        slots = max(1, round(min(streams, batch * copies)))
+        rows = []
+        for index in range(slots * 4):
+            at = START + (index // slots) * (first + 49 * token)
+            given = {"started_at": at, "ttft_s": first, "e2e_s": first + 49 * token, "output_tokens": 50, "gaps_ms": []}
+            rows.append(record(index, **given))
+        (run / "repeat-0/requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        summary = summary_of(len(rows))
+        summary["run_id"] = run.name
+        summary["load"] |= {"concurrency": slots, "request_rate_per_s": rate or 0.0, "mean_output_tokens": 50}
+        names = {f"h:m-{i}": f"http://h:{8000 + i}" for i in range(copies)}
+        summary["fleet"]["replicas"] = names
+        counters = {"requests": 0.0, "prompt_tokens": 0.0, "generation_tokens": 0.0, "process_started_at": 1.0}
+        each = {"requests": len(rows) / copies, "generation_tokens": len(rows) * 50 / copies}
+        summary["repeats"][0]["counters"] = {
+            name: {"before": counters, "after": {**counters, **each}} for name in names
+        }
+        summary["repeats"][0]["samples"] = []
+        plan = [
+            {"id": name, "url": url, "host": "h", "core_count": cores, "deployment": "m", "max_num_seqs": batch}
+            for name, url in names.items()
+        ]
+        report = benchmark_report.build(summary, rows, provenance="simulated", replicas=plan)
+        (run / "report.json").write_text(report.model_dump_json())
+        return run
+
+
+GRID = {"tensor_parallel_size": [64, 32, 16, 8], "max_num_seqs": [1, 4, 8]}
+
+
+def plan(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A planner: an artifact for each degree and batch, and nothing above 64 cores."""
+    if fields["tensor_parallel_size"] > 64:
+        raise ValueError("1 problem\n  h: tensor_parallel_size: 128, the host has 64 cores")
+    digest = f"{fields['tensor_parallel_size']:03d}{fields['max_num_seqs']:03d}".ljust(64, "0")
+    return {"hosts": {"h": {"replicas": [{"id": "h:m-0", "deployment": "m", "artifact": digest}]}}}
+
+
+def made(directory: Path, driver: Any = None, budget: Budget | None = None, **given: Any) -> Sweep:
+    wanted = Spec.model_validate({"deployment": "m", "grid": GRID, "objective": OBJECTIVE, **given})
+    found = spec.points(wanted, plan, ValueError)
+    return Sweep(wanted, found, driver or ModelFleet(directory), directory, budget or Budget())
+
+
+def test_every_combination_is_a_point_and_the_impossible_ones_are_out_with_a_reason() -> None:
+    wanted = Spec(deployment="m", grid={"tensor_parallel_size": [128, 64], "max_num_seqs": [1, 4]})
+    found = spec.points(wanted, plan, ValueError)
+    assert [point.possible for point in found] == [True, True, False, False]
+    assert found[2].reason == "h: tensor_parallel_size: 128, the host has 64 cores"
+
+
+def test_points_of_one_artifact_stand_together() -> None:
+    names = ["b", "a", "b", "c", "a"]
+    found = [Point({"i": index}, (name,)) for index, name in enumerate(names)]
+    assert [point.artifacts[0] for point in spec.grouped(found, shuffled=False)] == ["b", "b", "a", "a", "c"]
+    assert [point.artifacts[0] for point in spec.grouped(found, shuffled=True)] == ["a", "a", "b", "b", "c"]
+
+
+def test_each_point_is_served_once_and_measured_under_every_load(tmp_path: Path) -> None:
+    sweep = made(tmp_path, loads=[{"concurrency": 1}, {"concurrency": 0}])
+    runs = sweep.run()
+    assert len(runs) == 24
+    assert len(sweep.driver.served) == 12
+
+
+def test_the_recommendation_is_the_true_optimum(tmp_path: Path) -> None:
+    runs = made(tmp_path).run()
+    best = analysis.recommend(runs, OBJECTIVE)
+
+    def host_rate(cores: int, batch: int) -> float:
+        first, token = delays(cores, batch, batch * (64 // cores))
+        good = first <= 2.0 and token <= 0.040
+        return batch * (64 // cores) * 50 / (first + 49 * token) if good else 0.0
+
+    truth = max(
+        ((tp, b) for tp in GRID["tensor_parallel_size"] for b in GRID["max_num_seqs"]), key=lambda p: host_rate(*p)
+    )
+    assert (best.report.scenario.tensor_parallel_size, best.report.scenario.replicas[0].max_num_seqs) == truth
+    recommended = yaml.safe_load(analysis.overrides(best))["trainyard_overrides"]["m"]
+    assert (recommended["tensor_parallel_size"], recommended["max_num_seqs"]) == truth
+
+
+def test_more_copies_of_fewer_cores_make_more_tokens_at_a_later_first_one(tmp_path: Path) -> None:
+    runs = {
+        (r.report.scenario.tensor_parallel_size, r.report.scenario.replicas[0].max_num_seqs): r
+        for r in made(tmp_path).run()
+    }
+    one, four = runs[64, 4].report.results, runs[16, 4].report.results
+    assert one.throughput.output_tokens_per_s < four.throughput.output_tokens_per_s
+    assert one.latency.time_to_first_token_ms.p50 < four.latency.time_to_first_token_ms.p50
+
+
+def test_a_point_that_cannot_be_served_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
+    sweep = made(tmp_path, grid={"tensor_parallel_size": [64], "max_num_seqs": [13, 4]})
+    assert len(sweep.run()) == 1
+    errors = [entry["error"] for entry in sweep.journal.entries.values() if not entry["run"]]
+    assert errors == ["not served: out of memory"]
+    again = made(tmp_path, grid={"tensor_parallel_size": [64], "max_num_seqs": [13, 4]})
+    again.run()
+    assert not again.driver.measured
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from tests.bench.test_sweep import ModelFleet, made
+directory = Path(sys.argv[1])
+sweep = made(directory, ModelFleet(directory, pause_s=0.15))
+sweep.run()
+print(len(sweep.driver.measured))
+"""
+
+
+def test_a_sweep_that_is_killed_resumes_and_repeats_nothing(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", KILLED, str(tmp_path), str(ROOT)]
+    journal = tmp_path / "journal.jsonl"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    measured = 0
+    for wanted in (2, 5, 9):
+        with subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + 30
+            while not journal.exists() or len(journal.read_text().splitlines()) < wanted:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+        measured = len(journal.read_text().splitlines())
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 12 - measured  # what was left, and not one that the journal had
+    keys = [json.loads(line)["key"] for line in journal.read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == 12
+
+
+def test_a_line_that_was_cut_off_by_a_kill_is_measured_again(tmp_path: Path) -> None:
+    made(tmp_path).run()
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text(journal.read_text()[:-40])
+    again = made(tmp_path)
+    again.run()
+    assert len(again.driver.measured) == 1
+    assert len(engine.Journal(journal).entries) == 12
+
+
+@pytest.mark.parametrize(
+    ("budget", "says"),
+    [
+        (Budget(seconds=25), "time budget"),
+        (Budget(usd=0.0075), "budget of 0.01 USD"),
+        (Budget(stop_at=1025), "time to stop"),
+    ],
+)
+def test_a_sweep_stops_before_it_exceeds_its_budget(tmp_path: Path, budget: Budget, says: str) -> None:
+    # Each measurement takes 10 s on a clock of our own; an hour of the host costs one dollar.
+    now = [1000.0]
+    sweep = made(tmp_path, budget=budget, price_per_host_hour_usd=1.0)
+    sweep.clock = lambda: now[0]
+    inner = sweep.driver.measure
+
+    def slow(fields: Mapping[str, Any], load: Mapping[str, Any]) -> Path:
+        now[0] += 10
+        return inner(fields, load)
+
+    sweep.driver.measure = slow
+    assert len(sweep.run()) == 2
+    assert says in sweep.stopped
+    assert sweep.journal.spent_s == 20
+
+
+def test_the_highest_rate_is_found_within_the_tolerance() -> None:
+    asked = []
+
+    def keeps(rate: float) -> bool:
+        asked.append(rate)
+        return rate <= 3.7
+
+    found = engine.highest_rate(keeps, Search(low_per_s=0.1, high_per_s=50, tolerance=0.05))
+    assert 3.7 / 1.05 <= found <= 3.7
+    assert len(asked) < 12
+    assert engine.highest_rate(lambda rate: rate < 0.05, Search(low_per_s=0.1, high_per_s=50)) is None
+    assert engine.highest_rate(lambda _: True, Search(low_per_s=0.1, high_per_s=50)) == 50
+
+
+def test_a_search_is_journaled_and_resumes_where_it_was(tmp_path: Path) -> None:
+    given = {"grid": {"tensor_parallel_size": [32], "max_num_seqs": [4]}, "search": {"high_per_s": 400}, "loads": []}
+    first = made(tmp_path, **given)
+    first.run()
+    assert len(first.driver.measured) > 3
+    second = made(tmp_path, **given)
+    second.run()
+    assert not second.driver.measured
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("deployment: m", "nothing to try"),
+        ("{deployment: m, grid: {a: [1]}, search: {high_per_s: 3}}", "search needs an objective"),
+        ("{deployment: m, grid: {a: [1]}, lods: []}", "lods"),
+        ("- 1", "no sweep"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_reason(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "sweep.yml").write_text(text)
+    with pytest.raises(spec.SpecError, match=says):
+        spec.read(tmp_path / "sweep.yml")
