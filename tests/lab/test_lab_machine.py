@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from trainyard.lab import machine
@@ -82,3 +84,29 @@ def test_without_apt_the_message_names_the_packages(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(machine.shutil, "which", lambda *_: None)
     with pytest.raises(LabError, match=r"podman mmdebstrap; this machine has no apt-get"):
         machine.install(["podman", "mmdebstrap"], a_machine())
+
+
+def an_apt(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
+    """An apt-get first on PATH that notes its arguments and does what the script says."""
+    log = folder / "log"
+    program = folder / "apt-get"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {log}\n{script}\n', encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return log
+
+
+def test_a_vendor_s_source_that_is_away_does_not_stop_the_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = an_apt(tmp_path, monkeypatch, 'case "$*" in *update*) exit 100;; esac')
+    machine.install(["podman", "runc"], a_machine())
+    assert (
+        log.read_text(encoding="utf-8").splitlines()[-1].endswith("install --yes --no-install-recommends podman runc")
+    )
+
+
+def test_a_failed_installation_shows_what_apt_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    an_apt(tmp_path, monkeypatch, 'echo "E: Unable to locate package netavark" >&2; exit 100')
+    with pytest.raises(LabError, match="could not install netavark: E: Unable to locate package netavark"):
+        machine.install(["netavark"], a_machine())

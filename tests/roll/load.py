@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A load that accounts for every request: streams of 0.5 to 20 s, closed loop and open loop, judged by what came back.
 
-A request is ``ok`` only if the status was 200, every token that was asked for came (by the server's own usage and by
-the chunks), the stream ended with ``[DONE]``, and no wait between two chunks was over-long. Nothing is retried and
+A request is ``ok`` only if the status was 200, the server's own usage counts every token that was asked for, the last
+chunk gave the reason for the end, the stream ended with ``[DONE]``, and no wait between two chunks was over-long (a
+chunk may hold several tokens, so their number says nothing). Nothing is retried and
 nothing is left out: sent = ok + failed + truncated + gap, or `Tally.check` raises.
 
 It is a program of its own (``python -m tests.roll.load``) so that the load goes on whatever becomes of the test.
@@ -185,7 +186,7 @@ class Load:
             "stream_options": {"include_usage": True},
         }
         began = last = self._clock()
-        usage, done = -1, False
+        usage, done, reason = -1, False, ""
         async with self._client.stream("POST", "/v1/completions", json=body) as answer:
             item.status = answer.status_code
             item.request_id = answer.headers.get("x-request-id", "")
@@ -204,6 +205,7 @@ class Load:
                 event = json.loads(payload)
                 usage = (event.get("usage") or {}).get("completion_tokens", usage)
                 if event.get("choices"):
+                    reason = event["choices"][0].get("finish_reason") or reason
                     if item.got:
                         item.worst_gap_s = max(item.worst_gap_s, round(now - last, 4))
                     else:
@@ -212,16 +214,17 @@ class Load:
                     last = now
                 if "error" in event:
                     item.error = str(event["error"])[:200]
-        item.kind, item.error = verdict(item, usage, done, self.shape)
+        item.kind, item.error = verdict(item, usage, done, reason, self.shape)
 
 
-def verdict(item: Sent, usage: int, done: bool, shape: Shape) -> tuple[str, str]:
+def verdict(item: Sent, usage: int, done: bool, reason: str, shape: Shape) -> tuple[str, str]:
     """Judge a stream that ended without a network error.
 
     Args:
         item: what was seen of it.
         usage: completion tokens by the server's count, -1 if it sent none.
         done: the stream ended with ``[DONE]``.
+        reason: why the server ended the text.
         shape: the limits.
     """
     if item.error:
@@ -230,8 +233,8 @@ def verdict(item: Sent, usage: int, done: bool, shape: Shape) -> tuple[str, str]
         return "truncated", "the stream ended without [DONE]"
     if usage != item.tokens:
         return "truncated", f"usage counts {usage} tokens, asked for {item.tokens}"
-    if item.got < item.tokens:
-        return "truncated", f"{item.got} chunks for {item.tokens} tokens"
+    if reason != "length":
+        return "truncated", f"the text ended for {reason or 'no reason'}"
     if item.first_s > shape.first_limit_s:
         return "gap", f"first token after {item.first_s:.1f} s"
     if item.worst_gap_s > shape.gap_limit_s:

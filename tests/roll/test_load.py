@@ -49,7 +49,8 @@ class Misbehaving:
                 return
             if wrong == "stall" and number == 1:
                 await asyncio.sleep(0.4)
-            self.event(writer, {"choices": [{"text": "x"}]})
+            reason = "length" if number == tokens - 1 and wrong != "abort" else None
+            self.event(writer, {"choices": [{"text": "x", "finish_reason": reason}]})
             await writer.drain()
             await asyncio.sleep(PER_TOKEN_S)
         self.event(writer, {"choices": [], "usage": {"completion_tokens": tokens - (wrong == "short")}})
@@ -103,6 +104,7 @@ def test_every_request_to_a_good_server_is_ok_and_counted_on_both_sides() -> Non
         ("cut", "truncated", "RemoteProtocolError"),
         ("no end", "truncated", "without [DONE]"),
         ("short", "truncated", "usage counts"),
+        ("abort", "truncated", "ended for no reason"),
         ("stall", "gap", "between two tokens"),
     ],
 )

@@ -189,14 +189,17 @@ def test_the_key_reaches_the_gate_and_the_server_by_credential_only(
     (host / "api-key").write_text("s3cret\n")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(host))
     with running(key="s3cret") as stub:
-        gate_of(stub, host)
+        wanted = replica(host, stub.port, needs_key=True, gate=Gate(timeout_s=1.0))
+        cli.gate(wanted, 0, lambda _line: None)
     row = replica(host, 1, argv=(sys.executable, "-c", "import os; print(os.environ['VLLM_API_KEY'])"))
     script = (
         "import sys; sys.path[:0] = sys.argv[1:2]\n"
         "from ansible_collections.trainyard.neuron.plugins.module_utils.serving import cli, settings\n"
         "import os; cli.launch(settings.parse(sys.stdin.read()), dict(os.environ))"
     )
-    text = json.dumps({"name": "x", "argv": row.argv, "url": row.url, "cores": "0", "served_name": "m"})
+    text = json.dumps(
+        {"name": "x", "argv": row.argv, "url": row.url, "cores": "0", "served_name": "m", "needs_key": True}
+    )
     done = subprocess.run(
         [sys.executable, "-c", script, str(render.ROOT / "collections")],
         input=text,
@@ -207,6 +210,18 @@ def test_the_key_reaches_the_gate_and_the_server_by_credential_only(
     )
     assert done.stdout.splitlines()[-1] == "s3cret", done.stderr
     assert "s3cret" not in "".join(path.read_text() for path in (host / "etc").iterdir())
+
+
+def test_a_server_is_not_started_without_the_key_that_it_is_to_ask_for(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = replica(host, 1, needs_key=True)
+    for directory in ("", str(host / "none")):
+        with pytest.raises(ServingError, match=r"cannot be read .* not served without"):
+            cli.launch(seen, {"CREDENTIALS_DIRECTORY": directory})
+    (host / "api-key").write_text("\n")
+    with pytest.raises(ServingError, match="is empty"):
+        cli.launch(seen, {"CREDENTIALS_DIRECTORY": str(host)})
 
 
 def test_settle_returns_when_the_slice_is_free_and_names_who_keeps_it(host: Path) -> None:

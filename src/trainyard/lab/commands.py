@@ -254,9 +254,10 @@ def _table(description: dict[str, Any]) -> Table:
     colour = "green" if services["state"] == "running" else "red"
     table.add_row("services", services["address"], f"[{colour}]{services['state']}[/]", services["since"])
     urls = f"model hub {description['hub_url']}, AWS (S3, EC2, SSM) {description['aws_url']}"
-    table.caption = (
-        urls if description["subnet"] else "half made: `trainyard lab up` goes on, `trainyard lab down` removes it"
-    )
+    if description["engine_note"]:
+        urls += f"\n{description['engine_note']}"
+    half = "half made: `trainyard lab up` goes on, `trainyard lab down` removes it"
+    table.caption = urls if description["subnet"] else half
     table.caption_justify = "left"
     return table
 

@@ -12,7 +12,7 @@ author:
   - trainyard contributors (@trainyard)
 description:
   - Reads the engines' metrics and the router's counters of this host twice, O(seconds) apart, and reports the
-    difference, with greedy completions of golden prompts. Changes nothing.
+    difference, with greedy completions of golden prompts that it asks for meanwhile. Changes nothing.
 options:
   replicas:
     description: Replicas of this host to watch.
@@ -37,7 +37,7 @@ options:
     type: float
     default: 10
   golden:
-    description: Prompts that each replica completes greedily at the end.
+    description: Prompts that each replica completes greedily.
     type: list
     elements: str
     default: []
@@ -83,6 +83,7 @@ routed:
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
@@ -129,6 +130,19 @@ def completions(replica: Dict[str, Any], prompts: List[str], tokens: int, key: s
     return found
 
 
+def watch(wanted: Dict[str, Any], seconds: float) -> Dict[str, Dict[str, str]]:
+    """Let the time pass, and ask all replicas for their golden completions meanwhile."""
+
+    def ask(item: Dict[str, Any]) -> Dict[str, str]:
+        return completions(item, wanted["golden"], wanted["golden_tokens"], wanted["api_key"])
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(max_workers=max(1, len(wanted["replicas"]))) as pool:
+        answers = list(pool.map(ask, wanted["replicas"]))
+    time.sleep(max(0.0, seconds - (time.monotonic() - began)))
+    return {item["id"]: answers[index] for index, item in enumerate(wanted["replicas"])}
+
+
 def router_counts(path: str) -> Dict[str, Dict[str, int]]:
     """Counters of this host's router; empty if it has none."""
     try:
@@ -143,8 +157,7 @@ def main() -> None:
     wanted = module.params
     engines = {item["id"]: reading(item["url"]) for item in wanted["replicas"]}
     routed = router_counts(wanted["router_socket"])
-    if not module.check_mode:
-        time.sleep(wanted["seconds"])
+    golden = watch(wanted, 0.0 if module.check_mode else wanted["seconds"])
     later = router_counts(wanted["router_socket"])
     rows: Dict[str, Dict[str, Any]] = {}
     for item in wanted["replicas"]:
@@ -152,7 +165,7 @@ def main() -> None:
         row: Dict[str, Any] = {"answers": after is not None}
         if after is not None:
             row["reading"] = after.since(before or metrics.Reading()).to_dict()
-        row["golden"] = completions(item, wanted["golden"], wanted["golden_tokens"], wanted["api_key"])
+        row["golden"] = golden[item["id"]]
         rows[item["id"]] = row
     zero = {"requests": 0, "errors": 0}
     module.exit_json(

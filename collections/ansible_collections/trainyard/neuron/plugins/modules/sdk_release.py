@@ -35,6 +35,24 @@ options:
     description: Suite of the repository; the code name of the host's distribution where empty.
     type: str
     default: ""
+  pip_index:
+    description:
+      - Address of Neuron's package index, for releases whose vLLM is built into the environment of the machine image.
+      - Empty means that nothing is built.
+    type: str
+    default: ""
+  general_index:
+    description: Address of the index for all other Python packages; pip's default where empty.
+    type: str
+    default: ""
+  source_base:
+    description: What stands before C(owner/name) in the address of a source repository.
+    type: str
+    default: https://github.com
+  source_commits:
+    description: The commit that each source is built at, by C(owner/name@ref).
+    type: dict
+    default: {}
   allow_drift:
     description: Report packages and environments of other versions as warnings instead of errors.
     type: bool
@@ -81,13 +99,17 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trainyard.neuron.plugins.module_utils import sdk
+from ansible_collections.trainyard.neuron.plugins.module_utils import sdk, sdk_build
 
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "releases": {"type": "list", "elements": "dict", "required": True},
     "apt_source": {"type": "str", "default": ""},
     "apt_key": {"type": "str", "default": "", "no_log": False},
     "apt_suite": {"type": "str", "default": ""},
+    "pip_index": {"type": "str", "default": ""},
+    "general_index": {"type": "str", "default": ""},
+    "source_base": {"type": "str", "default": "https://github.com"},
+    "source_commits": {"type": "dict", "default": {}},
     "allow_drift": {"type": "bool", "default": False},
 }
 
@@ -134,6 +156,16 @@ def packages(module: AnsibleModule, run: sdk.Run, root: sdk.Root) -> Tuple[Dict[
     return installed, changes
 
 
+def sources(module: AnsibleModule) -> sdk_build.Sources:
+    """Return where a build takes source and packages from."""
+    return sdk_build.Sources(
+        base=module.params["source_base"],
+        neuron_index=module.params["pip_index"],
+        general_index=module.params["general_index"],
+        commits=module.params["source_commits"],
+    )
+
+
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, required_by={}, supports_check_mode=True, required_together=[])
@@ -143,6 +175,10 @@ def main() -> None:
             status, output, errors = module.run_command(argv, handle_exceptions=False)
         except OSError as error:
             return 127, "", str(error)
+        return int(status), str(output), str(errors)
+
+    def in_environment(argv: List[str], environment: Dict[str, str]) -> Tuple[int, str, str]:
+        status, output, errors = module.run_command(argv, environ_update=environment)
         return int(status), str(output), str(errors)
 
     root = sdk.Root()
@@ -157,17 +193,22 @@ def main() -> None:
             module.exit_json(
                 changed=False, install=install, hold=sorted(changes), diff=diff, venvs={}, packages=installed
             )
-        venvs, problems = {}, []
+        venvs, problems, built = {}, [], []
         for row in module.params["releases"]:
             if row["runtime"] != "venv":
                 continue
             venv = sdk.find_venv(row, root)
             venvs[f"{row['release']} {row['generation']}"] = venv
+            if sdk_build.needed(row, root.at(venv)):
+                built.append(f"vLLM of SDK {row['release']} into {venv}")
+                if not module.check_mode:
+                    sdk_build.build(row, venv, sources(module), in_environment)
             problems += sdk.version_problems(row, sdk.table_versions(root.at(venv)))
             if not module.check_mode:
                 sdk.verify(row, venv, run, root, NOTES)
         settle(module, problems)
-        module.exit_json(changed=bool(changes), venvs=venvs, packages=installed, diff=diff)
+        diff["after"] += "".join(f"build {line}\n" for line in built)
+        module.exit_json(changed=bool(changes or built), venvs=venvs, packages=installed, diff=diff)
     except (OSError, KeyError, sdk.SdkError) as error:
         module.fail_json(msg=f"{error}. Nothing was changed")
 

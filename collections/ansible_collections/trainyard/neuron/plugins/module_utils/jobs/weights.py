@@ -210,7 +210,7 @@ class HubSource:
         """
         from huggingface_hub import hf_hub_url
         from huggingface_hub.file_download import http_get
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub.utils._headers import build_hf_headers
 
         notes = staging / ".cache" / "huggingface" / "download"
         for entry in expected:

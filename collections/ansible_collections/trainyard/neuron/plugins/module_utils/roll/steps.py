@@ -140,7 +140,9 @@ def watched(
             continue
         verdict = judge(move, mine, wave["peers"], answers, routers, thresholds)
         problems += ["{0} is worse than its peers: {1}".format(move["id"], text) for text in verdict.worse]
-        seen += ["{0}: {1}".format(move["id"], text) for text in verdict.seen + verdict.notes]
+        # What could not be compared is worth a line for the canary; later ones are watched too shortly to say more.
+        lines = verdict.seen + (verdict.notes if wave.get("canary") else ())
+        seen += ["{0}: {1}".format(move["id"], text) for text in lines]
     return Outcome(problems, [], seen)
 
 

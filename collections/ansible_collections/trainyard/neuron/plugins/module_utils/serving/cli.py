@@ -99,7 +99,7 @@ def launch(replica: Replica, environment: Dict[str, str]) -> None:
     if replica.scratch.is_dir():
         # The server has this process id too: it takes this process's place.
         (replica.scratch / "pid").write_text("{0}\n".format(os.getpid()), encoding="ascii")
-    key = settings.api_key(environment)
+    key = settings.api_key(replica, environment)
     if key:
         environment["VLLM_API_KEY"] = key
     for variable in KEPT_FROM_SERVER:
@@ -126,7 +126,8 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
         ServingError: the server ended, serves another model, differs between greedy runs, is too slow or too late.
     """
     limit = replica.gate
-    client = probe.Client(replica.url, settings.api_key(), PROBE_TIMEOUT_S)
+    key = settings.api_key(replica)
+    client = probe.Client(replica.url, key, PROBE_TIMEOUT_S)
     began = time.monotonic()
     while client.status("/health") != 200:
         if main_pid and not _alive(main_pid):
@@ -140,7 +141,7 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
     notify("loaded, asking for tokens")
     # The first answer of an engine may take long: the deadline is the larger of its budget and a minute.
     deadline_s = max(60.0, limit.ttft_s + limit.max_tokens * limit.per_token_s)
-    client = probe.Client(replica.url, settings.api_key(), deadline_s)
+    client = probe.Client(replica.url, key, deadline_s)
     try:
         result = probe.check(client, replica.served_name, limit.prompt, limit.max_tokens, limit.completions, deadline_s)
     except probe.ProbeError as error:

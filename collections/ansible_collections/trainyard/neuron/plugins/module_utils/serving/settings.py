@@ -63,6 +63,7 @@ class Replica:
     environment: Mapping[str, str] = field(default_factory=dict)
     generation: str = ""
     release: str = ""
+    needs_key: bool = False
     neuron_ls: str = "/opt/aws/neuron/bin/neuron-ls"
     settle_timeout_s: float = 120.0
     gate: Gate = field(default_factory=Gate)
@@ -124,10 +125,20 @@ def configured() -> List[str]:
     return sorted(path.stem for path in CONFIGURATION.glob("*.json"))
 
 
-def api_key(environment: Optional[Mapping[str, str]] = None) -> Optional[str]:
-    """The key that the server asks for, from systemd's credential directory; None if it asks for none."""
-    directory = (os.environ if environment is None else environment).get("CREDENTIALS_DIRECTORY")
-    if not directory:
+def api_key(replica: Replica, environment: Optional[Mapping[str, str]] = None) -> Optional[str]:
+    """The key that the server asks for, from systemd's credential directory; None if it asks for none.
+
+    Raises:
+        ServingError: it is to ask for one that cannot be read. It must not be served without.
+    """
+    if not replica.needs_key:
         return None
-    path = Path(directory) / CREDENTIAL
-    return path.read_text(encoding="utf-8").strip() or None if path.is_file() else None
+    directory = (os.environ if environment is None else environment).get("CREDENTIALS_DIRECTORY", "")
+    try:
+        key = (Path(directory) / CREDENTIAL).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        said = "the API key of {0} cannot be read ({1}: {2}), and it is not served without"
+        raise ServingError(said.format(replica.name, directory or "no credentials", error.strerror)) from error
+    if not key:
+        raise ServingError("the API key of {0} is empty, and it is not served without".format(replica.name))
+    return key

@@ -61,7 +61,7 @@ class Watcher(threading.Thread):
         self.progress = phases.Progress()
         self.over = threading.Event()
         self.listener = _listen(replica)
-        self._key = settings.api_key()
+        self._key = settings.api_key(replica)
 
     def run(self) -> None:
         """Look once a second; answers of the agent run beside it."""

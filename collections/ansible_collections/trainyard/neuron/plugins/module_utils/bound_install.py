@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Install Python packages so that Neuron's names come from Neuron's index and from nowhere else.
+
+Placeholders of the same names stand on the general index, and pip takes whichever has the higher version. So the set is
+resolved first, without installing anything; each package of a Neuron name must come from Neuron's index; then exactly
+what was resolved is installed, by address and hash, with nothing left to resolve.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Tuple
+
+#: Python distributions that are AWS Neuron's. Source: the package lists of the SDK's release notes.
+NEURON_NAME = re.compile(r"(.*-)?(lib)?neuron(x|xla)?(-.*)?|nki(-.*)?|libtorch-neuronx-lite")
+
+#: (argv, environment) -> (status, output, errors)
+Run = Callable[[List[str], Dict[str, str]], Tuple[int, str, str]]
+
+
+class BindingError(Exception):
+    """The set cannot be installed as it must be; nothing was installed."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """One package as pip would install it."""
+
+    name: str
+    version: str
+    url: str
+    hashes: Tuple[Tuple[str, str], ...]
+
+    def line(self) -> str:
+        """Return the requirement that installs exactly this file."""
+        options = "".join(f" --hash={algorithm}:{value}" for algorithm, value in self.hashes)
+        return f"{self.name} @ {self.url}{options}"
+
+
+def canonical(name: str) -> str:
+    """Return a distribution's name in the form in which names are compared."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def is_neuron(name: str) -> bool:
+    """Return whether a distribution is Neuron's by its name."""
+    return NEURON_NAME.fullmatch(canonical(name)) is not None
+
+
+def indexes(neuron_index: str, general_index: str) -> Dict[str, str]:
+    """Return pip's environment with these indexes and no other: what the host's configuration adds does not count."""
+    environment = {"PIP_CONFIG_FILE": "/dev/null", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
+    environment.update({"PIP_EXTRA_INDEX_URL": neuron_index, "PIP_FIND_LINKS": ""})
+    if general_index:
+        environment["PIP_INDEX_URL"] = general_index
+    return environment
+
+
+def resolve(python: str, requirements: List[str], neuron_index: str, general_index: str, run: Run) -> List[Resolved]:
+    """Return what pip would install into the environment of `python`, without installing it.
+
+    Args:
+        python: interpreter of the environment.
+        requirements: arguments of `pip install`: requirements, or `-r FILE`.
+        neuron_index: address of Neuron's index.
+        general_index: address of the index for all other names; empty for pip's default.
+        run: runs a command.
+
+    Raises:
+        BindingError: pip cannot resolve the set; with what it said.
+    """
+    argv = [python, "-m", "pip", "install", "--dry-run", "--quiet", "--report", "-", *requirements]
+    status, output, errors = run(argv, indexes(neuron_index, general_index))
+    if status != 0:
+        raise BindingError(f"pip cannot resolve {' '.join(requirements)}: {' '.join(errors.split())[-1500:]}")
+    return [_resolved(entry) for entry in json.loads(output)["install"]]
+
+
+def _resolved(entry: Dict[str, Any]) -> Resolved:
+    archive = entry["download_info"].get("archive_info", {})
+    hashes = archive.get("hashes") or {}
+    return Resolved(
+        name=entry["metadata"]["name"],
+        version=entry["metadata"]["version"],
+        url=entry["download_info"]["url"],
+        hashes=tuple(sorted(hashes.items())),
+    )
+
+
+def unbound(packages: List[Resolved], neuron_index: str) -> List[str]:
+    """Return the packages of a Neuron name that come from elsewhere than Neuron's index."""
+    home = neuron_index.rstrip("/").rsplit("/simple", 1)[0] + "/"
+    return [
+        f"{package.name} {package.version} would come from {package.url}"
+        for package in packages
+        if is_neuron(package.name) and not package.url.startswith(home)
+    ]
+
+
+def install(
+    python: str, requirements: List[str], neuron_index: str, general_index: str, run: Run, folder: Path
+) -> List[Resolved]:
+    """Resolve, check the binding, and install exactly what was resolved; return it.
+
+    The arguments are those of `resolve`, and the folder that keeps the list of what is installed (`resolved.txt`).
+
+    Raises:
+        BindingError: the set cannot be resolved, or a Neuron name would come from another index; nothing was installed.
+    """
+    packages = resolve(python, requirements, neuron_index, general_index, run)
+    problems = unbound(packages, neuron_index)
+    if problems:
+        raise BindingError(
+            f"{'; '.join(problems)}: Neuron's names may only come from {neuron_index}. Pin the version that the SDK "
+            "release has"
+        )
+    if packages:
+        listing = folder / "resolved.txt"
+        listing.write_text("".join(f"{package.line()}\n" for package in packages), encoding="utf-8")
+        argv = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", str(listing)]
+        status, _output, errors = run(argv, indexes(neuron_index, general_index))
+        if status != 0:
+            raise BindingError(f"pip cannot install what it resolved: {' '.join(errors.split())[-1500:]}")
+    return packages

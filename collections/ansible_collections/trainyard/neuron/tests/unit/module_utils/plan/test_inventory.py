@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import (
+    fleet_input,
+    plain,
+    read_model_configs,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
+
+
+class Broken(Mapping[str, Any]):
+    """A host whose variables are templated when they are read, and one of them cannot be."""
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "trainyard_address":
+            raise ValueError("'nowhere' is undefined")
+        return {"trainyard_data_dir": "/data"}[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("trainyard_address", "trainyard_data_dir"))
+
+    def __len__(self) -> int:
+        return 2
+
+
+def test_only_the_planners_variables_are_collected() -> None:
+    hostvars = {"a": {"ansible_host": "192.0.2.1", "ansible_password": "x", "trainyard_data_dir": "/d", "other": 1}}
+    assert fleet_input(hostvars, ["a"], [])["hosts"] == {"a": {"ansible_host": "192.0.2.1", "trainyard_data_dir": "/d"}}
+
+
+@pytest.mark.parametrize(
+    ("registered", "expected"),
+    [
+        ({"changed": False, "failed": False, "topology": {"devices": [1]}}, {"a": {"devices": [1]}}),
+        (
+            {"changed": False, "failed": False, "topology": {"devices": [], "online_cpus": "0"}},
+            {"a": {"devices": [], "online_cpus": "0"}},
+        ),
+        ({"changed": False, "unreachable": True, "msg": "no route"}, {}),
+        ({"changed": False, "skipped": True}, {}),
+        ([{"neuron_device": 0}], {"a": [{"neuron_device": 0}]}),
+        (None, {}),
+    ],
+)
+def test_what_a_host_reported_is_used_and_a_host_that_was_not_reached_is_not(registered: Any, expected: Any) -> None:
+    assert fleet_input({"a": {"trainyard_topology": registered}}, ["a"], [])["topologies"] == expected
+
+
+def test_results_that_a_run_registered_are_no_variables() -> None:
+    hostvars = {"a": {"trainyard_anything": {"changed": False, "failed": False}, "trainyard_fleet": {"version": 1}}}
+    assert fleet_input(hostvars, ["a"], [])["hosts"] == {"a": {}}
+
+
+def test_a_template_that_fails_is_told_with_its_variable_and_host() -> None:
+    with pytest.raises(PlanError) as caught:
+        fleet_input({"a": Broken(), "b": Broken()}, ["a", "b"], [])
+    assert [problem.host for problem in caught.value.problems] == ["a", "b"]
+    assert "trainyard_address" in str(caught.value)
+    assert "'nowhere' is undefined" in str(caught.value)
+
+
+def test_a_name_that_is_no_host_is_told() -> None:
+    with pytest.raises(PlanError, match="no host of the inventory"):
+        fleet_input({}, ["a"], [])
+
+
+def test_routers_that_serve_nothing_are_read_for_their_port() -> None:
+    hostvars = {"a": {}, "gateway": {"trainyard_router_port": 9090}}
+    assert fleet_input(hostvars, ["a"], ["gateway"])["router_variables"] == {"gateway": {"trainyard_router_port": 9090}}
+
+
+def test_values_become_plain() -> None:
+    class Tagged(str):
+        __slots__ = ()
+
+    found = plain({Tagged("a"): (Tagged("b"), True, 1, 1.5, None)})
+    assert found == {"a": ["b", True, 1, 1.5, None]}
+    assert type(next(iter(found))) is str
+    assert type(found["a"][0]) is str
+    assert found["a"][1] is True
+
+
+def test_config_files_are_found_by_repository_and_revision(tmp_path: Path) -> None:
+    path = tmp_path / "org" / "name" / "v1" / "config.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"model_type": "llama"}), encoding="utf-8")
+    models = [("org/name", "v1"), ("org/name", "v2")]
+    assert read_model_configs(str(tmp_path), models) == {"org/name@v1": {"model_type": "llama"}}
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(PlanError, match="cannot be read"):
+        read_model_configs(str(tmp_path), models)

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replacing a replica on its host: every step, every way it stops, and what is left then."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils import units
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.host import (
+    Host,
+    Order,
+    describe,
+    replace,
+    restore,
+    unfinished,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import Book
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.releases import Releases
+
+NAME, UNIT, URL = "a-0", "vllm@a-0.service", "http://h:8000"
+IDLE = "vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"
+BUSY = "vllm:num_requests_running 2\nvllm:num_requests_waiting 1\n"
+
+
+class FakeSystemd(units.Systemd):
+    """One unit. A start takes the release that ``current`` points at, unless that one is known not to come up."""
+
+    def __init__(self, releases: Releases, running: str, bad: tuple[str, ...] = ()) -> None:
+        self.releases = releases
+        self.running = running
+        self.bad = bad
+        self.active = "active" if running else "inactive"
+        self.calls: list[str] = []
+
+    def call(self, *arguments: str) -> str:
+        verb = arguments[0]
+        if verb == "show":
+            return (
+                f"Id={UNIT}\nActiveState={self.active}\nExecMainStartTimestampMonotonic=1000000\n"
+                "ActiveEnterTimestampMonotonic=4500000\n"
+            )
+        self.calls.append(verb)
+        if verb == "stop":
+            self.active, self.running = "inactive", ""
+        if verb == "start":
+            release = str(self.releases.current(NAME)["release"])
+            self.active, self.running = ("failed", "") if release in self.bad else ("active", release)
+        return ""
+
+    def show(self, names: Any) -> list[units.Status]:
+        environment = {"TRAINYARD_RELEASE": self.running} if self.running else {}
+        return [
+            units.Status(
+                name=name,
+                load="loaded",
+                active=self.active,
+                sub="",
+                file_state="enabled",
+                needs_reload=False,
+                main_pid=1,
+                result="exit-code",
+                exit_status="1",
+                restarts=0,
+                since="",
+                text="",
+                environment=environment,
+            )
+            for name in names
+        ]
+
+    def journal(self, name: str, lines: int) -> list[str]:  # noqa: ARG002  (the interface)
+        return ["RuntimeError: no cores"]
+
+
+class Clock:
+    """Time that passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def host_of(tmp_path: Path, running: str = "old", bad: tuple[str, ...] = (), answers: list[str] | None = None) -> Host:
+    (tmp_path / "python").write_text("")
+    for release in ("old", "new"):
+        place = tmp_path / "etc/releases" / release
+        place.mkdir(parents=True)
+        entry = {"release": release, "runtime": "venv", "argv": [str(tmp_path / "python")], "cores": "0-31"}
+        (place / f"{NAME}.json").write_text(json.dumps({**entry, "weights": "w", "served_name": "m", "url": URL}))
+        (place / f"{NAME}.env").write_text("")
+    releases = Releases(tmp_path / "etc", tmp_path / "run")
+    if running:
+        releases.switch(NAME, running)
+    clock = Clock()
+    texts = list(answers or [])
+    return Host(
+        systemd=FakeSystemd(releases, running, bad),
+        releases=releases,
+        book=Book(tmp_path / "book"),
+        fetch=lambda _url: texts.pop(0) if texts else IDLE,
+        sleep=clock.sleep,
+        clock=clock,
+    )
+
+
+def calls(host: Host) -> list[str]:
+    assert isinstance(host.systemd, FakeSystemd)
+    return host.systemd.calls
+
+
+def test_a_replica_goes_through_every_step(tmp_path: Path) -> None:
+    host = host_of(tmp_path)
+    result = replace(host, Order("run-1"), NAME, URL, "new")
+    assert (result.gated, result.step, result.error, result.changed) == (True, "gated", "", True)
+    assert calls(host) == ["stop", "daemon-reload", "start"]
+    assert list(result.seconds) == ["idle", "stop", "switch", "start"]
+    assert host.book.read()["replicas"][NAME]["step"] == "gated"
+    assert host.releases.previous(NAME)["release"] == "old"
+
+
+def test_the_second_time_there_is_nothing_to_do(tmp_path: Path) -> None:
+    host = host_of(tmp_path, running="new")
+    result = replace(host, Order("run-1"), NAME, URL, "new")
+    assert (result.gated, result.changed, calls(host)) == (True, False, [])
+
+
+def test_it_waits_for_the_last_request(tmp_path: Path) -> None:
+    host = host_of(tmp_path, answers=[BUSY] * 20)
+    result = replace(host, Order("run-1"), NAME, URL, "new")
+    assert result.gated
+    assert result.cut_off == 0
+    assert result.seconds["idle"] >= 5.0
+
+
+def test_one_quiet_look_is_not_enough(tmp_path: Path) -> None:
+    """A request that left the router and did not reach the engine yet is in neither count."""
+    host = host_of(tmp_path, answers=[IDLE, BUSY, BUSY])
+    assert replace(host, Order("run-1"), NAME, URL, "new").seconds["idle"] > 1.0
+
+
+@pytest.mark.parametrize(("policy", "stopped"), [("fail", False), ("abort", True)])
+def test_what_happens_at_the_deadline_is_the_operators_choice(tmp_path: Path, policy: str, stopped: bool) -> None:
+    host = host_of(tmp_path, answers=[BUSY] * 1000)
+    result = replace(host, Order("run-1", drain_deadline_seconds=10, drain_policy=policy), NAME, URL, "new")
+    assert ("stop" in calls(host)) is stopped
+    if stopped:
+        assert result.gated
+        assert result.cut_off == 3
+    else:
+        assert "a-0 still has 3 requests 10 s after it was drained. It was not stopped" in result.error
+        assert "drain_policy: wait or abort" in result.error
+        assert host.book.read()["replicas"][NAME]["step"] == "idle"
+
+
+def test_waiting_means_waiting(tmp_path: Path) -> None:
+    host = host_of(tmp_path, answers=[BUSY] * 1000)
+    result = replace(host, Order("run-1", drain_deadline_seconds=10, drain_policy="wait"), NAME, URL, "new")
+    assert result.gated
+    assert result.cut_off == 0
+    assert result.seconds["idle"] > 200
+
+
+def test_an_engine_that_counts_nothing_leaves_it_to_the_routers(tmp_path: Path) -> None:
+    host = host_of(tmp_path, answers=["# no metrics\n"] * 10)
+    result = replace(host, Order("run-1"), NAME, URL, "new")
+    assert result.gated
+    assert "the routers' count alone was used" in result.notes[0]
+
+
+def test_a_release_that_is_not_there_stops_nothing(tmp_path: Path) -> None:
+    host = host_of(tmp_path)
+    result = replace(host, Order("run-1"), NAME, URL, "lost")
+    assert not result.gated
+    assert "release lost of a-0 is not on this host" in result.error
+    assert calls(host) == []
+
+
+def test_a_release_that_does_not_come_up_is_left_out_and_put_back(tmp_path: Path) -> None:
+    host = host_of(tmp_path, bad=("new",))
+    result = replace(host, Order("run-1"), NAME, URL, "new")
+    assert (result.gated, result.step) == (False, "start")
+    assert "RuntimeError: no cores" in result.error
+    assert unfinished([result.to_dict()])[0].startswith("a-0: vllm@a-0.service")
+    assert host.book.read()["replicas"][NAME]["step"] == "start"
+
+    back = restore(host, Order("run-1"), NAME, URL, "old")
+    assert (back.gated, back.error) == (True, "")
+    assert host.releases.current(NAME)["release"] == "old"
+    assert host.releases.previous(NAME)["release"] == "old"
+
+
+def test_when_both_fail_it_says_so_and_stays_out(tmp_path: Path) -> None:
+    host = host_of(tmp_path, bad=("new", "old"))
+    replace(host, Order("run-1"), NAME, URL, "new")
+    back = restore(host, Order("run-1"), NAME, URL, "old")
+    assert not back.gated
+    assert back.error
+
+
+def test_a_replica_that_was_never_stopped_is_restored_without_a_restart(tmp_path: Path) -> None:
+    host = host_of(tmp_path, answers=[BUSY] * 1000)
+    replace(host, Order("run-1", drain_deadline_seconds=1), NAME, URL, "new")
+    back = restore(host, Order("run-1"), NAME, URL, "old")
+    assert (back.gated, back.changed, calls(host)) == (True, False, [])
+
+
+def test_restoring_does_not_fail_for_want_of_an_empty_engine(tmp_path: Path) -> None:
+    host = host_of(tmp_path, running="new", answers=[BUSY] * 1000)
+    back = restore(host, Order("run-1", drain_deadline_seconds=5, drain_policy="fail"), NAME, URL, "old")
+    assert back.gated
+    assert back.cut_off == 3
+
+
+def test_a_new_replica_has_nothing_to_go_back_to_and_is_stopped(tmp_path: Path) -> None:
+    host = host_of(tmp_path, running="")
+    assert replace(host, Order("run-1"), NAME, URL, "new").gated
+    back = restore(host, Order("run-1"), NAME, URL, "")
+    assert (back.gated, back.error) == (False, "")
+    assert calls(host)[-1] == "stop"
+
+
+def test_what_the_host_reports(tmp_path: Path) -> None:
+    host = host_of(tmp_path)
+    (tmp_path / "run" / NAME).mkdir(parents=True)
+    (tmp_path / "run" / NAME / "replica.json").write_text((tmp_path / "etc/releases/old/a-0.json").read_text())
+    row = describe(host)[NAME]
+    assert row["active"] == "active"
+    assert (row["running"], row["current"], row["previous"]) == ("old", "old", "")
+    assert row["staged"] == ["new", "old"]
+    assert row["load_seconds"] == 3.5
+    assert row["cores"] == (0, 31)
+    assert row["weights"] == "w"

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Against two real indexes (folders) and the real pip: a placeholder of a Neuron name must not get in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils import bound_install
+
+
+def run(argv: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
+    result = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    return result.returncode, result.stdout, result.stderr
+
+
+def publish(index: Path, name: str, version: str, requires: str = "") -> None:
+    """Put a wheel on an index in the layout of the simple repository API."""
+    folder = index / "simple" / bound_install.canonical(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    module, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
+    requirement = f"Requires-Dist: {requires}\n" if requires else ""
+    files = {
+        f"{module}.py": f"ORIGIN = {index.name!r}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requirement}",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    rows = []
+    for path, text in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        rows.append(f"{path},sha256={digest},{len(text)}")
+    files[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,"]) + "\n"
+    wheel = folder / f"{module}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
+    links = [
+        f'<a href="{path.name}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}">{path.name}</a>'
+        for path in sorted(folder.glob("*.whl"))
+    ]
+    (folder / "index.html").write_text("<!DOCTYPE html>\n" + "\n".join(links))
+
+
+@pytest.fixture
+def neuron(tmp_path: Path) -> str:
+    publish(tmp_path / "neuron", "neuronx-cc", "2.18.121.0", "numpy-like")
+    return (tmp_path / "neuron" / "simple").as_uri()
+
+
+@pytest.fixture
+def general(tmp_path: Path) -> str:
+    publish(tmp_path / "general", "numpy-like", "1.0")
+    return (tmp_path / "general" / "simple").as_uri()
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fresh") / "venv"
+    venv.create(folder, with_pip=True, symlinks=True)
+    return folder
+
+
+@pytest.fixture
+def python(fresh: Path, tmp_path: Path) -> str:
+    # Making one with pip takes seconds; an interpreter finds its packages beside itself, so a copy works as well.
+    shutil.copytree(fresh, tmp_path / "venv", symlinks=True)
+    return str(tmp_path / "venv" / "bin" / "python")
+
+
+def origin(python: str, module: str) -> str:
+    return run([python, "-c", f"import {module}; print({module}.ORIGIN)"], {})[1].strip()
+
+
+def test_each_name_comes_from_its_own_index(python: str, neuron: str, general: str, tmp_path: Path) -> None:
+    installed = bound_install.install(python, ["neuronx-cc==2.18.*"], neuron, general, run, tmp_path)
+    assert sorted(package.name for package in installed) == ["neuronx-cc", "numpy-like"]
+    assert all(package.hashes for package in installed)
+    assert origin(python, "neuronx_cc") == "neuron"
+    assert origin(python, "numpy_like") == "general"
+    assert bound_install.install(python, ["neuronx-cc==2.18.*"], neuron, general, run, tmp_path) == []
+
+
+def test_planted_placeholder_cannot_be_installed(python: str, neuron: str, general: str, tmp_path: Path) -> None:
+    publish(tmp_path / "general", "neuronx-cc", "99.0")
+    with pytest.raises(bound_install.BindingError, match=r"neuronx-cc 99\.0 would come from file:.*/general/"):
+        bound_install.install(python, ["neuronx-cc"], neuron, general, run, tmp_path)
+    assert origin(python, "neuronx_cc") == ""
+
+
+def test_placeholder_that_a_dependency_pulls_in_cannot_be_installed(
+    python: str, neuron: str, general: str, tmp_path: Path
+) -> None:
+    publish(tmp_path / "general", "libneuronxla", "0.5")
+    publish(tmp_path / "neuron", "torch-neuronx", "2.6", "libneuronxla")
+    with pytest.raises(bound_install.BindingError, match=r"libneuronxla 0\.5 would come from"):
+        bound_install.install(python, ["torch-neuronx"], neuron, general, run, tmp_path)
+    assert origin(python, "torch_neuronx") == ""
+
+
+def test_pinned_version_is_taken_beside_a_placeholder(python: str, neuron: str, general: str, tmp_path: Path) -> None:
+    publish(tmp_path / "general", "neuronx-cc", "99.0")
+    bound_install.install(python, ["neuronx-cc==2.18.121.0"], neuron, general, run, tmp_path)
+    assert origin(python, "neuronx_cc") == "neuron"
+
+
+def test_index_of_the_hosts_own_configuration_does_not_count(
+    python: str, neuron: str, general: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path / "evil", "neuronx-cc", "99.0")
+    configuration = tmp_path / "pip.conf"
+    configuration.write_text(f"[global]\nextra-index-url = {(tmp_path / 'evil' / 'simple').as_uri()}\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(configuration))
+    bound_install.install(python, ["neuronx-cc"], neuron, general, run, tmp_path)
+    assert origin(python, "neuronx_cc") == "neuron"
+
+
+@pytest.mark.parametrize(
+    ("name", "neurons"),
+    [
+        ("neuronx-cc", True),
+        ("neuronx_distributed_inference", True),
+        ("libneuronxla", True),
+        ("torch-neuronx", True),
+        ("vllm-neuron", True),
+        ("nki", True),
+        ("libtorch-neuronx-lite", True),
+        ("aws-neuronx-runtime-discovery", True),
+        ("numpy", False),
+        ("vllm", False),
+        ("neurons-of-somebody", False),
+        ("nkinder", False),
+    ],
+)
+def test_neurons_names(name: str, neurons: bool) -> None:
+    assert bound_install.is_neuron(name) is neurons
+
+
+def test_interpreter_without_pip_is_said(neuron: str, general: str, tmp_path: Path) -> None:
+    with pytest.raises(bound_install.BindingError, match="cannot resolve"):
+        bound_install.resolve(sys.executable, ["nothing-of-this-name"], neuron, general, run)

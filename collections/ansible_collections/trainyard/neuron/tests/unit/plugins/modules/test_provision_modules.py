@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The modules of provisioning as Ansible calls them: check mode, difference, change, no change, undo, errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.trainyard.neuron.plugins.module_utils import job_units
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest
+from ansible_collections.trainyard.neuron.plugins.modules import artifacts, instance_store, jobs, sdk_release
+
+DIGEST = "ab" * 32
+
+Call = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run a module's main function; return its result."""
+
+    def run(module: ModuleType, check: bool = False, **arguments: Any) -> dict[str, Any]:
+        with patch_module_args({**arguments, "_ansible_check_mode": check}), pytest.raises(SystemExit):
+            module.main()
+        return dict(json.loads(capsys.readouterr().out.splitlines()[-1]))
+
+    return run
+
+
+def make_result(path: Path, inputs: dict[str, Any], kind: str = "weights") -> None:
+    staging = manifest.staging_of(path)
+    staging.mkdir(parents=True)
+    (staging / "f").write_text("x")
+    manifest.publish(staging, path, manifest.build(staging, kind, path.name, inputs, {"host": "h1"}))
+
+
+@pytest.fixture
+def a_job(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "kind": "weights",
+        "id": "m-1",
+        "path": str(tmp_path / "data" / "m"),
+        "inputs": {"revision": "1"},
+        "spec": {},
+    }
+
+
+def test_missing_result_is_foretold_and_nothing_is_started(call: Call, a_job: dict[str, Any], tmp_path: Path) -> None:
+    result = call(jobs, check=True, jobs=[a_job])
+    assert result["changed"] is True
+    assert result["diff"]["before"] == f"{a_job['path']}: absent\n"
+    assert result["diff"]["after"] == f"{a_job['path']}: complete\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_present_result_is_no_change(call: Call, a_job: dict[str, Any]) -> None:
+    make_result(Path(a_job["path"]), a_job["inputs"])
+    for check in (True, False):
+        result = call(jobs, check=check, jobs=[a_job])
+        assert (result["changed"], result["done"], result["running"]) == (False, ["m-1"], [])
+
+
+def test_result_that_this_task_waited_for_is_a_change(call: Call, a_job: dict[str, Any]) -> None:
+    make_result(Path(a_job["path"]), a_job["inputs"])
+    assert call(jobs, jobs=[a_job], mine=["m-1"])["changed"] is True
+
+
+def test_absent_result_is_removed_once(call: Call, a_job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_units.JobUnits, "_active", lambda *_: False)
+    make_result(Path(a_job["path"]), a_job["inputs"])
+    assert call(jobs, check=True, jobs=[a_job], state="absent")["changed"] is True
+    assert Path(a_job["path"]).exists()
+    assert call(jobs, jobs=[a_job], state="absent")["changed"] is True
+    assert not Path(a_job["path"]).exists()
+    assert call(jobs, jobs=[a_job], state="absent")["changed"] is False
+
+
+def test_failed_job_tells_cause_state_next_step_and_log(
+    call: Call, a_job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_units.JobUnits, "_active", lambda *_: False)
+    monkeypatch.setattr(job_units.JobUnits, "start", lambda *_: None)
+    failure = {
+        "id": "m-1",
+        "cause": "the hub is down",
+        "left": "a half",
+        "next": "run again",
+        "log": "/l",
+        "log_tail": [],
+    }
+    monkeypatch.setattr(job_units.JobUnits, "failure", lambda *_: failure)
+    result = call(jobs, jobs=[a_job], wait_s=0)
+    assert result["failed"] is True
+    assert result["msg"] == "m-1: the hub is down. Left: a half. Next: run again. Log: /l"
+
+
+def test_job_that_cannot_be_a_unit_is_refused(call: Call, a_job: dict[str, Any]) -> None:
+    assert "cannot be part of a unit name" in call(jobs, jobs=[{**a_job, "id": "a b"}])["msg"]
+
+
+@pytest.fixture
+def no_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instance_store.disks, "candidates", lambda *_: [])
+
+
+@pytest.mark.usefixtures("no_disks")
+def test_directory_stands_in_for_the_volume(call: Call, tmp_path: Path) -> None:
+    mount = tmp_path / "data"
+    arguments = {"mount": str(mount), "when_no_disks": "directory", "mode": "0750"}
+    assert call(instance_store, check=True, **arguments)["changed"] is True
+    assert not mount.exists()
+    assert call(instance_store, **arguments)["changed"] is True
+    assert mount.stat().st_mode & 0o7777 == 0o750
+    assert call(instance_store, **arguments)["changed"] is False
+    mount.chmod(0o777)
+    drifted = call(instance_store, check=True, **arguments)
+    assert drifted["diff"] == {"before": f"{mount} mode: 0777\n", "after": f"{mount} mode: 0750\n"}
+
+
+@pytest.mark.usefixtures("no_disks")
+def test_host_without_disks_is_told_what_else_there_is(call: Call, tmp_path: Path) -> None:
+    result = call(instance_store, mount=str(tmp_path / "data"))
+    assert "set nvme_raid_when_no_disks=directory. Nothing was changed" in result["msg"]
+
+
+@pytest.mark.usefixtures("no_disks")
+def test_directory_that_holds_something_is_not_undone(call: Call, tmp_path: Path) -> None:
+    mount = tmp_path / "data"
+    mount.mkdir()
+    (mount / "kept").touch()
+    assert call(instance_store, mount=str(mount), state="absent")["changed"] is False
+    (mount / "kept").unlink()
+    assert call(instance_store, mount=str(mount), state="absent")["changed"] is True
+    assert not mount.exists()
+
+
+ROW = {
+    "release": "2.23.0",
+    "generation": "nxdi_v0",
+    "runtime": "container",
+    "venv": None,
+    "packages": {"aws-neuronx-dkms": "2.21.37.0"},
+    "versions": {},
+}
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    packages: dict[str, str] = {}
+    monkeypatch.setattr(sdk_release.sdk, "installed_packages", lambda *_: packages)
+    return packages
+
+
+def test_driver_of_another_release_is_an_error_or_a_warning(call: Call, installed: dict[str, str]) -> None:
+    installed["aws-neuronx-dkms"] = "2.30.2.0"
+    assert (
+        "aws-neuronx-dkms 2.30.2.0 is installed, the SDK release has 2.21.37.0"
+        in call(sdk_release, releases=[ROW])["msg"]
+    )
+    allowed = call(sdk_release, releases=[ROW], allow_drift=True)
+    assert allowed["changed"] is False
+    assert "2.30.2.0 is installed" in json.dumps(allowed["warnings"])
+
+
+def test_with_a_source_the_difference_is_to_be_installed(call: Call, installed: dict[str, str]) -> None:
+    foretold = call(sdk_release, check=True, releases=[ROW], apt_source="https://packages.example")
+    assert foretold["changed"] is True
+    assert foretold["diff"] == {"before": "aws-neuronx-dkms absent\n", "after": "aws-neuronx-dkms 2.21.37.0\n"}
+    asked = call(sdk_release, releases=[ROW], apt_source="https://packages.example")
+    assert asked["install"] == ["aws-neuronx-dkms=2.21.37.0*"]
+    installed["aws-neuronx-dkms"] = "2.21.37.0-abc"
+    assert call(sdk_release, releases=[ROW], apt_source="https://packages.example")["changed"] is False
+
+
+def test_driver_in_use_is_not_changed(call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    installed["aws-neuronx-dkms"] = "2.20.0.0"
+    monkeypatch.setattr(sdk_release.sdk, "driver_users", lambda _root: 2)
+    result = call(sdk_release, releases=[ROW], apt_source="https://packages.example")
+    assert "while it is held 2 time(s): drain and stop the replicas" in result["msg"]
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "artifacts"
+    make_result(folder / DIGEST, {"tp": 32}, "artifact")
+    make_result(folder / ("cd" * 32), {"tp": 16}, "artifact")
+    releases = tmp_path / "vllm" / "releases"
+    for name in ("one", "two"):
+        (releases / name).mkdir(parents=True)
+    (releases / "one" / "r-0.env").write_text(f"NEURON_COMPILED_ARTIFACTS=/data/artifacts/{DIGEST}\n")
+    (tmp_path / "vllm" / "previous").symlink_to("releases/one")
+    (tmp_path / "vllm" / "current").symlink_to("releases/two")
+    monkeypatch.setattr(artifacts.artifact_dirs, "users", lambda found=artifacts.artifact_dirs.users: found(releases))
+    return folder
+
+
+def test_artifacts_are_listed_with_the_releases_that_name_them(call: Call, data: Path) -> None:
+    found = {entry["digest"]: entry for entry in call(artifacts, path=str(data))["artifacts"]}
+    assert found[DIGEST]["used_by"] == ["one (previous)"]
+    assert found["cd" * 32]["used_by"] == []
+    assert found[DIGEST]["problems"] == []
+
+
+def test_artifact_that_could_be_gone_back_to_is_not_removed(call: Call, data: Path) -> None:
+    result = call(artifacts, path=str(data), remove=["cd" * 32, DIGEST])
+    assert "is used by one (previous). Nothing was removed" in result["msg"]
+    assert len(list(data.iterdir())) == 2
+
+
+def test_unused_artifact_is_removed_once(call: Call, data: Path) -> None:
+    assert call(artifacts, check=True, path=str(data), remove=["cd" * 32])["changed"] is True
+    assert call(artifacts, path=str(data), remove=["cd" * 32])["removed"] == ["cd" * 32]
+    assert [path.name for path in data.iterdir()] == [DIGEST]
+    assert call(artifacts, path=str(data), remove=["cd" * 32])["changed"] is False
+
+
+def test_damage_that_only_reading_shows_is_found_by_verify(call: Call, data: Path) -> None:
+    (data / DIGEST / "f").write_text("y")
+    assert call(artifacts, path=str(data))["artifacts"][0]["problems"] == []
+    assert "SHA-256" in call(artifacts, path=str(data), verify=True)["artifacts"][0]["problems"][0]

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Provision and compile over a small lab: what check mode foretells, what a killed controller costs.
+
+One lab goes through its life in the order of the tests; each needs the one before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from trainyard.paths import ROOT
+
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("provision-lab")]
+
+HOSTS = ("lab-1", "lab-2")
+PLAYBOOKS = ("playbooks/provision.yml", "playbooks/compile.yml")
+
+
+@dataclass
+class Lab:
+    """A lab of this test's own."""
+
+    name: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "TRAINYARD_LAB": self.name,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+            "ANSIBLE_NOCOLOR": "1",
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        argv = ["ansible-playbook", "-i", "inventory/lab", *PLAYBOOKS, *arguments]
+        return subprocess.Popen(
+            argv,
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+
+    def play(self, *arguments: str) -> dict[str, Any]:
+        process = self.start(*arguments)
+        output, _ = process.communicate()
+        assert process.returncode == 0, output[-4000:]
+        # Progress lines of the jobs come before the document.
+        return dict(json.JSONDecoder().raw_decode(output, output.index('{\n    "custom_stats"'))[0])
+
+    def on(self, host: str, command: str) -> str:
+        argv = ["ansible", host, "-i", "inventory/lab", "--become", "-m", "ansible.builtin.shell", "-a", command]
+        environment = {**self.environment, "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal"}
+        result = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout.split(">>\n", 1)[1].strip()
+
+    def trainyard(self, *arguments: str) -> str:
+        argv = ["trainyard", *arguments]
+        result = subprocess.run(argv, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    made = Lab(f"provision-{os.getpid()}")
+    try:
+        # Compiles that last some seconds, so that there is a middle to be killed in.
+        hosts = str(len(HOSTS))
+        made.trainyard(
+            "lab", "up", "--name", made.name, "--hosts", hosts, "--engine", "simulated", "--time-scale", "0.1"
+        )
+        yield made
+    finally:
+        made.trainyard("lab", "down", "--name", made.name)
+
+
+def changed_tasks(run: dict[str, Any]) -> set[tuple[str, str]]:
+    """Return the tasks that changed something, with their hosts."""
+    return {
+        (task["task"]["name"], host)
+        for play in run["plays"]
+        for task in play["tasks"]
+        for host, result in task["hosts"].items()
+        if result.get("changed")
+    }
+
+
+def changes(run: dict[str, Any]) -> int:
+    return sum(stats["changed"] for stats in run["stats"].values())
+
+
+def await_unit(lab: Lab, host: str, kind: str) -> str:
+    """Wait until a job's unit runs; return its invocation, which a restart would change."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        units = lab.on(host, f"systemctl list-units --no-legend --plain 'trainyard-{kind}@*' | cut -d' ' -f1")
+        for unit in units.split():
+            return lab.on(host, f"systemctl show --property=InvocationID --value '{unit}'")
+        time.sleep(0.5)
+    raise AssertionError(f"no {kind} job began on {host}")
+
+
+def logs(lab: Lab, kind: str) -> dict[str, str]:
+    return {host: lab.on(host, f"cat /var/log/trainyard/{kind}-*.log 2>/dev/null || true") for host in HOSTS}
+
+
+def test_check_mode_foretells_the_real_run_and_touches_nothing(lab: Lab) -> None:
+    foretold = changed_tasks(lab.play("--check", "--diff", "--tags", "nvme_raid,neuron_venv,host_tools"))
+    assert lab.on("lab-1", "ls -d /data /opt/trainyard /etc/trainyard 2>/dev/null || true") == ""
+    assert changed_tasks(lab.play("--tags", "nvme_raid,neuron_venv,host_tools")) == foretold
+    assert lab.on("lab-1", "ls -d /data /opt/trainyard/tools").split() == ["/data", "/opt/trainyard/tools"]
+
+
+def test_killed_controller_costs_no_byte_of_a_download(lab: Lab) -> None:
+    lab.trainyard("lab", "fault", "services", "hub-slow", "--seconds", "6", "--name", lab.name)
+    controller = lab.start("--tags", "model_weights,host_tools")
+    before = await_unit(lab, "lab-1", "weights")
+    os.killpg(controller.pid, signal.SIGKILL)
+    controller.wait()
+    if controller.stdout:
+        controller.stdout.close()
+    assert await_unit(lab, "lab-1", "weights") == before
+    lab.trainyard("lab", "fault", "services", "clear", "--name", lab.name)
+    lab.play("--tags", "model_weights,host_tools")
+    for log in logs(lab, "weights").values():
+        assert log.count("fetching from") == 1
+    assert lab.on("lab-1", "ls /data/weights/*/*/*/manifest.json")
+
+
+def test_killed_controller_costs_no_second_compile(lab: Lab) -> None:
+    controller = lab.start("--tags", "model_compile,host_tools")
+    before = await_unit(lab, "lab-1", "artifact")
+    os.killpg(controller.pid, signal.SIGKILL)
+    controller.wait()
+    if controller.stdout:
+        controller.stdout.close()
+    assert await_unit(lab, "lab-1", "artifact") == before
+    lab.play("--tags", "model_compile,host_tools")
+    said = logs(lab, "artifact")
+    assert said["lab-1"].count("Compiling and saving model") == 1
+    assert "Compiling and saving model" not in said["lab-2"]
+    sums = {host: lab.on(host, "cd /data/artifacts && cat */manifest.json | sha256sum") for host in HOSTS}
+    assert sums["lab-1"] == sums["lab-2"]
+
+
+def test_second_run_changes_nothing_and_check_mode_says_so(lab: Lab) -> None:
+    assert changes(lab.play()) == 0
+    assert changes(lab.play("--check")) == 0
+
+
+def test_artifact_in_use_cannot_be_removed(lab: Lab) -> None:
+    (artifact,) = json.loads(lab.trainyard("artifact", "ls", "-i", "inventory/lab", "--json"))
+    assert artifact["places"] == ["store", *HOSTS]
+    argv = ["trainyard", "artifact", "rm", "-i", "inventory/lab", artifact["digest"]]
+    refused = subprocess.run(argv, cwd=ROOT, env=lab.environment, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "is used by tiny-llama" in refused.stderr
+
+
+def test_damaged_artifact_is_found_and_fetched_again(lab: Lab) -> None:
+    lab.on("lab-2", "truncate --size=-1 /data/artifacts/*/model.pt")
+    found = subprocess.run(
+        ["trainyard", "artifact", "verify", "-i", "inventory/lab"],
+        cwd=ROOT,
+        env=lab.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 1
+    run = lab.play("--tags", "model_compile,host_tools")
+    assert {host for _task, host in changed_tasks(run)} == {"lab-2"}
+    lab.trainyard("artifact", "verify", "-i", "inventory/lab")
+    assert "Compiling and saving model" not in logs(lab, "artifact")["lab-2"]
+
+
+def test_undo_removes_what_was_made_and_only_that(lab: Lab) -> None:
+    gone = json.dumps({"model_compile_state": "absent", "model_weights_state": "absent"})
+    lab.play("--tags", "model_weights,model_compile,host_tools", "--extra-vars", gone)
+    assert lab.on("lab-1", "find /data -type f") == ""
+    assert lab.on("lab-1", "ls /etc/systemd/system | grep trainyard- || true") == ""
+    assert changes(lab.play("--tags", "model_weights,model_compile,host_tools", "--extra-vars", gone)) == 0
