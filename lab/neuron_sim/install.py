@@ -106,8 +106,6 @@ def install_environment(host: HostConfig, row: sdk.Release) -> None:
     for name in commands:
         _write(venv / "bin" / name, _script(host, str(venv / "bin" / "python"), name, row.key), 0o755)
     for name, number in _distributions(row).items():
-        # A wheel's name has no dash in its version: the tag 0.2.1-lts is the version 0.2.1+lts.
-        number = number.replace("-", "+")
         info = site / f"{name.replace('-', '_')}-{number}.dist-info"
         _write(info / "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
         _write(info / "INSTALLER", "pip\n")
