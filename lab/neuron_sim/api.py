@@ -51,7 +51,7 @@ class Generation:
     natural: bool
     text_seed: str
     stop: list[str]
-    arrived: float = field(default_factory=time.monotonic)
+    arrived: float
     produced: int = 0
     reason: str = "abort"
 
@@ -164,7 +164,7 @@ class Api:
             prompt = prompt[0]
         count = len(prompt) if isinstance(prompt, list) else self._tokenizer.count(prompt, leading=True)
         limit = body.get("max_tokens", _DEFAULT_COMPLETION_TOKENS)
-        generation = self._generation(body, json.dumps(prompt), count, limit)
+        generation = self._generation(request, body, json.dumps(prompt), count, limit)
         await self._answer(body, generation, reply, chat=False)
 
     async def _chat(self, request: HttpRequest, reply: Reply) -> None:
@@ -174,7 +174,7 @@ class Api:
             raise RequestError("[{'type': 'missing', 'loc': ('body', 'messages'), 'msg': 'Field required'}]")
         turns = _turns(messages)
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
-        generation = self._generation(body, json.dumps(turns), self._tokenizer.count_chat(turns), limit)
+        generation = self._generation(request, body, json.dumps(turns), self._tokenizer.count_chat(turns), limit)
         await self._answer(body, generation, reply, chat=True)
 
     def _checked(self, request: HttpRequest) -> dict[str, Any]:
@@ -188,7 +188,9 @@ class Api:
             raise RequestError("the lab's engine generates one sequence a request")
         return body
 
-    def _generation(self, body: dict[str, Any], text: str, prompt_tokens: int, limit: int | None) -> Generation:
+    def _generation(
+        self, request: HttpRequest, body: dict[str, Any], text: str, prompt_tokens: int, limit: int | None
+    ) -> Generation:
         longest = self._settings.max_model_len
         if limit is not None and int(limit) < 1:
             raise RequestError(f"max_tokens must be at least 1, got {limit}.")
@@ -212,13 +214,13 @@ class Api:
                 limit = longest - prompt_tokens
         stop = body.get("stop") or []
         stops = [stop] if isinstance(stop, str) else list(stop)
-        return Generation(prompt_tokens, int(limit), natural, text_seed, stops)
+        return Generation(prompt_tokens, int(limit), natural, text_seed, stops, request.arrived)
 
     async def _tokens(self, generation: Generation) -> AsyncIterator[tuple[str, str | None]]:
         """The texts of a generation as the engine produces them; the last one carries the finish reason."""
         metrics = self._metrics
         words = self._tokenizer.generate(generation.text_seed)
-        request = self._engine.submit(generation.prompt_tokens, generation.limit)
+        request = self._engine.submit(generation.prompt_tokens, generation.limit, generation.arrived)
         metrics.prompt_tokens += generation.prompt_tokens
         text = ""
         last = first = generation.arrived
@@ -275,12 +277,13 @@ class Api:
             if not reply.started:
                 reply.start_events()
                 if shape.chat:
-                    reply.event(shape.chunk({"role": "assistant", "content": ""}, None, usage, continuous))
+                    role = {"role": "assistant", "content": ""}
+                    reply.event(shape.chunk(role, None, usage, continuous), more=True)
             delta: Any = {"content": piece} if shape.chat else piece
             reply.event(shape.chunk(delta, reason, usage, continuous))
         if usage:
-            reply.event(shape.usage_chunk())
-        reply.event("[DONE]")
+            reply.event(shape.usage_chunk(), more=True)
+        reply.event("[DONE]", more=True)
         await reply.end()
 
 
@@ -332,6 +335,8 @@ class _Shape:
 
 
 def _body(request: HttpRequest) -> dict[str, Any]:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RequestError("Unsupported Media Type: Only 'application/json' is allowed")
     try:
         value = json.loads(request.body)
     except ValueError:

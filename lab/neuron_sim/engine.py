@@ -96,6 +96,11 @@ class Scheduler:
             self.running.pop(request.key, None)
         return request, "length" if finished else None
 
+    def _is_current(self, due: float, key: str) -> bool:
+        """Whether that is still when the request's next token is due (it may have been aborted)."""
+        request = self.running.get(key)
+        return request is not None and request.due == due
+
     def _advance_parallel(self, now: float) -> tuple[list[tuple[Request, str | None]], float | None]:
         done: list[tuple[Request, str | None]] = []
         while True:
@@ -107,12 +112,12 @@ class Scheduler:
                 request.due = started + self.speed.prefill_seconds(request.prompt_tokens) * self.slowdown
                 self.running[request.key] = request
                 heapq.heappush(self._heap, (request.due, request.key))
+            while self._heap and not self._is_current(*self._heap[0]):
+                heapq.heappop(self._heap)
             if not self._heap or self._heap[0][0] > now:
                 return done, self._heap[0][0] if self._heap else None
             due, key = heapq.heappop(self._heap)
-            current = self.running.get(key)
-            if current is None or current.due != due:
-                continue
+            current = self.running[key]
             done.append(self._emit(current))
             if key in self.running:
                 current.due = due + self.speed.step_seconds([current.context]) * self.slowdown
@@ -193,7 +198,9 @@ class Engine:
         for line in lines:
             message = json.loads(line)
             if message["op"] == "add":
-                self._add(Request(message["key"], message["prompt_tokens"], message["max_tokens"]), now)
+                request = Request(message["key"], message["prompt_tokens"], message["max_tokens"])
+                # From its arrival on: what the server does before it asks us is part of the delay that was asked for.
+                self._add(request, min(now, message["arrived"]))
             elif message["op"] == "abort":
                 self._scheduler.abort(message["key"], now)
 

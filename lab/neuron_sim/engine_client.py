@@ -141,8 +141,8 @@ class EngineClient:
         if self._writer is not None and not self.dead:
             self._writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
 
-    def submit(self, prompt_tokens: int, limit: int) -> Submitted:
-        """Queue a request.
+    def submit(self, prompt_tokens: int, limit: int, arrived: float) -> Submitted:
+        """Queue a request that came at that time of the monotonic clock, which the processes share.
 
         Raises:
             EngineDeadError: there is no engine.
@@ -152,7 +152,7 @@ class EngineClient:
         self._counter += 1
         key = str(self._counter)
         request = self._requests[key] = Submitted(self, key, limit)
-        self._send({"op": "add", "key": key, "prompt_tokens": prompt_tokens, "max_tokens": limit})
+        self._send({"op": "add", "key": key, "prompt_tokens": prompt_tokens, "max_tokens": limit, "arrived": arrived})
         return request
 
     def forget(self, key: str, *, aborted: bool) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -24,6 +25,19 @@ class HttpRequest:
     path: str
     headers: dict[str, str]
     body: bytes
+    arrived: float = 0.0  # of the monotonic clock: when its first bytes came, whatever else was to be done then
+
+
+class _Reader(asyncio.StreamReader):
+    """A stream that notes when the first bytes of what is unread came."""
+
+    arrived = 0.0
+
+    def feed_data(self, data: Any) -> None:
+        """Take bytes from the connection."""
+        if not self._buffer:  # type: ignore[attr-defined]  # the base class's own buffer
+            self.arrived = time.monotonic()
+        super().feed_data(data)
 
 
 class Reply:
@@ -33,6 +47,7 @@ class Reply:
         self._writer = writer
         self.keep_alive = keep_alive
         self.started = False
+        self._pending = b""
 
     def _head(self, status: int, headers: dict[str, str]) -> bytes:
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "server: uvicorn"]
@@ -54,16 +69,19 @@ class Reply:
     def start_events(self) -> None:
         """Begin a stream of server-sent events."""
         headers = {"content-type": "text/event-stream; charset=utf-8", "transfer-encoding": "chunked"}
-        self._writer.write(self._head(200, headers))
+        self._pending = self._head(200, headers)
 
-    def event(self, text: str) -> None:
-        """One event, written at once."""
+    def event(self, text: str, *, more: bool = False) -> None:
+        """One event, written at once; with ``more`` together with the next one."""
         data = f"data: {text}\n\n".encode()
-        self._writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self._pending += f"{len(data):x}\r\n".encode() + data + b"\r\n"
+        if not more:
+            self._writer.write(self._pending)
+            self._pending = b""
 
     async def end(self) -> None:
         """Finish the stream."""
-        self._writer.write(b"0\r\n\r\n")
+        self._writer.write(self._pending + b"0\r\n\r\n")
         await self._writer.drain()
 
 
@@ -84,7 +102,12 @@ class HttpServer:
 
     async def start(self, listener: socket.socket) -> None:
         """Listen."""
-        self._server = await asyncio.start_server(self._connect, sock=listener, limit=_MAX_HEADER_BYTES)
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> asyncio.StreamReaderProtocol:
+            return asyncio.StreamReaderProtocol(_Reader(limit=_MAX_HEADER_BYTES, loop=loop), self._connect, loop=loop)
+
+        self._server = await loop.create_server(protocol, sock=listener, backlog=2048)
 
     async def close(self) -> None:
         """Stop listening and cut every connection."""
@@ -157,6 +180,7 @@ async def _read_request(reader: asyncio.StreamReader) -> HttpRequest | None:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
         return None
+    arrived = reader.arrived if isinstance(reader, _Reader) else time.monotonic()
     lines = head.decode("latin-1").split("\r\n")
     parts = lines[0].split(" ")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
@@ -167,7 +191,7 @@ async def _read_request(reader: asyncio.StreamReader) -> HttpRequest | None:
         body = await _read_chunks(reader)
     else:
         body = await reader.readexactly(int(length))
-    return HttpRequest(parts[0], parts[1].partition("?")[0], headers, body)
+    return HttpRequest(parts[0], parts[1].partition("?")[0], headers, body, arrived)
 
 
 async def _read_chunks(reader: asyncio.StreamReader) -> bytes:

@@ -78,6 +78,7 @@ def plan(config: dict[str, Any] | None) -> Plan:
         system = [{"type": name} for name in SYSTEM_GROUPS]
         config = {"neuron_runtimes": [{"tag_filter": ".*", "metrics": everything}], "system_metrics": system}
     period = config.get("period", _DEFAULT_PERIOD)
+    seconds(period)
     runtimes = []
     for entry in config.get("neuron_runtimes", []):
         try:

@@ -65,7 +65,11 @@ class Server:
     def request(self, path: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None) -> Any:
         """One request; the status and the text of the answer. Status 0: nothing listens."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=data, headers=headers or {})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}",
+            data=data,
+            headers={"Content-Type": "application/json", **(headers or {})},
+        )
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - http on this machine
                 return answer.status, answer.read().decode()
@@ -136,10 +140,21 @@ class SimHost:
 
     def run(self, *argv: str | Path, env: dict[str, str] | None = None, timeout: float = 30) -> Any:
         """Run a command to its end."""
-        command = [str(item) for item in argv]
-        return subprocess.run(
-            command, env=self.environment(env), capture_output=True, text=True, timeout=timeout, check=False
+        process = subprocess.Popen(
+            [str(item) for item in argv],
+            env=self.environment(env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     def neuron_ls(self, *argv: str) -> Any:
         """``neuron-ls`` as the host has it."""
@@ -165,6 +180,7 @@ class SimHost:
             process = subprocess.Popen(
                 [str(item) for item in argv],
                 env=self.environment(env),
+                cwd=self.root,  # an empty artifact path of V0 means the working directory
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,

@@ -372,19 +372,22 @@ def _choose(
     """Up to ``limit`` moves whose cores are free and whose models can spare them, different hosts first."""
     chosen: List[Move] = []
     left = dict(rotation)
-    for one_per_host in (True, False):
-        for move in pending:
-            if len(chosen) == limit:
-                return chosen
-            crowded = one_per_host and any(other.target.host == move.target.host for other in chosen)
-            if move in chosen or crowded or move.after - done:
-                continue
-            model = move.target.model
-            if move.target.id in serving:
-                if left.get(model, 0) - 1 < floor[model]:
-                    continue
-                left[model] -= 1
-            chosen.append(move)
+
+    def spared(move: Move) -> bool:
+        """Whether the move can be made in this wave, beside those already chosen."""
+        if move in chosen or move.after - done:
+            return False
+        return move.target.id not in serving or left.get(move.target.model, 0) - 1 >= floor[move.target.model]
+
+    while len(chosen) < limit:
+        busy = Counter(move.target.host for move in chosen)
+        # Loads of one host share its memory and its disks: the host with the fewest is next, in the plan's order.
+        candidates = sorted(filter(spared, pending), key=lambda move: busy[move.target.host])
+        if not candidates:
+            break
+        chosen.append(candidates[0])
+        if candidates[0].target.id in serving:
+            left[candidates[0].target.model] -= 1
     return chosen
 
 

@@ -108,6 +108,8 @@ def test_k_at_a_time_spreads_over_hosts_and_keeps_the_floor() -> None:
     assert ids(plan)[1] == ["h1:m-1", "h1:m-2", "h1:m-3"], "the first batch is one host"
     assert ids(plan)[2] == ["h2:m-0", "h3:m-0", "h4:m-0"]
     assert min(wave.left["m"] for wave in plan.waves) == 13
+    wide = ids(plan_roll(fleet_of(wanted(hosts=3)), Settings(at_once=4, batches=("1", "100%"))))
+    assert wide[2] == ["h2:m-0", "h3:m-0", "h2:m-1", "h3:m-1"]
 
 
 def test_the_floor_is_a_count_or_a_share() -> None:

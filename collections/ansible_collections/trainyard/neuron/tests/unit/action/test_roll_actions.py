@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The controller's side of a roll: what the playbook is told, and what the operator reads at the end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.action.roll_plan import (
+    alive,
+    as_fact,
+    identity,
+    overview,
+    reported,
+    wanted,
+)
+from ansible_collections.trainyard.neuron.plugins.action.roll_report import finished, told
+from ansible_collections.trainyard.neuron.plugins.action.roll_step import collected, decided
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
+    out_of_rotation,
+    plan_roll,
+    read_fleet,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Settings
+
+
+def fleet_plan() -> dict[str, Any]:
+    def replica(host: str, index: int) -> dict[str, Any]:
+        return {
+            "id": f"{host}:m-{index}",
+            "name": f"m-{index}",
+            "unit": f"vllm@m-{index}.service",
+            "served_name": "m",
+            "deployment": "m",
+            "release": "new",
+            "cores": f"{index * 32}-{index * 32 + 31}",
+            "url": f"http://{host}:{8000 + index}",
+            "weights": "w",
+        }
+
+    return {"hosts": {host: {"replicas": [replica(host, index) for index in range(2)]} for host in ("h1", "h2")}}
+
+
+def report(**more: Any) -> dict[str, Any]:
+    row = {"active": "active", "running": "old", "current": "old", "previous": "", "staged": ["old", "new"], **more}
+    return {"replicas": {"m-0": dict(row), "m-1": dict(row)}, "servers": None, "holder": None}
+
+
+def roll(settings: Settings | None = None, routers: tuple[str, ...] = ("r1", "r2")) -> tuple[dict[str, Any], Any]:
+    reports = {"h1": report(), "h2": report()}
+    seats = {f"{host}:m-{index}": {"state": "ready"} for host in reports for index in range(2)}
+    seen = {name: answer["replicas"] for name, answer in reports.items()}
+    fleet = read_fleet(fleet_plan(), seen, dict.fromkeys(routers, seats))
+    how = settings or Settings()
+    arguments = {"hosts": ["h1", "h2"], "thresholds": {}}
+    run = {**identity("redeploy"), "take_over": []}
+    return as_fact(plan_roll(fleet, how), fleet, how, arguments, run), fleet
+
+
+def test_each_wave_says_what_every_host_and_router_has_to_do() -> None:
+    fact, _ = roll()
+    first = fact["waves"][0]
+    assert first["on"] == {
+        "h1": [{"id": "h1:m-0", "name": "m-0", "url": "http://h1:8000", "release": "new", "was": "old"}]
+    }
+    assert first["routed"] == {"r1": ["h1:m-0"], "r2": ["h1:m-0"]}
+    assert set(first["watch"]) == {"h1", "h2"}
+    assert set(first["audience"]) == {"h1", "h2", "r1", "r2"}
+    assert [move["name"] for move in fact["moves"]["h2"]] == ["m-0", "m-1"]
+    assert fact["lead"] == "h1"
+    assert all(fact["lead"] in wave["audience"] for wave in fact["waves"])
+    assert fact["settings"]["router_timeout_seconds"] == 900
+
+
+def test_a_rollback_wants_the_previous_release_and_leaves_out_what_has_none() -> None:
+    reports: dict[str, Any] = {"h1": report(previous="older"), "h2": {"replicas": {}}}
+    back = wanted(fleet_plan(), reports, "rollback")
+    assert [item["release"] for item in back["hosts"]["h1"]["replicas"]] == ["older", "older"]
+    assert back["hosts"]["h2"]["replicas"] == []
+
+
+def test_a_run_that_is_limited_plans_for_its_hosts_only() -> None:
+    assert list(wanted(fleet_plan(), {"h2": report()}, "redeploy")["hosts"]) == ["h2"]
+
+
+@pytest.mark.parametrize("answer", [None, {"unreachable": True}, {"failed": True, "replicas": {}}, {"skipped": True}])
+def test_a_host_that_did_not_answer_has_no_report(answer: dict[str, Any] | None) -> None:
+    hostvars = {"h1": {"seen": answer} if answer else {}}
+    assert reported(hostvars, "h1", "seen") is None
+    assert reported(hostvars, "h9", "seen") is None
+
+
+def test_status_names_what_is_out_and_what_drifted() -> None:
+    _, fleet = roll()
+    lines = overview(fleet)["msg"]
+    assert lines[0] == "h1:m-0  active  release old, wanted new  in rotation"
+    assert lines[-1] == "4 of 4 replicas are in rotation."
+
+
+def test_a_process_is_known_to_live_or_not() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    assert not alive(process.pid)
+    assert alive(os.getpid())
+
+
+def test_only_those_who_had_a_part_are_asked() -> None:
+    fact, _ = roll()
+    wave = fact["waves"][0]
+    hostvars = {"h1": {"roll_replaced": {"replicas": []}}, "r1": {"roll_drained": {"drained": True}}}
+    assert collected(hostvars, wave, fact, "replaced") == {"h1": {"replicas": []}}
+    assert collected(hostvars, wave, fact, "drained") == {"r1": {"drained": True}, "r2": None}
+    assert decided("drained", wave, fact, collected(hostvars, wave, fact, "drained")).problems == ["r2 gave no answer"]
+    assert set(collected(hostvars, {}, fact, "locked")) == {"h1", "h2"}
+
+
+def test_the_report_of_a_roll_that_stopped_says_where_why_and_what_is_untouched() -> None:
+    fact, _ = roll()
+    lines, failed = told(fact, 1, "h1:m-1: no gate", {"h1:m-1": "unit failed"}, [])
+    assert failed
+    assert lines[0] == "Redeploy stopped at wave 2 of 4 (h1:m-1); 1 of 4 replicas are rolled."
+    assert lines[1] == "  because: h1:m-1: no gate"
+    assert lines[2] == "  untouched: h2:m-0, h2:m-1"
+    assert lines[3] == "  out of rotation: h1:m-1: unit failed"
+    assert "run the same playbook again" in lines[-1]
+
+
+def test_a_roll_that_is_done_but_left_a_replica_out_has_failed() -> None:
+    fact, _ = roll()
+    assert told(fact, 4, "", {}, []) == (["Redeploy is done: 4 of 4 replicas rolled in 4 waves."], False)
+    assert told(fact, 4, "", {"h2:m-0": "drain at r1"}, [])[1]
+    assert told(fact, 4, "", {}, ["h2"])[1]
+    fact["out"] = {"h2:m-0": "somebody took it out"}
+    assert not told(fact, 4, "", {"h2:m-0": "drain at r1"}, [])[1]
+
+
+def test_what_is_still_out_is_remembered_for_the_next_run() -> None:
+    fact, fleet = roll()
+    assert finished(fact, fleet, out_of_rotation(fleet)) == {"h1": ["m-0", "m-1"], "h2": ["m-0", "m-1"]}
+    assert finished(fact, fleet, {"h1:m-0": "unit failed"})["h1"] == ["m-1"]

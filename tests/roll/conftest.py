@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lab under load, and rolls of it: what the scenarios of `make` and molecule share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainyard.paths import ROOT
+
+INVENTORY = ROOT / "inventory" / "lab"
+BASE: dict[str, Any] = {
+    "trainyard_redeploy": {
+        "canary_seconds": 15,
+        "soak_seconds": 1,
+        "drain_deadline_seconds": 60,
+        "at_once": 4,
+        "floor": "50%",
+    },
+    "trainyard_canary": {"min_requests": 3},
+}
+
+
+@dataclass
+class Run:
+    """One run of a playbook that is over: exit code, output, and how long it took in seconds."""
+
+    code: int
+    text: str
+    seconds: float
+
+
+@dataclass
+class LabFleet:
+    """The fleet of a running lab.
+
+    Attributes:
+        settings: variables given to every playbook: the deployment's shape, and how to roll.
+        results: where loads leave their accounts.
+    """
+
+    results: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def command(self, playbook: str, changes: Mapping[str, Any], *more: str) -> list[str]:
+        """The command line of a playbook run."""
+        variables = {**self.settings, **changes}
+        return [
+            "ansible-playbook",
+            str(ROOT / "playbooks" / f"{playbook}.yml"),
+            f"--inventory={INVENTORY}",
+            f"--extra-vars={json.dumps(variables)}",
+            *more,
+        ]
+
+    def start(self, playbook: str, changes: Mapping[str, Any], *more: str) -> tuple[subprocess.Popen[str], Path]:
+        """Start a playbook in a process group of its own; returns it and the file that it writes to."""
+        log = self.results / f"{playbook}-{time.monotonic_ns()}.log"
+        with log.open("w") as out:
+            process = subprocess.Popen(
+                self.command(playbook, changes, *more),
+                cwd=ROOT,
+                env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PYTHONUNBUFFERED": "1"},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        return process, log
+
+    def run(self, playbook: str, changes: Mapping[str, Any], *more: str) -> Run:
+        """Run a playbook to its end."""
+        began = time.monotonic()
+        process, log = self.start(playbook, changes, *more)
+        code = process.wait()
+        return Run(code, log.read_text(), time.monotonic() - began)
+
+    def redeploy(self, changes: Mapping[str, Any]) -> Run:
+        """Stage and roll; weights and artifact are there already in these scenarios."""
+        return self.run("redeploy", changes, "--skip-tags=provision,compile")
+
+    def reports(self) -> dict[str, dict[str, Any]]:
+        """What every host reports of its replicas, and every router of its servers."""
+        done = subprocess.run(
+            ["ansible", "neuron:router", f"--inventory={INVENTORY}", "--become", "-m", "trainyard.neuron.replica_info"],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "ANSIBLE_STDOUT_CALLBACK": "json",
+                "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        hosts: dict[str, dict[str, Any]] = json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"]
+        return hosts
+
+    def running(self) -> dict[str, str]:
+        """Release of every replica's process, by replica id."""
+        return {
+            f"{host}:{name}": row["running"]
+            for host, report in self.reports().items()
+            for name, row in report["replicas"].items()
+        }
+
+    def in_rotation(self) -> set[str]:
+        """Replicas that a router sends requests to."""
+        return {
+            name
+            for report in self.reports().values()
+            for name, seat in (report["servers"] or {}).items()
+            if seat["state"] == "ready" and seat["up"]
+        }
+
+    def on(self, host: str, script: str) -> str:
+        """Run a line of shell as root on a host."""
+        done = subprocess.run(
+            ["ansible", host, f"--inventory={INVENTORY}", "--become", "-m", "ansible.builtin.shell", "-a", script],
+            cwd=ROOT,
+            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    def fault(self, *words: str) -> None:
+        """Switch a fault of the lab on, or with `clear` all off."""
+        subprocess.run(["trainyard", "lab", "fault", *words], cwd=ROOT, check=True, capture_output=True, text=True)
+
+    @contextlib.contextmanager
+    def load(self, url: str, closed: int = 8, rate: float = 1.0, longest_s: float = 8.0) -> Iterator[dict[str, Any]]:
+        """Stream from the router; the dictionary holds the account when the block is over."""
+        out = self.results / f"load-{time.monotonic_ns()}.json"
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.roll.load",
+                f"--url={url}",
+                "--model=trainyard/tiny-llama",
+                f"--closed={closed}",
+                f"--rate={rate}",
+                f"--longest-s={longest_s}",
+                f"--summary-out={out}",
+                f"--requests-out={out.with_suffix('.jsonl')}",
+            ],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+        )
+        account: dict[str, Any] = {}
+        try:
+            time.sleep(2.0)
+            yield account
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=120)
+            account.update(json.loads(out.read_text()))
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> LabFleet:
+    """The lab that TRAINYARD_LAB names, served by `site.yml` before."""
+    shape = json.loads(os.environ.get("TRAINYARD_ROLL_SHAPE", "{}"))
+    return LabFleet(tmp_path_factory.mktemp("rolls"), {**BASE, "trainyard_overrides": {"tiny-llama": shape}})
+
+
+@pytest.fixture(scope="session")
+def router_url() -> str:
+    """The lab's router, from its inventory."""
+    done = subprocess.run([sys.executable, str(INVENTORY / "hosts.py"), "--list"], capture_output=True, check=True)
+    inventory = json.loads(done.stdout)
+    first = inventory["router"]["hosts"][0]
+    return f"http://{inventory['_meta']['hostvars'][first]['ansible_host']}:8080"

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole rolls of a healthy fleet under load: new settings, then back, and every request accounted for."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from .conftest import LabFleet
+from .test_faults import release
+
+pytestmark = pytest.mark.lab
+
+ONE_AT_A_TIME = {"at_once": 1, "floor": "auto", "canary_seconds": 20, "soak_seconds": 2, "drain_deadline_seconds": 120}
+
+
+class RotationWatch(threading.Thread):
+    """Looks at the router once a second; the fewest replicas in rotation that it ever saw is its result."""
+
+    def __init__(self, url: str, replicas: int) -> None:
+        super().__init__(daemon=True)
+        self.url = url
+        self.fewest = replicas
+        self.looks = 0
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(1.0):
+            text = httpx.get(self.url, timeout=10).text
+            up = [
+                line
+                for line in text.splitlines()
+                if line.startswith("haproxy_server_status{") and 'state="UP"' in line and line.endswith(" 1")
+            ]
+            self.fewest = min(self.fewest, len(up))
+            self.looks += 1
+
+
+def test_new_settings_and_back_lose_nothing_and_keep_all_but_one_in_rotation(fleet: LabFleet, router_url: str) -> None:
+    before = fleet.running()
+    changes = {**release(fleet), "trainyard_redeploy": ONE_AT_A_TIME}
+    watch = RotationWatch(router_url.replace(":8080", ":8405/metrics"), len(before))
+    rolls = []
+    with fleet.load(router_url, closed=16, rate=2.0, longest_s=20.0) as account:
+        watch.start()
+        began = time.time()
+        rolls.append(fleet.redeploy(changes))
+        rolls.append(fleet.run("rollback", changes))
+        watch.over.set()
+    watch.join()
+    record = {
+        "provenance": "simulated",
+        "replicas": len(before),
+        "rolls": [round(run.seconds, 1) for run in rolls],
+        "seconds": round(time.time() - began, 1),
+        "fewest_in_rotation": watch.fewest,
+        "looks": watch.looks,
+        "load": account,
+    }
+    if os.environ.get("TRAINYARD_ROLL_RESULT"):
+        Path(os.environ["TRAINYARD_ROLL_RESULT"]).write_text(json.dumps(record, indent=2) + "\n")
+    assert [run.code for run in rolls] == [0, 0], rolls[0].text[-3000:] + rolls[-1].text[-3000:]
+    assert account["sent"] == account["ok"], account
+    assert watch.fewest >= len(before) - 1
+    assert fleet.running() == before, "back is back"
+
+
+def test_the_second_run_and_a_change_of_the_router_roll_nothing(fleet: LabFleet) -> None:
+    changes = {**release(fleet)}
+    assert fleet.redeploy(changes).code == 0
+    before = fleet.reports()
+    more: dict[str, Any] = {**changes, "load_balancer_token_timeout_s": 601}
+    again = fleet.redeploy(more)
+    assert again.code == 0
+    assert "Nothing to roll" in again.text
+    started = {name: row["load_seconds"] for name, row in before["lab-1"]["replicas"].items()}
+    assert {name: row["load_seconds"] for name, row in fleet.reports()["lab-1"]["replicas"].items()} == started
+
+
+def test_a_dry_run_prints_the_plan_and_its_time_and_touches_nothing(fleet: LabFleet) -> None:
+    before = fleet.running()
+    run = fleet.run("redeploy", release(fleet), "--skip-tags=provision,compile", "--check")
+    assert run.code == 0, run.text[-3000:]
+    assert f"Roll of {len(before)} replicas" in run.text
+    assert "wave 1 (canary)  lab-1:tiny-llama-0" in run.text
+    assert "stay in rotation" in run.text
+    assert fleet.running() == before
