@@ -40,7 +40,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         }
         # What the repository's module imports. It can install that itself only from ansible-core 2.21 on.
         tools = {"name": ["python3-debian"], "state": "present", "update_cache": True, "cache_valid_time": 3600}
-        # The general index may carry packages of these names too; the pin binds them to this repository.
+        # Exact versions, up or down: driver and runtime of different releases do not work together.
         apt = {
             "name": install,
             "state": "present",
