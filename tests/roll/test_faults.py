@@ -64,18 +64,19 @@ def test_an_old_replica_that_does_not_drain_goes_on_serving(fleet: LabFleet, rou
     nothing_lost(account)
 
 
-def test_cores_that_stay_held_leave_one_replica_out_by_name_and_the_next_run_finishes(
+def test_a_replica_that_starts_on_no_release_is_left_out_by_name_and_the_next_run_finishes(
     fleet: LabFleet, router_url: str
 ) -> None:
-    """The failing replica is in batch 2: batch 3 is untouched, and its siblings come back by their own gates."""
+    """The failing replica is in batch 2: batch 3 is untouched, and its sibling comes back by its own gate."""
+    broken = f"/etc/systemd/system/vllm@{CANARY}.service.d/zz-broken.conf"
     before = fleet.running()
     changes = {**release(fleet), "trainyard_redeploy": {**fleet.settings["trainyard_redeploy"], "canary_seconds": 1}}
-    fleet.fault("lab-2", "cores-not-released", "--replica", CANARY)
+    fleet.on("lab-2", f"printf '[Service]\\nExecStartPre=/bin/false\\n' > {broken}")
     with fleet.load(router_url) as account:
         run = fleet.redeploy(changes)
         after = fleet.running()
         out = set(before) - fleet.in_rotation()
-        fleet.fault("lab-2", "clear")
+        fleet.on("lab-2", f"rm {broken}")
         again = fleet.redeploy(changes)
     assert run.code != 0
     assert out == {f"lab-2:{CANARY}"}
