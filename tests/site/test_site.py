@@ -25,6 +25,9 @@ pytestmark = pytest.mark.lab
 
 On = Callable[[str], Host]
 
+#: A server whose engine is dead says so within 5 s at the latest (vLLM V1's watch), and the router asks every second.
+LEAVES_ROTATION_WITHIN_S = 6.0
+
 
 def requests_served(on: On, replica: dict[str, Any]) -> float:
     """Requests that ended at this replica, by its own counter."""
@@ -114,7 +117,7 @@ def test_the_fleet_compiled_each_digest_once(fleet: dict[str, Any], on: On) -> N
             assert on(name).file(artifact["path"] + "/manifest.json").exists
 
 
-def test_a_killed_engine_comes_back_alone_and_no_request_is_sent_to_it_meanwhile(
+def test_a_killed_engine_comes_back_alone_and_no_request_is_sent_to_it_once_that_is_known(
     router_url: str, model: str, replicas: list[dict[str, Any]], on: On
 ) -> None:
     victim = replicas[0]
@@ -128,32 +131,34 @@ def test_a_killed_engine_comes_back_alone_and_no_request_is_sent_to_it_meanwhile
         return any(devices[index]["neuron_processes"] for index in victim["devices"])
 
     restarts, main_pid = int(unit("NRestarts")), unit("MainPID")
-    stop, answers = threading.Event(), []
+    stop = threading.Event()
+    answers: list[tuple[float, int]] = []  # when it was asked, in seconds after the kill, and the status
 
     def keep_asking() -> None:
         while not stop.is_set():
-            answers.append(chat(router_url, model, 4).status_code)
+            asked_s = time.monotonic() - killed_s
+            answers.append((asked_s, chat(router_url, model, 4).status_code))
             time.sleep(0.05)
 
-    seen_free = threading.Event()
     # The engine is the process that holds the cores: everything in the unit's control group but its main process.
     pids = host.check_output("cat /sys/fs/cgroup%s/cgroup.procs", unit("ControlGroup")).split()
     engines = [pid for pid in pids if pid != main_pid] or [main_pid]
-    host.check_output("kill -9 " + " ".join(engines))
-    wait_until(lambda: not held_cores() and (seen_free.set() or True), 30, "the cores are free after the kill")
+    killed_s = time.monotonic()
     asking = threading.Thread(target=keep_asking)
     asking.start()
     try:
+        host.check_output("kill -9 " + " ".join(engines))
+        wait_until(lambda: not held_cores(), 30, "the cores are free after the kill")
         wait_until(
             lambda: int(unit("NRestarts")) > restarts and unit("ActiveState") == "active", 240, "systemd restarts it"
         )
     finally:
         stop.set()
         asking.join()
-    assert seen_free.is_set()
     assert unit("MainPID") != main_pid
-    assert Counter(answers) == {200: len(answers)}, "a request met the dead replica"
-    assert len(answers) > 0
+    failed = [(round(asked_s, 1), status) for asked_s, status in answers if status != 200]
+    assert all(asked_s < LEAVES_ROTATION_WITHIN_S for asked_s, _status in failed), failed
+    assert answers[-1][0] > LEAVES_ROTATION_WITHIN_S, "nothing was asked while it was out of rotation"
     before = requests_served(on, victim)
     wait_until(
         lambda: chat(router_url, model, 4).status_code == 200 and requests_served(on, victim) > before,
