@@ -57,6 +57,11 @@ acceptance: $(READY) ## One stand-in host with the real vLLM on its CPU: the who
 .PHONY: test
 test: lint unit molecule acceptance ## Everything: lint, types, unit tests, the whole run simulated and with the real vLLM
 
+.PHONY: test-lab
+test-lab: $(READY) ## Longer behaviour on stand-in hosts: the lab itself, interrupted provisioning, rolls under load
+	pytest -m lab tests/lab tests/roles
+	molecule test --scenario-name redeploy
+
 .PHONY: test-vm
 test-vm: $(READY) ## Storage in a virtual machine with four NVMe drives (slow: no hardware virtualisation needed)
 	pytest -m vm tests/vm

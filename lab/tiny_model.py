@@ -174,9 +174,13 @@ def main() -> None:
     """Make the model in the folder that the command line names."""
     options = argparse.ArgumentParser(description="Make the lab's tiny random model.")
     options.add_argument("folder", type=Path)
-    folder: Path = options.parse_args().folder
-    folder.mkdir(parents=True, exist_ok=True)
-    make(folder)
+    options.add_argument("--gated", type=Path, metavar="FOLDER", help="a second copy, which the lab's hub keeps gated")
+    given = options.parse_args()
+    for folder in filter(None, (given.folder, given.gated)):
+        folder.mkdir(parents=True, exist_ok=True)
+        make(folder)
+    if given.gated:
+        (given.gated / ".gated").touch()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 """Faults on demand, switched while everything runs.
 
 Some happen at once (a process is killed, a file is cut). The others last until they are cleared: each is a JSON file
-below ``/run/neuron-sim/faults``, which the simulator's processes look at.
+below ``/run/neuron-sim/faults``, which the simulator's processes look at; broken hardware, which a reboot does not
+repair, is noted below ``/var/lib/neuron-sim/faults`` instead.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ LASTING = (
     "compile-failure",
     "compile-oom",
 )
+_BROKEN_HARDWARE = ("device-reset-failure", "hbm-error", "sram-error")
 _HARDWARE_COUNTERS = {
     "hbm-error": "mem_ecc_uncorrected",
     "repairable-hbm-error": "mem_ecc_repairable_uncorrected",
@@ -63,15 +65,19 @@ class Fault:
     pid: int = 0
 
 
-def directory(host: HostConfig) -> Path:
-    """Where faults that last are written."""
-    return host.run_dir / "faults"
+def directories(host: HostConfig) -> tuple[Path, Path]:
+    """Where faults that last are written: until the next boot, and until the hardware is another."""
+    return host.run_dir / "faults", host.path("/var/lib/neuron-sim/faults")
+
+
+def _files(host: HostConfig) -> list[Path]:
+    return [path for folder in directories(host) for path in sorted(folder.glob("*.json"))]
 
 
 def active(host: HostConfig) -> list[Fault]:
     """The faults that last, in no order."""
     found = []
-    for path in sorted(directory(host).glob("*.json")):
+    for path in _files(host):
         try:
             found.append(Fault(**json.loads(path.read_text(encoding="utf-8"))))
         except (ValueError, TypeError, OSError):
@@ -90,7 +96,7 @@ def find(host: HostConfig, kind: str, replica: str = "", devices: set[int] | Non
 
 
 def _store(host: HostConfig, fault: Fault) -> None:
-    folder = directory(host)
+    folder = directories(host)[fault.kind in _BROKEN_HARDWARE]
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
     name = "-".join(filter(None, [fault.kind, fault.replica, str(fault.device) if fault.device >= 0 else ""]))
@@ -241,8 +247,8 @@ def _hold_on(host: HostConfig, holder: ownership.Holder, replica: str) -> str:
     return f"cores {ownership.format_cores(holder.cores)} stay held after engine {holder.pid} ends"
 
 
-def clear(host: HostConfig, kind: str = "", replica: str = "", *, reboot: bool = False) -> list[str]:
-    """End faults that last: all, those of a kind, those of a replica. A reboot repairs what a reboot repairs.
+def clear(host: HostConfig, kind: str = "", replica: str = "") -> list[str]:
+    """End faults that last: all, those of a kind, those of a replica.
 
     Returns the kinds that ended.
     """
@@ -250,13 +256,11 @@ def clear(host: HostConfig, kind: str = "", replica: str = "", *, reboot: bool =
     for fault in active(host):
         if (kind and fault.kind != kind) or (replica and fault.replica != replica):
             continue
-        if reboot and fault.kind in ("hbm-error", "sram-error", "disk-full"):
-            continue
         if fault.kind == "hang":
             _signal(fault.pid, signal.SIGCONT)
         if fault.kind == "cores-not-released":
             _signal(fault.pid, signal.SIGKILL)
-        for path in directory(host).glob("*.json"):
+        for path in _files(host):
             if json.loads(path.read_text(encoding="utf-8")) == asdict(fault):
                 path.unlink()
         ended.append(fault.kind)

@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 from types import FrameType
 
-from lab.services import aws, hub
+from lab.services import aws, files, hub
 
 
 def main() -> None:
@@ -23,6 +23,8 @@ def main() -> None:
     options.add_argument("--aws-port", type=int, default=5000)
     options.add_argument("--hub-port", type=int, default=8080)
     options.add_argument("--models", type=Path, required=True, help="folder of <organisation>/<model> folders")
+    options.add_argument("--apt-port", type=int, default=8081)
+    options.add_argument("--packages", type=Path, help="folder of a package repository")
     options.add_argument("--bucket", help="an S3 bucket that exists from the start")
     given = options.parse_args()
 
@@ -32,6 +34,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     models = hub.serve(given.models, given.address, given.hub_port)
     threading.Thread(target=models.serve_forever, daemon=True).start()
+    if given.packages:
+        packages = files.serve(given.packages, given.address, given.apt_port)
+        threading.Thread(target=packages.serve_forever, daemon=True).start()
     cloud = aws.serve(given.address, given.aws_port)
     thread = threading.Thread(target=cloud.serve_forever, daemon=True)
     thread.start()

@@ -143,7 +143,8 @@ def ask_hosts(fleet: Fleet, **arguments: Any) -> dict[str, dict[str, Any]]:
             module="trainyard.neuron.artifacts",
             module_args=json.dumps({"path": fleet.artifacts_dir, **arguments}),
             cmdline=" ".join(["--become", *(f"-i {Path(source).resolve()}" for source in fleet.inventory)]),
-            envvars={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+            # The runner's own callback builds on the operator's, and some of those keep the events to themselves.
+            envvars={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "default"},
             quiet=True,
             suppress_env_files=True,
         )

@@ -27,6 +27,8 @@ VERSION: Literal["1"] = "1"
 COUNTER_TOLERANCE = 0.02
 #: In-flight requests of the busiest replica over the mean of all, beyond which the balance is flagged.
 IMBALANCE_LIMIT = 1.15
+#: Samples under load below which a replica's mean in flight says nothing about the balance.
+BALANCE_SAMPLES = 20
 #: Processor use of one single-threaded client process beyond which its own work shows in the latencies.
 CLIENT_CPU_LIMIT = 0.85
 #: Share of the asked-for streams that must be in flight on average, in closed loop, start and tail left out.
@@ -304,7 +306,7 @@ class Servers(_Model):
     replicas: list[Server]
     agreement: Agreement
     imbalance_ratio: float | None
-    """Mean in-flight requests of the busiest replica over the mean of all replicas."""
+    """Mean in-flight requests of the busiest replica over the mean of all replicas; None with fewer than 20 samples."""
     samples: list[Sample]
 
 
@@ -600,7 +602,9 @@ def _agreement(servers: Sequence[Server], rows: Sequence[Record]) -> Agreement:
     return Agreement(requests_difference_ratio=requests, output_tokens_difference_ratio=tokens, agree=agree)
 
 
-def _imbalance(servers: Sequence[Server]) -> float | None:
+def _imbalance(servers: Sequence[Server], samples: int) -> float | None:
+    if samples < BALANCE_SAMPLES:
+        return None
     means = [s.in_flight_mean for s in servers if s.in_flight_mean is not None]
     overall = statistics.fmean(means) if means else 0.0
     return max(means) / overall if len(means) > 1 and overall > 0 else None
@@ -792,7 +796,7 @@ def build(
     servers = Servers(
         replicas=per_server,
         agreement=_agreement(per_server, rows),
-        imbalance_ratio=_imbalance(per_server),
+        imbalance_ratio=_imbalance(per_server, len(samples)),
         samples=samples,
     )
     host = _load_host(summary, rows, windows)

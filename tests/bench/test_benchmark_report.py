@@ -94,7 +94,7 @@ def summary_of(requests: int) -> dict[str, Any]:
                 },
                 "samples": [
                     {"at": START + at, "host_idle_ratio": 0.8, "replicas": {name: [1.0, 0.0] for name in replicas}}
-                    for at in (-1.0, 1.0, 2.0)
+                    for at in (-1.0, *(0.1 * step for step in range(1, 31)))
                 ],
             }
         ],
@@ -130,7 +130,7 @@ def test_figures_follow_from_the_records() -> None:
     assert report.results.throughput.output_tokens_per_s_per_user.mean == pytest.approx(50)
     assert [server.requests for server in report.servers.replicas] == [10, 10]
     assert report.servers.imbalance_ratio == 1.0
-    assert len(report.servers.samples) == 2  # the one before the load is left out
+    assert len(report.servers.samples) == 30  # the one before the load is left out
     assert report.sound
     assert not report.flags
 
@@ -219,6 +219,8 @@ def test_a_fleet_that_is_loaded_unevenly_is_flagged() -> None:
     report = built(summary)
     assert report.servers.imbalance_ratio == 2.0
     assert "imbalance" in codes(report)
+    del summary["repeats"][0]["samples"][15:]  # too few to say anything
+    assert built(summary).servers.imbalance_ratio is None
 
 
 def test_a_client_at_its_limit_is_flagged() -> None:

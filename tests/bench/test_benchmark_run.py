@@ -115,10 +115,10 @@ def test_failures_cut_streams_and_silence_are_all_recorded(
 def test_an_open_loop_sends_at_its_rate_whatever_the_server_does(
     instrumented: Any, run_module: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    server = instrumented(ttft_ms=300, itl_ms=10, max_num_seqs=1)  # a queue builds up
-    result = run_module(server, {"requests": 20, "request_rate_per_s": 10, "arrival": "constant", "warmup_requests": 2})
-    arrivals = [entry["arrived_s"] for entry in server.log()][2:]
-    assert arrivals[-1] - arrivals[0] == pytest.approx(1.9, rel=0.15)
+    server = instrumented(ttft_ms=250, itl_ms=5, max_num_seqs=1)  # a queue builds up
+    result = run_module(server, {"requests": 14, "request_rate_per_s": 10, "arrival": "constant", "warmup_requests": 1})
+    arrivals = [entry["arrived_s"] for entry in server.log()][1:]
+    assert arrivals[-1] - arrivals[0] == pytest.approx(1.3, rel=0.15)
     report = report_of(tmp_path, result)
     assert report.load.loop == "open"
     assert report.servers.replicas[0].waiting_max > 3

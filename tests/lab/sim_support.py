@@ -180,6 +180,7 @@ class SimHost:
             process = subprocess.Popen(
                 [str(item) for item in argv],
                 env=self.environment(env),
+                cwd=self.root,  # an empty artifact path of V0 means the working directory
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,

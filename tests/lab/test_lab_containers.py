@@ -163,6 +163,21 @@ def test_a_hub_that_says_429_is_heard_on_a_host(lab: Lab) -> None:
     assert on("lab-1", code) == "200"
 
 
+def test_neuron_packages_install_from_a_repository_whose_key_is_checked(lab: Lab) -> None:
+    source = "/etc/apt/sources.list.d/neuron.list"
+    only = f"-qq -o Dir::Etc::sourcelist={source} -o Dir::Etc::sourceparts=-"
+
+    def update(key: str) -> str:
+        on("lab-2", f"echo 'deb [signed-by={key}] {lab.apt_url} noble main' | sudo tee {source}")
+        return on("lab-2", f"sudo apt-get {only} update 2>&1 | grep -c NO_PUBKEY || true").strip()
+
+    on("lab-2", f"curl -s {lab.apt_url}/key.asc | sudo tee /etc/apt/keyrings/neuron.asc")
+    assert update("/usr/share/keyrings/debian-archive-keyring.gpg") != "0"
+    assert update("/etc/apt/keyrings/neuron.asc") == "0"
+    on("lab-2", f"sudo apt-get {only} install --yes --allow-downgrades aws-neuronx-tools=2.27.33.0")
+    assert on("lab-2", "dpkg-query --show --showformat '${Version}' aws-neuronx-tools") == "2.27.33.0"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -21,7 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from tokenizers import Tokenizer
 
-from lab import tiny_model
+from lab import neuron_packages, tiny_model
 from lab.services import aws, hub
 
 REPO = "trainyard/tiny-llama"
@@ -205,6 +205,22 @@ def test_the_model_divides_as_the_recipes_do(models: Path) -> None:
     for name in ("num_attention_heads", "hidden_size", "intermediate_size", "vocab_size"):
         assert config[name] % 32 == 0
     assert config["num_attention_heads"] % config["num_key_value_heads"] == 0
+
+
+def test_the_package_repository_has_what_its_signed_summary_says(tmp_path: Path) -> None:
+    neuron_packages.make(tmp_path / "apt", [("aws-neuronx-tools", "2.23.9.0"), ("aws-neuronx-dkms", "2.21.37.0")])
+    suite = tmp_path / "apt/dists/noble"
+    index = (suite / "main/binary-amd64/Packages").read_bytes()
+    assert hashlib.sha256(index).hexdigest() in (suite / "Release").read_text(encoding="utf-8")
+    entries = [dict(line.split(": ", 1) for line in part.splitlines()) for part in index.decode().strip().split("\n\n")]
+    assert [(entry["Package"], entry["Version"]) for entry in entries] == [
+        ("aws-neuronx-dkms", "2.21.37.0"),
+        ("aws-neuronx-tools", "2.23.9.0"),
+    ]
+    for entry in entries:
+        content = (tmp_path / "apt" / entry["Filename"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == entry["SHA256"]
+    assert not list(tmp_path.rglob("*private*"))
 
 
 def test_weights_are_where_the_header_says(models: Path) -> None:

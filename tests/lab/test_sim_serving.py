@@ -280,6 +280,7 @@ def test_empty_variable_counts_as_set_in_v0_and_as_unset_in_the_plugin(host: Sim
     host.stop()
     server = host.serve_v0(env={"NEURON_COMPILED_ARTIFACTS": ""}).wait_ready()
     assert "neuron-compiled-artifacts" not in server.log
+    (host.root / "model.pt").unlink()  # it was compiled into the working directory
 
 
 def test_incomplete_artifact_is_compiled_again(host: SimHost) -> None:

@@ -22,7 +22,10 @@ from trainyard.paths import ROOT
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("provision-lab")]
 
 HOSTS = ("lab-1", "lab-2")
-PLAYBOOKS = ("playbooks/provision.yml", "playbooks/compile.yml")
+PROVISION, COMPILE = "playbooks/provision.yml", "playbooks/compile.yml"
+
+#: How long a job may take to begin on a busy machine, seconds.
+BEGIN_S = 300.0
 
 
 @dataclass
@@ -42,7 +45,7 @@ class Lab:
         }
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        argv = ["ansible-playbook", "-i", "inventory/lab", *PLAYBOOKS, *arguments]
+        argv = ["ansible-playbook", "-i", "inventory/lab", *arguments]
         return subprocess.Popen(
             argv,
             cwd=ROOT,
@@ -81,7 +84,7 @@ def lab() -> Iterator[Lab]:
         # Compiles that last some seconds, so that there is a middle to be killed in.
         hosts = str(len(HOSTS))
         made.trainyard(
-            "lab", "up", "--name", made.name, "--hosts", hosts, "--engine", "simulated", "--time-scale", "0.1"
+            "lab", "up", "--name", made.name, "--hosts", hosts, "--engine", "simulated", "--time-scale", "0.2"
         )
         yield made
     finally:
@@ -105,7 +108,7 @@ def changes(run: dict[str, Any]) -> int:
 
 def await_unit(lab: Lab, host: str, kind: str) -> str:
     """Wait until a job's unit runs; return its invocation, which a restart would change."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + BEGIN_S
     while time.monotonic() < deadline:
         units = lab.on(host, f"systemctl list-units --no-legend --plain 'trainyard-{kind}@*' | cut -d' ' -f1")
         for unit in units.split():
@@ -119,15 +122,15 @@ def logs(lab: Lab, kind: str) -> dict[str, str]:
 
 
 def test_check_mode_foretells_the_real_run_and_touches_nothing(lab: Lab) -> None:
-    foretold = changed_tasks(lab.play("--check", "--diff", "--tags", "nvme_raid,neuron_venv,host_tools"))
+    foretold = changed_tasks(lab.play(PROVISION, "--check", "--diff", "--tags", "nvme_raid,neuron_venv,host_tools"))
     assert lab.on("lab-1", "ls -d /data /opt/trainyard /etc/trainyard 2>/dev/null || true") == ""
-    assert changed_tasks(lab.play("--tags", "nvme_raid,neuron_venv,host_tools")) == foretold
+    assert changed_tasks(lab.play(PROVISION, "--tags", "nvme_raid,neuron_venv,host_tools")) == foretold
     assert lab.on("lab-1", "ls -d /data /opt/trainyard/tools").split() == ["/data", "/opt/trainyard/tools"]
 
 
 def test_killed_controller_costs_no_byte_of_a_download(lab: Lab) -> None:
     lab.trainyard("lab", "fault", "services", "hub-slow", "--seconds", "6", "--name", lab.name)
-    controller = lab.start("--tags", "model_weights,host_tools")
+    controller = lab.start(PROVISION, "--tags", "model_weights")
     before = await_unit(lab, "lab-1", "weights")
     os.killpg(controller.pid, signal.SIGKILL)
     controller.wait()
@@ -135,21 +138,21 @@ def test_killed_controller_costs_no_byte_of_a_download(lab: Lab) -> None:
         controller.stdout.close()
     assert await_unit(lab, "lab-1", "weights") == before
     lab.trainyard("lab", "fault", "services", "clear", "--name", lab.name)
-    lab.play("--tags", "model_weights,host_tools")
+    lab.play(PROVISION, "--tags", "model_weights")
     for log in logs(lab, "weights").values():
         assert log.count("fetching from") == 1
     assert lab.on("lab-1", "ls /data/weights/*/*/*/manifest.json")
 
 
 def test_killed_controller_costs_no_second_compile(lab: Lab) -> None:
-    controller = lab.start("--tags", "model_compile,host_tools")
+    controller = lab.start(COMPILE)
     before = await_unit(lab, "lab-1", "artifact")
     os.killpg(controller.pid, signal.SIGKILL)
     controller.wait()
     if controller.stdout:
         controller.stdout.close()
     assert await_unit(lab, "lab-1", "artifact") == before
-    lab.play("--tags", "model_compile,host_tools")
+    lab.play(COMPILE)
     said = logs(lab, "artifact")
     assert said["lab-1"].count("Compiling and saving model") == 1
     assert "Compiling and saving model" not in said["lab-2"]
@@ -158,8 +161,8 @@ def test_killed_controller_costs_no_second_compile(lab: Lab) -> None:
 
 
 def test_second_run_changes_nothing_and_check_mode_says_so(lab: Lab) -> None:
-    assert changes(lab.play()) == 0
-    assert changes(lab.play("--check")) == 0
+    assert changes(lab.play(PROVISION, COMPILE)) == 0
+    assert changes(lab.play(PROVISION, COMPILE, "--check")) == 0
 
 
 def test_artifact_in_use_cannot_be_removed(lab: Lab) -> None:
@@ -182,7 +185,7 @@ def test_damaged_artifact_is_found_and_fetched_again(lab: Lab) -> None:
         check=False,
     )
     assert found.returncode == 1
-    run = lab.play("--tags", "model_compile,host_tools")
+    run = lab.play(COMPILE)
     assert {host for _task, host in changed_tasks(run)} == {"lab-2"}
     lab.trainyard("artifact", "verify", "-i", "inventory/lab")
     assert "Compiling and saving model" not in logs(lab, "artifact")["lab-2"]
@@ -190,7 +193,7 @@ def test_damaged_artifact_is_found_and_fetched_again(lab: Lab) -> None:
 
 def test_undo_removes_what_was_made_and_only_that(lab: Lab) -> None:
     gone = json.dumps({"model_compile_state": "absent", "model_weights_state": "absent"})
-    lab.play("--tags", "model_weights,model_compile,host_tools", "--extra-vars", gone)
+    lab.play(PROVISION, COMPILE, "--tags", "model_weights,model_compile", "--extra-vars", gone)
     assert lab.on("lab-1", "find /data -type f") == ""
-    assert lab.on("lab-1", "ls /etc/systemd/system | grep trainyard- || true") == ""
-    assert changes(lab.play("--tags", "model_weights,model_compile,host_tools", "--extra-vars", gone)) == 0
+    assert lab.on("lab-1", "ls /etc/systemd/system/trainyard-*@.service 2>/dev/null || true") == ""
+    assert changes(lab.play(PROVISION, COMPILE, "--tags", "model_weights,model_compile", "--extra-vars", gone)) == 0

@@ -57,6 +57,7 @@ class Stub(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     server: Stub
+    holds = 0
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
@@ -85,6 +86,7 @@ class Handler(BaseHTTPRequestHandler):
         with stub.lock:
             stub.seen.append((self.path, {key.lower(): value for key, value in self.headers.items()}))
             stub.running += 1
+            self.holds = 1
             stub.peak = max(stub.peak, stub.running)
             error = stub.errors.pop(0) if stub.errors else 0
         try:
@@ -95,8 +97,13 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 self.stream(body)
         finally:
-            with stub.lock:
-                stub.running -= 1
+            self.leave()
+
+    def leave(self) -> None:
+        """Give the slot back, once a request."""
+        with self.server.lock:
+            self.server.running -= self.holds
+            self.holds = 0
 
     def stream(self, body: dict[str, Any]) -> None:
         self.send_response(200)
@@ -112,6 +119,8 @@ class Handler(BaseHTTPRequestHandler):
             self.event({"choices": [{"index": 0, "text": word}]})
         self.event({"choices": [], "usage": {"completion_tokens": len(words)}})
         self.chunk(b"data: [DONE]\n\n")
+        # A proxy may send the next request as soon as it has seen the end, so the slot is free before that.
+        self.leave()
         self.wfile.write(b"0\r\n\r\n")
 
     def event(self, body: dict[str, Any]) -> None:

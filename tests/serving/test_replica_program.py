@@ -191,6 +191,10 @@ def test_the_key_reaches_the_gate_and_the_server_by_credential_only(
     with running(key="s3cret") as stub:
         wanted = replica(host, stub.port, needs_key=True, gate=Gate(timeout_s=1.0))
         cli.gate(wanted, 0, lambda _line: None)
+        monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+        with process(VLLM_API_KEY="s3cret") as server:
+            cli.gate(wanted, server.pid, lambda _line: None)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(host))
     row = replica(host, 1, argv=(sys.executable, "-c", "import os; print(os.environ['VLLM_API_KEY'])"))
     script = (
         "import sys; sys.path[:0] = sys.argv[1:2]\n"

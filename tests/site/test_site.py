@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -14,7 +17,9 @@ import httpx
 import pytest
 from testinfra.host import Host
 
-from .conftest import wait_until
+from trainyard.paths import ROOT
+
+from .conftest import INVENTORY, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -155,3 +160,25 @@ def test_a_killed_engine_comes_back_alone_and_no_request_is_sent_to_it_meanwhile
         60,
         "the router sends to it again",
     )
+
+
+def test_a_second_run_changes_nothing_and_restarts_nothing(replicas: list[dict[str, Any]], on: On) -> None:
+    def started() -> dict[str, str]:
+        show = "systemctl show -P ActiveEnterTimestampMonotonic %s"
+        return {replica["id"]: on(replica["host"]).check_output(show, replica["unit"]) for replica in replicas}
+
+    before = started()
+    run = subprocess.run(
+        ["ansible-playbook", "site.yml", "-i", str(INVENTORY), "--skip-tags", "benchmark"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+    )
+    assert run.returncode == 0, run.stdout[-2000:]
+    changes = re.findall(r"changed=(\d+)", run.stdout)
+    assert changes
+    assert set(changes) == {"0"}, run.stdout[-2000:]
+    assert started() == before

@@ -19,7 +19,15 @@ from trainyard.lab import image, inventory, machine, network, state, vllm_cpu
 from trainyard.lab.cache import Say, Stopwatch, cache_dir
 from trainyard.lab.errors import LabError
 from trainyard.lab.faults import HOST_KINDS, SERVICE_KINDS, Details, Faults
-from trainyard.lab.fleet import Fleet, close_connections, ensure_model, ssh_command, write_files
+from trainyard.lab.fleet import (
+    Fleet,
+    Served,
+    close_connections,
+    ensure_models,
+    ensure_packages,
+    ssh_command,
+    write_files,
+)
 from trainyard.lab.podman import Podman
 from trainyard.lab.state import Engine, Lab
 
@@ -100,7 +108,7 @@ def bring_up(name: str, options: Options, say: Say) -> Lab:
         _take(lab, options)
         count = options.hosts or len(lab.hosts) or 1
         _settle_engine(podman, lab, options.engine, (count - before) * _REPLICAS_PER_HOST, say)
-        models = ensure_model()
+        served = Served(ensure_models(), ensure_packages())
         state.save(lab)
         network.ensure(podman, lab)
         lab.hosts = {f"lab-{number}": lab.address(10 + number) for number in range(1, count + 1)}
@@ -108,7 +116,7 @@ def bring_up(name: str, options: Options, say: Say) -> Lab:
         write_files(lab, files)
         fleet = Fleet(podman, lab, files, say)
         say(f"starting {count} host{'s' if count > 1 else ''} and the services on {lab.subnet}")
-        started = fleet.apply(models)
+        started = fleet.apply(served)
         fleet.wait()
         inventory.save(lab, files)
         state.save(lab)
@@ -158,7 +166,7 @@ def clear_cache() -> list[str]:
     if images:
         podman.run("image", "rm", *sorted(set(images)))
     gone = [f"{len(set(images))} images"] if images else []
-    for name in ("vllm-cpu", "models"):
+    for name in ("vllm-cpu", "models", "apt"):
         if (folder := cache_dir() / name).exists():
             vllm_cpu.remove(podman, folder)
             gone.append(str(folder))

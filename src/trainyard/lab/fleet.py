@@ -11,7 +11,9 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,10 @@ from trainyard.lab.errors import LabError
 from trainyard.lab.inventory import control_path_dir, ssh_options
 from trainyard.lab.podman import Podman
 from trainyard.lab.seccomp import profile
-from trainyard.lab.state import AWS_PORT, BUCKET, HUB_PORT, MODEL, SERVICES, Lab, Paths
-from trainyard.paths import COLLECTIONS, ROOT
+from trainyard.lab.state import APT_PORT, AWS_PORT, BUCKET, HUB_PORT, MODEL, SERVICES, Lab, Paths
+from trainyard.paths import COLLECTIONS, ROOT  # makes the next import possible
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import RELEASES  # isort: skip
 
 INSIDE = "/usr/lib/trainyard-lab"
 #: What services need beyond podman's defaults: systemd's sandboxes, device nodes, other users' /proc, a firewall.
@@ -32,31 +36,47 @@ READY_TIMEOUT_S = 120
 _AT_ONCE = 4
 
 
-def ensure_model() -> Path:
-    """The folder of models that the hub serves, made in the cache where it is missing."""
-    script = ROOT / "lab" / "tiny_model.py"
-    folder = cache_dir() / "models" / digest(script.read_bytes())[:12]
+def _ensure(kind: str, script: Path, more: bytes, arguments: Callable[[Path], list[str]]) -> Path:
+    """A folder of the cache that a script of the checkout fills, made where it is missing.
+
+    Args:
+        kind: the cache's folder for such folders.
+        script: what fills it.
+        more: what it depends on beside the script; the script's standard input.
+        arguments: the script's arguments for a folder.
+    """
+    folder = cache_dir() / kind / digest(script.read_bytes(), more)[:12]
     if folder.exists():
         return folder
-    with locked("models"):
+    with locked(kind):
         if folder.exists():
             return folder
         part = folder.with_name(f".unfinished-{folder.name}")
         shutil.rmtree(part, ignore_errors=True)
-        made = subprocess.run(
-            [sys.executable, str(script), str(part / MODEL)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        part.mkdir(parents=True)
+        command = [sys.executable, str(script), *arguments(part)]
+        made = subprocess.run(command, input=more, capture_output=True, check=False)
         if made.returncode:
-            raise LabError(f"the lab's model could not be made: {made.stderr.strip().splitlines()[-1]}")
-        gated = part / f"{MODEL}-gated"
-        shutil.copytree(part / MODEL, gated)
-        (gated / ".gated").touch()
+            last = made.stderr.decode(errors="replace").strip().splitlines()[-1:]
+            raise LabError(f"{script.name} could not fill the cache: {' '.join(last)}")
         part.rename(folder)
     return folder
+
+
+def ensure_models() -> Path:
+    """The models that the hub serves: the tiny one, open and gated."""
+    script = ROOT / "lab" / "tiny_model.py"
+    return _ensure(
+        "models", script, b"", lambda folder: [str(folder / MODEL), "--gated", str(folder / f"{MODEL}-gated")]
+    )
+
+
+def ensure_packages() -> Path:
+    """The repository of the Neuron SDK's system packages, all versions that the SDK table names."""
+    versions = sorted({item for row in RELEASES for item in row.packages.items()})
+    return _ensure(
+        "apt", ROOT / "lab" / "neuron_packages.py", json.dumps(versions).encode(), lambda folder: [str(folder)]
+    )
 
 
 def _make_key(path: Path, comment: str) -> None:
@@ -154,14 +174,15 @@ def host_command(podman: Podman, lab: Lab, files: Paths, host: str) -> list[str]
     ]
 
 
-def services_command(lab: Lab, models: Path) -> list[str]:
+def services_command(lab: Lab, served: Served) -> list[str]:
     """Podman's words that start the services: this very Python and its packages, mounted at their own paths."""
     base = Path(sys.base_prefix)
     site = sysconfig.get_path("purelib")
     python = sys.executable
     volumes = [
         f"{ROOT / 'lab' / 'services'}:{INSIDE}/lab/services:ro",
-        f"{models}:/srv/models:ro",
+        f"{served.models}:/srv/models:ro",
+        f"{served.packages}:/srv/apt:ro",
         f"{sys.prefix}:{sys.prefix}:ro",
     ]
     if base == Path("/usr"):  # the image has the same one, from the same distribution
@@ -187,8 +208,16 @@ def services_command(lab: Lab, models: Path) -> list[str]:
 
 def services_arguments() -> list[str]:
     """The services' own arguments."""
-    ports = ["--hub-port", str(HUB_PORT), "--aws-port", str(AWS_PORT)]
-    return ["-m", "lab.services", "--models", "/srv/models", "--bucket", BUCKET, *ports]
+    ports = ["--hub-port", str(HUB_PORT), "--aws-port", str(AWS_PORT), "--apt-port", str(APT_PORT)]
+    return ["-m", "lab.services", "--models", "/srv/models", "--packages", "/srv/apt", "--bucket", BUCKET, *ports]
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the services serve."""
+
+    models: Path
+    packages: Path
 
 
 class Fleet:
@@ -197,12 +226,12 @@ class Fleet:
     def __init__(self, podman: Podman, lab: Lab, files: Paths, say: Say) -> None:
         self.podman, self.lab, self.files, self.say = podman, lab, files, say
 
-    def apply(self, models: Path) -> list[str]:
+    def apply(self, served: Served) -> list[str]:
         """Start what is missing, renew what differs, remove what is too much; return the names that started."""
         wanted: dict[str, list[str]] = {}
         arguments = {SERVICES: services_arguments()}
-        content = {SERVICES: self._services_digest(models)}
-        wanted[SERVICES] = services_command(self.lab, models)
+        content = {SERVICES: self._services_digest(served)}
+        wanted[SERVICES] = services_command(self.lab, served)
         for host in self.lab.hosts:
             wanted[host] = host_command(self.podman, self.lab, self.files, host)
             content[host] = digest(*host_files(self.lab, host).values(), manager_conf(), profile())
@@ -232,10 +261,10 @@ class Fleet:
         """What a container says of itself."""
         return {"trainyard.lab": self.lab.id, "trainyard.host": name, "trainyard.config": config}
 
-    def _services_digest(self, models: Path) -> str:
+    def _services_digest(self, served: Served) -> str:
         """What the services are made of."""
         sources = sorted((ROOT / "lab" / "services").glob("*.py"))
-        return digest(str(models), *(path.read_bytes() for path in sources), *services_arguments())
+        return digest(str(served), *(path.read_bytes() for path in sources), *services_arguments())
 
     def _remove_others(self, present: dict[str, dict[str, Any]], wanted: dict[str, str]) -> None:
         """Remove containers that are too much, half made, or of another recipe."""

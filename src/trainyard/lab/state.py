@@ -23,6 +23,7 @@ MAX_HOSTS = 200
 SERVICES = "services"
 HUB_PORT = 8080
 AWS_PORT = 5000
+APT_PORT = 8081
 BUCKET = "lab-artifacts"
 MODEL = "trainyard/tiny-llama"
 
@@ -70,6 +71,11 @@ class Lab:
     def hub_url(self) -> str:
         """The model hub."""
         return f"http://{self.services_address}:{HUB_PORT}"
+
+    @property
+    def apt_url(self) -> str:
+        """The repository of the Neuron SDK's system packages."""
+        return f"http://{self.services_address}:{APT_PORT}"
 
     @property
     def aws_url(self) -> str:

@@ -113,6 +113,8 @@ def sweep(
             cost = f", {progress.cost_usd:.2f} USD" if given.price_per_host_hour_usd else ""
             state = f"{progress.spent_s / 60:.0f} min{cost}{left}"
             bar.update(task, completed=progress.done, total=progress.total, description=progress.text, state=state)
+            if not console.is_terminal:  # a log gets a line for each step
+                console.print(f"{progress.done}/{progress.total} {state}: {progress.text}", soft_wrap=True)
 
         made = Sweep(given, points, Fleet(inventory, given, directory), directory, budget, heard)
         runs = made.run()

@@ -37,9 +37,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             "suites": [arguments["apt_suite"]],
             "components": ["main"],
             "signed_by": arguments.get("apt_key"),
-            "install_python_debian": True,
         }
-        # The general index may carry packages of these names too; the pin binds them to this repository.
+        # What the repository's module imports. It can install that itself only from ansible-core 2.21 on.
+        tools = {"name": ["python3-debian"], "state": "present", "update_cache": True, "cache_valid_time": 3600}
+        # Exact versions, up or down: driver and runtime of different releases do not work together.
         apt = {
             "name": install,
             "state": "present",
@@ -48,6 +49,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             "allow_change_held_packages": True,
         }
         return [
+            ("ansible.builtin.apt", {**tools, "install_recommends": False}),
             ("ansible.builtin.deb822_repository", repository),
             ("ansible.builtin.apt", apt),
             *(("ansible.builtin.dpkg_selections", {"name": name, "selection": "hold"}) for name in hold),

@@ -429,8 +429,9 @@ def _length_warnings(deployment: Deployment, generation: Generation, where: str)
     """Return the compiled lengths that are shorter than what is served, in tokens."""
     config: Dict[str, Any] = dict(deployment.neuron_config)
     found = []
-    longest = config.get("max_context_length", deployment.max_model_len)
-    if isinstance(longest, int) and longest < deployment.max_model_len and not generation.prompt_limit_key:
+    given = config.get("max_context_length")
+    longest = given if isinstance(given, int) else deployment.max_model_len
+    if longest < deployment.max_model_len and not generation.prompt_limit_key:
         path = where + ".neuron_config.max_context_length"
         rule = "is under max_model_len (%d): longer prompts are admitted and fail" % deployment.max_model_len
         found.append(Problem("", path, longest, rule, "raise it, or lower max_model_len"))

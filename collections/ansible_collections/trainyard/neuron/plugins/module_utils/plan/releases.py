@@ -368,7 +368,7 @@ RELEASES: Tuple[SdkRelease, ...] = (
     _v1(
         "2.27.0",
         "inference_vllm",
-        "0.2.1-lts",
+        "0.2.1",
         "0.2.1-lts",
         "0.11.0",
         "0.11.0-neuronx-py312-sdk2.27.0-ubuntu24.04",
@@ -387,7 +387,7 @@ RELEASES: Tuple[SdkRelease, ...] = (
     _v1(
         "2.27.1",
         "inference_vllm",
-        "0.2.2+lts",
+        "0.2.2",
         "0.2.2+lts",
         "0.11.0",
         "0.11.0-neuronx-py312-sdk2.27.1-ubuntu24.04",

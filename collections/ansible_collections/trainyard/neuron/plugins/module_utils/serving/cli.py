@@ -126,8 +126,7 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
         ServingError: the server ended, serves another model, differs between greedy runs, is too slow or too late.
     """
     limit = replica.gate
-    key = settings.api_key(replica)
-    client = probe.Client(replica.url, key, PROBE_TIMEOUT_S)
+    client = probe.Client(replica.url, timeout_s=PROBE_TIMEOUT_S)
     began = time.monotonic()
     while client.status("/health") != 200:
         if main_pid and not _alive(main_pid):
@@ -141,7 +140,7 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
     notify("loaded, asking for tokens")
     # The first answer of an engine may take long: the deadline is the larger of its budget and a minute.
     deadline_s = max(60.0, limit.ttft_s + limit.max_tokens * limit.per_token_s)
-    client = probe.Client(replica.url, key, deadline_s)
+    client = probe.Client(replica.url, _key_of(replica, main_pid), deadline_s)
     try:
         result = probe.check(client, replica.served_name, limit.prompt, limit.max_tokens, limit.completions, deadline_s)
     except probe.ProbeError as error:
@@ -156,6 +155,14 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
     say(summary)
     _record(replica, result)
     return result
+
+
+def _key_of(replica: Replica, main_pid: int) -> Optional[str]:
+    """The key that a running server asks for."""
+    if not replica.needs_key:
+        return None
+    # systemd 252 hides the credentials from every step but the main process, which is of the same user.
+    return slices.environment_of(main_pid).get("VLLM_API_KEY") or settings.api_key(replica)
 
 
 def _record(replica: Replica, result: probe.Completion) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the boot unit runs: make the data volume anew after a stop and start gave this host blank disks, and only then.
+"""What the boot unit runs: bring the data volume up, and make it anew after a stop and start gave blank disks.
 
-An array that is there, or that udev is about to assemble, is left to its line in /etc/fstab.
+The volume's line in /etc/fstab gives up after some seconds, so that a host without its disks still boots; on a slow
+boot those seconds can be too few for disks that are there. So this program mounts what is there as well.
 """
 
 from __future__ import annotations
@@ -45,16 +46,16 @@ def await_disks(config: Dict[str, Any]) -> List[disks.Disk]:
         time.sleep(1.0)
 
 
-def rebuild(config: Dict[str, Any]) -> str:
-    """Make the volume when every disk is blank; return a line about what was done.
+def bring_up(config: Dict[str, Any]) -> str:
+    """Assemble and mount the volume, or make it when every disk is blank; return a line about what was done.
 
     Raises:
-        volume.RefusedError: only some of the disks are blank, or fewer are there than the volume was made of.
+        volume.RefusedError: the disks hold something else, only some are blank, or fewer are there than made it.
     """
     wanted = volume.Wanted(**config["volume"])
     found = await_disks(config)
     if found and not any(disk.blank for disk in found):
-        return "the disks hold the volume; nothing to do"
+        return keep(wanted, found)
     if len(found) != config["count"] or not all(disk.blank for disk in found):
         raise volume.RefusedError(
             f"{len(found)} instance-store disks are here, {config['count']} made the volume, and it is not made anew "
@@ -70,8 +71,25 @@ def rebuild(config: Dict[str, Any]) -> str:
     return "; ".join(step.says for step in steps)
 
 
+def keep(wanted: volume.Wanted, found: List[disks.Disk]) -> str:
+    """Assemble and mount a volume that is there; nothing is written to its disks.
+
+    Raises:
+        volume.RefusedError: more would have to be done, which is the provision playbook's to decide.
+    """
+    steps = volume.plan(volume.look(run, wanted, found), wanted)
+    more = [step.says for step in steps if step.kind not in ("assemble", "mount")]
+    if more:
+        raise volume.RefusedError(f"left alone, run the provision playbook: {'; '.join(more)}")
+    volume.carry_out(run, [step for step in steps if step.kind == "assemble"], wanted)
+    mount(wanted.mount)
+    if not os.path.ismount(wanted.mount):
+        raise disks.StorageError(f"{wanted.mount} cannot be mounted although its disks are here")
+    return "; ".join(step.says for step in steps) or "the volume is there"
+
+
 def mount(where: str) -> None:
-    """Have a fresh filesystem mounted: by systemd, which waits for its label during boot, or else by this program."""
+    """Have a filesystem mounted: by systemd, which waits for its label during boot, or else by this program."""
     Path(where).mkdir(parents=True, exist_ok=True)
     deadline_s = time.monotonic() + MOUNT_S
     while not os.path.ismount(where) and time.monotonic() < deadline_s:
@@ -83,7 +101,7 @@ def mount(where: str) -> None:
 def main() -> int:
     """Entry point; exit status 1 with the reason on stderr when the volume could not be made."""
     try:
-        print(rebuild(json.loads(CONFIG.read_text(encoding="utf-8"))))  # noqa: T201 - the unit's journal
+        print(bring_up(json.loads(CONFIG.read_text(encoding="utf-8"))))  # noqa: T201 - the unit's journal
     except (OSError, disks.StorageError, volume.RefusedError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the unit's journal
         return 1

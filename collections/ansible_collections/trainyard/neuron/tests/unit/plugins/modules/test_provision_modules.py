@@ -156,7 +156,12 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return packages
 
 
-def test_driver_of_another_release_is_an_error_or_a_warning(call: Call, installed: dict[str, str]) -> None:
+def test_driver_of_another_release_is_an_error_or_a_warning(
+    call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned: list[str] = []
+    # Ansible keeps warnings for the whole process and drops repeated ones, so other tests would decide this one.
+    monkeypatch.setattr(sdk_release.AnsibleModule, "warn", lambda _self, text, **_: warned.append(text))
     installed["aws-neuronx-dkms"] = "2.30.2.0"
     assert (
         "aws-neuronx-dkms 2.30.2.0 is installed, the SDK release has 2.21.37.0"
@@ -164,7 +169,7 @@ def test_driver_of_another_release_is_an_error_or_a_warning(call: Call, installe
     )
     allowed = call(sdk_release, releases=[ROW], allow_drift=True)
     assert allowed["changed"] is False
-    assert "2.30.2.0 is installed" in json.dumps(allowed["warnings"])
+    assert any("2.30.2.0 is installed" in text for text in warned)
 
 
 def test_with_a_source_the_difference_is_to_be_installed(call: Call, installed: dict[str, str]) -> None:

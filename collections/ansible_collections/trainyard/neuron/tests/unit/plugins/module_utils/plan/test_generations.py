@@ -29,7 +29,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
     SdkRelease,
     find_release,
 )
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -602,6 +602,8 @@ FLAGS = st.sampled_from(
     st.sampled_from([None, 16, 32]),
     st.sampled_from([row for row in RELEASES if row.venv is not None]),
 )
+@example({"max_context_length": None}, {}, None, find_release("2.23.0"))
+@settings(deadline=None)
 def test_whatever_the_settings_hold_is_either_refused_or_rendered(neuron_config, engine_args, block_size, row):
     deployment = deployment_of(LLAMA, neuron_config=neuron_config, engine_args=engine_args, block_size=block_size)
     if argument_problems(deployment, row, WHERE):
