@@ -14,6 +14,7 @@ from .judge import Limits
 
 CONFIGURATION = Path("/etc/vllm/current")
 RUNTIME = Path("/run/vllm")
+STATE = Path("/var/lib/vllm")
 CREDENTIAL = "api-key"
 
 
@@ -66,6 +67,7 @@ class Replica:
     needs_key: bool = False
     neuron_ls: str = "/opt/aws/neuron/bin/neuron-ls"
     settle_timeout_s: float = 120.0
+    loads_at_once: int = 0
     gate: Gate = field(default_factory=Gate)
     probe: Limits = field(default_factory=Limits)
 
