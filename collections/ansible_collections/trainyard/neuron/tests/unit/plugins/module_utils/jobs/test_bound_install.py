@@ -3,50 +3,22 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import venv
-import zipfile
 from pathlib import Path
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import bound_install
 
+from tests.indexes import publish
+
 
 def run(argv: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
     result = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, **environment})
     return result.returncode, result.stdout, result.stderr
-
-
-def publish(index: Path, name: str, version: str, requires: str = "") -> None:
-    """Put a wheel on an index in the layout of the simple repository API."""
-    folder = index / "simple" / bound_install.canonical(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    module, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
-    requirement = f"Requires-Dist: {requires}\n" if requires else ""
-    files = {
-        f"{module}.py": f"ORIGIN = {index.name!r}\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requirement}",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    rows = []
-    for path, text in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-        rows.append(f"{path},sha256={digest},{len(text)}")
-    files[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,"]) + "\n"
-    wheel = folder / f"{module}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for path, text in files.items():
-            archive.writestr(path, text)
-    links = [
-        f'<a href="{path.name}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}">{path.name}</a>'
-        for path in sorted(folder.glob("*.whl"))
-    ]
-    (folder / "index.html").write_text("<!DOCTYPE html>\n" + "\n".join(links))
 
 
 @pytest.fixture
