@@ -245,11 +245,12 @@ class Run:
         self.client.check(load)
         self._warm_up(self.client.warm_up(load, work), work)
         commands = self.client.commands(load, work)
-        sampler = counters.Sampler(self.fleet.replicas, self.sample_period_s)
-        cpu_before = children_cpu_s()
         with running(commands, work, self.environment) as processes:
             before = counters.settled(self.fleet.replicas, self.idle_timeout_s)
-            cpu_ready = sum(process_cpu_s(p.process.pid) for p in processes)
+            pids = [process.process.pid for process in processes]
+            sampler = counters.Sampler(self.fleet.replicas, self.sample_period_s, pids)
+            cpu_ready = sum(counters.processor_seconds(pids).values())
+            cpu_before = children_cpu_s()
             sampler.start()
             at = time.time() + _STARTS_IN_S
             for process in processes:
@@ -258,7 +259,7 @@ class Run:
             status = [process.finish(deadline) for process in processes]
             ended = time.time()
         samples = sampler.stop()
-        cpu_s = children_cpu_s() - cpu_before - cpu_ready
+        cpu_s = max(0.0, children_cpu_s() - cpu_before - cpu_ready)
         after = self._after()
         records = place_in_time(self.client.records(work), at)
         write_lines(work / "requests.jsonl", records)
@@ -342,15 +343,6 @@ def children_cpu_s() -> float:
     """Processor seconds of all ended child processes and theirs."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-def process_cpu_s(pid: int) -> float:
-    """Processor seconds that a live process has used so far; 0 where that cannot be read."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return (float(fields[11]) + float(fields[12])) / os.sysconf("SC_CLK_TCK")
-    except (OSError, IndexError, ValueError):
-        return 0.0
 
 
 def account(records: List[clients.Record]) -> Dict[str, int]:
