@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sweep over a stand-in host whose engine has the speed of a model: what it finds is what the model says.
 
-The engine is simulated with the shape of Llama 3.3 70B (`lab/neuron_sim/latency.py`). What is true of a configuration is
-computed here from the model's two durations alone, without scheduler, server or client.
+The engine is simulated with the shape of Llama 3.3 70B (`lab/neuron_sim/latency.py`). What is true of a
+configuration is computed here from its two durations alone, without scheduler, server or client.
 """
 
 from __future__ import annotations
