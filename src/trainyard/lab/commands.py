@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainyard.lab import image, inventory, machine, network, state, vllm_cpu
+from trainyard.lab import container_images, image, inventory, machine, network, state, vllm_cpu
 from trainyard.lab.cache import Say, Stopwatch, cache_dir
 from trainyard.lab.errors import LabError
 from trainyard.lab.faults import HOST_KINDS, SERVICE_KINDS, Details, Faults
@@ -108,7 +108,8 @@ def bring_up(name: str, options: Options, say: Say) -> Lab:
         _take(lab, options)
         count = options.hosts or len(lab.hosts) or 1
         _settle_engine(podman, lab, options.engine, (count - before) * _REPLICAS_PER_HOST, say)
-        served = Served(ensure_models(), ensure_packages())
+        served = Served(ensure_models(), ensure_packages(), container_images.ensure(podman, lab.image, say))
+        lab.images = container_images.references(served.images, lab.registry)
         state.save(lab)
         network.ensure(podman, lab)
         lab.hosts = {f"lab-{number}": lab.address(10 + number) for number in range(1, count + 1)}
@@ -166,7 +167,7 @@ def clear_cache() -> list[str]:
     if images:
         podman.run("image", "rm", *sorted(set(images)))
     gone = [f"{len(set(images))} images"] if images else []
-    for name in ("vllm-cpu", "models", "apt"):
+    for name in ("vllm-cpu", "models", "apt", "images"):
         if (folder := cache_dir() / name).exists():
             vllm_cpu.remove(podman, folder)
             gone.append(str(folder))
