@@ -327,6 +327,37 @@ class Fleet:
         if problems:
             raise LabError("; ".join(problems))
         self.lab.model_revision = self._revision()
+        self.tell_ec2()
+
+    def tell_ec2(self) -> None:
+        """Have the EC2 stand-in list the hosts as they are now.
+
+        Raises:
+            LabError: it does not answer.
+        """
+        present = self.podman.containers(self.lab.id)
+
+        def state(host: str) -> str:
+            row = present.get(self.lab.container(host), {})
+            return "running" if row.get("State") == "running" else "stopped"
+
+        hosts = [
+            {
+                "id": instance_id(self.lab, host),
+                "name": host,
+                "address": address,
+                "instance_type": self.lab.instance_type,
+                "state": state(host),
+            }
+            for host, address in self.lab.hosts.items()
+        ]
+        request = urllib.request.Request(  # noqa: S310 - the lab's own address
+            f"{self.lab.aws_url}/_lab/hosts", json.dumps(hosts).encode(), method="PUT"
+        )
+        try:
+            urllib.request.urlopen(request, timeout=60).close()  # noqa: S310
+        except urllib.error.URLError as error:
+            raise LabError(f"the EC2 stand-in does not take the hosts: {error}") from error
 
     def ssh(self, host: str, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command on a host as its user."""
