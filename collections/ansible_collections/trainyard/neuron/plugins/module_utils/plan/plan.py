@@ -325,6 +325,8 @@ class _Planner:
                 "generation": release.generation,
                 "deployments": [deployment.name],
                 "compile_host": None,
+                "runtime": deployment.runtime,
+                "image": _sdk_entry(release, deployment, host)["image"],
                 "argv": list(rendered.argv),
                 "environment": dict(rendered.environment),
                 "mode": rendered.mode,
@@ -388,7 +390,7 @@ class _Planner:
             artifact_path=artifact_path(host.data_dir, digest),
             replica_name=name,
         )
-        entry = release.entry(deployment.runtime)
+        entry = _sdk_entry(release, deployment, host)
         replica = {
             "name": name,
             "id": "%s:%s" % (host.name, name),
@@ -555,10 +557,18 @@ def release_id(replica: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
+def _sdk_entry(release: SdkRelease, deployment: Deployment, host: Host) -> Dict[str, Any]:
+    """Return the row as a host's plan carries it, its image by the digest that the host's variables give it."""
+    entry = release.entry(deployment.runtime)
+    if entry["image"]:
+        entry["image"] = host.images.get(entry["image"], entry["image"])
+    return entry
+
+
 def _sdk_entries(host: Host, releases: Mapping[str, SdkRelease]) -> List[Dict[str, Any]]:
     found = {}
     for deployment in host.deployments:
-        entry = releases[deployment.name].entry(deployment.runtime)
+        entry = _sdk_entry(releases[deployment.name], deployment, host)
         found[(entry["release"], entry["generation"], entry["runtime"])] = entry
     return [found[key] for key in sorted(found)]
 
