@@ -59,6 +59,21 @@ class Lab:
         # Progress lines of the jobs come before the document.
         return dict(json.JSONDecoder().raw_decode(output, output.index('{\n    "custom_stats"'))[0])
 
+    def output(self, *arguments: str) -> str:
+        """Run a playbook that must succeed; what it prints for people."""
+        environment = {name: value for name, value in self.environment.items() if name != "ANSIBLE_STDOUT_CALLBACK"}
+        done = subprocess.run(
+            self.command(*arguments),
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-6000:]
+        return done.stdout
+
     def on(self, host: str, command: str) -> str:
         """Run a line of shell as root on a host; its output."""
         argv = ["ansible", host, "-i", "inventory/lab", "--become", "-m", "ansible.builtin.shell", "-a", command]

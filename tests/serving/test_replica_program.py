@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving import cli, container, settings, slices, watch
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import (
+    cli,
+    container,
+    settings,
+    slices,
+    turns,
+    watch,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.judge import Limits
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.settings import Gate, Replica, ServingError
 
@@ -103,6 +110,29 @@ def test_a_holder_of_other_cores_of_the_same_device_is_no_conflict(host: Path) -
         cli.check(replica(host, free_port(), cores="0-1"))
         with pytest.raises(ServingError, match="are held by"):
             cli.check(replica(host, free_port(), cores="1-2"))
+
+
+def test_no_more_replicas_load_than_may_and_the_next_has_its_turn_when_one_is_done(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "STATE", host)
+    fleet = []
+    for index in range(3):
+        (host / f"run/tiny-llama-{index}").mkdir(exist_ok=True)
+        fleet.append(replica(host, 8000, name=f"tiny-llama-{index}", loads_at_once=2))
+    first, second, third = fleet
+    said: list[str] = []
+
+    def one_is_done(_seconds: float) -> None:
+        turns.give_back(first)
+
+    for one in (first, second, first):  # a start that is repeated has its place already
+        turns.take(one, said.append, one_is_done)
+    assert said == []
+    turns.take(third, said.append, one_is_done)
+    assert len(said) == 1
+    assert said[0].startswith("waits for its turn to load: tiny-llama-0, tiny-llama-1 first")
+    assert turns.loading("") == ["tiny-llama-1", "tiny-llama-2"]
 
 
 def test_a_taken_port_is_refused(host: Path) -> None:

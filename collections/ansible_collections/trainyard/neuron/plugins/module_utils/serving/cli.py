@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, FrozenSet, List, Optional, Sequence
 
-from . import agreement, container, engines, phases, probe, settings, slices, watch
+from . import agreement, container, engines, phases, probe, settings, slices, turns, watch
 from .settings import Replica, ServingError
 
 POLL_S = 0.5
@@ -158,6 +158,7 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
     say(summary)
     # Who held the slice before and after has generated these tokens; who came by for a moment has not.
     _record(replica, result, before & engines.holding(replica))
+    turns.give_back(replica)
     return result
 
 
@@ -287,7 +288,9 @@ def run(arguments: argparse.Namespace) -> None:
         for line in status(arguments.name or settings.configured()):
             say(line)
     elif arguments.verb == "check":
-        check(settings.load(arguments.name))
+        replica = settings.load(arguments.name)
+        check(replica)
+        turns.take(replica, notifier())
     elif arguments.verb == "launch":
         launch(settings.load(arguments.name), dict(os.environ))
     elif arguments.verb == "gate":
@@ -298,6 +301,7 @@ def run(arguments: argparse.Namespace) -> None:
         text = explain(settings.load_started(arguments.name))
         if text:
             say("trainyard: " + text)
+            notifier()(text)
     else:
         watch.watch(say)
 
@@ -308,5 +312,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         run(parser().parse_args(argv))
     except ServingError as error:
         sys.stderr.write("trainyard: {0}\n".format(error))
+        # Stays in `systemctl status` when systemd has given up, below its own last lines.
+        notifier()(str(error))
         return 1
     return 0
