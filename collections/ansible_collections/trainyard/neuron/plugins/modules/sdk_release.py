@@ -122,6 +122,10 @@ builds:
   returned: when an environment lacks its vLLM
   type: list
   elements: dict
+tools:
+  description: System packages that the builds need and that are missing.
+  returned: when an environment lacks its vLLM
+  type: dict
 stopped:
   description: Replicas that were taken out of service for a change of packages. They are started by the next roll.
   returned: when there are any
@@ -332,7 +336,9 @@ class Release:
         if builds and not self.module.check_mode:
             for job in builds:
                 sdk_build.forget_record(job, self.root)
-            self.end(True, venvs=venvs, builds=builds)
+            # Sources are fetched with it, and a host that builds nothing needs it not.
+            tools = [] if shutil.which("git") else ["git"]
+            self.end(True, venvs=venvs, builds=builds, tools={"manager": self.manager.name, "names": tools})
         self.end(changed or bool(builds), venvs=venvs)
 
     def guard(self, row: Dict[str, Any], venv: str) -> bool:
