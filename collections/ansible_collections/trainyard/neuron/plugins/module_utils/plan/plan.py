@@ -189,6 +189,7 @@ class _Planner:
             "reserved_cores": format_ranges(host.reserved_cores),
             "quarantined_devices": list(host.quarantined_devices),
             "data_dir": host.data_dir,
+            "monitor": _monitor(host),
             "sdk": _sdk_entries(host, releases),
             "weights": _weights(host),
             "artifacts": self._host_artifacts(host, releases),
@@ -500,6 +501,13 @@ def _release_problems(deployment: Deployment, host: Host, where: str) -> Tuple[L
     if (host.operating_system or "").split("-")[0] in JUDGED_SYSTEMS:
         return without + of_system, []
     return without, of_system
+
+
+def _monitor(host: Host) -> Optional[Dict[str, Any]]:
+    """Return where the metrics of a host's devices are, None where they are not wanted."""
+    if host.monitor_port is None:
+        return None
+    return {"port": host.monitor_port, "url": _url(host.address, host.monitor_port) + "/metrics"}
 
 
 def _url(address: str, port: int) -> str:

@@ -122,6 +122,7 @@ class Host:
     images: Mapping[str, str]
     cpu_pinning: str
     router_port: int
+    monitor_port: Optional[int]
     other_ports: Tuple[Tuple[str, int], ...]
     operating_system: Optional[str]
     deployments: Tuple[Deployment, ...]
@@ -174,6 +175,7 @@ class HostReader:
                 images=values["trainyard_images"],
                 cpu_pinning=values["trainyard_cpu_pinning"],
                 router_port=values["trainyard_router_port"],
+                monitor_port=values["trainyard_monitor_port"],
                 other_ports=tuple((key, values[key]) for key in OTHER_PORTS if values[key] is not None),
                 operating_system=_operating_system(reported),
                 deployments=tuple(deployments),
