@@ -62,3 +62,11 @@ def running_lab(kind: str, *options: str) -> Iterator[Lab]:
         yield lab
     finally:
         lab.run("trainyard", "lab", "down", "--name", lab.name)
+
+
+def assert_accounted(report: dict[str, Any], requests: int) -> None:
+    """Every request has an outcome, all are good, and the replicas counted the same."""
+    found = report["results"]["requests"]
+    assert (found["asked"], found["sent"], found["succeeded"]) == (requests, requests, requests), found
+    assert report["servers"]["agreement"]["agree"], report["servers"]
+    assert report["sound"], report["flags"]
