@@ -89,6 +89,7 @@ def plan_fleet(fleet_input: Mapping[str, Any]) -> FleetPlan:
     Args:
         fleet_input: `hosts` (name -> its inventory variables), `routers` (names of the hosts that balance),
             `topologies` (name -> what the host reported, absent where it was not asked), and optionally
+            `clients` (names of the hosts that send load, which read the replicas' own counters),
             `router_variables` (name -> variables of routers that serve nothing themselves) and `model_configs`
             (repo@revision -> the checkpoint's config.json; published models are known without).
 
@@ -111,6 +112,7 @@ class _Planner:
     def __init__(self, fleet_input: Mapping[str, Any]) -> None:
         self._raw: Mapping[str, Mapping[str, Any]] = fleet_input.get("hosts") or {}
         self._routers = sorted(fleet_input.get("routers") or ())
+        self._clients = sorted(fleet_input.get("clients") or ())
         self._router_variables: Mapping[str, Any] = fleet_input.get("router_variables") or {}
         self._reported: Mapping[str, Any] = fleet_input.get("topologies") or {}
         self._problems: List[Problem] = []
@@ -375,7 +377,9 @@ class _Planner:
         digest, _inputs = self._artifact(deployment, release, host.topology)
         name = "%s-%d" % (deployment.name, index)
         port = deployment.port + index
-        address = LOOPBACK if self._routers == [host.name] else host.address
+        # Where nobody else has to reach it, nobody else can.
+        alone = self._routers == [host.name] and set(self._clients) <= {host.name}
+        address = LOOPBACK if alone else host.address
         rendered = render_serve(
             deployment,
             release,
