@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark playbook over two stand-in hosts, one of which sends the load: presets, loops, and runs that go wrong."""
+"""The benchmark playbook over two stand-in hosts, one of which sends the load: presets, loops, runs that go wrong."""
 
 from __future__ import annotations
 
