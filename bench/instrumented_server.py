@@ -42,6 +42,7 @@ class Behaviour:
     hang_ratio: float = 0.0  # never answered
     usage_chunk: bool = True  # a last chunk with empty `choices`, as vLLM sends when asked for usage
     reasoning_tokens: int = 0  # the first tokens come as `reasoning_content`
+    letters: bool = False  # a token is a letter, so that a tokenizer of bytes counts text as the server does
     seed: int = 7
     max_num_seqs: int = 0  # 0 = no limit; others wait
 
@@ -206,7 +207,8 @@ class Connection:
                 self._event(chunk(behaviour.model, {"role": "assistant", "content": ""}, chat=chat))
             key = "reasoning_content" if index < behaviour.reasoning_tokens else "content"
             last = index == tokens - 1 and not cut
-            self._event(chunk(behaviour.model, {key: WORDS[index % len(WORDS)]}, chat=chat, last=last))
+            text = WORDS[index % len(WORDS)]
+            self._event(chunk(behaviour.model, {key: text[0] if behaviour.letters else text}, chat=chat, last=last))
             if entry.first_token_s is None:
                 entry.first_token_s = time.monotonic()
             entry.output_tokens += 1

@@ -71,12 +71,15 @@ def hold(host: Path, device: int, pid: int) -> None:
 @contextmanager
 def process(**environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that sleeps, with an environment of its own."""
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, **environment})
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait()
+    program = "import time; print(flush=True); time.sleep(60)"
+    argv = [sys.executable, "-c", program]
+    with subprocess.Popen(argv, env={**os.environ, **environment}, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()  # until then /proc may show this process's own environment
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 def test_what_the_role_writes_is_what_the_program_reads(host: Path) -> None:

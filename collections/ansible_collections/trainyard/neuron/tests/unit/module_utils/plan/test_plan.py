@@ -65,6 +65,9 @@ def test_a_lone_router_host_reaches_its_replicas_over_loopback() -> None:
     spread = plan({"a": host(qwen()), "b": host(qwen(), ansible_host="192.0.2.2")}, routers=["a"])
     assert replicas(spread, "b")[0]["url"] == "http://192.0.2.2:8000"
     assert replicas(plan({"a": host(qwen())}, routers=["gateway"]))[0]["address"] == "192.0.2.1"
+    # A load host reads the replicas' own counters; from another host it could not.
+    own, other = (plan({"a": host(qwen())}, routers=["a"], clients=names) for names in (["a"], ["a", "load"]))
+    assert (replicas(own)[0]["address"], replicas(other)[0]["address"]) == ("127.0.0.1", "192.0.2.1")
 
 
 def test_ipv6_addresses_make_valid_urls() -> None:
