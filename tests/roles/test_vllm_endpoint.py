@@ -208,3 +208,10 @@ def test_defaults_and_argument_specs_say_the_same() -> None:
         assert json.dumps(defaults, sort_keys=True) == json.dumps(
             {name: option["default"] for name, option in options.items()}, sort_keys=True
         )
+
+
+@pytest.mark.parametrize(("role", "package"), [("vllm_endpoint", "serving"), ("load_balancer", "routing")])
+def test_the_role_brings_every_file_of_its_program(role: str, package: str) -> None:
+    listed = yaml.safe_load((ROOT / "roles" / role / "vars/main.yml").read_text())[f"__{role}_programs"]
+    source = ROOT / "collections/ansible_collections/trainyard/neuron/plugins/module_utils" / package
+    assert [entry["name"] for entry in listed] == sorted(path.name for path in source.glob("*.py"))
