@@ -36,7 +36,7 @@ TOKEN_S = 0.02
 PROBE = {"stall_s": 5, "idle_s": 10, "silent_s": 3, "deadline_s": 3, "restarts": 3, "window_s": 3600}
 #: The router asks a server and its agent every second, and the probe looks every second.
 NOTICED_S = 3.0
-STALLED_S = PROBE["stall_s"] + PROBE["deadline_s"] + NOTICED_S
+STALLED_S = PROBE["stall_s"] + NOTICED_S
 BACK_S = 60.0
 
 
