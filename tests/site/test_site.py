@@ -157,7 +157,6 @@ def test_a_killed_engine_comes_back_alone_and_no_request_is_sent_to_it_while_it_
         stop.set()
         asking.join()
     assert unit("MainPID") != main_pid
-    print(f"down after {down_s:.1f} s, asked {len(answers)} times")
     failed = [(round(asked_s, 1), status) for asked_s, status in answers if status != 200]
     # What the engine held, or was handed while it died, is lost with it; nothing that was asked after that may fail.
     assert all(asked_s < down_s for asked_s, _status in failed), (down_s, failed)

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from .judge import Limits
 
+LEAVING = Path("/run/trainyard-probe/leaving")
+"""While this file is there, the host is on its way out of service: its text is the reason that routers are told."""
 CONFIGURATION = Path("/etc/vllm/current")
 RUNTIME = Path("/run/vllm")
 STATE = Path("/var/lib/vllm")

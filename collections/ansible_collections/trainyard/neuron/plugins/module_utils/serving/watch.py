@@ -113,8 +113,8 @@ class Watcher(threading.Thread):
 
     def agent_line(self) -> bytes:
         """What HAProxy's agent check gets. Never ``ready``: that would undo a drain that an operator asked for."""
-        verdict = self.verdict
-        return b"up\n" if verdict.up else "down #{0}\n".format(verdict.reason).encode("ascii", "replace")
+        reason = leaving() or ("" if self.verdict.up else self.verdict.reason)
+        return "down #{0}\n".format(reason).encode("ascii", "replace") if reason else b"up\n"
 
     def log_line(self, line: str) -> None:
         """Take one line of the replica's log: its progress, and the sign of a compile that nobody asked for."""
@@ -222,6 +222,14 @@ def read_state(name: str) -> Dict[str, object]:
     except (OSError, ValueError):
         return {}
     return state
+
+
+def leaving() -> str:
+    """Why this host is on its way out of service; empty if it is not."""
+    try:
+        return settings.LEAVING.read_text(encoding="utf-8").strip() or "leaving"
+    except OSError:
+        return ""
 
 
 class Host:
