@@ -361,6 +361,37 @@ def test_a_session_stays_with_its_replica_until_that_is_overloaded(tmp_path: Pat
         assert min(stub.peak for stub in stubs) >= 2
 
 
+def test_requests_that_begin_alike_go_to_one_replica_until_that_is_overloaded(
+    tmp_path: Path, stubs: tuple[Stub, Stub]
+) -> None:
+    def chat(system: str, user: str) -> dict[str, Any]:
+        turns = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        return {"messages": turns, "max_tokens": 1}
+
+    systems = [f"You are assistant number {number}. " + "Be brief. " * 20 for number in range(12)]
+    with routed(tmp_path, one_model(stubs), load_balancer_affinity_prefix_bytes=256) as front:
+        by_system = []
+        for system in systems:
+            before = [len(stub.seen) for stub in stubs]
+            for turn in range(4):
+                assert post(front.port, chat(system, f"question {turn}"))[0] == 200
+            by_system.append([len(stub.seen) - count for stub, count in zip(stubs, before, strict=True)])
+        assert all(sorted(pair) == [0, 4] for pair in by_system), by_system
+        assert len({tuple(pair) for pair in by_system}) == 2, "every prefix went to one replica"
+        assert post(front.port, {"prompt": "x", "max_tokens": 1})[0] == 200
+        for stub in stubs:
+            stub.token_s = 0.2
+        threads = [
+            threading.Thread(target=post, args=(front.port, chat(systems[0], "x") | {"max_tokens": 4}))
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert min(stub.peak for stub in stubs) >= 2
+
+
 def test_tls_is_spoken_with_the_given_certificate(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
     pem = tmp_path / "certificate.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
