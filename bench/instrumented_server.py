@@ -57,6 +57,7 @@ class Entry:
     output_tokens: int = 0
     prompt_tokens: int = 0
     prompt_digest: str = ""
+    connection: int = 0  # requests of one connection have the same number
     status: int = 200
     outcome: str = "running"  # succeeded | failed | cut | hung | aborted
 
@@ -157,6 +158,7 @@ class Connection:
             arrived_s=time.monotonic(),
             prompt_tokens=len(prompt.split()),
             prompt_digest=hashlib.sha256(prompt.encode()).hexdigest()[:12],
+            connection=self.writer.get_extra_info("peername")[1],
         )
         replica.log.append(entry)
         wanted = request.get("max_completion_tokens") or request.get("max_tokens") or behaviour.output_tokens

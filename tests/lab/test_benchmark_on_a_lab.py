@@ -73,7 +73,10 @@ def test_an_open_loop_keeps_its_rate_and_takes_the_users_own_prompts(lab: Lab, t
 
 
 def test_a_replica_that_dies_under_the_load_is_no_good_run(lab: Lab, tmp_path: Path) -> None:
-    lab.on("systemd-run --on-active=6 /bin/systemctl kill --signal=KILL --kill-whom=all vllm@tiny-llama-1.service")
+    busy = "curl -s http://$(hostname -I | cut -d' ' -f1):8001/metrics | grep -q '^vllm:num_requests_running.* [1-9]'"
+    kill = "/bin/systemctl kill --signal=KILL --kill-whom=all vllm@tiny-llama-1.service"
+    # Some seconds after the first request, which is of the warm-up, so that it hits the load itself.
+    lab.on(f'systemd-run bash -c "until {busy}; do sleep 0.2; done; sleep 6; {kill}"')
     load = {"requests": 900, "concurrency": 8, "mean_input_tokens": 64, "mean_output_tokens": 64}
     report = lab.benchmark(tmp_path, {**LONG, "benchmark_load": load})
     assert not report["sound"]
