@@ -483,8 +483,8 @@ def test_the_log_has_the_time_to_the_first_token(tmp_path: Path, stubs: tuple[St
         wait_for(lambda: '"/nothing"' in front.log.read_text())
         rows = [json.loads(line) for line in front.log.read_text().splitlines() if line.startswith("{")]
     (row,) = [row for row in rows if row["id"] == "timed"]
-    assert row["ttft_ms"] == pytest.approx(200, abs=80)
-    assert row["total_ms"] >= 600
+    # Two more tokens of 0.2 s come after it, however busy the machine is.
+    assert 190 <= row["ttft_ms"] <= row["total_ms"] - 390
     assert [row["ttft_ms"] for row in rows if row["path"] == "/nothing"] == [-1]
 
 
