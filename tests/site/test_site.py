@@ -178,7 +178,7 @@ def test_a_second_run_changes_nothing_and_restarts_nothing(replicas: list[dict[s
         """Modules that Ansible ran on each host since, by the line that each of them leaves in the journal."""
         ask = "journalctl --no-pager --output=cat --since=@%s | grep 'Invoked with' | grep -vc journalctl"
         names = {replica["host"] for replica in replicas}
-        return {name: int(on(name).check_output(ask, str(int(since_s)))) for name in names}
+        return {name: int(on(name).check_output(ask, str(since_s))) for name in names}
 
     before = started()
     began_s = time.time()
