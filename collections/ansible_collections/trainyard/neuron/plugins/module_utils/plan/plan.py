@@ -182,6 +182,7 @@ class _Planner:
         if any(problem.host == host.name for problem in self._problems):
             return {}
         replicas = self._replicas(host, releases, placement)
+        memory = self._host_memory(host, releases, placement)
         return {
             "name": host.name,
             "address": host.address,
@@ -191,11 +192,14 @@ class _Planner:
             "reserved_cores": format_ranges(host.reserved_cores),
             "quarantined_devices": list(host.quarantined_devices),
             "data_dir": host.data_dir,
+            "monitor": _monitor(host),
             "sdk": _sdk_entries(host, releases),
             "weights": _weights(host),
             "artifacts": self._host_artifacts(host, releases),
             "replicas": replicas,
-            "memory": self._host_memory(host, releases, placement),
+            "memory": memory,
+            # Where not one load fits by the estimate, which was warned of, one at a time has the best chance.
+            "loads_at_once": max(1, memory["loads_at_once"]) if memory else 0,
         }
 
     def _releases(self, host: Host) -> Dict[str, SdkRelease]:
@@ -327,6 +331,8 @@ class _Planner:
                 "generation": release.generation,
                 "deployments": [deployment.name],
                 "compile_host": None,
+                "runtime": deployment.runtime,
+                "image": _sdk_entry(release, deployment, host)["image"],
                 "argv": list(rendered.argv),
                 "environment": dict(rendered.environment),
                 "mode": rendered.mode,
@@ -392,7 +398,7 @@ class _Planner:
             artifact_path=artifact_path(host.data_dir, digest),
             replica_name=name,
         )
-        entry = release.entry(deployment.runtime)
+        entry = _sdk_entry(release, deployment, host)
         replica = {
             "name": name,
             "id": "%s:%s" % (host.name, name),
@@ -504,6 +510,13 @@ def _release_problems(deployment: Deployment, host: Host, where: str) -> Tuple[L
     return without, of_system
 
 
+def _monitor(host: Host) -> Optional[Dict[str, Any]]:
+    """Return where the metrics of a host's devices are, None where they are not wanted."""
+    if host.monitor_port is None:
+        return None
+    return {"port": host.monitor_port, "url": _url(host.address, host.monitor_port) + "/metrics"}
+
+
 def _url(address: str, port: int) -> str:
     return "http://%s:%d" % ("[%s]" % address if ":" in address else address, port)
 
@@ -559,10 +572,18 @@ def release_id(replica: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
+def _sdk_entry(release: SdkRelease, deployment: Deployment, host: Host) -> Dict[str, Any]:
+    """Return the row as a host's plan carries it, its image by the digest that the host's variables give it."""
+    entry = release.entry(deployment.runtime)
+    if entry["image"]:
+        entry["image"] = host.images.get(entry["image"], entry["image"])
+    return entry
+
+
 def _sdk_entries(host: Host, releases: Mapping[str, SdkRelease]) -> List[Dict[str, Any]]:
     found = {}
     for deployment in host.deployments:
-        entry = releases[deployment.name].entry(deployment.runtime)
+        entry = _sdk_entry(releases[deployment.name], deployment, host)
         found[(entry["release"], entry["generation"], entry["runtime"])] = entry
     return [found[key] for key in sorted(found)]
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import ModelRef
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import weights_id
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import table_topology
 from ansible_collections.trainyard.neuron.tests.unit.module_utils.plan.fleets import deployment, host, plan
 
@@ -47,6 +48,14 @@ def test_qwen_fills_a_host_with_four_replicas_on_one_numa_node_each() -> None:
     assert [r["numa_nodes"] for r in found] == [[1], [0], [0], [1]]
     assert [r["port"] for r in found] == [8000, 8001, 8002, 8003]
     assert [r["devices"] for r in found][1] == [4, 5, 6, 7]
+
+
+def test_monitor_has_the_port_that_the_inventory_gives_and_no_replica_has_it() -> None:
+    found = plan({"a": host(qwen(), trainyard_monitor_port=9400, ansible_host="192.0.2.1")})["hosts"]["a"]
+    assert found["monitor"] == {"port": 9400, "url": "http://192.0.2.1:9400/metrics"}
+    assert plan({"a": host(qwen())})["hosts"]["a"]["monitor"] is None
+    with pytest.raises(PlanError, match="trainyard_monitor_port"):
+        plan({"a": host(qwen(), trainyard_monitor_port=8002)})
 
 
 def test_a_lone_router_host_reaches_its_replicas_over_loopback() -> None:
