@@ -60,6 +60,8 @@ test: lint unit molecule acceptance ## Everything: lint, types, unit tests, the 
 .PHONY: test-lab
 test-lab: $(READY) ## Longer behaviour on stand-in hosts: the lab itself, interrupted provisioning, rolls under load
 	pytest -m lab tests/lab tests/roles
+	molecule test --scenario-name model_weights
+	molecule test --scenario-name model_compile
 	molecule test --scenario-name redeploy
 
 .PHONY: test-vm

@@ -22,7 +22,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
     TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Start and follow; returns the last module result."""
+        """Return the last module result, once no unit of the task runs any more."""
         variables = dict(task_vars or {})
         super().run(tmp, variables)
         arguments = dict(self._task.args)
@@ -38,7 +38,4 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 return result
             for entry in running:
                 display.display(f"  {host}: {entry['id'][:40]}: {entry['progress']}")
-            # A unit that this task has seen running and that then ends without a result has failed; it is not started
-            # again.
-            arguments["mine"] = sorted({*arguments.get("mine", []), *(entry["id"] for entry in running)})
         raise AssertionError("unreachable")

@@ -13,7 +13,7 @@ author:
   - trainyard contributors (@trainyard)
 description:
   - Turns the artifacts of a host's plan into jobs. The host that the plan elected for a digest compiles it, all
-    others fetch it.
+    others fetch it, from the store or, where the fleet has none, from one another.
 options:
   _input:
     description: The artifacts, as the plan lists them.
@@ -51,7 +51,7 @@ _value:
 """
 
 #: What of a plan's artifact its job needs to know.
-SPEC_KEYS = ("argv", "environment", "mode", "work_dir", "generation", "compile_host")
+SPEC_KEYS = ("argv", "environment", "mode", "work_dir", "generation", "compile_host", "weights", "weights_path")
 
 
 def artifact_jobs(
@@ -71,10 +71,11 @@ def artifact_jobs(
             "path": artifact["path"],
             "inputs": artifact["inputs"],
             "spec": {
-                **{key: artifact[key] for key in SPEC_KEYS},
+                **{key: artifact.get(key) for key in SPEC_KEYS},
                 "does": does,
                 "store": store,
                 "store_endpoint": store_endpoint,
+                **({} if store else {"sender": artifact.get("sender")}),
             },
         }
         for artifact in artifacts
