@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+FIRST_SEED = 20260101
 VOCABULARY_SIZE = 128
 HIDDEN_SIZE = 128
 INTERMEDIATE_SIZE = 256
@@ -56,13 +57,13 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-def weights() -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    """The weights as float32, shaped (out, in), from a fixed seed.
+def weights(seed: int) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    """The weights as float32, shaped (out, in), from a seed.
 
     The output rows of special and reserved tokens are zero while those of characters are large: the model writes
     characters and practically never ends a text by itself, so a load of N output tokens is one.
     """
-    random = np.random.Generator(np.random.PCG64(20260101))
+    random = np.random.Generator(np.random.PCG64(seed))
 
     def normal(*shape: int, scale: float) -> np.ndarray[Any, np.dtype[np.float32]]:
         return (random.standard_normal(shape) * scale).astype(np.float32)
@@ -137,10 +138,11 @@ def config() -> dict[str, Any]:
     }
 
 
-def make(folder: Path) -> None:
-    """Write the model into a folder that exists."""
+def make(folder: Path, seed: int = FIRST_SEED) -> None:
+    """Write the model into a folder, which is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
     ids = vocabulary()
-    values = weights()
+    values = weights(seed)
     (folder / "model.safetensors").write_bytes(safetensors(values))
     tokenizer().save(str(folder / "tokenizer.json"))
     tokens = {"bos_token": BEGIN, "eos_token": TURN_END, "unk_token": "<unk>", "pad_token": END}
@@ -175,12 +177,14 @@ def main() -> None:
     options = argparse.ArgumentParser(description="Make the lab's tiny random model.")
     options.add_argument("folder", type=Path)
     options.add_argument("--gated", type=Path, metavar="FOLDER", help="a second copy, which the lab's hub keeps gated")
+    options.add_argument("--retrained", type=Path, metavar="FOLDER", help="the same shape with other weights")
     given = options.parse_args()
-    for folder in filter(None, (given.folder, given.gated)):
-        folder.mkdir(parents=True, exist_ok=True)
-        make(folder)
+    make(given.folder)
     if given.gated:
+        make(given.gated)
         (given.gated / ".gated").touch()
+    if given.retrained:
+        make(given.retrained, FIRST_SEED + 1)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model hub: the part of the Hugging Face Hub's HTTP interface that its own clients need to download a model.
 
-A folder with `<organisation>/<model>/` sub-folders is served. A model's revision is a digest of its files, so the same
-files have the same revision everywhere. Files of 1 MiB and more, and every weight file, are served as the hub serves
-large files: metadata from the repository, content by redirect, the SHA-256 as ETag. A folder with a file named `.gated`
-needs a token (any that begins with `hf_`) as a gated repository does.
+A folder with `<organisation>/<model>/` sub-folders is served; `<model>@<branch>` beside one is another branch of it. A
+revision is a digest of the files, so the same files have the same revision everywhere. Files of 1 MiB and more, and
+every weight file, are served as the hub serves large files: metadata from the repository, content by redirect, the
+SHA-256 as ETag. A folder with a file named `.gated` needs a token (any that begins with `hf_`) as a gated repository
+does.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Repository:
-    """One model at its only revision."""
+    """One model at one revision."""
 
     name: str
     revision: str
@@ -83,7 +84,7 @@ def read_repository(root: Path, name: str) -> Repository:
     total = hashlib.sha1(usedforsecurity=False)
     for entry in entries:
         total.update(f"{entry.sha256}  {entry.name}\n".encode())
-    return Repository(name, total.hexdigest(), tuple(entries), gated=(folder / ".gated").exists())
+    return Repository(name.partition("@")[0], total.hexdigest(), tuple(entries), gated=(folder / ".gated").exists())
 
 
 class RefusedError(Exception):
@@ -169,9 +170,9 @@ class HubHandler(BaseHTTPRequestHandler):
             return self._send(HTTPStatus.OK, json.dumps(rows).encode())
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._resolve(match[1], match[2], match[3])
-        if match := re.fullmatch(r"/_objects/([^/]+/[^/]+)/([0-9a-f]{64})", path):
-            repository = self._repository(match[1], "main")
-            entry = next((entry for entry in repository.entries if entry.sha256 == match[2]), None)
+        if match := re.fullmatch(r"/_objects/([^/]+/[^/]+)/([0-9a-f]{40})/([0-9a-f]{64})", path):
+            repository = self._repository(match[1], match[2])
+            entry = next((entry for entry in repository.entries if entry.sha256 == match[3]), None)
             if entry:
                 # Clients that follow the redirect take the metadata from its end, others from its beginning.
                 return self._content(entry, _large_headers(repository, entry))
@@ -179,13 +180,11 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def _repository(self, name: str, revision: str, *, open_to_all: bool = False) -> Repository:
         """The repository at a revision, or the hub's own refusal."""
-        if not (self.root / name).is_dir() or ".." in name:
+        if not (self.root / name).is_dir() or ".." in name or "@" in name:
             # As the hub does: what does not exist and what is private look the same to a stranger.
             raise RefusedError(HTTPStatus.UNAUTHORIZED, "RepoNotFound", "Repository not found")
-        repository = _cached(self.root, name, _stamp(self.root / name))
-        if revision not in ("main", repository.revision) and not (
-            len(revision) >= 7 and repository.revision.startswith(revision)
-        ):
+        repository = self._at(name, revision)
+        if repository is None:
             raise RefusedError(HTTPStatus.NOT_FOUND, "RevisionNotFound", f"Invalid rev id: {revision}")
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if repository.gated and not open_to_all and not token.startswith("hf_"):
@@ -196,6 +195,15 @@ class HubHandler(BaseHTTPRequestHandler):
             )
         return repository
 
+    def _at(self, name: str, revision: str) -> Repository | None:
+        """A model at a branch, or at a revision (its first seven digits are enough); None if it has none such."""
+        for folder in (self.root / name, *sorted((self.root / name).parent.glob(f"{Path(name).name}@*"))):
+            _, _, branch = folder.name.partition("@")
+            found = _cached(self.root, folder.relative_to(self.root).as_posix(), _stamp(folder))
+            if revision == (branch or "main") or (len(revision) >= 7 and found.revision.startswith(revision)):
+                return found
+        return None
+
     def _resolve(self, repository_name: str, revision: str, name: str) -> None:
         """A file of a repository: its metadata, then its content here or where large files are."""
         repository = self._repository(repository_name, revision)
@@ -205,7 +213,7 @@ class HubHandler(BaseHTTPRequestHandler):
             raise RefusedError(HTTPStatus.NOT_FOUND, "EntryNotFound", "Entry not found")
         if not entry.large:
             return self._content(entry, headers)
-        location = f"http://{self.headers['Host']}/_objects/{repository.name}/{entry.sha256}"
+        location = f"http://{self.headers['Host']}/_objects/{repository.name}/{repository.revision}/{entry.sha256}"
         return self._send(HTTPStatus.FOUND, b"", _large_headers(repository, entry) | {"Location": location})
 
     def _content(self, entry: Entry, headers: dict[str, str]) -> None:

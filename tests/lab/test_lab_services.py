@@ -33,6 +33,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (REPO, f"{REPO}-gated"):
         (root / name).mkdir(parents=True)
         tiny_model.make(root / name)
+    tiny_model.make(root / f"{REPO}@next", tiny_model.FIRST_SEED + 1)
     (root / f"{REPO}-gated/.gated").touch()
     return root
 
@@ -101,6 +102,18 @@ def test_hf_downloads_a_model_by_its_revision(hub_url: str, models: Path, tmp_pa
     done = download(hub_url, tmp_path, REPO, "--revision", revision)
     assert done.returncode == 0, done.stderr
     assert same_files(models / REPO, tmp_path / "model")
+
+
+def test_a_branch_is_another_revision_of_the_same_model(hub_url: str, models: Path, tmp_path: Path) -> None:
+    first = json.loads(ask(f"{hub_url}/api/models/{REPO}")[2])["sha"]
+    other = json.loads(ask(f"{hub_url}/api/models/{REPO}/revision/next")[2])
+    assert other["id"] == REPO
+    assert other["sha"] != first
+    done = download(hub_url, tmp_path, REPO, "--revision", other["sha"])
+    assert done.returncode == 0, done.stderr
+    assert same_files(models / f"{REPO}@next", tmp_path / "model")
+    assert not same_files(models / REPO, tmp_path / "model")
+    assert ask(f"{hub_url}/api/models/{REPO}@next")[0] == 401
 
 
 def test_hf_is_refused_an_unknown_revision_and_an_unknown_model(hub_url: str, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.roles.lab_runs import COMPILE, PROVISION, Lab, changed_tasks, changes
+from tests.lab_plays import COMPILE, PROVISION, changed_tasks, changes
+from tests.stand_in import Lab
 
 pytestmark = pytest.mark.lab
 
@@ -43,7 +44,7 @@ def role() -> Role:
 
 @pytest.fixture(scope="module")
 def lab(role: Role) -> Lab:
-    return Lab(os.environ["TRAINYARD_LAB"], ("--tags", role.name))
+    return Lab(os.environ["TRAINYARD_LAB"])
 
 
 def traces(lab: Lab, role: Role) -> dict[str, str]:
@@ -57,23 +58,23 @@ def traces(lab: Lab, role: Role) -> dict[str, str]:
 
 def test_check_mode_foretells_the_changed_tasks_and_touches_nothing(lab: Lab, role: Role) -> None:
     before = traces(lab, role)
-    foretold = changed_tasks(lab.play(role.playbook, "--check", "--diff"))
+    foretold = changed_tasks(lab.play(role.playbook, "--tags", role.name, "--check", "--diff"))
     assert traces(lab, role) == before
-    made = changed_tasks(lab.play(role.playbook))
+    made = changed_tasks(lab.play(role.playbook, "--tags", role.name))
     assert made == foretold
     assert {host for _task, host in made} == set(HOSTS)
 
 
 def test_second_run_changes_nothing_and_check_mode_says_so(lab: Lab, role: Role) -> None:
     before = traces(lab, role)
-    assert changes(lab.play(role.playbook)) == 0
-    assert changes(lab.play(role.playbook, "--check")) == 0
+    assert changes(lab.play(role.playbook, "--tags", role.name)) == 0
+    assert changes(lab.play(role.playbook, "--tags", role.name, "--check")) == 0
     assert traces(lab, role) == before
 
 
 def test_undo_is_foretold_and_leaves_no_trace(lab: Lab, role: Role) -> None:
     gone = ("--extra-vars", json.dumps({f"{role.name}_state": "absent"}))
-    foretold = changed_tasks(lab.play(role.playbook, *gone, "--check"))
-    assert changed_tasks(lab.play(role.playbook, *gone)) == foretold
+    foretold = changed_tasks(lab.play(role.playbook, "--tags", role.name, *gone, "--check"))
+    assert changed_tasks(lab.play(role.playbook, "--tags", role.name, *gone)) == foretold
     assert traces(lab, role) == dict.fromkeys(HOSTS, "")
-    assert changes(lab.play(role.playbook, *gone)) == 0
+    assert changes(lab.play(role.playbook, "--tags", role.name, *gone)) == 0

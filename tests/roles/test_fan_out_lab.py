@@ -6,14 +6,14 @@ One lab goes through its life in the order of the tests; each needs the one befo
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.roles.lab_runs import COMPILE, PROVISION, Lab, changes
+from tests.lab_plays import COMPILE, PROVISION, changes, logs
+from tests.stand_in import Lab, stand_in
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("fan-out-lab")]
 
@@ -21,7 +21,7 @@ HOSTS = [f"lab-{number}" for number in range(1, 9)]
 NINTH = "lab-9"
 
 #: A second deployment beside the lab's own, of the same model for longer texts: its artifact is another.
-FLEET = {
+FLEET: dict[str, Any] = {
     "model_compile_store": "",
     "trainyard_overrides": {"tiny-llama": {"data_parallel_size": 1}},
     "trainyard_deployment_tiny_llama_long": {
@@ -59,22 +59,18 @@ VERIFY = (
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    made = Lab(f"fan-out-{os.getpid()}", ("--extra-vars", json.dumps(FLEET)))
-    try:
-        made.trainyard("lab", "up", "--name", made.name, "--hosts", str(len(HOSTS)), "--engine", "simulated")
+    with stand_in("fan-out", len(HOSTS), **FLEET) as made:
         yield made
-    finally:
-        made.trainyard("lab", "down", "--name", made.name)
 
 
 def compiles(lab: Lab, hosts: list[str]) -> dict[str, int]:
     """How many compiles went well on each host, where any did."""
-    return {host: log.count(CLOSING) for host, log in lab.logs("artifact", hosts).items() if CLOSING in log}
+    return {host: log.count(CLOSING) for host, log in logs(lab, "artifact", hosts).items() if CLOSING in log}
 
 
 def sources(lab: Lab, kind: str, hosts: list[str]) -> dict[str, list[str]]:
     """Where each host fetched from, in order."""
-    return {host: re.findall(r"^fetching from (\S+)", log, re.M) for host, log in lab.logs(kind, hosts).items()}
+    return {host: re.findall(r"^fetching from (\S+)", log, re.M) for host, log in logs(lab, kind, hosts).items()}
 
 
 def assert_no_trust_is_left(lab: Lab, hosts: list[str]) -> None:
@@ -118,9 +114,9 @@ def test_no_host_trusts_another_afterwards(lab: Lab) -> None:
 
 
 def test_second_run_fetches_and_compiles_nothing(lab: Lab) -> None:
-    before = lab.logs("artifact", HOSTS)
+    before = logs(lab, "artifact", HOSTS)
     assert changes(lab.play(PROVISION, COMPILE)) == 0
-    assert lab.logs("artifact", HOSTS) == before
+    assert logs(lab, "artifact", HOSTS) == before
 
 
 def test_ninth_host_gets_everything_from_the_fleet(lab: Lab) -> None:

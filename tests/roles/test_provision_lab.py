@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.roles.lab_runs import COMPILE, PROVISION, Lab, await_unit, changed_tasks, changes
+from tests.lab_plays import COMPILE, PROVISION, await_unit, changed_tasks, changes, logs
+from tests.stand_in import Lab, stand_in
 from trainyard.paths import ROOT
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("provision-lab")]
@@ -31,16 +32,9 @@ CLOSING = "Compiling and tracing time"
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    made = Lab(f"provision-{os.getpid()}")
-    try:
-        # Compiles that last some seconds, so that there is a middle to be killed in.
-        hosts = str(len(HOSTS))
-        made.trainyard(
-            "lab", "up", "--name", made.name, "--hosts", hosts, "--engine", "simulated", "--time-scale", "0.2"
-        )
+    # Compiles that last some seconds, so that there is a middle to be killed in.
+    with stand_in("provision", len(HOSTS), "--time-scale", "0.2") as made:
         yield made
-    finally:
-        made.trainyard("lab", "down", "--name", made.name)
 
 
 def test_check_mode_foretells_the_real_run_and_touches_nothing(lab: Lab) -> None:
@@ -61,7 +55,7 @@ def test_killed_controller_costs_no_byte_of_a_download(lab: Lab) -> None:
     assert await_unit(lab, "lab-1", "weights") == before
     lab.trainyard("lab", "fault", "services", "clear", "--name", lab.name)
     lab.play(PROVISION, "--tags", "model_weights")
-    for log in lab.logs("weights", HOSTS).values():
+    for log in logs(lab, "weights", HOSTS).values():
         assert log.count("fetching from") == 1
     assert lab.on("lab-1", "ls /data/weights/*/*/*/manifest.json")
 
@@ -75,7 +69,7 @@ def test_killed_controller_costs_no_second_compile(lab: Lab) -> None:
         controller.stdout.close()
     assert await_unit(lab, "lab-1", "artifact") == before
     lab.play(COMPILE)
-    said = lab.logs("artifact", HOSTS)
+    said = logs(lab, "artifact", HOSTS)
     assert said["lab-1"].count("Compiling and saving model") == 1
     assert "Compiling and saving model" not in said["lab-2"]
     sums = {host: lab.on(host, "cd /data/artifacts && cat */manifest.json | sha256sum") for host in HOSTS}
@@ -110,7 +104,7 @@ def test_damaged_artifact_is_found_and_fetched_again(lab: Lab) -> None:
     run = lab.play(COMPILE)
     assert {host for _task, host in changed_tasks(run)} == {"lab-2"}
     lab.trainyard("artifact", "verify", "-i", "inventory/lab")
-    assert "Compiling and saving model" not in lab.logs("artifact", HOSTS)["lab-2"]
+    assert "Compiling and saving model" not in logs(lab, "artifact", HOSTS)["lab-2"]
 
 
 def test_undo_removes_what_was_made_and_only_that(lab: Lab) -> None:
@@ -125,6 +119,7 @@ def test_undo_removes_what_was_made_and_only_that(lab: Lab) -> None:
 TWO_MODELS = json.dumps(
     {
         "model_weights_hub_token": "hf_lab",
+        "trainyard_compiles_next": True,
         "trainyard_overrides": {"tiny-llama": {"data_parallel_size": 1}},
         "trainyard_deployment_second": {
             "name": "second",
@@ -171,19 +166,19 @@ def worked(run: dict[str, Any], role: str) -> tuple[float, float]:
 
 def test_work_that_does_not_need_other_work_runs_beside_it(lab: Lab) -> None:
     lab.trainyard("lab", "fault", "services", "hub-slow", "--seconds", "4", "--name", lab.name)
-    run = lab.play(PROVISION, COMPILE, "--extra-vars", TWO_MODELS, "--extra-vars", '{"trainyard_compiles_next": true}')
+    run, said = lab.printed(PROVISION, COMPILE, "--extra-vars", TWO_MODELS)
     lab.trainyard("lab", "fault", "services", "clear", "--name", lab.name)
     downloads, compiles = spans(run, "weights"), spans(run, "artifact")
     assert (len(downloads), len(compiles)) == (4, 4)
     sdk_began, sdk_ended = worked(run, "roles/neuron_venv/")
     assert min(began for began, _ended in downloads) < sdk_began
     assert max(ended for _began, ended in downloads) > sdk_ended
-    ratios = [float(found) for found in re.findall(r"([0-9.]+) at a time", lab.said)]
+    ratios = [float(found) for found in re.findall(r"([0-9.]+) at a time", said)]
     # Less than 1.2 would be what two downloads of different length alone give.
-    assert ratios, lab.said[-2000:]
+    assert ratios, said[-2000:]
     assert ratios[0] >= 1.2
-    assert re.search(r"critical path: \d+ s", lab.said)
-    path = re.findall(r"^  lab-\d\s+[0-9.]+ s\s+[0-9.]+ s  (\S+)", lab.said, re.M)
+    assert re.search(r"critical path: \d+ s", said)
+    path = re.findall(r"^  lab-\d\s+[0-9.]+ s\s+[0-9.]+ s  (\S+)", said, re.M)
     assert path.index("weights") < path.index("artifact")
 
 
@@ -198,13 +193,13 @@ def test_second_controller_waits_for_the_first_and_compiles_nothing(lab: Lab) ->
     try:
         (other / "inventory.json").write_text(json.dumps(inventory))
         first = lab.start(PROVISION, COMPILE, *longer)
-        before = {host: log.count(CLOSING) for host, log in lab.logs("artifact", HOSTS).items()}
+        before = {host: log.count(CLOSING) for host, log in logs(lab, "artifact", HOSTS).items()}
         await_unit(lab, "lab-1", "artifact")
         Lab(other.name).play(PROVISION, COMPILE, *longer)
         first.communicate()
         assert first.returncode == 0
     finally:
         shutil.rmtree(other)
-    said = lab.logs("artifact", HOSTS)
+    said = logs(lab, "artifact", HOSTS)
     assert {host: said[host].count(CLOSING) - before[host] for host in HOSTS} == {"lab-1": 1, "lab-2": 0}
     assert "waiting for lab-1" in said["lab-2"]

@@ -15,11 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from trainyard.paths import ROOT
 
 INVENTORY = ROOT / "inventory" / "lab"
+MODEL = "trainyard/tiny-llama"
+PER_TOKEN_S = 0.2
+"""What molecule/redeploy/prepare.yml has the engines take, so that streams last long and cost this machine little."""
 BASE: dict[str, Any] = {
     "trainyard_redeploy": {
         "canary_seconds": 15,
@@ -84,6 +88,23 @@ class LabFleet:
         process, log = self.start(playbook, changes, *more)
         code = process.wait()
         return Run(code, log.read_text(), time.monotonic() - began)
+
+    def inventory(self) -> dict[str, Any]:
+        """The lab's inventory, as Ansible reads it."""
+        done = subprocess.run([sys.executable, str(INVENTORY / "hosts.py"), "--list"], capture_output=True, check=True)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def shaped(self, **changes: Any) -> dict[str, Any]:
+        """Variables that change the deployment, and nothing of its shape."""
+        shape = self.settings["trainyard_overrides"]["tiny-llama"]
+        return {"trainyard_overrides": {"tiny-llama": {**shape, **changes}}}
+
+    def retrained(self) -> dict[str, Any]:
+        """The model at the hub's branch `next`, pinned: the same shape with other weights."""
+        variables = self.inventory()["_meta"]["hostvars"]["lab-1"]
+        answer = httpx.get(f"{variables['lab_hub_url']}/api/models/{MODEL}/revision/next").raise_for_status()
+        return {"repo": MODEL, "source": "huggingface", "revision": answer.json()["sha"]}
 
     def redeploy(self, changes: Mapping[str, Any]) -> Run:
         """Stage and roll; weights and artifact are there already in these scenarios."""
@@ -150,7 +171,8 @@ class LabFleet:
                 "-m",
                 "tests.roll.load",
                 f"--url={url}",
-                "--model=trainyard/tiny-llama",
+                f"--model={MODEL}",
+                f"--per-token-s={PER_TOKEN_S}",
                 f"--closed={closed}",
                 f"--rate={rate}",
                 f"--longest-s={longest_s}",
@@ -178,9 +200,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> LabFleet:
 
 
 @pytest.fixture(scope="session")
-def router_url() -> str:
+def router_url(fleet: LabFleet) -> str:
     """The lab's router, from its inventory."""
-    done = subprocess.run([sys.executable, str(INVENTORY / "hosts.py"), "--list"], capture_output=True, check=True)
-    inventory = json.loads(done.stdout)
+    inventory = fleet.inventory()
     first = inventory["router"]["hosts"][0]
     return f"http://{inventory['_meta']['hostvars'][first]['ansible_host']}:8080"

@@ -23,8 +23,7 @@ _serial = iter(range(int(time.time()), 2**40))
 
 def release(fleet: LabFleet) -> dict[str, Any]:
     """Changes that make a new release of every replica, without another artifact: a variable that nothing reads."""
-    shape = fleet.settings["trainyard_overrides"]["tiny-llama"]
-    return {"trainyard_overrides": {"tiny-llama": {**shape, "environment": {"ROLL_TEST": str(next(_serial))}}}}
+    return fleet.shaped(environment={"ROLL_TEST": str(next(_serial))})
 
 
 def nothing_lost(account: dict[str, Any]) -> None:

@@ -64,11 +64,14 @@ def _ensure(kind: str, script: Path, more: bytes, arguments: Callable[[Path], li
 
 
 def ensure_models() -> Path:
-    """The models that the hub serves: the tiny one, open and gated."""
+    """The models that the hub serves: the tiny one, open and gated, and a branch `next` with other weights."""
     script = ROOT / "lab" / "tiny_model.py"
-    return _ensure(
-        "models", script, b"", lambda folder: [str(folder / MODEL), "--gated", str(folder / f"{MODEL}-gated")]
-    )
+    copies = ("--gated", f"{MODEL}-gated", "--retrained", f"{MODEL}@next")
+
+    def arguments(folder: Path) -> list[str]:
+        return [str(folder / MODEL), *(word if word.startswith("--") else str(folder / word) for word in copies)]
+
+    return _ensure("models", script, b"\n".join(word.encode() for word in copies), arguments)
 
 
 def ensure_packages() -> Path:

@@ -27,6 +27,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         super().run(tmp, variables)
         arguments = dict(self._task.args)
         host = variables.get("inventory_hostname", "host")
+        if arguments.get("state", "present") != "present":
+            return self._follow(arguments, host, task_vars)
+        begun = self._follow({**arguments, "state": "started"}, host, task_vars)
+        if begun.get("failed") or self._task.check_mode:
+            return begun
+        return {
+            **begun,
+            **self._follow({**arguments, "state": "finished"}, host, task_vars),
+            "changed": begun["changed"],
+        }
+
+    def _follow(self, arguments: dict[str, Any], host: str, task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Run the module, again and again while it says that units run."""
         for turn in range(10**9):
             wait_s = WAITS_S[min(turn, len(WAITS_S) - 1)]
             result: dict[str, Any] = self._execute_module(

@@ -28,7 +28,7 @@ options:
       kind:
         description: Which program makes the result.
         type: str
-        choices: [weights, artifact]
+        choices: [weights, artifact, build]
         required: true
       id:
         description: Name of the job, part of the unit's name.
@@ -51,10 +51,11 @@ options:
   state:
     description:
       - V(looked) tells what is there. V(started) starts the units of what is missing. V(finished) waits for units that
-        run, and fails where a result is missing. V(absent) stops the units and removes results and records.
+        run, and fails where a result is missing. V(present) starts and waits. V(absent) stops the units and removes
+        results and records.
     type: str
-    choices: [looked, started, finished, absent]
-    required: true
+    choices: [present, looked, started, finished, absent]
+    default: present
   address:
     description: Where other hosts of the fleet reach this one; comes back with V(looked).
     type: str
@@ -147,14 +148,14 @@ ARGUMENT_SPEC = {
         "elements": "dict",
         "required": True,
         "options": {
-            "kind": {"type": "str", "choices": ["weights", "artifact"], "required": True},
+            "kind": {"type": "str", "choices": ["weights", "artifact", "build"], "required": True},
             "id": {"type": "str", "required": True},
             "path": {"type": "str", "required": True},
             "inputs": {"type": "dict", "required": True},
             "spec": {"type": "dict", "default": {}},
         },
     },
-    "state": {"type": "str", "choices": ["looked", "started", "finished", "absent"], "required": True},
+    "state": {"type": "str", "choices": ["present", "looked", "started", "finished", "absent"], "default": "present"},
     "address": {"type": "str", "default": ""},
     "wait_s": {"type": "int", "default": 5},
 }
@@ -236,7 +237,8 @@ def main() -> None:
     units = job_units.JobUnits(module.run_command)
     try:
         job_units.check(module.params["jobs"])
-        states = {"looked": looked, "started": started, "finished": finished, "absent": absent}
+        # The action plugin asks for both parts of `present` one after the other.
+        states = {"present": started, "looked": looked, "started": started, "finished": finished, "absent": absent}
         states[module.params["state"]](module, units)
     except (OSError, ValueError, RuntimeError) as error:
         module.fail_json(msg=f"{error}. Jobs that were started go on; run again to attach to them")
