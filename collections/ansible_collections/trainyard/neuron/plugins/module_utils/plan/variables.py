@@ -76,6 +76,7 @@ OTHER_VARIABLES = frozenset(
         "trainyard_canary",
         "trainyard_canary_prompts",
         "trainyard_capacity_block_end",
+        "trainyard_compiles_next",
         "trainyard_fleet",
         "trainyard_llmperf",
         "trainyard_redeploy",
