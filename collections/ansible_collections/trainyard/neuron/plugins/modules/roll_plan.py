@@ -53,6 +53,22 @@ options:
     type: list
     elements: str
     default: []
+  golden:
+    description: Prompts that a watched replica and its peers complete greedily.
+    type: list
+    elements: str
+    default: ["The capital of France is", "One, two, three, four,"]
+  hooks:
+    description: >-
+      Task files of the user's - C(drain), C(undrain) and C(is_drained) for routers that trainyard does not run,
+      C(before) and C(after) a roll, see docs/redeploy.md.
+    type: dict
+    default: {}
+  drained_elsewhere:
+    description: Replicas that the C(is_drained) hooks found drained.
+    type: list
+    elements: str
+    default: []
   staged:
     description: Refuse to roll to a release that is not complete on its host. A dry run stages nothing.
     type: bool

@@ -49,10 +49,10 @@ options:
     description: HAProxy's stats socket; where it exists, requests and failures of its servers are counted.
     type: path
     default: /run/haproxy/admin.sock
-  api_key:
-    description: Key that the servers ask for.
-    type: str
-    default: ""
+  api_key_file:
+    description: File of this host with the key that the servers ask for; without one they ask for none.
+    type: path
+    default: /etc/vllm/credentials/api-key
 attributes:
   check_mode:
     description: It only reads.
@@ -84,12 +84,13 @@ routed:
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll import metrics, routes
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll import metrics
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.host import fetch_metrics
-from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import RouterError
+from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import SOCKET, Router, RouterError
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import probe
 
 GOLDEN_TIMEOUT_S = 120.0
@@ -107,9 +108,17 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "seconds": {"type": "float", "default": 10},
     "golden": {"type": "list", "elements": "str", "default": []},
     "golden_tokens": {"type": "int", "default": 16},
-    "router_socket": {"type": "path", "default": "/run/haproxy/admin.sock"},
-    "api_key": {"type": "str", "default": "", "no_log": True},
+    "router_socket": {"type": "path", "default": SOCKET},
+    "api_key_file": {"type": "path", "default": "/etc/vllm/credentials/api-key", "no_log": False},
 }
+
+
+def api_key(path: Path) -> str:
+    """The key that the servers of this host ask for; empty if they ask for none."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
 
 
 def reading(url: str) -> Optional[metrics.Reading]:
@@ -134,8 +143,9 @@ def watch(wanted: Dict[str, Any], seconds: float) -> Dict[str, Dict[str, str]]:
     """Let the time pass, and ask all replicas for their golden completions meanwhile."""
 
     def ask(item: Dict[str, Any]) -> Dict[str, str]:
-        return completions(item, wanted["golden"], wanted["golden_tokens"], wanted["api_key"])
+        return completions(item, wanted["golden"], wanted["golden_tokens"], key)
 
+    key = api_key(Path(wanted["api_key_file"]))
     began = time.monotonic()
     with ThreadPoolExecutor(max_workers=max(1, len(wanted["replicas"]))) as pool:
         answers = list(pool.map(ask, wanted["replicas"]))
@@ -146,7 +156,7 @@ def watch(wanted: Dict[str, Any], seconds: float) -> Dict[str, Dict[str, str]]:
 def router_counts(path: str) -> Dict[str, Dict[str, int]]:
     """Counters of this host's router; empty if it has none."""
     try:
-        return routes.counts(path)
+        return Router(path).counts()
     except RouterError:
         return {}
 

@@ -123,6 +123,8 @@ class Target:
     cores: Tuple[int, int]
     url: str
     weights: str
+    address: str = ""
+    port: int = 0
 
     @classmethod
     def from_plan(cls, host: str, raw: Mapping[str, Any]) -> Target:
@@ -139,6 +141,8 @@ class Target:
             cores=(int(first), int(last or first)),
             url=raw["url"],
             weights=raw["weights"],
+            address=raw.get("address", ""),
+            port=raw.get("port", 0),
         )
 
 
