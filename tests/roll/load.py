@@ -78,9 +78,10 @@ class Sent:
 
 @dataclass
 class Tally:
-    """Every request of a load."""
+    """Every request of a load, and when it began, in seconds since the epoch."""
 
     sent: list[Sent] = field(default_factory=list)
+    began: float = field(default_factory=time.time)
 
     def check(self) -> None:
         """Every request has an outcome, once.
@@ -98,6 +99,7 @@ class Tally:
         good = sorted(item.took_s for item in self.sent if item.kind == "ok")
         firsts = sorted(item.first_s for item in self.sent if item.kind == "ok")
         return {
+            "began": round(self.began, 3),
             "sent": len(self.sent),
             **{kind: counts.get(kind, 0) for kind in KINDS},
             "by_loop": dict(Counter(item.loop for item in self.sent)),

@@ -71,6 +71,7 @@ def test_new_settings_a_new_revision_and_back_lose_nothing_and_keep_all_but_one_
             rolls.append(fleet.redeploy({**release(fleet), "trainyard_redeploy": ONE_AT_A_TIME}))
         watch.over.set()
     watch.join()
+    account.pop("requests")
     record = {
         "provenance": "simulated",
         "replicas": len(before),
