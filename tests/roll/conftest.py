@@ -176,7 +176,9 @@ class LabFleet:
         subprocess.run(["trainyard", "lab", "fault", *words], cwd=ROOT, check=True, capture_output=True, text=True)
 
     @contextlib.contextmanager
-    def load(self, url: str, closed: int = 8, rate: float = 1.0, longest_s: float = 8.0) -> Iterator[dict[str, Any]]:
+    def load(
+        self, url: str, closed: int = 8, rate: float = 1.0, longest_s: float = 8.0, gap_limit_s: float = 2.0
+    ) -> Iterator[dict[str, Any]]:
         """Stream from the router; the dictionary holds the account when the block is over."""
         out = self.results / f"load-{time.monotonic_ns()}.json"
         process = subprocess.Popen(
@@ -190,6 +192,8 @@ class LabFleet:
                 f"--closed={closed}",
                 f"--rate={rate}",
                 f"--longest-s={longest_s}",
+                f"--gap-limit-s={gap_limit_s}",
+                f"--first-limit-s={15.0 + gap_limit_s}",
                 f"--summary-out={out}",
                 f"--requests-out={out.with_suffix('.jsonl')}",
             ],
