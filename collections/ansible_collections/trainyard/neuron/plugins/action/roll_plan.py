@@ -16,6 +16,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal impo
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
     ELSEWHERE,
     RollPlan,
+    exchanged_keys,
     out_of_rotation,
     plan_roll,
     read_fleet,
@@ -44,7 +45,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "hosts": {"type": "list", "elements": "str", "required": True},
                 "routers": {"type": "list", "elements": "str", "default": []},
                 "reports": {"type": "str", "default": "trainyard_replicas"},
-                "verb": {"type": "str", "choices": ["redeploy", "rollback", "status"], "default": "redeploy"},
+                "verb": {"type": "str", "choices": ["redeploy", "rollback", "status", "check"], "default": "redeploy"},
                 "settings": {"type": "dict", "default": {}},
                 "thresholds": {"type": "dict", "default": {}},
                 "take_over": {"type": "list", "elements": "str", "default": []},
@@ -70,6 +71,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             {name: None if answer is None else answer["servers"] for name, answer in routers.items()},
             elsewhere(hooks, arguments["drained_elsewhere"], reports),
         )
+        if arguments["verb"] == "check":
+            problems = exchanged_keys(fleet)
+            if problems:
+                raise RollError(problems)
+            return {"changed": False}
         if arguments["verb"] == "status":
             told = overview(fleet)
             for line in told["msg"]:

@@ -34,9 +34,9 @@ options:
   verb:
     description: >-
       V(redeploy) brings every replica to the release of the plan, V(rollback) to its previous one; V(status) only tells
-      what is.
+      what is; V(check) refuses what has to be refused before anything is staged.
     type: str
-    choices: [redeploy, rollback, status]
+    choices: [redeploy, rollback, status, check]
     default: redeploy
   settings:
     description: >-

@@ -49,10 +49,6 @@ options:
     description: HAProxy's stats socket; where it exists, requests and failures of its servers are counted.
     type: path
     default: /run/haproxy/admin.sock
-  api_key_file:
-    description: File of this host with the key that the servers ask for; without one they ask for none.
-    type: path
-    default: /etc/vllm/credentials/api-key
 attributes:
   check_mode:
     description: It only reads.
@@ -84,14 +80,14 @@ routed:
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import metrics
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.host import fetch_metrics
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.releases import RUNTIME
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import SOCKET, Router, RouterError
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving import probe
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import probe, watch
 
 GOLDEN_TIMEOUT_S = 120.0
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
@@ -109,16 +105,7 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "golden": {"type": "list", "elements": "str", "default": []},
     "golden_tokens": {"type": "int", "default": 16},
     "router_socket": {"type": "path", "default": SOCKET},
-    "api_key_file": {"type": "path", "default": "/etc/vllm/credentials/api-key", "no_log": False},
 }
-
-
-def api_key(path: Path) -> str:
-    """The key that the servers of this host ask for; empty if they ask for none."""
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return ""
 
 
 def reading(url: str) -> Optional[metrics.Reading]:
@@ -127,9 +114,9 @@ def reading(url: str) -> Optional[metrics.Reading]:
     return None if text is None else metrics.read(text)
 
 
-def completions(replica: Dict[str, Any], prompts: List[str], tokens: int, key: str) -> Dict[str, str]:
+def completions(replica: Dict[str, Any], prompts: List[str], tokens: int) -> Dict[str, str]:
     """Greedy completion of every golden prompt; a failed one is empty, which no peer's is."""
-    client = probe.Client(replica["url"], key or None, GOLDEN_TIMEOUT_S)
+    client = probe.Client(replica["url"], watch.key_of(server_of(replica["id"])), GOLDEN_TIMEOUT_S)
     found = {}
     for prompt in prompts:
         try:
@@ -139,13 +126,20 @@ def completions(replica: Dict[str, Any], prompts: List[str], tokens: int, key: s
     return found
 
 
-def watch(wanted: Dict[str, Any], seconds: float) -> Dict[str, Dict[str, str]]:
+def server_of(name: str) -> int:
+    """Process id of the server of a replica, by its id in the fleet; 0 if none was started."""
+    try:
+        return int((RUNTIME / name.partition(":")[2] / "pid").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+
+
+def look(wanted: Dict[str, Any], seconds: float) -> Dict[str, Dict[str, str]]:
     """Let the time pass, and ask all replicas for their golden completions meanwhile."""
 
     def ask(item: Dict[str, Any]) -> Dict[str, str]:
-        return completions(item, wanted["golden"], wanted["golden_tokens"], key)
+        return completions(item, wanted["golden"], wanted["golden_tokens"])
 
-    key = api_key(Path(wanted["api_key_file"]))
     began = time.monotonic()
     with ThreadPoolExecutor(max_workers=max(1, len(wanted["replicas"]))) as pool:
         answers = list(pool.map(ask, wanted["replicas"]))
@@ -167,7 +161,7 @@ def main() -> None:
     wanted = module.params
     engines = {item["id"]: reading(item["url"]) for item in wanted["replicas"]}
     routed = router_counts(wanted["router_socket"])
-    golden = watch(wanted, 0.0 if module.check_mode else wanted["seconds"])
+    golden = look(wanted, 0.0 if module.check_mode else wanted["seconds"])
     later = router_counts(wanted["router_socket"])
     rows: Dict[str, Dict[str, Any]] = {}
     for item in wanted["replicas"]:

@@ -159,7 +159,8 @@ def plan_roll(fleet: Fleet, settings: Settings, require_staged: bool = True) -> 
         RollError: with every reason why this roll must not begin. Nothing was touched.
     """
     moves, unchanged, out = _sort_out(fleet, settings)
-    problems = _silence(fleet) + _renamed(fleet, moves) + (_unstaged(fleet, moves) if require_staged else [])
+    problems = _silence(fleet) + _renamed(fleet, moves) + exchanged_keys(fleet)
+    problems += _unstaged(fleet, moves) if require_staged else []
     moves, conflicts = _order_by_cores(fleet, moves)
     if problems or conflicts:
         raise RollError(problems + conflicts)
@@ -245,6 +246,22 @@ def _renamed(fleet: Fleet, moves: Sequence[Move]) -> List[str]:
         "the clients, then remove this one.".format(move.target.id, fleet.seen(move.target).model, move.target.model)
         for move in moves
         if fleet.seen(move.target).model not in ("", move.target.model)
+    ]
+
+
+def exchanged_keys(fleet: Fleet) -> List[str]:
+    """During a roll the routers send one key to all replicas; those that ask for the other one would refuse it."""
+    names = [
+        target.id
+        for target in fleet.targets
+        if target.credentials and fleet.seen(target).credentials not in ("", target.credentials)
+    ]
+    if not names:
+        return []
+    return [
+        "{0}: their API key would be another one, and the routers send the same key to all replicas: while both are "
+        "asked for, one half would refuse it. Take two rolls: first with vllm_endpoint_api_key empty and "
+        "load_balancer_upstream_key as it is, then with the new key in both.".format(", ".join(names))
     ]
 
 

@@ -125,6 +125,7 @@ class Target:
     weights: str
     address: str = ""
     port: int = 0
+    credentials: str = ""
 
     @classmethod
     def from_plan(cls, host: str, raw: Mapping[str, Any]) -> Target:
@@ -143,6 +144,7 @@ class Target:
             weights=raw["weights"],
             address=raw.get("address", ""),
             port=raw.get("port", 0),
+            credentials=raw.get("credentials", ""),
         )
 
 
@@ -160,6 +162,7 @@ class Observed:
         cores: first and last core of the running release.
         weights: id of the weights that it serves.
         model: name that it serves them under.
+        credentials: what tells the key that it asks for from another; empty if it asks for none.
         pending: what an unfinished roll wrote down about this replica (see `journal`), or None.
     """
 
@@ -172,6 +175,7 @@ class Observed:
     cores: Optional[Tuple[int, int]] = None
     weights: str = ""
     model: str = ""
+    credentials: str = ""
     pending: Optional[Mapping[str, Any]] = None
 
     @classmethod
@@ -188,6 +192,7 @@ class Observed:
             cores=(int(cores[0]), int(cores[1])) if cores else None,
             weights=raw.get("weights") or "",
             model=raw.get("served_name") or "",
+            credentials=raw.get("credentials") or "",
             pending=raw.get("pending") or None,
         )
 

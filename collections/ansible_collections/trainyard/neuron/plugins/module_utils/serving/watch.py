@@ -43,6 +43,11 @@ def counters(text: str) -> Tuple[int, float]:
     return int(wanted), tokens
 
 
+def key_of(pid: int) -> Optional[str]:
+    """The key that a running server asks for; in a roll its neighbour may ask for another, or for none."""
+    return slices.environment_of(pid).get("VLLM_API_KEY") if pid else None
+
+
 class Watcher(threading.Thread):
     """Watches one replica until it is told to end.
 
@@ -61,7 +66,6 @@ class Watcher(threading.Thread):
         self.progress = phases.Progress()
         self.over = threading.Event()
         self.listener = _listen(replica)
-        self._key = settings.api_key(replica)
 
     def run(self) -> None:
         """Look once a second; answers of the agent run beside it."""
@@ -115,9 +119,10 @@ class Watcher(threading.Thread):
             self.say("{0}: process {1} could not be ended: {2}".format(self.replica.name, pid, error.strerror))
 
     def _sample(self) -> Sample:
-        if not (self.replica.scratch / "gate.json").is_file() or not self._pid():
+        pid = self._pid()
+        if not (self.replica.scratch / "gate.json").is_file() or not pid:
             return Sample(gated=False)
-        text = probe.Client(self.replica.url, self._key, METRICS_TIMEOUT_S).text("/metrics")
+        text = probe.Client(self.replica.url, key_of(pid), METRICS_TIMEOUT_S).text("/metrics")
         if text is None:
             return Sample(gated=True, answers=False)
         wanted, tokens = counters(text)
@@ -125,7 +130,7 @@ class Watcher(threading.Thread):
 
     def _ask(self) -> str:
         limit_s = self.judge.limits.deadline_s
-        client = probe.Client(self.replica.url, self._key, limit_s)
+        client = probe.Client(self.replica.url, key_of(self._pid()), limit_s)
         try:
             client.complete(self.replica.served_name, self.replica.gate.prompt, 1, limit_s)
         except probe.ProbeError as error:
