@@ -102,7 +102,7 @@ class LabFleet:
 
     def retrained(self) -> dict[str, Any]:
         """The model at the hub's branch `next`, pinned: the same shape with other weights."""
-        variables = self.inventory()["_meta"]["hostvars"]["lab-1"]
+        variables = self.inventory()["all"]["vars"]
         answer = httpx.get(f"{variables['lab_hub_url']}/api/models/{MODEL}/revision/next").raise_for_status()
         return {"repo": MODEL, "source": "huggingface", "revision": answer.json()["sha"]}
 
