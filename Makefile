@@ -16,8 +16,8 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 $(READY): requirements.txt pyproject.toml
 	@echo "==> Installing the locked tools into $(VENV) (once, about two minutes)"
 	@test -n "$(PYTHON)" || { echo "trainyard needs Python 3.11 to 3.14; here is $$(python3 -V 2>&1)"; exit 1; }
-	@# A fresh Debian or Ubuntu has Python without its venv module.
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -qq python3-venv
+	@# A fresh Debian or Ubuntu has Python without its venv module; python3.11 beside python3 has a package of its own.
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -qq $(notdir $(PYTHON))-venv
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -12,9 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ansible_collections.trainyard.neuron.plugins.module_utils import venv
+from trainyard.paths import ROOT  # makes the next import possible
 
-from trainyard.paths import ROOT  # makes the in-tree collection importable
+from ansible_collections.trainyard.neuron.plugins.module_utils import venv  # isort: skip
 
 REQUIREMENTS = {
     "llmeter": ROOT / "roles/benchmark/files/llmeter-requirements.txt",

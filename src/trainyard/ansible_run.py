@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +51,8 @@ class PlaybookRun:
         return "" if self.succeeded else "; ".join([*gone, *failed][:3]) or f"the playbook {self.status}"
 
 
+_OWNER = "TRAINYARD_RUN_OWNER"
+
 _ENDS = {"runner_on_ok": False, "runner_on_failed": True, "runner_item_on_failed": True}
 
 
@@ -74,8 +79,12 @@ def run_playbook(
     tags: str = "",
     on_task: Callable[[str], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    owner: str = "",
 ) -> PlaybookRun:
-    """Run a playbook of the checkout and wait for its end; `on_task` hears each task's name, `stop` ends it early."""
+    """Run a playbook of the checkout and wait for its end; `on_task` hears each task's name, `stop` ends it early.
+
+    `owner` marks its processes: whoever is killed finds with `end_left_over` what goes on without it.
+    """
     import ansible_runner
 
     scratch = Path(tempfile.mkdtemp(prefix="trainyard-run-"))
@@ -98,7 +107,7 @@ def run_playbook(
             tags=tags or None,
             event_handler=heard,
             cancel_callback=stop,
-            envvars={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PATH": os.environ["PATH"]},
+            envvars={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PATH": os.environ["PATH"], _OWNER: owner},
             suppress_env_files=True,
             quiet=True,
         )
@@ -106,3 +115,29 @@ def run_playbook(
         shutil.rmtree(scratch, ignore_errors=True)
     results, unreachable = collect(events)
     return PlaybookRun(str(runner.status), int(runner.rc or 0), results, unreachable)
+
+
+def left_over(owner: str) -> list[int]:
+    """Processes of playbooks that `owner` started and that live on; none where there is no /proc to ask."""
+    mark = f"{_OWNER}={owner}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue  # it ended, or it is somebody else's
+    return sorted(found)
+
+
+def end_left_over(owner: str, patience_s: float = 20.0) -> int:
+    """End what a killed attempt left, politely first, so that two playbooks never work on a host at once; how many."""
+    first = left_over(owner)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in left_over(owner):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + patience_s
+        while left_over(owner) and time.monotonic() < deadline:
+            time.sleep(0.2)
+    return len(first)

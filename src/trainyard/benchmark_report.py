@@ -29,7 +29,7 @@ COUNTER_TOLERANCE = 0.02
 IMBALANCE_LIMIT = 1.15
 #: Samples under load below which a replica's mean in flight says nothing about the balance.
 BALANCE_SAMPLES = 20
-#: Processor use of one single-threaded client process beyond which its own work shows in the latencies.
+#: Share of one processor that the busiest client process may use: beyond it, its own work shows in the latencies.
 CLIENT_CPU_LIMIT = 0.85
 #: Share of the asked-for streams that must be in flight on average, in closed loop, start and tail left out.
 STREAMS_LIMIT = 0.9
@@ -294,6 +294,8 @@ class LoadHost(_Model):
     client_processes: int
     client_cpu_cores: float
     """Processors that the client used on average under load."""
+    busiest_process_cores: float | None = None
+    """Share of one processor that the client's busiest process used under load; an interpreter can use one at most."""
     idle_ratio_mean: float | None = None
     """Share of the machine's processor time that was free."""
     late_start_p99_ms: float | None = None
@@ -612,20 +614,26 @@ def _imbalance(servers: Sequence[Server], samples: int) -> float | None:
 
 def _load_host(summary: dict[str, Any], rows: Sequence[Record], windows: dict[int, tuple[float, float]]) -> LoadHost:
     repeats = summary["repeats"]
-    idle = [
-        row["host_idle_ratio"]
-        for repeat in repeats
-        for row in repeat["samples"]
-        if windows[repeat["index"]][0] <= row["at"] <= windows[repeat["index"]][1]
-        and row["host_idle_ratio"] is not None
-    ]
+
+    def under_load(name: str) -> float | None:
+        """Mean of one of the samples' own figures over the time under load; None where no sample has it."""
+        known = [
+            row[name]
+            for repeat in repeats
+            for row in repeat["samples"]
+            if windows[repeat["index"]][0] <= row["at"] <= windows[repeat["index"]][1] and row.get(name) is not None
+        ]
+        return statistics.fmean(known) if known else None
+
+    sampled = under_load("client_cores")
     late = statistics_of(_ms(r.get("late_s")) for r in rows)
     return LoadHost(
         name=summary["load_host"]["name"],
         processors=summary["load_host"]["processors"] or 1,
         client_processes=max(repeat["client_processes"] for repeat in repeats),
-        client_cpu_cores=max(repeat["client_cpu_cores"] for repeat in repeats),
-        idle_ratio_mean=statistics.fmean(idle) if idle else None,
+        client_cpu_cores=max(repeat["client_cpu_cores"] for repeat in repeats) if sampled is None else sampled,
+        busiest_process_cores=under_load("client_busiest"),
+        idle_ratio_mean=under_load("host_idle_ratio"),
         late_start_p99_ms=late.p99 if late else None,
     )
 
@@ -685,8 +693,8 @@ def _client_flags(
     if failed:
         text = f"the client exited with {failed[0]['exit_status']}: {failed[0]['log_tail'][-300:]}"
         found.append(("client_error", "error", text))
-    if load_.tool == "llmeter" and host.client_cpu_cores / host.client_processes > CLIENT_CPU_LIMIT:
-        text = f"a client process used {host.client_cpu_cores / host.client_processes:.2f} of a processor"
+    if host.busiest_process_cores is not None and host.busiest_process_cores > CLIENT_CPU_LIMIT:
+        text = f"the client's busiest process used {host.busiest_process_cores:.2f} of a processor"
         found.append(("client_limited", "warning", text + ": its own work is in the latencies"))
     elif host.idle_ratio_mean is not None and host.idle_ratio_mean < 0.05:
         text = (

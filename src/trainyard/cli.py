@@ -1,18 +1,50 @@
-"""The `trainyard` command: one sub-command a verb, each in a module of its own."""
+"""The `trainyard` command: one sub-command a verb, each in a module of its own that is loaded when it is called."""
 
 from __future__ import annotations
 
-import typer
+import importlib
+from typing import Any
 
-from trainyard.artifact_command import app as artifact_app
-from trainyard.lab.commands import app as lab_app
-from trainyard.plan_command import plan
-from trainyard.report.command import report
-from trainyard.show_command import show
-from trainyard.sweep.command import sweep
+import typer
+from typer.core import TyperGroup
+
+#: Where each sub-command is: a function, or an application with sub-commands of its own.
+COMMANDS = {
+    "artifact": "trainyard.artifact_command:app",
+    "lab": "trainyard.lab.commands:app",
+    "plan": "trainyard.plan_command:plan",
+    "report": "trainyard.report.command:report",
+    "show": "trainyard.show_command:show",
+    "sweep": "trainyard.sweep.command:sweep",
+}
+
+
+class LazyGroup(TyperGroup):
+    """A group that imports a sub-command when it is asked for: the libraries of all take longer than most of them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the base class's signature
+        """Return the names, in the order in which help shows them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the base class's signature
+        """Return a sub-command, None for a name that is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+        if isinstance(found, typer.Typer):
+            made: Any = typer.main.get_group(found)
+        else:
+            alone = typer.Typer(add_completion=False)
+            alone.command(cmd_name)(found)
+            made = typer.main.get_command(alone)
+        made.name = cmd_name
+        return made
+
 
 app = typer.Typer(
     name="trainyard",
+    cls=LazyGroup,
     help="Plan, try out and measure LLM fleets on AWS Trainium.",
     no_args_is_help=True,
     add_completion=False,
@@ -23,14 +55,6 @@ app = typer.Typer(
 @app.callback()
 def trainyard() -> None:
     """Plan, try out and measure LLM fleets on AWS Trainium."""
-
-
-app.command("plan")(plan)
-app.command("report")(report)
-app.command("show")(show)
-app.command("sweep")(sweep)
-app.add_typer(artifact_app, name="artifact")
-app.add_typer(lab_app, name="lab")
 
 
 def main() -> None:

@@ -225,7 +225,9 @@ def test_a_fleet_that_is_loaded_unevenly_is_flagged() -> None:
 
 def test_a_client_at_its_limit_is_flagged() -> None:
     busy = summary_of(20)
-    busy["repeats"][0]["client_cpu_cores"] = 0.95
+    for row in busy["repeats"][0]["samples"]:
+        row |= {"client_cores": 1.1, "client_busiest": 0.95}
+    assert built(busy).load_host.client_cpu_cores == pytest.approx(1.1)
     assert "client_limited" in codes(built(busy))
     starved = summary_of(20)
     for row in starved["repeats"][0]["samples"]:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,7 @@ def run_module(tmp_path: Path, llmeter: str, tokenizer: str) -> Callable[..., di
             env=environment,
             check=False,
         )
+        assert "{" in done.stdout, done.stderr
         return json.loads(done.stdout[done.stdout.index("{") :])
 
     return run
@@ -136,6 +138,38 @@ def test_a_run_that_was_done_is_returned_and_not_repeated(
     assert len(server.log()) == seen
 
 
+def test_a_run_under_way_is_waited_for_by_its_name_and_any_other_is_refused(
+    instrumented: Any, run_module: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    server = instrumented(ttft_ms=800, itl_ms=20)
+    results: list[dict[str, Any]] = []
+    first = threading.Thread(target=lambda: results.append(run_module(server, {}, run_id="point-1")))
+    first.start()
+    while not (tmp_path / "runs/point-1").exists():
+        assert first.is_alive(), results
+        time.sleep(0.05)
+    other = run_module(server, {}, run_id="point-2")
+    assert "run point-1 is under way on this host" in other["msg"]
+    assert not (tmp_path / "runs/point-2").exists()
+    again = run_module(server, {}, run_id="point-1")
+    first.join()
+    assert (results[0]["changed"], again["changed"]) == (True, False)
+    assert results[0]["counts"] == again["counts"]
+    assert len(server.log()) == 14  # twelve and two of the warm-up: one load, not two
+
+
+def test_what_a_cut_off_run_left_is_put_aside_and_the_run_made_again(
+    instrumented: Any, run_module: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    server = instrumented(ttft_ms=5, itl_ms=1)
+    left = tmp_path / "runs/point-1/repeat-0"
+    left.mkdir(parents=True)
+    (left / "requests.jsonl").write_text('{"index": 0, "outcome": "succeeded"}\n')
+    result = run_module(server, {}, run_id="point-1")
+    assert (result["changed"], result["counts"]["sent"]) == (True, 12)
+    assert (tmp_path / "runs/point-1.cut-off-1/repeat-0/requests.jsonl").exists()
+
+
 def test_a_fleet_that_is_not_ready_gets_no_load_and_every_cause_is_said(
     instrumented: Any, run_module: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -146,7 +180,7 @@ def test_a_fleet_that_is_not_ready_gets_no_load_and_every_cause_is_said(
     assert "serves tiny, not another" in result["msg"]
     assert "h:a: http://127.0.0.1:9/health does not answer" in result["msg"]
     assert not server.log()
-    assert not (tmp_path / "runs").exists()
+    assert not list((tmp_path / "runs").glob("[!.]*"))
 
 
 def test_a_fleet_that_somebody_else_uses_is_refused(

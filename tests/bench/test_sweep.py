@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import yaml
 from tests.bench.test_benchmark_report import START, record, summary_of
 from trainyard import benchmark_report
 from trainyard.report import analysis
-from trainyard.sweep import engine, spec
+from trainyard.sweep import command, engine, spec
 from trainyard.sweep.engine import Budget, StepError, Sweep
 from trainyard.sweep.spec import Point, Search, Spec
 
@@ -39,6 +40,7 @@ class ModelFleet:
 
     def __init__(self, directory: Path, pause_s: float = 0.0) -> None:
         self.directory, self.pause_s = directory, pause_s
+        self.names: list[str] = []
         self.served: list[dict[str, Any]] = []
         self.measured: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
@@ -47,7 +49,8 @@ class ModelFleet:
             raise StepError("not served: out of memory")
         self.served.append(dict(fields))
 
-    def measure(self, fields: Mapping[str, Any], load: Mapping[str, Any]) -> Path:
+    def measure(self, fields: Mapping[str, Any], load: Mapping[str, Any], name: str) -> Path:
+        self.names.append(name)
         time.sleep(self.pause_s)
         cores, batch = int(fields["tensor_parallel_size"]), int(fields["max_num_seqs"])
         copies = 64 // cores
@@ -217,14 +220,54 @@ def test_a_sweep_stops_before_it_exceeds_its_budget(tmp_path: Path, budget: Budg
     sweep.clock = lambda: now[0]
     inner = sweep.driver.measure
 
-    def slow(fields: Mapping[str, Any], load: Mapping[str, Any]) -> Path:
+    def slow(fields: Mapping[str, Any], load: Mapping[str, Any], name: str) -> Path:
         now[0] += 10
-        return inner(fields, load)
+        return inner(fields, load, name)
 
     sweep.driver.measure = slow
     assert len(sweep.run()) == 2
     assert says in sweep.stopped
     assert sweep.journal.spent_s == 20
+
+
+def test_a_capacity_block_ends_a_sweep_half_an_hour_before_its_end() -> None:
+    hosts = {"a": {"trainyard_capacity_block_end": "2030-01-01T12:00:00"}, "b": {}}
+    block = datetime(2030, 1, 1, 11, 30, tzinfo=UTC)
+    assert command.last_moment({"hosts": hosts}, None) == block.timestamp()
+    assert command.last_moment({"hosts": hosts}, block - timedelta(hours=1)) == block.timestamp() - 3600
+    assert command.last_moment({"hosts": {"b": {}}}, None) is None
+    with pytest.raises(spec.SpecError, match="a: trainyard_capacity_block_end: 'soon'"):
+        command.last_moment({"hosts": {"a": {"trainyard_capacity_block_end": "soon"}}}, None)
+
+
+def test_what_failed_is_tried_again_when_asked_for_under_another_name(tmp_path: Path) -> None:
+    given = {"grid": {"tensor_parallel_size": [64], "max_num_seqs": [13, 4]}}
+    made(tmp_path, **given).run()
+    again = made(tmp_path, **given)
+    again.retry = True
+    again.driver.serve = again.driver.served.append  # there is room now
+    assert len(again.run()) == 2
+    assert [name[-2:] for name in again.driver.names] == ["-2"]
+    assert len(engine.Journal(tmp_path / "journal.jsonl").entries) == 2
+
+
+def test_an_attempt_names_its_runs_as_the_one_before_and_no_other_sweep_does(tmp_path: Path) -> None:
+    first = made(tmp_path / "a")
+    first.run()
+    (tmp_path / "a/journal.jsonl").unlink()  # as if each had been killed before its journal entry
+    second = made(tmp_path / "a")
+    second.run()
+    assert second.driver.names == first.driver.names
+    other = made(tmp_path / "b")
+    other.run()
+    assert not set(other.driver.names) & set(first.driver.names)
+
+
+def test_two_sweeps_do_not_share_a_directory(tmp_path: Path) -> None:
+    with engine.alone(tmp_path), pytest.raises(engine.BusyError, match="another sweep works in"):
+        engine.alone(tmp_path).__enter__()
+    with engine.alone(tmp_path):  # the first one's end let it go
+        pass
 
 
 def test_the_highest_rate_is_found_within_the_tolerance() -> None:

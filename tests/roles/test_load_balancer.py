@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from tests.serving.stub import Stub, free_port, get, post, running
 
 HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
 pytestmark = pytest.mark.skipif(not Path(HAPROXY).exists(), reason="haproxy is not installed")
+
+
+CHUNKED = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
 
 
 def wait_for(what: Callable[[], bool], timeout_s: float = 10.0) -> None:
@@ -71,6 +74,7 @@ class Front:
         kept = [line for line in text.splitlines() if not line.strip().startswith(drop)]
         self.config.write_text("\n".join(kept).replace(" user haproxy group haproxy", "") + "\n")
         self.process: subprocess.Popen[bytes] | None = None
+        self.replaced: list[subprocess.Popen[bytes]] = []
         self.router = Router(str(self.socket))
 
     def start(self) -> None:
@@ -78,10 +82,20 @@ class Front:
             self.process = subprocess.Popen([HAPROXY, "-db", "-f", str(self.config)], stdout=out, stderr=out)
         wait_for(lambda: get(self.port, "/health")[0] != 0)
 
+    def reload(self) -> None:
+        """As the unit's reload does it: a new process takes the sockets over, the old one ends with its last stream."""
+        assert self.process
+        self.replaced.append(self.process)
+        take_over = ["-x", str(self.socket), "-sf", str(self.process.pid)]
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen([HAPROXY, "-db", "-f", self.config, *take_over], stdout=out, stderr=out)
+        wait_for(lambda: f"Pid: {self.process.pid}" in self.router.command("show info") if self.process else False)
+
     def stop(self) -> None:
         assert self.process
-        self.process.terminate()
-        self.process.wait(10)
+        for process in [*self.replaced, self.process]:
+            process.terminate()
+            process.wait(10)
 
     def up(self) -> list[str]:
         return [row.name for row in self.router.servers() if row.up]
@@ -309,8 +323,7 @@ def test_keys_are_asked_for_and_do_not_reach_the_replicas(tmp_path: Path, stubs:
             assert (status, json.loads(body)["error"]["code"]) == (401, "invalid_api_key")
         assert post(front.port, {}, Authorization="Bearer sk-a")[0] == 200
         assert get(front.port, "/health")[0] == 200  # a load balancer before this one has no key
-        wait_for(lambda: '"status":200' in front.log.read_text())
-        assert '"key":"team-a"' in front.log.read_text()
+        wait_for(lambda: '"key":"team-a"' in front.log.read_text())
         for secret in ("sk-a", "inner-s3cret"):
             assert secret not in front.log.read_text() + front.config.read_text() + (tmp_path / "keys.map").read_text()
     assert [row["authorization"] for stub in stubs for _, row in stub.seen] == ["Bearer inner-s3cret"]
@@ -374,6 +387,72 @@ def test_bodies_that_are_no_requests_get_a_json_400(tmp_path: Path, stubs: tuple
             assert (response.status, json.loads(response.read())["error"]["code"]) == (400, "bad_request")
             connection.close()
     assert not any(stub.seen for stub in stubs)
+
+
+def test_a_body_that_does_not_come_takes_no_slot_and_gets_a_408(tmp_path: Path) -> None:
+    with (
+        running() as stub,
+        routed(tmp_path, one_model((stub,), max_num_seqs=1), load_balancer_body_timeout_s=1) as front,
+        ExitStack() as stack,
+    ):
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", front.port))) for _ in range(4)]
+        for link in slow:
+            link.sendall(b'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{"max_tok')
+        assert post(front.port, {"max_tokens": 2})[0] == 200  # two slots, four slow clients
+        for link in slow:
+            link.settimeout(5.0)
+            answer = link.recv(65536).decode()
+            assert answer.startswith("HTTP/1.1 408")
+            assert '"code":"request_timeout"' in answer
+        assert len(stub.seen) == 1
+
+
+def test_a_large_body_of_unknown_length_gets_a_413(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    with routed(tmp_path, one_model(stubs)) as front:
+        connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=10)
+        pieces = (b"x" * 65536 for _ in range(64))
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.request("POST", "/v1/completions", pieces, encode_chunked=True, headers=CHUNKED)
+        response = connection.getresponse()
+        assert (response.status, json.loads(response.read())["error"]["code"]) == (413, "request_too_large")
+        connection.close()
+        assert post(front.port, {"max_tokens": 1})[0] == 200
+
+
+def test_a_key_that_was_revoked_is_refused_on_a_connection_that_it_had_opened(
+    tmp_path: Path, stubs: tuple[Stub, Stub]
+) -> None:
+    keys = [key_row("team-a", "sk-a"), key_row("team-b", "sk-b")]
+    header = {"Authorization": "Bearer sk-a", "Content-Type": "application/json"}
+    with routed(tmp_path, one_model(stubs), load_balancer_keys=keys) as front:
+        connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=10)
+        connection.request("POST", "/v1/completions", '{"max_tokens": 1}', header)
+        response = connection.getresponse()
+        assert (response.status, response.read() != b"") == (200, True)
+        (tmp_path / "keys.map").write_text(render("load_balancer", "keys.map.j2", load_balancer_keys=keys[1:]))
+        front.reload()
+        try:
+            connection.request("POST", "/v1/completions", '{"max_tokens": 1}', header)
+            status = connection.getresponse().status
+        except (http.client.HTTPException, OSError):
+            status = post(front.port, {"max_tokens": 1}, Authorization="Bearer sk-a")[0]
+        connection.close()
+        assert status == 401
+        assert post(front.port, {"max_tokens": 1}, Authorization="Bearer sk-b")[0] == 200
+
+
+def test_the_log_has_the_time_to_the_first_token(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    for stub in stubs:
+        stub.token_s = 0.2
+    with routed(tmp_path, one_model(stubs)) as front:
+        post(front.port, {"max_tokens": 3}, x_request_id="timed")
+        get(front.port, "/nothing")
+        wait_for(lambda: '"/nothing"' in front.log.read_text())
+        rows = [json.loads(line) for line in front.log.read_text().splitlines() if line.startswith("{")]
+    (row,) = [row for row in rows if row["id"] == "timed"]
+    assert row["ttft_ms"] == pytest.approx(200, abs=80)
+    assert row["total_ms"] >= 600
+    assert [row["ttft_ms"] for row in rows if row["path"] == "/nothing"] == [-1]
 
 
 def test_slow_and_idle_clients_do_not_disturb_a_stream(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:

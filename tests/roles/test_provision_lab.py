@@ -12,11 +12,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from tests.stand_in import Lab, stand_in
 from trainyard.paths import ROOT
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("provision-lab")]
@@ -28,67 +28,11 @@ PROVISION, COMPILE = "playbooks/provision.yml", "playbooks/compile.yml"
 BEGIN_S = 300.0
 
 
-@dataclass
-class Lab:
-    """A lab of this test's own."""
-
-    name: str
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            "TRAINYARD_LAB": self.name,
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-            "ANSIBLE_NOCOLOR": "1",
-        }
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        argv = ["ansible-playbook", "-i", "inventory/lab", *arguments]
-        return subprocess.Popen(
-            argv,
-            cwd=ROOT,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-
-    def play(self, *arguments: str) -> dict[str, Any]:
-        process = self.start(*arguments)
-        output, _ = process.communicate()
-        assert process.returncode == 0, output[-4000:]
-        # Progress lines of the jobs come before the document.
-        return dict(json.JSONDecoder().raw_decode(output, output.index('{\n    "custom_stats"'))[0])
-
-    def on(self, host: str, command: str) -> str:
-        argv = ["ansible", host, "-i", "inventory/lab", "--become", "-m", "ansible.builtin.shell", "-a", command]
-        environment = {**self.environment, "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal"}
-        result = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout.split(">>\n", 1)[1].strip()
-
-    def trainyard(self, *arguments: str) -> str:
-        argv = ["trainyard", *arguments]
-        result = subprocess.run(argv, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout
-
-
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    made = Lab(f"provision-{os.getpid()}")
-    try:
-        # Compiles that last some seconds, so that there is a middle to be killed in.
-        hosts = str(len(HOSTS))
-        made.trainyard(
-            "lab", "up", "--name", made.name, "--hosts", hosts, "--engine", "simulated", "--time-scale", "0.2"
-        )
+    # Compiles that last some seconds, so that there is a middle to be killed in.
+    with stand_in("provision", len(HOSTS), "--time-scale", "0.2") as made:
         yield made
-    finally:
-        made.trainyard("lab", "down", "--name", made.name)
 
 
 def changed_tasks(run: dict[str, Any]) -> set[tuple[str, str]]:

@@ -27,6 +27,9 @@ ANALYZE = shutil.which("systemd-analyze")
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
 # systemd's exposure level times ten (0 to 100), at most. A unit that needs more has to argue for it here.
 BUDGET = {"vllm@tiny-llama-0.service": 22, "trainyard-probe.service": 20}
+# The unit of a container is its engine's, which makes namespaces, mounts and devices: what is denied, the engine denies
+# to the container. The budget holds what is left.
+CONTAINER_BUDGET = 93
 
 
 def tree(root: Path, row: dict[str, Any], **variables: Any) -> Path:
@@ -94,11 +97,18 @@ def deployments() -> dict[str, dict[str, Any]]:
     return {name: value for name, value in rows if name.startswith("trainyard_deployment_")}
 
 
-# recipe -> what differs from the inventory's file; every generation and runtime that it can be served with.
-GOLDEN_CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama-3-3-70b-nxdi_v0-venv": ("trainyard_deployment_llama_3_3_70b", {}),
-    "qwen3-32b-nxdi_v1-container": ("trainyard_deployment_qwen3_32b", {"runtime": "container"}),
-    "qwen3-32b-nxdi_v1-venv": ("trainyard_deployment_qwen3_32b", {"runtime": "venv"}),
+RECIPES = {"llama-3-3-70b": "trainyard_deployment_llama_3_3_70b", "qwen3-32b": "trainyard_deployment_qwen3_32b"}
+# A release of each generation that has both runtimes, and both models.
+GENERATIONS = {"nxdi_v0": "2.26.0", "nxdi_v1": "2.27.0", "native": "2.32.0"}
+# Every way to serve each recipe; the first is as the inventory has it.
+GOLDEN_CASES: dict[str, tuple[str, dict[str, Any]]] = {"llama-3-3-70b": (RECIPES["llama-3-3-70b"], {})} | {
+    f"{recipe}-{generation}-{runtime}": (
+        variable,
+        {"generation": generation, "sdk_release": release, "runtime": runtime},
+    )
+    for recipe, variable in RECIPES.items()
+    for generation, release in GENERATIONS.items()
+    for runtime in ("venv", "container")
 }
 
 
@@ -113,24 +123,44 @@ def planned(variable: str, changes: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.parametrize("case", GOLDEN_CASES)
-def test_the_render_of_each_recipe_is_as_it_was(case: str) -> None:
-    rows = planned(*GOLDEN_CASES[case])
-    parts = [render("vllm_endpoint", "vllm@.service.j2", vllm_endpoint_replicas=rows)]
-    for row in rows:
-        for template in ("replica.conf.j2", "replica.env.j2", "replica.json.j2"):
-            text = render("vllm_endpoint", template, vllm_endpoint_replicas=rows, item=row)
-            parts.append(f"----- {row['name']} {template}\n{text}")
-    golden = GOLDENS / f"{case}.txt"
-    text = "\n".join(parts)
+def is_as_it_was(name: str, text: str) -> None:
+    golden = GOLDENS / f"{name}.txt"
     if os.environ.get("UPDATE_GOLDENS"):
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(text)
     assert text == golden.read_text()
 
 
+@pytest.mark.parametrize("unit", ["vllm@.service", "trainyard-probe.service"])
+def test_the_units_of_all_replicas_are_as_they_were(unit: str) -> None:
+    rows = planned(*GOLDEN_CASES["llama-3-3-70b"])
+    is_as_it_was(unit, render("vllm_endpoint", f"{unit}.j2", vllm_endpoint_replicas=rows))
+
+
+@pytest.mark.parametrize("case", GOLDEN_CASES)
+def test_the_render_of_each_recipe_is_as_it_was(case: str) -> None:
+    rows = planned(*GOLDEN_CASES[case])
+    parts = []
+    for row in rows:
+        for template in ("replica.conf.j2", "replica.env.j2", "replica.json.j2"):
+            text = render("vllm_endpoint", template, vllm_endpoint_replicas=rows, item=row)
+            parts.append(f"----- {row['name']} {template}\n{text}")
+    is_as_it_was(case, "\n".join(parts))
+
+
+@needs_systemd
+@pytest.mark.parametrize("case", GOLDEN_CASES)
+def test_systemd_takes_each_recipe_and_finds_it_within_the_budget(tmp_path: Path, case: str) -> None:
+    row = planned(*GOLDEN_CASES[case])[0]
+    root = tree(tmp_path, row, vllm_endpoint_api_key="k")
+    assert analyze("verify", root, row["unit"], "--man=no").stderr == ""
+    budget = CONTAINER_BUDGET if row["runtime"] == "container" else BUDGET["vllm@tiny-llama-0.service"]
+    done = analyze("security", root, row["unit"], "--offline=true", f"--threshold={budget}", "--no-pager")
+    assert done.returncode == 0, done.stdout[-400:]
+
+
 def test_two_replicas_of_a_recipe_share_nothing_that_must_be_their_own() -> None:
-    first, second = planned(*GOLDEN_CASES["llama-3-3-70b-nxdi_v0-venv"])
+    first, second = planned(*GOLDEN_CASES["llama-3-3-70b"])
     assert (first["cores"], second["cores"]) == ("0-31", "32-63")
     for name in ("NEURON_RT_VISIBLE_CORES", "NEURON_PROCESS_TAG", "PROMETHEUS_MULTIPROC_DIR", "BASE_COMPILE_WORK_DIR"):
         assert first["environment"][name] != second["environment"][name]
@@ -178,3 +208,10 @@ def test_defaults_and_argument_specs_say_the_same() -> None:
         assert json.dumps(defaults, sort_keys=True) == json.dumps(
             {name: option["default"] for name, option in options.items()}, sort_keys=True
         )
+
+
+@pytest.mark.parametrize(("role", "package"), [("vllm_endpoint", "serving"), ("load_balancer", "routing")])
+def test_the_role_brings_every_file_of_its_program(role: str, package: str) -> None:
+    listed = yaml.safe_load((ROOT / "roles" / role / "vars/main.yml").read_text())[f"__{role}_programs"]
+    source = ROOT / "collections/ansible_collections/trainyard/neuron/plugins/module_utils" / package
+    assert [entry["name"] for entry in listed] == sorted(path.name for path in source.glob("*.py"))

@@ -20,6 +20,7 @@ import random
 import signal
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
@@ -61,12 +62,13 @@ class Shape:
 
 @dataclass
 class Sent:
-    """One request and what became of it; times in seconds, ``at`` since the start of the load."""
+    """One request and what became of it; ``at`` is seconds since the start of the load, ``sent_at`` the clock."""
 
     number: int
     loop: str
     at: float
     tokens: int
+    sent_at: float = field(default_factory=time.time)
     kind: str = ""
     error: str = ""
     status: int = 0
@@ -151,6 +153,7 @@ class Load:
         self._clock = clock
         self._began = clock()
         self.pauses = Pauses(clock)
+        self._run = f"load-{uuid.uuid4().hex[:12]}"
         self._stop = asyncio.Event()
         self._client = httpx.AsyncClient(
             base_url=shape.url,
@@ -221,12 +224,14 @@ class Load:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        # An id of our own: the router's log then tells where a request went that got no answer.
+        item.request_id = f"{self._run}-{item.number}"
         last = self._clock()
         waits: list[tuple[float, float]] = []
         usage, done, reason = -1, False, ""
-        async with self._client.stream("POST", "/v1/completions", json=body) as answer:
+        headers = {"x-request-id": item.request_id}
+        async with self._client.stream("POST", "/v1/completions", json=body, headers=headers) as answer:
             item.status = answer.status_code
-            item.request_id = answer.headers.get("x-request-id", "")
             if answer.status_code != 200:
                 text = (await answer.aread()).decode("utf-8", "replace")
                 item.kind, item.error = "failed", f"HTTP {answer.status_code}: {text[:200]}"

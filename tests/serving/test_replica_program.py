@@ -10,13 +10,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving import cli, container, settings, slices, watch
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import (
+    cli,
+    container,
+    settings,
+    slices,
+    turns,
+    watch,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.judge import Limits
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.settings import Gate, Replica, ServingError
 
@@ -105,6 +112,29 @@ def test_a_holder_of_other_cores_of_the_same_device_is_no_conflict(host: Path) -
             cli.check(replica(host, free_port(), cores="1-2"))
 
 
+def test_no_more_replicas_load_than_may_and_the_next_has_its_turn_when_one_is_done(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "STATE", host)
+    fleet = []
+    for index in range(3):
+        (host / f"run/tiny-llama-{index}").mkdir(exist_ok=True)
+        fleet.append(replica(host, 8000, name=f"tiny-llama-{index}", loads_at_once=2))
+    first, second, third = fleet
+    said: list[str] = []
+
+    def one_is_done(_seconds: float) -> None:
+        turns.give_back(first)
+
+    for one in (first, second, first):  # a start that is repeated has its place already
+        turns.take(one, said.append, one_is_done)
+    assert said == []
+    turns.take(third, said.append, one_is_done)
+    assert len(said) == 1
+    assert said[0].startswith("waits for its turn to load: tiny-llama-0, tiny-llama-1 first")
+    assert turns.loading("") == ["tiny-llama-1", "tiny-llama-2"]
+
+
 def test_a_taken_port_is_refused(host: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as squatter:
         port = squatter.getsockname()[1]
@@ -145,11 +175,13 @@ def gate_of(stub: Stub, host: Path, main_pid: int = 0, **gate: Any) -> list[str]
 
 
 def test_the_gate_opens_on_tokens_and_records_them(host: Path) -> None:
-    with running(token_s=0.001) as stub:
+    with running(token_s=0.001) as stub, process() as engine, process() as neighbour:
+        hold(host, 0, engine.pid)
+        hold(host, 8, neighbour.pid)
         told = gate_of(stub, host)
     assert told[-1].startswith("ready after 0 s: 8 tokens, first after")
     row = json.loads((host / "run/tiny-llama-0/gate.json").read_text())
-    assert (row["release"], row["tokens"]) == ("0123456789ab", 8)
+    assert (row["release"], row["tokens"], row["engines"]) == ("0123456789ab", 8, [engine.pid])
 
 
 @pytest.mark.parametrize(
@@ -274,6 +306,73 @@ def test_the_agent_answers_what_the_probe_thinks(host: Path) -> None:
         watcher.stop()
     with socket.create_server(("127.0.0.1", port)):
         pass  # the port is free again for the next release's watcher
+
+
+@contextmanager
+def watched(host: Path, port: int, lines: list[str], **given: Any) -> Iterator[watch.Watcher]:
+    """A watcher that goes on looking while the block runs."""
+    watcher = watch.Watcher(replica(host, port, **given), Limits(), lines.append)
+    watcher.start()
+    try:
+        yield watcher
+    finally:
+        watcher.stop()
+
+
+def gated(host: Path, server: subprocess.Popen[bytes], *engines: subprocess.Popen[bytes]) -> None:
+    """What launch and gate leave behind of a start that went well."""
+    (host / "run/tiny-llama-0/pid").write_text(f"{server.pid}\n")
+    (host / "run/tiny-llama-0/gate.json").write_text(json.dumps({"engines": [engine.pid for engine in engines]}))
+
+
+def until(question: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not question():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
+
+
+def test_a_server_without_its_engine_is_ended_at_once_and_not_after_its_own_watch(host: Path) -> None:
+    lines: list[str] = []
+    own = {"TRAINYARD_REPLICA": "tiny-llama-0"}
+    with running() as stub, process(**own) as server, process(**own) as engine:
+        gated(host, server, engine)
+        with watched(host, stub.port, lines) as watcher:
+            until(lambda: watcher.verdict.up)
+            assert server.poll() is None
+            engine.kill()
+            # Well under the second between two looks: the kernel tells of it.
+            assert server.wait(0.5) == -9
+            until(lambda: not watcher.verdict.up)
+    assert any(f"its engine, process {engine.pid}, ended" in line for line in lines), lines
+    assert cli.explain(replica(host, 1)).startswith("ended by the standing probe: its engine, process")
+
+
+def test_a_server_that_was_asked_to_stop_may_outlive_its_engine(host: Path) -> None:
+    own = {"TRAINYARD_REPLICA": "tiny-llama-0"}
+    with running() as stub, process(**own) as server, process(**own) as engine:
+        gated(host, server, engine)
+        with watched(host, stub.port, []) as watcher:
+            until(lambda: watcher.verdict.up)
+            (host / "run/tiny-llama-0/stopping").touch()
+            engine.kill()
+            until(lambda: not watcher.verdict.up)
+            with pytest.raises(subprocess.TimeoutExpired):
+                server.wait(1.5)
+
+
+def test_a_process_that_only_got_an_engines_number_is_not_followed(host: Path) -> None:
+    with (
+        running() as stub,
+        process(TRAINYARD_REPLICA="tiny-llama-0") as server,
+        process(TRAINYARD_REPLICA="another-0") as stranger,
+    ):
+        gated(host, server, stranger)
+        with watched(host, stub.port, []) as watcher:
+            until(lambda: watcher.verdict.up)
+            stranger.kill()
+            with pytest.raises(subprocess.TimeoutExpired):
+                server.wait(1.5)
 
 
 def ask_agent(port: int) -> str:

@@ -25,9 +25,6 @@ pytestmark = pytest.mark.lab
 
 On = Callable[[str], Host]
 
-#: A server whose engine is dead says so within 5 s at the latest (vLLM V1's watch), and the router asks every second.
-LEAVES_ROTATION_WITHIN_S = 6.0
-
 
 def requests_served(on: On, replica: dict[str, Any]) -> float:
     """Requests that ended at this replica, by its own counter."""
@@ -69,7 +66,7 @@ def test_a_chat_completion_streams_token_by_token(router_url: str, model: str) -
     body = {
         "model": model,
         "messages": [{"role": "user", "content": "Count."}],
-        "max_tokens": 16,
+        "max_tokens": 96,  # long enough that a busy client cannot read all of it at once
         "stream": True,
         "ignore_eos": True,
     }
@@ -81,8 +78,8 @@ def test_a_chat_completion_streams_token_by_token(router_url: str, model: str) -
                 chunks.append(json.loads(line[6:]))
                 arrived.append(time.monotonic())
     text = [chunk["choices"][0]["delta"].get("content") for chunk in chunks if chunk["choices"]]
-    assert sum(bool(piece) for piece in text) >= 8
-    assert len({round(moment, 3) for moment in arrived}) > 4, "the tokens came in one burst"
+    assert sum(bool(piece) for piece in text) >= 48
+    assert len({round(moment, 3) for moment in arrived}) > 24, "the tokens came in bursts"
 
 
 def test_the_router_spreads_requests_and_every_replicas_own_counter_shows_it(
@@ -117,7 +114,7 @@ def test_the_fleet_compiled_each_digest_once(fleet: dict[str, Any], on: On) -> N
             assert on(name).file(artifact["path"] + "/manifest.json").exists
 
 
-def test_a_killed_engine_comes_back_alone_and_no_request_is_sent_to_it_once_that_is_known(
+def test_a_killed_engine_comes_back_alone_and_no_request_is_sent_to_it_while_it_is_down(
     router_url: str, model: str, replicas: list[dict[str, Any]], on: On
 ) -> None:
     victim = replicas[0]
@@ -149,6 +146,7 @@ def test_a_killed_engine_comes_back_alone_and_no_request_is_sent_to_it_once_that
     try:
         host.check_output("kill -9 " + " ".join(engines))
         wait_until(lambda: not held_cores(), 30, "the cores are free after the kill")
+        down_s = time.monotonic() - killed_s
         wait_until(
             lambda: int(unit("NRestarts")) > restarts and unit("ActiveState") == "active", 240, "systemd restarts it"
         )
@@ -157,8 +155,9 @@ def test_a_killed_engine_comes_back_alone_and_no_request_is_sent_to_it_once_that
         asking.join()
     assert unit("MainPID") != main_pid
     failed = [(round(asked_s, 1), status) for asked_s, status in answers if status != 200]
-    assert all(asked_s < LEAVES_ROTATION_WITHIN_S for asked_s, _status in failed), failed
-    assert answers[-1][0] > LEAVES_ROTATION_WITHIN_S, "nothing was asked while it was out of rotation"
+    # What the engine held, or was handed while it died, is lost with it; nothing that was asked after that may fail.
+    assert all(asked_s < down_s for asked_s, _status in failed), (down_s, failed)
+    assert sum(asked_s > down_s for asked_s, _status in answers) > 5, "hardly anything was asked while it was down"
     before = requests_served(on, victim)
     wait_until(
         lambda: chat(router_url, model, 4).status_code == 200 and requests_served(on, victim) > before,

@@ -7,25 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.machine import Drive, Machine, image
-
-#: As fast as the throttled drives of the striping test may be, bytes per second.
-THROTTLE = 10_000_000
+from tests.vm.machine import Drive, Machine, image, install_tools
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A machine with four instance-store disks and a disk of another kind, not started yet."""
-    missing = [
-        name for name in ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mke2fs") if shutil.which(name) is None
-    ]
-    if missing:
-        pytest.fail(
-            f"the virtual machine needs {', '.join(missing)}: "
-            "install qemu-system-x86, qemu-utils, mmdebstrap and e2fsprogs"
-        )
+def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine that is not started yet: the module's `DISKS` instance-store disks, and a disk of another kind."""
+    install_tools()
     folder: Path = tmp_path_factory.mktemp("vm")
-    serials = [f"AWS1234567890ABCDE{number}" for number in range(4)]
+    serials = [f"AWS1234567890ABCDE{number}" for number in range(request.module.DISKS)]
     drives = [Drive(serial, folder / f"{serial}.img").blank() for serial in [*serials, "OTHER0"]]
     made = Machine(image(), folder, drives)
     yield made

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A virtual machine with emulated NVMe disks: what a container cannot be when disks are to be partitioned and raided.
 
-Runs under plain emulation (TCG), so it needs no /dev/kvm. Its image is made once from this machine's own package
-sources and kept in the cache. Disks are files of the host: a test can compare their bytes and swap them for blank ones.
+Runs under plain emulation (TCG), so it needs no /dev/kvm. What it needs is installed where it is missing. Its image is
+made once from this machine's own package sources and kept in the cache. Disks, the root disk too, are raw files of the
+host: a test can compare their bytes and swap them for blank ones.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -16,9 +18,19 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainyard.lab import machine as controller
 from trainyard.lab.cache import cache_dir, digest, locked
 from trainyard.lab.sources import of_machine
 
+#: Programs of this machine, and the Debian packages that bring them.
+TOOLS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
+    "ssh-keygen": "openssh-client",
+}
+
+#: What is in the virtual machine.
 PACKAGES = (
     "systemd-sysv udev dbus libpam-systemd python3 python3-apt openssh-server sudo iproute2 kmod procps mdadm xfsprogs "
     "e2fsprogs lvm2 fdisk fio util-linux-extra ca-certificates initramfs-tools zstd linux-image-cloud-amd64"
@@ -64,6 +76,18 @@ class Image:
     def host_key(self) -> str:
         """Public host key of the machine, known before its first boot."""
         return (self.folder / "host_key.pub").read_text(encoding="utf-8").strip()
+
+
+def install_tools() -> None:
+    """Install what this machine lacks of the programs that make and run the virtual machine.
+
+    Raises:
+        LabError: it cannot be installed from here; with the names of the packages.
+    """
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    missing = sorted({package for program, package in TOOLS.items() if shutil.which(program, path=path) is None})
+    if missing:
+        controller.install(missing, controller.detect())
 
 
 def image() -> Image:
@@ -139,7 +163,7 @@ class Drive:
 
 @dataclass
 class Machine:
-    """One virtual machine; its root disk is an overlay, so the image stays as it is."""
+    """One virtual machine; its root disk is a copy, so the image stays as it is."""
 
     image: Image
     folder: Path
@@ -148,13 +172,17 @@ class Machine:
     _process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
-        base = self.image.folder / "base.img"
-        overlay = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", self.folder / "root.qcow2"]
-        subprocess.run(overlay, check=True)
+        copy = ["cp", "--sparse=always", "--reflink=auto", self.image.folder / "base.img", self.root.path]
+        subprocess.run(copy, check=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {self.image.host_key}\n", encoding="utf-8")
+
+    @property
+    def root(self) -> Drive:
+        """The root disk: NVMe too, as an EBS volume is."""
+        return Drive("vol0123456789abcdef0", self.folder / "root.img")
 
     @property
     def known_hosts(self) -> Path:
@@ -170,16 +198,17 @@ class Machine:
         ]
 
     def start(self) -> None:
-        """Boot and wait for a login; the root disk is NVMe too, as an EBS volume is."""
+        """Boot and wait for a login."""
         argv = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-cpu", "Nehalem", "-smp", "1", "-m", "1024"]
         argv += ["-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{self.folder / 'console.log'}"]
         argv += ["-kernel", str(self.image.folder / "vmlinuz"), "-initrd", str(self.image.folder / "initrd")]
         argv += ["-append", "root=LABEL=root rw console=ttyS0 net.ifnames=0 systemd.default_timeout_start_sec=300"]
         argv += ["-netdev", f"user,id=n0,hostfwd=tcp:127.0.0.1:{self.port}-:22,restrict=on"]
-        argv += ["-device", "virtio-net-pci,netdev=n0", "-object", "rng-random,filename=/dev/urandom,id=rng0"]
+        # Without its ROM, which is another package: nothing here boots from the network.
+        argv += ["-device", "virtio-net-pci,netdev=n0,romfile=", "-object", "rng-random,filename=/dev/urandom,id=rng0"]
         argv += ["-device", "virtio-rng-pci,rng=rng0"]
-        argv += ["-drive", f"file={self.folder / 'root.qcow2'},if=none,id=root,cache=unsafe"]
-        argv += ["-device", "nvme,serial=vol0123456789abcdef0,drive=root"]
+        argv += ["-drive", f"file={self.root.path},if=none,id=root,format=raw,cache=unsafe"]
+        argv += ["-device", f"nvme,serial={self.root.serial},drive=root"]
         for number, drive in enumerate(self.drives):
             limit = f",throttling.bps-total={drive.bytes_per_s}" if drive.bytes_per_s else ""
             argv += ["-drive", f"file={drive.path},if=none,id=d{number},format=raw,cache=unsafe{limit}"]
@@ -230,7 +259,7 @@ class Machine:
         if self.running:
             self.run("sync; systemctl poweroff", check=False)
             try:
-                self._wait(60)
+                self._wait(300)
             except subprocess.TimeoutExpired:
                 self.kill()
 
@@ -251,6 +280,8 @@ class Machine:
             "ansible_port": self.port,
             "ansible_user": "root",
             "ansible_python_interpreter": "/usr/bin/python3",
+            # In memory: a test makes the root disk read-only.
+            "ansible_remote_tmp": "/run/ansible",
             "ansible_ssh_common_args": " ".join(self.ssh_options),
         }
         path = self.folder / "inventory.json"

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,24 +34,31 @@ class Fleet:
     def serve(self, fields: Mapping[str, Any]) -> None:
         """Compile what is missing and serve it."""
         run = ansible_run.run_playbook(
-            ROOT / "site.yml", self.inventory, self._variables(fields), tags="provision,compile,serve"
+            ROOT / "site.yml",
+            self.inventory,
+            self._variables(fields),
+            tags="provision,compile,serve",
+            owner=str(self.directory),
         )
         if not run.succeeded:
             raise StepError(f"not served: {run.why_not()}")
 
-    def measure(self, fields: Mapping[str, Any], load: Mapping[str, Any]) -> Path:
+    def measure(self, fields: Mapping[str, Any], load: Mapping[str, Any], name: str) -> Path:
         """One run of the benchmark playbook."""
         variables = {
             **self._variables(fields),
             "trainyard_benchmark": self.spec.deployment,
             "trainyard_results_dir": str(self.directory / "runs"),
+            "benchmark_run_id": name,
             "benchmark_load": dict(load),
             "benchmark_objective": self.spec.objective.model_dump(exclude_none=True) if self.spec.objective else {},
             "benchmark_strict": False,  # a bad run is a finding of the sweep, not its end
         }
         if self.spec.price_per_host_hour_usd is not None:
             variables["benchmark_scenario"] = {"price_per_host_hour_usd": self.spec.price_per_host_hour_usd}
-        run = ansible_run.run_playbook(ROOT / "playbooks/benchmark.yml", self.inventory, variables)
+        run = ansible_run.run_playbook(
+            ROOT / "playbooks/benchmark.yml", self.inventory, variables, owner=str(self.directory)
+        )
         reports = [
             one.result["path"] for one in run.results if one.action.endswith("benchmark_report") and not one.failed
         ]
@@ -62,15 +70,36 @@ class Fleet:
         return {"trainyard_overrides": {self.spec.deployment: dict(fields)}}
 
 
-def points_of(inventory: list[str], given: Spec) -> list[Point]:
+#: A capacity block's hosts are taken back this long before its end.
+BLOCK_ENDS_EARLY_S = 30 * 60.0
+
+
+def last_moment(known: Mapping[str, Any], stop_at: datetime | None) -> float | None:
+    """When a sweep must be over, wall-clock seconds: what was asked for, or before the hosts' capacity blocks end.
+
+    Hosts say that in `trainyard_capacity_block_end`, an ISO time (UTC where it names no zone). `SpecError` for another.
+    """
+    moments = [] if stop_at is None else [stop_at.timestamp()]
+    for host, variables in known["hosts"].items():
+        text = variables.get("trainyard_capacity_block_end")
+        if not text:
+            continue
+        try:
+            end = datetime.fromisoformat(str(text))
+        except ValueError as error:
+            raise spec.SpecError(f"{host}: trainyard_capacity_block_end: {text!r} is no ISO time") from error
+        end = end if end.tzinfo else end.replace(tzinfo=UTC)
+        moments.append(end.timestamp() - BLOCK_ENDS_EARLY_S)
+    return min(moments, default=None)
+
+
+def points_of(known: Mapping[str, Any], given: Spec) -> list[Point]:
     """The sweep's points as the planner judges them on this inventory; no host is reached."""
     from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
     from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 
-    known = read_inventory(inventory, "neuron", "router")
-
     def plan(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        fleet = copy.deepcopy(known)
+        fleet = copy.deepcopy(dict(known))
         for variables in fleet["hosts"].values():
             overrides = {**(variables.get("trainyard_overrides") or {})}
             overrides[given.deployment] = {**overrides.get(given.deployment, {}), **fields}
@@ -87,13 +116,16 @@ def sweep(
     hours: Annotated[float | None, typer.Option(help="Stop before this many hours of runs are used.")] = None,
     usd: Annotated[float | None, typer.Option(help="Stop before the hosts have cost this much.")] = None,
     stop_at: Annotated[datetime | None, typer.Option(help="End by then, as before a capacity block's end.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Try again what failed before.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Show the planner's verdicts; run nothing.")] = False,
 ) -> None:
     """Try every configuration of a sweep, resume where it was stopped, and recommend one for the objective."""
     console = Console(highlight=False)
     try:
         given = spec.read(file)
-        points = points_of(inventory, given)
+        known = read_inventory(inventory, "neuron", "router")
+        points = points_of(known, given)
+        deadline = last_moment(known, stop_at)
     except (spec.SpecError, InventoryError) as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
@@ -101,9 +133,23 @@ def sweep(
     if check:
         return
     directory = (output or ROOT / "results" / f"sweep-{file.stem}").resolve()
-    budget = Budget(
-        seconds=None if hours is None else hours * 3600, usd=usd, stop_at=stop_at.timestamp() if stop_at else None
-    )
+    budget = Budget(seconds=None if hours is None else hours * 3600, usd=usd, stop_at=deadline)
+    fleet = Fleet(inventory, given, directory)
+    try:
+        with engine.alone(directory), progress_bar(console, given) as heard:
+            if gone := ansible_run.end_left_over(str(directory)):
+                console.print(f"ended {gone} processes that an attempt left when it was killed")
+            made = Sweep(given, points, fleet, directory, budget, heard, retry=retry)
+            runs = made.run()
+    except engine.BusyError as error:
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+    conclude(console, given, runs, directory, made.stopped)
+
+
+@contextlib.contextmanager
+def progress_bar(console: Console, given: Spec) -> Iterator[Callable[[engine.Progress], None]]:
+    """A bar on a terminal, a line for each step elsewhere."""
     columns = (TextColumn("{task.fields[state]}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=None, state="")
@@ -113,12 +159,10 @@ def sweep(
             cost = f", {progress.cost_usd:.2f} USD" if given.price_per_host_hour_usd else ""
             state = f"{progress.spent_s / 60:.0f} min{cost}{left}"
             bar.update(task, completed=progress.done, total=progress.total, description=progress.text, state=state)
-            if not console.is_terminal:  # a log gets a line for each step
+            if not console.is_terminal:
                 console.print(f"{progress.done}/{progress.total} {state}: {progress.text}", soft_wrap=True)
 
-        made = Sweep(given, points, Fleet(inventory, given, directory), directory, budget, heard)
-        runs = made.run()
-    conclude(console, given, runs, directory, made.stopped)
+        yield heard
 
 
 def show(console: Console, points: list[Point]) -> None:

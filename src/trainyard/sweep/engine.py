@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,8 +30,11 @@ class Driver(Protocol):
     def serve(self, fields: Mapping[str, Any]) -> None:
         """Have the deployment served with these fields changed; `StepError` when that fails."""
 
-    def measure(self, fields: Mapping[str, Any], load: Mapping[str, Any]) -> Path:
-        """Send this load and return the run's directory; `StepError` when there is no report."""
+    def measure(self, fields: Mapping[str, Any], load: Mapping[str, Any], name: str) -> Path:
+        """Send this load in a run of this name and return the run's directory; `StepError` when there is no report.
+
+        A run of this name that an attempt began which was killed is waited for, or reported where it is complete.
+        """
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,35 @@ class Budget:
         if self.stop_at is not None and now + next_s > self.stop_at:
             return "it would not end before the time to stop"
         return ""
+
+
+class BusyError(Exception):
+    """Another sweep works in this directory."""
+
+
+def identity(directory: Path) -> str:
+    """Six digits of the sweep in this directory, the same in every attempt and no other sweep's."""
+    file = directory / "id"
+    if not file.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name("id.partial")
+        partial.write_text(secrets.token_hex(3), encoding="ascii")
+        partial.replace(file)
+    return file.read_text(encoding="ascii").strip()
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """No other sweep works in this directory meanwhile; `BusyError` where one does. A killed one holds nothing."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(
+                f"another sweep works in {directory}: wait for its end, or give another --output"
+            ) from error
+        yield
 
 
 class Journal:
@@ -102,10 +137,12 @@ class Sweep:
     budget: Budget = field(default_factory=Budget)
     on_progress: Callable[[Progress], None] = lambda _: None
     clock: Callable[[], float] = time.time
+    retry: bool = False
+    """Try again what failed in an earlier attempt."""
 
     def __post_init__(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(self.directory / "journal.jsonl")
+        self._retried: set[str] = set()
         self._served: Mapping[str, Any] | None = None
         self.stopped = ""
 
@@ -148,11 +185,14 @@ class Sweep:
     def _measure(self, point: Point, load: Mapping[str, Any]) -> dict[str, Any] | None:
         """The journal's entry of one measurement, made now where there is none; None when the budget ended it."""
         key = key_of(point.fields, load)
-        if key in self.journal.entries:
-            return self.journal.entries[key]
+        known = self.journal.entries.get(key)
+        again = known is not None and not known.get("run") and self.retry and key not in self._retried
+        if known is not None and not again:
+            return known
         if self.stopped or self._over_budget(point):
             return None
         began = self.clock()
+        self._retried.add(key)
         self._tell(f"{point.name}: serve")
         try:
             if self._served != point.fields:
@@ -160,12 +200,15 @@ class Sweep:
                 self.driver.serve(point.fields)
                 self._served = dict(point.fields)
             self._tell(f"{point.name}: measure {_text(load)}")
-            run = self.driver.measure(point.fields, load)
+            attempt = int((known or {}).get("attempt", 0)) + 1
+            name = f"sweep-{identity(self.directory)}-{key}" + (f"-{attempt}" if attempt > 1 else "")
+            run = self.driver.measure(point.fields, load, name)
             outcome: dict[str, Any] = {"run": os.path.relpath(run, self.directory)}
         except StepError as error:
             outcome = {"run": "", "error": str(error)}
-        seconds = self.clock() - began
-        self.journal.add(key, fields=dict(point.fields), load=dict(load), seconds=seconds, hosts=point.hosts, **outcome)
+        outcome["seconds"] = self.clock() - began + float((known or {}).get("seconds", 0))
+        outcome["attempt"] = int((known or {}).get("attempt", 0)) + 1
+        self.journal.add(key, fields=dict(point.fields), load=dict(load), hosts=point.hosts, **outcome)
         self._tell(f"{point.name}: {outcome.get('error') or 'done'}")
         return self.journal.entries[key]
 

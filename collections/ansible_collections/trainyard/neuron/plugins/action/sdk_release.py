@@ -1,59 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Controller side of ``trainyard.neuron.sdk_release``: installs and holds what its module asks for."""
+"""Controller side of ``trainyard.neuron.sdk_release``: has packages installed and held, and follows builds."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-
-KEYRING_NAME = "trainyard-neuron"
+from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
-    """One module run on a host that is as its release wants it; else packages, and a second look."""
+    """One module run on a host that is as its releases want it; else packages or builds, and a further look."""
 
     _supports_check_mode = True
     TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Compare, install where told to, compare again; returns the module's result."""
+        """Compare, install and build where told to, compare again; returns the module's result."""
         super().run(tmp, dict(task_vars or {}))
-        result = self._sdk(task_vars)
-        if result.get("failed") or not result.get("install"):
-            return result
-        for name, arguments in self._steps(result["install"], result["hold"]):
-            step: dict[str, Any] = self._execute_module(module_name=name, module_args=arguments, task_vars=task_vars)
+        changed = False
+        stopped: list[str] = []
+        diffs: list[dict[str, str]] = []
+        # Packages, then builds, then the look that finds nothing left to do.
+        for _turn in range(3):
+            result = self._sdk(task_vars)
+            changed = changed or bool(result.get("changed"))
+            stopped += result.get("stopped") or []
+            diffs.append(result.get("diff") or {"before": "", "after": ""})
+            failure = {} if result.get("failed") else self._act(result, task_vars)
+            if result.get("failed") or failure or not (result.get("carry_out") or result.get("builds")):
+                break
+        diff = {side: "".join(entry[side] for entry in diffs) for side in ("before", "after")}
+        more = {"stopped": stopped} if stopped else {}
+        return {**result, **failure, "changed": changed, "diff": diff, **more}
+
+    def _act(self, result: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Do what a look asked for; returns the result of the step that failed, empty where none did."""
+        if result.get("carry_out"):
+            return self._packages(dict(result["carry_out"]), task_vars)
+        if result.get("builds"):
+            return self._build(result["builds"], task_vars)
+        return {}
+
+    def _packages(self, asked: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        arguments = self._task.args
+        source = host_packages.Source(*(arguments.get(f"package_{key}") or "" for key in ("source", "key", "suite")))
+        manager = host_packages.MANAGERS[asked.pop("manager")]
+        for name, values in manager.steps(host_packages.Changes(**asked), source):
+            step: dict[str, Any] = self._execute_module(module_name=name, module_args=values, task_vars=task_vars)
             if step.get("failed"):
                 return step
-        return {**self._sdk(task_vars), "changed": True, "diff": result["diff"]}
+        return {}
 
-    def _steps(self, install: list[str], hold: list[str]) -> list[tuple[str, dict[str, Any]]]:
-        arguments = self._task.args
-        repository = {
-            "name": KEYRING_NAME,
-            "types": ["deb"],
-            "uris": [arguments["apt_source"]],
-            "suites": [arguments["apt_suite"]],
-            "components": ["main"],
-            "signed_by": arguments.get("apt_key"),
-        }
-        # What the repository's module imports. It can install that itself only from ansible-core 2.21 on.
-        tools = {"name": ["python3-debian"], "state": "present", "update_cache": True, "cache_valid_time": 3600}
-        # Exact versions, up or down: driver and runtime of different releases do not work together.
-        apt = {
-            "name": install,
-            "state": "present",
-            "update_cache": True,
-            "allow_downgrade": True,
-            "allow_change_held_packages": True,
-        }
-        return [
-            ("ansible.builtin.apt", {**tools, "install_recommends": False}),
-            ("ansible.builtin.deb822_repository", repository),
-            ("ansible.builtin.apt", apt),
-            *(("ansible.builtin.dpkg_selections", {"name": name, "selection": "hold"}) for name in hold),
-        ]
+    def _build(self, jobs: list[dict[str, Any]], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Have the jobs done as those of other roles are: by units, with their progress shown."""
+        task = self._task.copy()
+        task.args = {"jobs": jobs}
+        follow = self._shared_loader_obj.action_loader.get(
+            "trainyard.neuron.jobs",
+            task=task,
+            connection=self._connection,
+            play_context=self._play_context,
+            loader=self._loader,
+            templar=self._templar,
+            shared_loader_obj=self._shared_loader_obj,
+        )
+        result: dict[str, Any] = follow.run(task_vars=task_vars)
+        return result if result.get("failed") else {}
 
     def _sdk(self, task_vars: dict[str, Any] | None) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module(module_name="trainyard.neuron.sdk_release", task_vars=task_vars)

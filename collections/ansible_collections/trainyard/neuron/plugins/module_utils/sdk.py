@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from ansible_collections.trainyard.neuron.plugins.module_utils.host_packages import same_version
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs.bound_install import distributions
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import pair_rule
+
 Run = Callable[[List[str]], Tuple[int, str, str]]
 
 #: Neuron environments of machine images, below /opt; their names change from release to release.
@@ -24,7 +28,7 @@ DISTRIBUTIONS = {
     "vllm-neuron": "vllm-neuron",
 }
 
-DRIVER = "aws-neuronx-dkms"
+DRIVER, RUNTIME = "aws-neuronx-dkms", "aws-neuronx-runtime-lib"
 
 #: How long a command of the SDK may take to say what it is, seconds. Importing torch from a cold disk takes most of it.
 VERIFY_TIMEOUT_S = 600
@@ -57,13 +61,6 @@ class State:
     verified: bool = False
 
 
-def same_version(found: Optional[str], wanted: Optional[str]) -> bool:
-    """Return whether an installed version is the table's, which leaves out build suffixes (`2.25.57.0-166c7a468`)."""
-    if wanted is None:
-        return True
-    return found is not None and re.fullmatch(re.escape(wanted) + r"([-+~.].*)?", found) is not None
-
-
 def version_key(version: str) -> Tuple[int, ...]:
     """Return a dotted version as numbers, for comparisons."""
     return tuple(int(part) for part in re.findall(r"\d+", version))
@@ -79,28 +76,55 @@ def wanted_packages(releases: List[Dict[str, Any]]) -> Dict[str, str]:
     return wanted
 
 
-def installed_packages(run: Run, names: List[str]) -> Dict[str, str]:
-    """Return the versions of those system packages that are installed."""
-    if not names:
-        return {}
-    _status, output, _errors = run(
-        ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status} ${Version}\n", *names]
-    )
-    lines = [line.split(" ", 2) for line in output.splitlines()]
-    return {line[0]: line[2] for line in lines if len(line) == 3 and line[1] == "installed"}
+def running_replicas(run: Run) -> List[str]:
+    """Return the units of replicas that run, start or stop on this host: of any release, they use its packages."""
+    states = "--state=active,activating,reloading,deactivating"
+    _status, output, _errors = run(["systemctl", "list-units", "--plain", "--no-legend", states, "vllm@*.service"])
+    return sorted(line.split()[0] for line in output.splitlines() if line.split())
 
 
-def package_changes(installed: Dict[str, str], wanted: Dict[str, str]) -> Dict[str, str]:
-    """Return the packages that are missing or of another version, with the wanted version."""
-    return {name: version for name, version in sorted(wanted.items()) if not same_version(installed.get(name), version)}
+def driver_holders(root: Root) -> List[str]:
+    """Return the processes that hold a Neuron device open, `name (pid)`: the driver cannot be changed under them."""
+    found = {}
+    for link in root.at("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if re.fullmatch(r"/dev/neuron\d+", str(link.readlink())):
+                pid = link.parts[-3]
+                found[int(pid)] = root.at(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+        except OSError:  # it ended meanwhile
+            continue
+    return [f"{name} ({pid})" for pid, name in sorted(found.items())]
 
 
-def driver_users(root: Root) -> int:
-    """Return how many processes hold the Neuron driver; 0 where it is not loaded."""
+def loaded_driver(root: Root) -> Optional[str]:
+    """Return the version of the driver that the kernel has loaded, None where none is."""
     try:
-        return int(root.at("/sys/module/neuron/refcnt").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 0
+        return root.at("/sys/module/neuron/version").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+def skew_problems(releases: List[Dict[str, Any]], versions: Dict[str, str], loaded: Optional[str]) -> List[str]:
+    """Return why driver and runtime cannot work together, as they are or will be.
+
+    Args:
+        releases: rows of the SDK table; that of a container brings its own runtime library.
+        versions: the system packages.
+        loaded: version of the driver in the kernel, None where none is.
+    """
+    driver = versions.get(DRIVER)
+    problems = []
+    for row in releases:
+        runtime = row["packages"].get(RUNTIME) if row["runtime"] == "container" else versions.get(RUNTIME)
+        rule = pair_rule(driver, runtime)
+        if rule:
+            problems.append(f"SDK {row['release']}: {rule}")
+    if driver and loaded and not same_version(driver, loaded):
+        problems.append(
+            f"driver {driver} is installed and {loaded} is loaded: unload it when nothing holds it "
+            "(modprobe -r neuron; modprobe neuron), or reboot"
+        )
+    return problems
 
 
 def find_venv(row: Dict[str, Any], root: Root) -> str:
@@ -133,16 +157,6 @@ def find_venv(row: Dict[str, Any], root: Root) -> str:
 def is_venv(path: Path) -> bool:
     """Return whether a directory is a Python environment that can run."""
     return (path / "pyvenv.cfg").is_file() and os.access(path / "bin" / "python", os.X_OK)
-
-
-def distributions(venv: Path) -> Dict[str, str]:
-    """Return the Python distributions of an environment, by their metadata folders; nothing is imported."""
-    found: Dict[str, str] = {}
-    for info in sorted(venv.glob("lib/python3*/site-packages/*.dist-info")):
-        name, separator, version = info.name[: -len(".dist-info")].rpartition("-")
-        if separator:
-            found[name.lower().replace("_", "-").replace(".", "-")] = version
-    return found
 
 
 def table_versions(venv: Path) -> Dict[str, str]:
@@ -186,11 +200,25 @@ def verify(row: Dict[str, Any], venv: str, run: Run, root: Root, notes: Path) ->
         return
     for argv in checks(row, venv):
         status, output, errors = run(argv)
+        said = ((errors if status else output) or errors or output).strip().splitlines() or ["it said nothing"]
         if status != 0:
-            said = ((errors or output).strip().splitlines() or ["it said nothing"])[-1]
-            raise SdkError(f"SDK {row['release']}: `{' '.join(argv)}` ended with status {status}: {said}")
+            raise SdkError(f"SDK {row['release']}: `{' '.join(argv)}` ended with status {status}: {said[-1]}")
+        if argv[-1] == "--version":
+            _compare(row, argv, said[-1])
     notes.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(state) + "\n", encoding="utf-8")
+
+
+def _compare(row: Dict[str, Any], argv: List[str], said: str) -> None:
+    """Compare what a program says of itself with the row; its package's metadata may belong to another copy.
+
+    Raises:
+        SdkError: it is of another version.
+    """
+    wanted = row["versions"].get("vllm")
+    words = said.split()
+    if wanted is not None and not any(same_version(word, wanted) for word in words):
+        raise SdkError(f"SDK {row['release']}: `{' '.join(argv)}` says {said!r}, the release has {wanted}")
 
 
 def read_note(path: Path) -> Dict[str, Any]:

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build vLLM into the environment of a release whose image brings none: the fork or the plugin, at one commit."""
+"""Which releases of a host need vLLM built into their environment, and the job (kind `build`) that does it."""
 
 from __future__ import annotations
 
-import shutil
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
-from ansible_collections.trainyard.neuron.plugins.module_utils import bound_install, sdk
+from ansible_collections.trainyard.neuron.plugins.module_utils import sdk
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import bound_install, manifest
 
-#: What the fork's build reads to leave out the kernels of other devices.
-TARGET = {"VLLM_TARGET_DEVICE": "neuron"}
+#: Where the records of builds are, one directory a build, and the checkouts that they were made from.
+BUILDS = "/opt/trainyard/builds"
+SOURCES = "/opt/trainyard/src"
+
+Run = Callable[[List[str]], Tuple[int, str, str]]
 
 
 @dataclass(frozen=True)
@@ -20,97 +24,130 @@ class Sources:
 
     Attributes:
         base: what stands before `owner/name` in the address of a repository.
-        commits: the commit of each source, by `owner/name@ref`.
+        commits: commits in place of those of the table, by `owner/name@ref`.
         neuron_index: address of Neuron's package index; empty means that nothing is built.
         general_index: address of the index for all other names; empty for pip's default.
-        folder: where checkouts are kept.
     """
 
     base: str
     neuron_index: str
     general_index: str = ""
     commits: Dict[str, str] = field(default_factory=dict)
-    folder: Path = Path("/opt/trainyard/src")
 
 
 def needed(row: Dict[str, Any], venv: Path) -> bool:
     """Return whether a release's vLLM has to be built into its environment and is not there yet."""
     source = row.get("source") or {}
-    return bool(source.get("needed")) and "vllm" not in sdk.distributions(venv)
+    return bool(source.get("needed")) and "vllm" not in bound_install.distributions(venv)
 
 
-def build(row: Dict[str, Any], venv: str, sources: Sources, run: bound_install.Run) -> None:
-    """Check the source out, install what it requires with Neuron's names bound to Neuron's index, and install it.
+def job_of(row: Dict[str, Any], venv: str, sources: Sources, run: Run) -> Dict[str, Any]:
+    """Return the job that builds a release's vLLM into its environment.
 
     Raises:
-        sdk.SdkError: no index or no commit is given, the source lacks its requirements file, or a command failed.
+        sdk.SdkError: no index or no commit is given.
     """
-    source, what = row["source"], f"vLLM of SDK {row['release']}"
+    source = row["source"]
     if not sources.neuron_index:
         raise sdk.SdkError(
-            f"{what} is not in {venv} and must be built from {source['repo']}: set neuron_venv_pip_index to Neuron's "
-            "package index, or use an image that has it"
+            f"vLLM of SDK {row['release']} is not in {venv} and must be built from {source['repo']}: set "
+            "neuron_venv_pip_index to Neuron's package index, or use an image that has it"
         )
-    checkout = check_out(row, sources, run)
-    requirements = checkout / source["requirements"]
-    if not requirements.is_file():
-        found = ", ".join(sorted(str(path.relative_to(checkout)) for path in checkout.rglob("requirements*/*neuron*")))
-        raise sdk.SdkError(f"{what}: {source['ref']} has no {source['requirements']}; found: {found or 'none'}")
-    python = f"{venv}/bin/python"
-    pins = [f"{sdk.DISTRIBUTIONS[key]}=={version}.*" for key, version in _pins(row)]
-    try:
-        bound_install.install(
-            python,
-            ["--requirement", str(requirements), *pins],
-            sources.neuron_index,
-            sources.general_index,
-            run,
-            checkout.parent,
-        )
-    except bound_install.BindingError as error:
-        raise sdk.SdkError(f"{what}: {error}") from error
-    argv = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", str(checkout)]
-    environment = {**bound_install.indexes(sources.neuron_index, sources.general_index), **TARGET}
-    _must(run, argv, environment, what)
+    commit = _commit(source, sources, run)
+    name = f"{row['release']}-{row['generation']}-{commit[:12]}"
+    return {
+        "kind": "build",
+        "id": name,
+        "path": f"{BUILDS}/{name}",
+        "inputs": {
+            **{key: source[key] for key in ("repo", "ref", "requirements")},
+            "commit": commit,
+            "venv": venv,
+            "pins": [f"{sdk.DISTRIBUTIONS[key]}=={version}.*" for key, version in _pins(row)],
+        },
+        "spec": {
+            "base": sources.base,
+            "neuron_index": sources.neuron_index,
+            "general_index": sources.general_index,
+            "sources": SOURCES,
+        },
+    }
 
 
-def _pins(row: Dict[str, Any]) -> List[tuple[str, str]]:
+def _pins(row: Dict[str, Any]) -> List[Tuple[str, str]]:
     """Return the compiler's and NxDI's versions: what the source asks for must not move them."""
     versions = row["versions"]
     return [(key, versions[key]) for key in ("neuronx-cc", "nxdi") if versions.get(key)]
 
 
-def check_out(row: Dict[str, Any], sources: Sources, run: bound_install.Run) -> Path:
-    """Return a checkout of a release's source at its pinned commit; one that is there already is taken.
+def _commit(source: Dict[str, Any], sources: Sources, run: Run) -> str:
+    """Return the pinned commit of a source.
 
     Raises:
-        sdk.SdkError: no commit is pinned, or git failed.
+        sdk.SdkError: none is pinned; with the present one.
     """
-    source = row["source"]
     name = f"{source['repo']}@{source['ref']}"
-    address = f"{sources.base.rstrip('/')}/{source['repo']}"
-    commit = sources.commits.get(name)
-    if not commit:
-        _status, output, _errors = run(["git", "ls-remote", address, source["ref"]], {})
-        now = output.split()[0] if output.split() else "not found"
-        raise sdk.SdkError(
-            f"no commit is pinned for {name}, which is {now} now: look at it, then set neuron_venv_source_commits: "
-            f"{{'{name}': '{now}'}}"
-        )
-    checkout = sources.folder / f"{source['repo'].replace('/', '-')}-{commit[:12]}" / "source"
-    done = checkout.parent / ".complete"
-    if not done.exists():
-        shutil.rmtree(checkout.parent, ignore_errors=True)
-        checkout.mkdir(parents=True)
-        git = ["git", "-C", str(checkout)]
-        fetch = ["fetch", "--quiet", "--depth", "1", address, commit]
-        for words in (["init", "--quiet"], fetch, ["checkout", "--quiet", "FETCH_HEAD"]):
-            _must(run, [*git, *words], {"GIT_TERMINAL_PROMPT": "0"}, name)
-        done.touch()
-    return checkout
+    pinned = sources.commits.get(name) or source.get("commit")
+    if pinned:
+        return str(pinned)
+    _status, output, _errors = run(["git", "ls-remote", f"{sources.base.rstrip('/')}/{source['repo']}", source["ref"]])
+    now = output.split()[0] if output.split() else "not found"
+    raise sdk.SdkError(
+        f"no commit is pinned for {name}, which is {now} now: look at it, then set neuron_venv_source_commits: "
+        f"{{'{name}': '{now}'}}"
+    )
 
 
-def _must(run: Callable[..., Any], argv: List[str], environment: Dict[str, str], what: str) -> None:
-    status, output, errors = run(argv, environment)
-    if status != 0:
-        raise sdk.SdkError(f"{what}: `{' '.join(argv)}` failed: {' '.join((errors or output).split())[-1500:]}")
+def forget_record(job: Dict[str, Any], root: sdk.Root) -> None:
+    """Drop the record of a build that its environment no longer has: a new image came, or somebody removed it."""
+    (root.at(job["path"]) / manifest.NAME).unlink(missing_ok=True)
+
+
+def guard_changes(venv: str, neuron_index: str, root: sdk.Root) -> Dict[str, str]:
+    """Return the files by which pip inside an environment is kept from the general index and that are not as wanted."""
+    wanted = bound_install.guard_files(root.at(venv), neuron_index)
+    return {str(path): text for path, text in wanted.items() if _text(path) != text}
+
+
+def _text(path: Path) -> Optional[str]:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def unused(releases: List[Dict[str, Any]], root: sdk.Root) -> List[Path]:
+    """Return records and checkouts of builds that no wanted release and no release of a replica uses any more."""
+    used = {str(row["venv"]) for row in releases if row.get("venv")} | venvs_in_use(root)
+    records, kept, left = [], set(), set()
+    for folder in sorted(root.at(BUILDS).glob("*/")):
+        found = _record(folder)
+        if not found:
+            continue
+        commit = str(found["inputs"].get("commit", ""))[:12]
+        if found["inputs"].get("venv") in used:
+            kept.add(commit)
+        else:
+            records.append(folder)
+            left.add(commit)
+    # A checkout without any record is that of a build which runs now, or of one that failed and goes on from it.
+    checkouts = sorted(root.at(SOURCES).glob("*/"))
+    return records + [path for path in checkouts if path.name.rpartition("-")[2] in left - kept]
+
+
+def _record(folder: Path) -> Optional[Dict[str, Any]]:
+    try:
+        return manifest.read(folder)
+    except manifest.ManifestError:
+        return None
+
+
+def venvs_in_use(root: sdk.Root) -> Set[str]:
+    """Return the environments that releases of replicas on this host name, those to go back to among them."""
+    found = set()
+    for path in root.at("/etc/vllm/releases").glob("*/*.json"):
+        try:
+            found.add(str(json.loads(path.read_text(encoding="utf-8")).get("venv")))
+        except (OSError, ValueError, AttributeError):
+            continue
+    return found

@@ -50,7 +50,6 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "changed_paths": {"type": "list", "elements": "str", "default": []},
     "prune": {"type": "list", "elements": "str", "default": []},
     "timeout_s": {"type": "int", "default": 300},
-    "stagger_s": {"type": "float", "default": 0.0},
     "allowed_restarts": {"type": "int", "default": 0},
     "journal_lines": {"type": "int", "default": 20},
     "daemon_reload": {"type": "bool", "default": False},
@@ -283,12 +282,10 @@ class Settings:
     """How units are brought up.
 
     Attributes:
-        stagger_s: pause between two starts, in seconds.
         allowed_restarts: how often systemd may restart a unit on its own before the wait gives up on it.
         journal_lines: lines of the journal that an error shows.
     """
 
-    stagger_s: float = 0.0
     allowed_restarts: int = 0
     journal_lines: int = 20
     sleep: Callable[[float], None] = time.sleep
@@ -312,15 +309,11 @@ def carry_out(systemd: Systemd, steps: Sequence[Step], daemon_reload: bool, sett
     failed = [step.wanted.name for step in started if step.status.active == "failed"]
     if failed:
         systemd.call("reset-failed", "--", *failed)
-    pause = False
     for step in started:
         if step.verb == "reload":
             _reload(systemd, step, settings)
             continue
-        if pause and settings.stagger_s:
-            settings.sleep(settings.stagger_s)
         systemd.call(step.verb, "--no-block", "--", step.wanted.name)
-        pause = True
     _wait(systemd, [step for step in steps if step.verb], settings)
     return systemd.show([step.wanted.name for step in steps])
 

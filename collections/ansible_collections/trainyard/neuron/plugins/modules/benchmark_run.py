@@ -19,7 +19,7 @@ options:
   run_id:
     description:
       - Name of the run and of its directory. Empty makes one of the time, O(label) and four random digits.
-      - Given, it attaches to that run where it is complete. A run that was cut off refuses its name.
+      - Given, it attaches to that run, complete or under way. What a run that was cut off left is put aside first.
     type: str
     default: ""
   label:
@@ -185,18 +185,17 @@ def main() -> None:
     try:
         run = prepare(params)
         done = runner.finished(run.root)
-        if done is None and run.root.exists():
-            raise runner.RunError(f"{run.root} holds a run that did not complete: take another run_id")
         if done is None and module.check_mode:
             rehearse(module, run)
+        made = False
         if done is None:
             check_tools(run, params)
-            run.execute()
+            _, made = run.attach(bool(params["run_id"]))
         counts = runner.account(runner.read_records(run.root))
         archive = runner.pack(run.root)
     except (runner.RunError, clients.ClientError, counters.UnreachableError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=done is None, load=run.load, counts=counts, archive=str(archive), run_id=run.root.name)
+    module.exit_json(changed=made, load=run.load, counts=counts, archive=str(archive), run_id=run.root.name)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,12 @@ options:
     type: list
     elements: str
     default: []
+  initramfs:
+    description:
+      - Whether C(mdadm.conf) and the initial ramdisk are to know the array. The volume needs neither, it is found by
+        its label, and C(update-initramfs) takes its time.
+    type: bool
+    default: false
   owner:
     description: Owner of the volume's root directory.
     type: str
@@ -139,6 +145,7 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "serial": {"type": "str", "default": ""},
     "disks": {"type": "list", "elements": "str", "default": []},
     "wipe": {"type": "list", "elements": "str", "default": []},
+    "initramfs": {"type": "bool", "default": False},
     "owner": {"type": "str", "default": "root"},
     "group": {"type": "str", "default": "root"},
     "mode": {"type": "str", "default": "0755"},
@@ -249,12 +256,16 @@ def absent(module: AnsibleModule, run: disks.Run, wanted: volume.Wanted) -> None
         steps.append(["umount", wanted.mount])
     if state.array:
         steps.append(["mdadm", "--stop", state.array])
+    files = volume.Files()
     says = [" ".join(argv) for argv in steps] + [f"/etc/fstab without: {line}" for line in state.fstab if found]
+    says += [f"{files.mdadm_conf} without: {line}" for line in state.mdadm_conf if found]
     if not module.check_mode:
         for argv in steps:
             disks.must(run, argv)
         if found and state.fstab:
-            volume.write_fstab(Path("/etc/fstab"), wanted.mount, None)
+            volume.write_fstab(files.fstab, wanted.mount, None)
+        if found and state.mdadm_conf:
+            volume.write_array_line(files.mdadm_conf, wanted, None)
     path = Path(wanted.mount)
     if not found and path.is_dir() and not os.path.ismount(path) and not any(path.iterdir()):
         says.append(f"remove the empty directory {path}")
@@ -283,6 +294,7 @@ def main() -> None:
         options=params["options"],
         chunk_kib=params["chunk_kib"],
         wipe=tuple(params["wipe"]),
+        initramfs=params["initramfs"],
     )
     try:
         {"present": present, "absent": absent}[params["state"]](module, run, wanted)

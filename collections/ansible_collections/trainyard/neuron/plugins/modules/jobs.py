@@ -27,7 +27,7 @@ options:
       kind:
         description: Which program makes the result.
         type: str
-        choices: [weights, artifact]
+        choices: [weights, artifact, build]
         required: true
       id:
         description: Name of the job, part of the unit's name.
@@ -114,7 +114,7 @@ ARGUMENT_SPEC = {
         "elements": "dict",
         "required": True,
         "options": {
-            "kind": {"type": "str", "choices": ["weights", "artifact"], "required": True},
+            "kind": {"type": "str", "choices": ["weights", "artifact", "build"], "required": True},
             "id": {"type": "str", "required": True},
             "path": {"type": "str", "required": True},
             "inputs": {"type": "dict", "required": True},

@@ -76,10 +76,6 @@ options:
     description: How long the units may take to become active or inactive, in seconds, all of them together.
     type: int
     default: 300
-  stagger_s:
-    description: Pause between two starts, in seconds.
-    type: float
-    default: 0.0
   allowed_restarts:
     description: How often systemd may restart a unit on its own before this module gives up waiting for it.
     type: int
@@ -106,7 +102,6 @@ EXAMPLES = r"""
   trainyard.neuron.units:
     changed_paths: "{{ example_files.changed_paths }}"
     timeout_s: 1800
-    stagger_s: 10
     prune: ["example@*.service"]
     units:
       - name: example@a.service
@@ -210,7 +205,7 @@ def converge(module: AnsibleModule, systemd: units.Systemd) -> Dict[str, Any]:
     stale = units.needs_daemon_reload(before, params["changed_paths"])
     after = before
     if not module.check_mode:
-        settings = units.Settings(params["stagger_s"], params["allowed_restarts"], params["journal_lines"])
+        settings = units.Settings(params["allowed_restarts"], params["journal_lines"])
         after = units.carry_out(systemd, steps, stale or params["daemon_reload"], settings)
     result: Dict[str, Any] = {
         "changed": stale or any(step.changes for step in steps),

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import threading
 import time
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Optional
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 #: Our field -> vLLM's metric. The V0 and V1 engines use the same names for these.
 COUNTERS = {
@@ -132,15 +134,17 @@ def settled(urls: Dict[str, str], timeout_s: float, pause_s: float = 0.5) -> Dic
 
 
 class Sampler(threading.Thread):
-    """Reads every replica's running and waiting requests, and the load host's processor, once a period."""
+    """Reads, once a period, every replica's requests, the load host's processor, and the client's processes `pids`."""
 
-    def __init__(self, urls: Dict[str, str], period_s: float) -> None:
+    def __init__(self, urls: Dict[str, str], period_s: float, pids: Sequence[int] = ()) -> None:
         super().__init__(daemon=True)
         self.urls = urls
         self.period_s = period_s
+        self.pids = pids
         self.rows: List[Dict[str, Any]] = []
         self._halt = threading.Event()
         self._cpu = cpu_times()
+        self._clients = (time.monotonic(), processor_seconds(pids))
 
     def run(self) -> None:
         """Sample until told to stop."""
@@ -148,7 +152,7 @@ class Sampler(threading.Thread):
             self.rows.append(self.sample())
 
     def sample(self) -> Dict[str, Any]:
-        """One row: wall-clock time, [running, waiting] by replica (None where it did not answer), idle ratio."""
+        """One row: wall-clock time, [running, waiting] by replica (None where it did not answer), processor use."""
         row: Dict[str, Any] = {"at": round(time.time(), 3), "replicas": {}}
         for name, url in self.urls.items():
             try:
@@ -159,7 +163,16 @@ class Sampler(threading.Thread):
         before, self._cpu = self._cpu, cpu_times()
         total = sum(self._cpu) - sum(before)
         row["host_idle_ratio"] = round((self._cpu[3] - before[3]) / total, 3) if total > 0 else None
+        row["client_cores"], row["client_busiest"] = self._client_use()
         return row
+
+    def _client_use(self) -> Tuple[float, float]:
+        """Processors that the client used since the last look: all its processes, and the busiest one of them."""
+        (then, old), now = self._clients, (time.monotonic(), processor_seconds(self.pids))
+        self._clients = now
+        passed_s = max(1e-3, now[0] - then)
+        used = [(seconds - old.get(pid, 0.0)) / passed_s for pid, seconds in now[1].items()]
+        return round(sum(used), 3), round(max(used, default=0.0), 3)
 
     def stop(self) -> List[Dict[str, Any]]:
         """End the thread and hand over what it saw."""
@@ -175,3 +188,25 @@ def cpu_times() -> List[float]:
             return [float(part) for part in stat.readline().split()[1:9]]
     except (OSError, ValueError):
         return [0.0] * 8
+
+
+def processor_seconds(pids: Sequence[int]) -> Dict[int, float]:
+    """Processor seconds used so far by each of these processes and their descendants, as /proc shows them."""
+    table: Dict[int, Tuple[int, float]] = {}
+    tick = os.sysconf("SC_CLK_TCK")
+    for entry in Path("/proc").glob("[0-9]*") if pids else ():
+        try:
+            fields = (entry / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            table[int(entry.name)] = (int(fields[1]), (float(fields[11]) + float(fields[12])) / tick)
+        except (OSError, IndexError, ValueError):
+            continue  # it ended meanwhile
+    children: Dict[int, List[int]] = {}
+    for pid, (parent, _) in table.items():
+        children.setdefault(parent, []).append(pid)
+    found: Dict[int, float] = {}
+    queue = [pid for pid in pids if pid in table]
+    while queue:
+        pid = queue.pop()
+        found[pid] = table[pid][1]
+        queue += children.get(pid, [])
+    return found

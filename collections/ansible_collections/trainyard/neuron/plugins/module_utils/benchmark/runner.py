@@ -9,6 +9,7 @@ the servers counted in between is the load and nothing else.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -22,7 +23,7 @@ import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, TextIO, Tuple
 
 from . import clients, counters
 from .presets import PRESETS
@@ -32,6 +33,7 @@ Options = Dict[str, Any]
 #: What a load is when nothing else is said; `benchmark_load` of the role documents each.
 DEFAULT_LOAD: Dict[str, Any] = {
     "requests": 100,
+    "rounds": 0,
     "concurrency": 0,
     "request_rate_per_s": 0.0,
     "arrival": "poisson",
@@ -50,7 +52,7 @@ DEFAULT_LOAD: Dict[str, Any] = {
     "target": "router",
 }
 _COUNTS = ("requests", "mean_input_tokens", "mean_output_tokens", "repeats")
-_AMOUNTS = ("concurrency", "request_rate_per_s", "stddev_input_tokens", "stddev_output_tokens", "timeout_s")
+_AMOUNTS = ("concurrency", "rounds", "request_rate_per_s", "stddev_input_tokens", "stddev_output_tokens", "timeout_s")
 _READY_TIMEOUT_S = 900.0
 _STARTS_IN_S = 1.0
 
@@ -73,8 +75,8 @@ def resolve_load(given: Dict[str, Any], slots: int) -> Dict[str, Any]:
     """The load with every field filled in; `RunError` lists everything that is wrong with it.
 
     `preset` names a recipe's load, which the other fields change. `concurrency` 0 in closed loop becomes `slots`, the
-    requests that all replicas together can run at once (batch x data parallelism); `warmup_requests` -1 becomes one for
-    each stream.
+    requests that all replicas together can run at once (batch x data parallelism); `rounds` makes `requests` that many
+    for each stream; `warmup_requests` -1 becomes one for each stream.
     """
     preset = given.get("preset") or ""
     unknown = sorted(set(given) - set(DEFAULT_LOAD) - {"preset"})
@@ -93,6 +95,10 @@ def resolve_load(given: Dict[str, Any], slots: int) -> Dict[str, Any]:
         load["concurrency"] = slots
         if slots < 1:
             problems.append("concurrency: 0 means a stream for each sequence of the replicas; none says max_num_seqs")
+    if load["rounds"]:
+        load["requests"] = int(load["rounds"]) * int(load["concurrency"])
+        if not load["concurrency"]:
+            problems.append("rounds: an open loop has no streams to count them by; give requests")
     if load["warmup_requests"] < 0:
         load["warmup_requests"] = min(load["requests"], load["concurrency"] or math.ceil(load["request_rate_per_s"]))
     if problems:
@@ -214,6 +220,35 @@ class Run:
         self.idle_timeout_s = float(options.get("idle_timeout_s") or 60.0)
         self.tokenizer = str(options.get("tokenizer") or "")
 
+    def attach(self, named: bool) -> Tuple[Dict[str, Any], bool]:
+        """The summary, and whether this call made the run.
+
+        One load at a time leaves this host. A run of the same name that is under way (whoever began it may be gone) is
+        waited for; one that was cut off is put aside, so that its evidence stays and nothing of it is counted. `named`
+        says that the caller gave the name; a made-up one never waits.
+        """
+        self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.root.parent / ".load").open("a+", encoding="utf-8") as lock:
+            self._take(lock, named)
+            done = finished(self.root)
+            if done is not None:
+                return done[0], False
+            put_aside(self.root)
+            return self.execute(), True
+
+    def _take(self, lock: TextIO, named: bool) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            other = lock.read().strip()
+            if not named or other != self.root.name:
+                raise RunError(f"run {other or 'of another'} is under way on this host, nothing was sent") from None
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        lock.write(self.root.name)
+        lock.flush()
+
     def execute(self) -> Dict[str, Any]:
         """Check, then every repeat; the directory is complete when `run.json` exists."""
         check_fleet(self.fleet, self.idle_timeout_s)
@@ -245,11 +280,12 @@ class Run:
         self.client.check(load)
         self._warm_up(self.client.warm_up(load, work), work)
         commands = self.client.commands(load, work)
-        sampler = counters.Sampler(self.fleet.replicas, self.sample_period_s)
-        cpu_before = children_cpu_s()
         with running(commands, work, self.environment) as processes:
             before = counters.settled(self.fleet.replicas, self.idle_timeout_s)
-            cpu_ready = sum(process_cpu_s(p.process.pid) for p in processes)
+            pids = [process.process.pid for process in processes]
+            sampler = counters.Sampler(self.fleet.replicas, self.sample_period_s, pids)
+            cpu_ready = sum(counters.processor_seconds(pids).values())
+            cpu_before = children_cpu_s()
             sampler.start()
             at = time.time() + _STARTS_IN_S
             for process in processes:
@@ -258,7 +294,7 @@ class Run:
             status = [process.finish(deadline) for process in processes]
             ended = time.time()
         samples = sampler.stop()
-        cpu_s = children_cpu_s() - cpu_before - cpu_ready
+        cpu_s = max(0.0, children_cpu_s() - cpu_before - cpu_ready)
         after = self._after()
         records = place_in_time(self.client.records(work), at)
         write_lines(work / "requests.jsonl", records)
@@ -344,15 +380,6 @@ def children_cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def process_cpu_s(pid: int) -> float:
-    """Processor seconds that a live process has used so far; 0 where that cannot be read."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return (float(fields[11]) + float(fields[12])) / os.sysconf("SC_CLK_TCK")
-    except (OSError, IndexError, ValueError):
-        return 0.0
-
-
 def account(records: List[clients.Record]) -> Dict[str, int]:
     """How many were sent and what became of them."""
     counts = {"sent": len(records), "succeeded": 0, "failed": 0, "timed_out": 0}
@@ -373,7 +400,7 @@ def read_records(root: Path) -> List[clients.Record]:
 def pack(root: Path) -> Path:
     """The run's directory as one archive beside it, for the way to the controller."""
     archive = root.with_name(root.name + ".tar.gz")
-    partial = archive.with_name(archive.name + ".partial")
+    partial = archive.with_name(f"{archive.name}.{os.getpid()}")  # two callers may wait for the same run
     with tarfile.open(partial, "w:gz") as tar:
         tar.add(root, arcname=root.name, filter=without_secrets)
     partial.replace(archive)
@@ -419,6 +446,13 @@ def by_id(replicas: List[Dict[str, Any]]) -> Dict[str, str]:
     if not found:
         raise RunError("benchmark_replicas is empty: without the servers' own counters no result can be checked")
     return found
+
+
+def put_aside(root: Path) -> None:
+    """Move what a run of this name left when it was cut off; nothing where there is none."""
+    if root.exists():
+        number = len(list(root.parent.glob(f"{root.name}.cut-off-*"))) + 1
+        root.rename(root.with_name(f"{root.name}.cut-off-{number}"))
 
 
 def finished(root: Path) -> Optional[Tuple[Dict[str, Any], List[clients.Record]]]:

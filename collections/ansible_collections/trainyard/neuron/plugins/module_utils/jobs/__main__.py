@@ -10,9 +10,9 @@ import time
 import traceback
 from typing import List
 
-from . import artifact, job, manifest, progress, store, weights
+from . import artifact, build, job, manifest, progress, store, weights
 
-KINDS = {"weights": weights.run, "artifact": artifact.run}
+KINDS = {"weights": weights.run, "artifact": artifact.run, "build": build.run}
 
 
 def main(arguments: List[str]) -> int:

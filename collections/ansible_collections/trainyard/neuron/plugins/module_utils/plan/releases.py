@@ -87,6 +87,11 @@ class SdkRelease:
         return version_number(self.release)
 
     @property
+    def source_commit(self) -> Optional[str]:
+        """The commit of the source; None where it was not at hand, and has to be given to build it."""
+        return _COMMITS.get((str(self.source_repo), str(self.source_ref)))
+
+    @property
     def image(self) -> Optional[str]:
         """The serving image without its registry, `name:tag`; None where the row has none."""
         return None if self.container_tag is None else "%s:%s" % (IMAGE_NAME, self.container_tag)
@@ -119,6 +124,7 @@ class SdkRelease:
             "source": {
                 "repo": self.source_repo,
                 "ref": self.source_ref,
+                "commit": self.source_commit,
                 "requirements": self.source_requirements,
                 "needed": runtime == "venv" and not self.venv_has_vllm,
             },
@@ -277,6 +283,14 @@ def _native(release: str, venv: Optional[str], plugin: str, vllm: str, tag: Opti
 
 
 _FORK_REQUIREMENTS = "requirements/neuron.txt"
+_PLUGIN_REQUIREMENTS = "requirements/core.txt"
+
+#: The commit that a branch or tag was at when its row was made; a branch moves, and a tag can.
+_COMMITS: Dict[Tuple[str, str], str] = {
+    (_FORK, "releases/v2.23.0-v0"): "ca2f6b9c301df6dbe2e5c83c705051f478140695",
+    (_FORK, "neuron-2.24-vllm-v0.7.2"): "490ab20f123913937456e9ff8047a88f0b18a623",
+    (_PLUGIN, "0.2.0"): "a96712544a527761a336ccabdc5846f1a2202606",
+}
 
 #: Oldest first; the order is what "nearest" means.
 RELEASES: Tuple[SdkRelease, ...] = (
@@ -331,6 +345,7 @@ RELEASES: Tuple[SdkRelease, ...] = (
         None,
         operating_systems=(_UBUNTU_22,),
         venv_has_vllm=False,
+        source_requirements=_PLUGIN_REQUIREMENTS,
         default=False,
         note="The plugin is a beta here and is built into the environment.",
     ),
@@ -351,6 +366,7 @@ RELEASES: Tuple[SdkRelease, ...] = (
         None,
         operating_systems=(_UBUNTU_22,),
         venv_has_vllm=False,
+        source_requirements=_PLUGIN_REQUIREMENTS,
         default=False,
         note="The plugin is a beta here and is built into the environment.",
     ),

@@ -74,6 +74,7 @@ OTHER_VARIABLES = frozenset(
         "trainyard_benchmark",
         "trainyard_canary",
         "trainyard_canary_prompts",
+        "trainyard_capacity_block_end",
         "trainyard_drained_elsewhere",
         "trainyard_elb_target_groups",
         "trainyard_elb_target_id",

@@ -16,9 +16,9 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Callable, Dict, FrozenSet, List, Optional, Sequence
 
-from . import agreement, container, phases, probe, settings, slices, watch
+from . import agreement, container, engines, phases, probe, settings, slices, turns, watch
 from .settings import Replica, ServingError
 
 POLL_S = 0.5
@@ -102,6 +102,8 @@ def launch(replica: Replica, environment: Dict[str, str]) -> None:
     key = settings.api_key(replica, environment)
     if key:
         environment["VLLM_API_KEY"] = key
+    # vLLM renames its processes; without this the new title overwrites the environment that says whose cores they hold.
+    environment["SPT_NOENV"] = "1"
     for variable in KEPT_FROM_SERVER:
         environment.pop(variable, None)
     argv = replica.argv
@@ -141,6 +143,7 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
     # The first answer of an engine may take long: the deadline is the larger of its budget and a minute.
     deadline_s = max(60.0, limit.ttft_s + limit.max_tokens * limit.per_token_s)
     client = probe.Client(replica.url, _key_of(replica, main_pid), deadline_s)
+    before = engines.holding(replica)
     try:
         result = probe.check(client, replica.served_name, limit.prompt, limit.max_tokens, limit.completions, deadline_s)
     except probe.ProbeError as error:
@@ -153,7 +156,9 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
     )
     notify(summary)
     say(summary)
-    _record(replica, result)
+    # Who held the slice before and after has generated these tokens; who came by for a moment has not.
+    _record(replica, result, before & engines.holding(replica))
+    turns.give_back(replica)
     return result
 
 
@@ -165,7 +170,7 @@ def _key_of(replica: Replica, main_pid: int) -> Optional[str]:
     return slices.environment_of(main_pid).get("VLLM_API_KEY") or settings.api_key(replica)
 
 
-def _record(replica: Replica, result: probe.Completion) -> None:
+def _record(replica: Replica, result: probe.Completion, pids: FrozenSet[int]) -> None:
     if not replica.scratch.is_dir():
         return
     row = {
@@ -175,6 +180,7 @@ def _record(replica: Replica, result: probe.Completion) -> None:
         "ttft_ms": round(result.ttft_s * 1000, 3),
         "per_token_ms": round(result.per_token_s * 1000, 3),
         "text": result.text,
+        "engines": sorted(pids),
     }
     staged = replica.scratch / "gate.json.new"
     staged.write_text(json.dumps(row) + "\n", encoding="utf-8")
@@ -211,10 +217,9 @@ def settle(replica: Replica) -> None:
 def explain(replica: Replica) -> str:
     """What ended a server, in words: the probe, or an error that its log shows. Empty if nothing is known."""
     ended = replica.scratch / "ended"
-    if ended.is_file():
-        return "ended by the standing probe: {0}".format(ended.read_text(encoding="utf-8").strip())
+    found = ["ended by the standing probe: " + ended.read_text(encoding="utf-8").strip()] if ended.is_file() else []
     diagnosis = phases.diagnose(watch.last_words("vllm@{0}.service".format(replica.name)))
-    return str(diagnosis) if diagnosis else ""
+    return "; ".join(found + ([str(diagnosis)] if diagnosis else []))
 
 
 def notifier() -> Callable[[str], None]:
@@ -283,7 +288,9 @@ def run(arguments: argparse.Namespace) -> None:
         for line in status(arguments.name or settings.configured()):
             say(line)
     elif arguments.verb == "check":
-        check(settings.load(arguments.name))
+        replica = settings.load(arguments.name)
+        check(replica)
+        turns.take(replica, notifier())
     elif arguments.verb == "launch":
         launch(settings.load(arguments.name), dict(os.environ))
     elif arguments.verb == "gate":
@@ -294,6 +301,7 @@ def run(arguments: argparse.Namespace) -> None:
         text = explain(settings.load_started(arguments.name))
         if text:
             say("trainyard: " + text)
+            notifier()(text)
     else:
         watch.watch(say)
 
@@ -304,5 +312,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         run(parser().parse_args(argv))
     except ServingError as error:
         sys.stderr.write("trainyard: {0}\n".format(error))
+        # Stays in `systemctl status` when systemd has given up, below its own last lines.
+        notifier()(str(error))
         return 1
     return 0

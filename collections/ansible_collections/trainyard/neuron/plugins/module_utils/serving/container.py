@@ -19,7 +19,7 @@ from .settings import Replica, ServingError
 COMMAND_TIMEOUT_S = 60
 DEVICES = Path("/dev")
 # Variables of the unit that are the toolkit's own or the engine's, and so belong into the container.
-OWN_VARIABLES = ("TRAINYARD_RELEASE", "TRAINYARD_REPLICA", "VLLM_API_KEY")
+OWN_VARIABLES = ("SPT_NOENV", "TRAINYARD_RELEASE", "TRAINYARD_REPLICA", "VLLM_API_KEY")
 
 
 def devices() -> List[str]:

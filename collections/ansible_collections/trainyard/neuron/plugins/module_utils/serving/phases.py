@@ -130,7 +130,7 @@ RULES = (
         r"status=11\b|FAIL_HOST_MEM_ALLOC|MemoryError|Out of memory: Killed|oom-kill",
         "fix",
         "the host ran out of memory while loading",
-        "set vllm_endpoint_stagger_s, so that replicas do not load at the same time",
+        "set vllm_endpoint_loads_at_once to fewer",
     ),
     _rule(
         r"status=1003\b|Numerical Error",

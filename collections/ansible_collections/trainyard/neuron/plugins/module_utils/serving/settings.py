@@ -12,8 +12,11 @@ from urllib.parse import urlsplit
 
 from .judge import Limits
 
+LEAVING = Path("/run/trainyard-probe/leaving")
+"""While this file is there, the host is on its way out of service: its text is the reason that routers are told."""
 CONFIGURATION = Path("/etc/vllm/current")
 RUNTIME = Path("/run/vllm")
+STATE = Path("/var/lib/vllm")
 CREDENTIAL = "api-key"
 
 
@@ -66,6 +69,7 @@ class Replica:
     needs_key: bool = False
     neuron_ls: str = "/opt/aws/neuron/bin/neuron-ls"
     settle_timeout_s: float = 120.0
+    loads_at_once: int = 0
     gate: Gate = field(default_factory=Gate)
     probe: Limits = field(default_factory=Limits)
 

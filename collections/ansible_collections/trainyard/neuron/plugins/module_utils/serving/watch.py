@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Tuple
 
 from . import phases, probe, settings, slices
+from .engines import Engines
 from .judge import Judge, Limits, Sample, Verdict
 from .settings import Replica, ServingError
 
@@ -66,13 +67,19 @@ class Watcher(threading.Thread):
         self.progress = phases.Progress()
         self.over = threading.Event()
         self.listener = _listen(replica)
+        self._engines = Engines()
 
     def run(self) -> None:
-        """Look once a second; answers of the agent run beside it."""
+        """Look once a second, and at once when an engine ends; answers of the agent run beside it."""
         if self.listener:
             threading.Thread(target=self._answer, daemon=True).start()
-        while not self.over.wait(TICK_S):
-            self.tick(time.monotonic())
+        while not self.over.is_set():
+            dead = self._engines.wait(TICK_S, self.over)
+            if dead and not self.over.is_set():
+                self._engine_ended(dead)
+            elif not self.over.is_set():
+                self.tick(time.monotonic())
+        self._engines.close()
 
     def stop(self) -> None:
         """End the watch and give the agent's port free."""
@@ -85,20 +92,31 @@ class Watcher(threading.Thread):
 
     def tick(self, now: float) -> None:
         """One look, and what follows from it."""
+        self._engines.follow(self.replica)
         verdict = self.judge.look(now, self._sample())
         if verdict.ask:
             verdict = self.judge.asked(time.monotonic(), self._ask())
+        self._take(verdict)
+        if verdict.restart:
+            self.end(verdict.reason)
+
+    def _engine_ended(self, pid: int) -> None:
+        # Such a server answers on for seconds, each time with an error; without its port the router sends elsewhere.
+        reason = "its engine, process {0}, ended".format(pid)
+        if not self._stopping():
+            self.end(reason)
+        self._take(Verdict(False, reason))
+
+    def _take(self, verdict: Verdict) -> None:
         if (verdict.up, verdict.reason) != (self.verdict.up, self.verdict.reason):
             self.say("{0}: {1}".format(self.replica.name, "serving" if verdict.up else verdict.reason))
         self.verdict = verdict
         self._publish()
-        if verdict.restart:
-            self.end(verdict.reason)
 
     def agent_line(self) -> bytes:
         """What HAProxy's agent check gets. Never ``ready``: that would undo a drain that an operator asked for."""
-        verdict = self.verdict
-        return b"up\n" if verdict.up else "down #{0}\n".format(verdict.reason).encode("ascii", "replace")
+        reason = leaving() or ("" if self.verdict.up else self.verdict.reason)
+        return "down #{0}\n".format(reason).encode("ascii", "replace") if reason else b"up\n"
 
     def log_line(self, line: str) -> None:
         """Take one line of the replica's log: its progress, and the sign of a compile that nobody asked for."""
@@ -120,13 +138,17 @@ class Watcher(threading.Thread):
 
     def _sample(self) -> Sample:
         pid = self._pid()
-        if not (self.replica.scratch / "gate.json").is_file() or not pid:
+        if not (self.replica.scratch / "gate.json").is_file() or not pid or self._stopping():
             return Sample(gated=False)
         text = probe.Client(self.replica.url, key_of(pid), METRICS_TIMEOUT_S).text("/metrics")
         if text is None:
             return Sample(gated=True, answers=False)
         wanted, tokens = counters(text)
         return Sample(True, True, wanted, tokens)
+
+    def _stopping(self) -> bool:
+        """Whether somebody asked systemd to stop it: its server may then finish what it began, engine or not."""
+        return (self.replica.scratch / "stopping").exists()
 
     def _ask(self) -> str:
         limit_s = self.judge.limits.deadline_s
@@ -203,6 +225,14 @@ def read_state(name: str) -> Dict[str, object]:
     except (OSError, ValueError):
         return {}
     return state
+
+
+def leaving() -> str:
+    """Why this host is on its way out of service; empty if it is not."""
+    try:
+        return settings.LEAVING.read_text(encoding="utf-8").strip() or "leaving"
+    except OSError:
+        return ""
 
 
 class Host:

@@ -24,6 +24,14 @@ class RefusedError(Exception):
 
 
 @dataclass(frozen=True)
+class Files:
+    """The host's own files that know of the volume; tests point them elsewhere."""
+
+    fstab: Path = Path("/etc/fstab")
+    mdadm_conf: Path = Path("/etc/mdadm/mdadm.conf")
+
+
+@dataclass(frozen=True)
 class Wanted:
     """How the volume is to be."""
 
@@ -33,10 +41,16 @@ class Wanted:
     options: str = "noatime,nofail,x-systemd.device-timeout=30s"
     chunk_kib: int = 512
     wipe: Tuple[str, ...] = ()
+    #: Whether the initial ramdisk is to know the array. The volume needs it no more than the root does.
+    initramfs: bool = False
 
     def fstab_line(self) -> str:
         """Return the line of /etc/fstab: by label, as kernel names and md numbers change."""
         return f"LABEL={self.name} {self.mount} {self.fstype} {self.options} 0 2"
+
+    def array_line(self, uuid: str) -> str:
+        """Return the line of mdadm.conf, which update-initramfs copies into the initial ramdisk."""
+        return f"ARRAY /dev/md/{self.name} UUID={uuid}"
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,8 @@ class Found:
     #: What is mounted at the mount point, None where nothing is.
     mounted: Optional[str] = None
     fstab: Tuple[str, ...] = ()
+    #: The lines of mdadm.conf for an array of that name.
+    mdadm_conf: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,22 +77,20 @@ class Step:
     says: str
 
 
-def settle(
-    run: disks.Run, wanted: Wanted, find: Callable[[], List[disks.Disk]], fstab: Path = Path("/etc/fstab")
-) -> List[Step]:
+def settle(run: disks.Run, wanted: Wanted, find: Callable[[], List[disks.Disk]], files: Files = Files()) -> List[Step]:
     """Bring the volume to the wanted state; return the steps that it took."""
     taken: List[Step] = []
     while True:
-        steps = plan(look(run, wanted, find(), fstab), wanted)
+        steps = plan(look(run, wanted, find(), files), wanted)
         # What an array holds is only seen once it is assembled, so the rest is planned after that.
         now = steps[:1] if steps and steps[0].kind == "assemble" else steps
-        carry_out(run, now, wanted, fstab)
+        carry_out(run, now, wanted, files)
         taken += now
         if now == steps:
             return taken
 
 
-def look(run: disks.Run, wanted: Wanted, found_disks: List[disks.Disk], fstab: Path = Path("/etc/fstab")) -> Found:
+def look(run: disks.Run, wanted: Wanted, found_disks: List[disks.Disk], files: Files = Files()) -> Found:
     """Return how the volume is on this host."""
     array = None
     for disk in found_disks:
@@ -89,16 +103,22 @@ def look(run: disks.Run, wanted: Wanted, found_disks: List[disks.Disk], fstab: P
         array=array,
         filesystem=disks.filesystem(run, device) if device else None,
         mounted=output.strip().splitlines()[-1] if status == 0 and output.strip() else None,
-        fstab=tuple(line for line in fstab_lines(fstab) if fstab_mount(line) == wanted.mount),
+        fstab=tuple(line for line in lines_of(files.fstab) if fstab_mount(line) == wanted.mount),
+        mdadm_conf=tuple(line for line in lines_of(files.mdadm_conf) if is_array_line(line, wanted)),
     )
 
 
-def fstab_lines(fstab: Path) -> List[str]:
-    """Return the lines of /etc/fstab, empty where there is none."""
+def lines_of(path: Path) -> List[str]:
+    """Return the lines of a file, empty where there is none."""
     try:
-        return fstab.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
+
+
+def is_array_line(line: str, wanted: Wanted) -> bool:
+    """Return whether a line of mdadm.conf is that of the volume's array."""
+    return line.split()[:2] == ["ARRAY", f"/dev/md/{wanted.name}"]
 
 
 def fstab_mount(line: str) -> str:
@@ -131,7 +151,17 @@ def plan(found: Found, wanted: Wanted) -> List[Step]:
         steps.append(Step("mount", (), f"mount {wanted.mount}"))
     elif not ours or os.path.realpath(found.mounted) != os.path.realpath(device):
         raise RefusedError(f"{wanted.mount} is taken: {found.mounted} is mounted there")
+    if wanted.initramfs and len(found.disks) > 1:
+        steps += _initramfs_steps(found, wanted, made=any(step.kind == "create" for step in steps))
     return steps
+
+
+def _initramfs_steps(found: Found, wanted: Wanted, made: bool) -> List[Step]:
+    """Return the step that tells the initial ramdisk of the array; `made`: it is made first, and its name is new."""
+    known = found.disks[0].member
+    if not made and known and found.mdadm_conf == (wanted.array_line(known.uuid),):
+        return []
+    return [Step("initramfs", (), f"mdadm.conf: ARRAY /dev/md/{wanted.name}, and update-initramfs -u")]
 
 
 def _check_wanted(found: Found, wanted: Wanted) -> None:
@@ -151,7 +181,12 @@ def _array_steps(found: Found, wanted: Wanted) -> Tuple[str, bool, List[Step]]:
     device = f"/dev/md/{wanted.name}"
     ours = [disk for disk in found.disks if disk.member and disk.member.name == wanted.name]
     others = [disk for disk in found.disks if disk not in ours]
-    if not ours or all(disk.serial in wanted.wipe for disk in ours):
+    arrays = {disk.member.uuid for disk in ours if disk.member}
+    counts = {disk.member.count for disk in ours if disk.member}
+    fits = not others and len(arrays) == 1 and counts == {len(ours)}
+    foreign = found.filesystem not in (None, (wanted.fstype, wanted.name))
+    # Permission to wipe is no order: a volume that is as wanted stays, whatever may be lost.
+    if not ours or ((foreign or not fits) and all(disk.serial in wanted.wipe for disk in ours)):
         steps = _wipes(found, wanted)
         paths = tuple(disk.path for disk in found.disks)
         return (
@@ -166,9 +201,7 @@ def _array_steps(found: Found, wanted: Wanted) -> Tuple[str, bool, List[Step]]:
             "own disks in nvme_raid_disks, or "
             f"name every disk in nvme_raid_wipe"
         )
-    arrays = {disk.member.uuid for disk in ours if disk.member}
-    counts = {disk.member.count for disk in ours if disk.member}
-    if len(arrays) > 1 or counts != {len(ours)}:
+    if not fits:
         raise RefusedError(
             f"the disks do not make up one array: {len(ours)} are here, their superblocks speak of {len(arrays)} "
             f"array(s) of {', '.join(map(str, sorted(counts)))} disks. Found: {'; '.join(map(str, ours))}. "
@@ -178,7 +211,7 @@ def _array_steps(found: Found, wanted: Wanted) -> Tuple[str, bool, List[Step]]:
         paths = tuple(disk.path for disk in ours)
         # Its filesystem can only be seen once it is assembled: the caller looks again after this step.
         return device, True, [Step("assemble", paths, f"assemble {device} from {' '.join(paths)}")]
-    if found.filesystem is not None and found.filesystem != (wanted.fstype, wanted.name):
+    if foreign and found.filesystem is not None:
         raise RefusedError(
             f"{found.array} holds {found.filesystem[0]} labelled {found.filesystem[1]!r}, wanted is {wanted.fstype} "
             f"labelled {wanted.name!r}. "
@@ -209,7 +242,7 @@ def _wipes(found: Found, wanted: Wanted) -> List[Step]:
     return steps
 
 
-def carry_out(run: disks.Run, steps: List[Step], wanted: Wanted, fstab: Path = Path("/etc/fstab")) -> None:
+def carry_out(run: disks.Run, steps: List[Step], wanted: Wanted, files: Files = Files()) -> None:
     """Do the steps, in order.
 
     Raises:
@@ -221,8 +254,9 @@ def carry_out(run: disks.Run, steps: List[Step], wanted: Wanted, fstab: Path = P
         "create": lambda step: _create(run, step, wanted),
         "assemble": lambda step: _assemble(run, step, wanted),
         "mkfs": lambda step: _mkfs(run, step, wanted),
-        "fstab": lambda _: write_fstab(fstab, wanted.mount, wanted.fstab_line()),
+        "fstab": lambda _: write_fstab(files.fstab, wanted.mount, wanted.fstab_line()),
         "mount": lambda _: _mount(run, wanted),
+        "initramfs": lambda _: _initramfs(run, wanted, files.mdadm_conf),
     }
     for step in steps:
         actions[step.kind](step)
@@ -260,14 +294,37 @@ def _mount(run: disks.Run, wanted: Wanted) -> None:
     disks.must(run, ["mount", wanted.mount])
 
 
+def _initramfs(run: disks.Run, wanted: Wanted, mdadm_conf: Path) -> None:
+    """Put the array's line into mdadm.conf and make the initial ramdisk anew, or leave both as they were."""
+    uuid = disks.export(disks.must(run, ["mdadm", "--detail", "--export", f"/dev/md/{wanted.name}"]))["MD_UUID"]
+    before = lines_of(mdadm_conf)
+    write_array_line(mdadm_conf, wanted, wanted.array_line(uuid))
+    try:
+        disks.must(run, ["update-initramfs", "-u"])
+    except disks.StorageError:
+        # Else the next run would find the line and take the ramdisk for made.
+        write_lines(mdadm_conf, before)
+        raise
+
+
+def write_array_line(mdadm_conf: Path, wanted: Wanted, line: Optional[str]) -> None:
+    """Replace the line of the volume's array in mdadm.conf, or remove it; all other lines stay as they are."""
+    kept = [entry for entry in lines_of(mdadm_conf) if not is_array_line(entry, wanted)]
+    write_lines(mdadm_conf, [*kept, *([line] if line else [])])
+
+
 def write_fstab(fstab: Path, mount: str, line: Optional[str]) -> None:
     """Replace the line of a mount point in /etc/fstab, or remove it; all other lines stay as they are."""
-    kept = [entry for entry in fstab_lines(fstab) if fstab_mount(entry) != mount]
-    text = "".join(f"{entry}\n" for entry in [*kept, *([line] if line else [])])
-    temporary = fstab.with_name(f".{fstab.name}.trainyard")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.chmod(stat.S_IMODE(fstab.stat().st_mode) if fstab.exists() else 0o644)
-    temporary.replace(fstab)
+    kept = [entry for entry in lines_of(fstab) if fstab_mount(entry) != mount]
+    write_lines(fstab, [*kept, *([line] if line else [])])
+
+
+def write_lines(path: Path, lines: List[str]) -> None:
+    """Replace a file of the host in one step; it keeps its mode."""
+    temporary = path.with_name(f".{path.name}.trainyard")
+    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644)
+    temporary.replace(path)
 
 
 def describe(found: Found, wanted: Wanted) -> Dict[str, Any]:

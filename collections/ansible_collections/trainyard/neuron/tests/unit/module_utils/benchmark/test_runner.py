@@ -22,6 +22,13 @@ def test_concurrency_is_batch_times_replicas_unless_said() -> None:
     assert runner.resolve_load({"request_rate_per_s": 2.5}, slots)["concurrency"] == 0
 
 
+def test_rounds_are_requests_for_each_stream() -> None:
+    assert runner.resolve_load({"rounds": 4}, slots=8)["requests"] == 32
+    assert runner.resolve_load({"preset": "llama-3-3-70b", "rounds": 2}, slots=4)["requests"] == 8
+    with pytest.raises(runner.RunError, match="rounds: an open loop"):
+        runner.resolve_load({"rounds": 4, "request_rate_per_s": 1}, slots=8)
+
+
 def test_a_preset_is_changed_by_the_fields_beside_it() -> None:
     load = runner.resolve_load({"preset": "qwen3-32b", "requests": 3}, slots=32)
     assert (load["requests"], load["mean_output_tokens"], load["concurrency"]) == (3, 512, 1)

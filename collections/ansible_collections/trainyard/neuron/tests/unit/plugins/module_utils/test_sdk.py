@@ -54,13 +54,6 @@ def test_host_gets_the_newest_driver_of_its_releases() -> None:
     assert sdk.wanted_packages([row(), newer]) == {"aws-neuronx-dkms": "2.25.4.0", "aws-neuronx-tools": "2.23.9.0"}
 
 
-def test_only_installed_packages_count() -> None:
-    listing = "aws-neuronx-dkms installed 2.21.37.0\naws-neuronx-tools config-files 2.20.0.0\n"
-    found = sdk.installed_packages(lambda _argv: (1, listing, "no packages found"), ["aws-neuronx-dkms"])
-    assert found == {"aws-neuronx-dkms": "2.21.37.0"}
-    assert sdk.package_changes(found, row()["packages"]) == {"aws-neuronx-tools": "2.23.9.0"}
-
-
 def test_named_environment_is_taken(tmp_path: Path) -> None:
     make_venv(tmp_path, VENV)
     make_venv(tmp_path, "/opt/aws_neuronx_venv_pytorch_2_7_nxd_inference")
@@ -131,8 +124,54 @@ def test_native_generation_has_no_inference_demo() -> None:
     assert sdk.checks(row(generation="native"), VENV) == [[f"{VENV}/bin/vllm", "--version"]]
 
 
-def test_driver_users(tmp_path: Path) -> None:
-    assert sdk.driver_users(sdk.Root(tmp_path)) == 0
+@pytest.mark.parametrize("said", ["0.11.0", "vLLM 0.11.0+neuron", "INFO starting\n0.11.0"])
+def test_program_says_the_version_of_the_release(tmp_path: Path, said: str) -> None:
+    make_venv(tmp_path, VENV)
+    wanted = row(versions={"vllm": "0.11.0"}, generation="native")
+    sdk.verify(wanted, VENV, lambda _argv: (0, said + "\n", ""), sdk.Root(tmp_path), tmp_path / "notes")
+
+
+def test_program_of_another_version_than_its_metadata_is_found(tmp_path: Path) -> None:
+    make_venv(tmp_path, VENV, vllm="0.11.0")
+    wanted = row(versions={"vllm": "0.11.0"}, generation="native")
+    with pytest.raises(sdk.SdkError, match=r"vllm --version` says '0\.16\.0', the release has 0\.11\.0"):
+        sdk.verify(wanted, VENV, lambda _argv: (0, "0.16.0\n", ""), sdk.Root(tmp_path), tmp_path / "notes")
+
+
+def test_replicas_in_any_state_but_stopped_use_the_packages() -> None:
+    listing = "vllm@b-0.service loaded activating start vLLM replica\nvllm@a-0.service loaded active running vLLM\n"
+    assert sdk.running_replicas(lambda _argv: (0, listing, "")) == ["vllm@a-0.service", "vllm@b-0.service"]
+
+
+def test_processes_that_hold_a_device_are_named(tmp_path: Path) -> None:
+    for pid, name, device in ((7, "neuron-monitor", "/dev/neuron0"), (8, "python", "/dev/null")):
+        (tmp_path / "proc" / str(pid) / "fd").mkdir(parents=True)
+        (tmp_path / "proc" / str(pid) / "comm").write_text(f"{name}\n")
+        (tmp_path / "proc" / str(pid) / "fd" / "3").symlink_to(device)
+    assert sdk.driver_holders(sdk.Root(tmp_path)) == ["neuron-monitor (7)"]
+
+
+SKEWED = {sdk.DRIVER: "2.29.0.0", sdk.RUNTIME: "2.32.31.0-abc"}
+
+
+def test_driver_and_runtime_that_do_not_start_together_are_found() -> None:
+    (problem,) = sdk.skew_problems([row()], SKEWED, None)
+    assert "driver 2.29 and later needs runtime 2.33" in problem
+    assert sdk.skew_problems([row()], {**SKEWED, sdk.RUNTIME: "2.33.10.0"}, "2.29.0.0") == []
+
+
+def test_container_is_judged_by_the_runtime_that_it_brings() -> None:
+    image = row(runtime="container", packages={sdk.DRIVER: "2.29.0.0", sdk.RUNTIME: "2.33.10.0"})
+    assert sdk.skew_problems([image], SKEWED, None) == []
+    older = row(runtime="container", packages={sdk.DRIVER: "2.28.0.0", sdk.RUNTIME: "2.32.31.0"})
+    assert "runtime 2.33" in sdk.skew_problems([older], {sdk.DRIVER: "2.29.0.0"}, None)[0]
+
+
+def test_driver_in_the_kernel_is_the_installed_one(tmp_path: Path) -> None:
+    assert sdk.loaded_driver(sdk.Root(tmp_path)) is None
     (tmp_path / "sys" / "module" / "neuron").mkdir(parents=True)
-    (tmp_path / "sys" / "module" / "neuron" / "refcnt").write_text("3\n")
-    assert sdk.driver_users(sdk.Root(tmp_path)) == 3
+    (tmp_path / "sys" / "module" / "neuron" / "version").write_text("2.21.37.0\n")
+    loaded = sdk.loaded_driver(sdk.Root(tmp_path))
+    assert sdk.skew_problems([row()], {sdk.DRIVER: "2.21.37.0"}, loaded) == []
+    (problem,) = sdk.skew_problems([row()], {sdk.DRIVER: "2.22.2.0"}, loaded)
+    assert "driver 2.22.2.0 is installed and 2.21.37.0 is loaded" in problem

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.trainyard.neuron.plugins.module_utils import job_units
+from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages, job_units
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest
 from ansible_collections.trainyard.neuron.plugins.modules import artifacts, instance_store, jobs, sdk_release
 
@@ -151,9 +151,21 @@ ROW = {
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Installed packages, all held; no replica runs and nothing holds the driver."""
     packages: dict[str, str] = {}
-    monkeypatch.setattr(sdk_release.sdk, "installed_packages", lambda *_: packages)
+
+    def read(*_: object) -> dict[str, host_packages.Installed]:
+        return {name: host_packages.Installed(version, held=True) for name, version in packages.items()}
+
+    monkeypatch.setattr(host_packages.Apt, "read", read)
+    monkeypatch.setattr(host_packages.Apt, "preferences_path", "")
+    monkeypatch.setattr(host_packages.Apt, "repository_path", "/nowhere/trainyard-neuron.sources")
+    monkeypatch.setattr(sdk_release.sdk, "running_replicas", lambda _run: [])
+    monkeypatch.setattr(sdk_release.sdk, "driver_holders", lambda _root: [])
     return packages
+
+
+SOURCE = {"package_source": "https://packages.example"}
 
 
 def test_driver_of_another_release_is_an_error_or_a_warning(
@@ -172,21 +184,62 @@ def test_driver_of_another_release_is_an_error_or_a_warning(
     assert any("2.30.2.0 is installed" in text for text in warned)
 
 
-def test_with_a_source_the_difference_is_to_be_installed(call: Call, installed: dict[str, str]) -> None:
-    foretold = call(sdk_release, check=True, releases=[ROW], apt_source="https://packages.example")
+def test_with_a_source_the_difference_is_to_be_installed_and_held(call: Call, installed: dict[str, str]) -> None:
+    foretold = call(sdk_release, check=True, releases=[ROW], **SOURCE)
     assert foretold["changed"] is True
-    assert foretold["diff"] == {"before": "aws-neuronx-dkms absent\n", "after": "aws-neuronx-dkms 2.21.37.0\n"}
-    asked = call(sdk_release, releases=[ROW], apt_source="https://packages.example")
-    assert asked["install"] == ["aws-neuronx-dkms=2.21.37.0*"]
+    assert foretold["diff"]["before"] == "aws-neuronx-dkms absent\n"
+    assert foretold["diff"]["after"] == "aws-neuronx-dkms 2.21.37.0\nhold aws-neuronx-dkms\n"
+    asked = call(sdk_release, releases=[ROW], **SOURCE)["carry_out"]
+    assert (asked["install"], asked["hold"]) == ({"aws-neuronx-dkms": "2.21.37.0"}, ["aws-neuronx-dkms"])
     installed["aws-neuronx-dkms"] = "2.21.37.0-abc"
-    assert call(sdk_release, releases=[ROW], apt_source="https://packages.example")["changed"] is False
+    assert call(sdk_release, releases=[ROW], **SOURCE)["changed"] is False
 
 
-def test_driver_in_use_is_not_changed(call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("package", ["aws-neuronx-dkms", "aws-neuronx-runtime-lib"])
+def test_packages_under_running_replicas_are_not_changed(
+    call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch, package: str, check: bool
+) -> None:
+    installed[package] = "2.20.0.0"
+    row = {**ROW, "packages": {package: "2.21.37.0"}}
+    monkeypatch.setattr(sdk_release.sdk, "running_replicas", lambda _run: ["vllm@a-0.service"])
+    result = call(sdk_release, check=check, releases=[row], **SOURCE)
+    assert f"{package} 2.20.0.0 -> 2.21.37.0: vllm@a-0.service run on these packages" in result["msg"]
+    assert "neuron_venv_in_use=drain" in result["msg"]
+    del installed[package]
+    assert call(sdk_release, check=check, releases=[row], **SOURCE)["changed"] is True, "a new package is nobody's yet"
+
+
+def test_driver_that_another_process_holds_is_not_changed(
+    call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     installed["aws-neuronx-dkms"] = "2.20.0.0"
-    monkeypatch.setattr(sdk_release.sdk, "driver_users", lambda _root: 2)
-    result = call(sdk_release, releases=[ROW], apt_source="https://packages.example")
-    assert "while it is held 2 time(s): drain and stop the replicas" in result["msg"]
+    monkeypatch.setattr(sdk_release.sdk, "driver_holders", lambda _root: ["neuron-monitor (7)"])
+    for in_use in ("refuse", "drain"):
+        result = call(sdk_release, releases=[ROW], in_use=in_use, **SOURCE)
+        assert "the driver is held by neuron-monitor (7); stop them first" in result["msg"]
+
+
+def test_replicas_are_taken_out_of_service_when_told_to(
+    call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vacated: list[list[str]] = []
+    installed["aws-neuronx-dkms"] = "2.20.0.0"
+    monkeypatch.setattr(sdk_release.sdk, "running_replicas", lambda _run: ["vllm@a-0.service"])
+    monkeypatch.setattr(sdk_release.vacate, "vacate", lambda _host, units, *_: vacated.append(units))
+    foretold = call(sdk_release, check=True, releases=[ROW], in_use="drain", **SOURCE)
+    assert "stop vllm@a-0.service" in foretold["diff"]["after"]
+    assert vacated == []
+    done = call(sdk_release, releases=[ROW], in_use="drain", **SOURCE)
+    assert vacated == [["vllm@a-0.service"]] == [done["stopped"]]
+
+
+def test_undo_sets_free_what_is_held(call: Call, installed: dict[str, str]) -> None:
+    installed["aws-neuronx-dkms"] = "2.21.37.0"
+    assert call(sdk_release, check=True, releases=[ROW], state="absent")["changed"] is True
+    assert call(sdk_release, releases=[ROW], state="absent")["carry_out"]["free"] == ["aws-neuronx-dkms"]
+    installed.clear()
+    assert call(sdk_release, releases=[ROW], state="absent")["changed"] is False
 
 
 @pytest.fixture

@@ -117,6 +117,14 @@ def test_array_of_another_name_is_a_claim_and_is_stopped_before_its_disks_are_wi
     assert [(step.kind, step.devices) for step in steps[:2]] == [("stop", ("/dev/md5",)), ("wipe", ("/dev/nvme1n1",))]
 
 
+def test_permission_to_wipe_is_no_order() -> None:
+    all_named = dataclasses.replace(WANTED, wipe=tuple(f"AWS{number}" for number in range(4)))
+    assert kinds(whole(), all_named) == []
+    assert kinds(whole(mounted=None), all_named) == ["mount"]
+    foreign = whole(filesystem=("ext4", "other"), mounted=None)
+    assert kinds(foreign, all_named) == ["stop", *["wipe"] * 4, "create", "mkfs", "mount"]
+
+
 def test_growing_is_refused_with_the_reason() -> None:
     found = whole(4)
     grown = dataclasses.replace(found, disks=(*found.disks, blank(7)))
@@ -183,7 +191,7 @@ def test_failing_step_ends_the_work(tmp_path: Path) -> None:
 
     steps = volume.plan(volume.Found((blank(1), blank(2))), WANTED)
     with pytest.raises(disks.StorageError, match="device busy"):
-        volume.carry_out(run, steps, WANTED, tmp_path / "fstab")
+        volume.carry_out(run, steps, WANTED, volume.Files(tmp_path / "fstab"))
     assert ran == ["mdadm"]
     assert not (tmp_path / "fstab").exists()
 
@@ -201,3 +209,36 @@ def test_fstab_keeps_all_other_lines(tmp_path: Path) -> None:
 
 def test_host_boots_without_its_volume() -> None:
     assert "nofail" in LINE.split()[3].split(",")
+
+
+ASKED = dataclasses.replace(WANTED, initramfs=True)
+
+
+def test_initial_ramdisk_is_left_alone_unless_asked() -> None:
+    blanks = volume.Found((blank(1), blank(2)))
+    assert "initramfs" not in kinds(blanks)
+    assert kinds(blanks, ASKED)[-1] == "initramfs"
+    assert kinds(whole(), ASKED) == ["initramfs"]
+    assert kinds(whole(mdadm_conf=("ARRAY /dev/md/data UUID=aa",)), ASKED) == []
+    assert kinds(whole(mdadm_conf=("ARRAY /dev/md/data UUID=old",)), ASKED) == ["initramfs"]
+    assert "initramfs" not in kinds(volume.Found((blank(1),)), ASKED), "one disk is no array"
+
+
+def test_initial_ramdisk_learns_the_array_and_a_failure_is_tried_again(tmp_path: Path) -> None:
+    conf = tmp_path / "mdadm.conf"
+    conf.write_text("HOMEHOST <system>\nARRAY /dev/md/data UUID=old\nARRAY /dev/md/other UUID=bb\n")
+    status = 1
+
+    def run(argv: list[str]) -> tuple[int, str, str]:
+        return (0, "MD_UUID=aa\n", "") if argv[0] == "mdadm" else (status, "", "no space")
+
+    def learn() -> str:
+        volume.carry_out(run, [volume.Step("initramfs", (), "")], ASKED, volume.Files(mdadm_conf=conf))
+        return conf.read_text()
+
+    before = conf.read_text()
+    with pytest.raises(disks.StorageError, match="no space"):
+        learn()
+    assert conf.read_text() == before
+    status = 0
+    assert learn() == "HOMEHOST <system>\nARRAY /dev/md/other UUID=bb\nARRAY /dev/md/data UUID=aa\n"

@@ -125,3 +125,38 @@ def install(
         if status != 0:
             raise BindingError(f"pip cannot install what it resolved: {' '.join(errors.split())[-1500:]}")
     return packages
+
+
+def distributions(venv: Path) -> Dict[str, str]:
+    """Return the Python distributions of an environment, by their metadata folders; nothing is imported."""
+    found: Dict[str, str] = {}
+    for info in sorted(venv.glob("lib/python3*/site-packages/*.dist-info")):
+        name, separator, version = info.name[: -len(".dist-info")].rpartition("-")
+        if separator:
+            found[canonical(name)] = version
+    return found
+
+
+def guard_files(venv: Path, neuron_index: str) -> Dict[Path, str]:
+    """Return the files that keep pip inside an environment from taking a Neuron name from a general index.
+
+    Its own configuration names Neuron's index and no other, and wins over what users and the host configure; the Neuron
+    packages that are there stay at their versions whatever index a command line adds.
+    """
+    constraints = venv / "trainyard-constraints.txt"
+    lines = "".join(f"{name}=={version}\n" for name, version in sorted(distributions(venv).items()) if is_neuron(name))
+    # An empty value takes the place of the one that a user's or the host's configuration has, and counts as none.
+    configuration = (
+        "# Neuron's index and no other: placeholders of Neuron's names stand on the general one.\n"
+        "# For another package give pip its index on the command line: --index-url.\n"
+        f"[global]\nindex-url = {neuron_index}\nextra-index-url =\nfind-links =\nconstraint = {constraints}\n"
+        f"[install]\nindex-url = {neuron_index}\nextra-index-url =\nfind-links =\n"
+        f"[download]\nindex-url = {neuron_index}\nextra-index-url =\nfind-links =\n"
+    )
+    return {constraints: lines, venv / "pip.conf": configuration}
+
+
+def guard(venv: Path, neuron_index: str) -> None:
+    """Write the files of `guard_files`."""
+    for path, text in guard_files(venv, neuron_index).items():
+        path.write_text(text, encoding="utf-8")

@@ -3,50 +3,22 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import venv
-import zipfile
 from pathlib import Path
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils import bound_install
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import bound_install
+
+from tests.indexes import publish
 
 
 def run(argv: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
     result = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, **environment})
     return result.returncode, result.stdout, result.stderr
-
-
-def publish(index: Path, name: str, version: str, requires: str = "") -> None:
-    """Put a wheel on an index in the layout of the simple repository API."""
-    folder = index / "simple" / bound_install.canonical(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    module, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
-    requirement = f"Requires-Dist: {requires}\n" if requires else ""
-    files = {
-        f"{module}.py": f"ORIGIN = {index.name!r}\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requirement}",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    rows = []
-    for path, text in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-        rows.append(f"{path},sha256={digest},{len(text)}")
-    files[f"{info}/RECORD"] = "\n".join([*rows, f"{info}/RECORD,,"]) + "\n"
-    wheel = folder / f"{module}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for path, text in files.items():
-            archive.writestr(path, text)
-    links = [
-        f'<a href="{path.name}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}">{path.name}</a>'
-        for path in sorted(folder.glob("*.whl"))
-    ]
-    (folder / "index.html").write_text("<!DOCTYPE html>\n" + "\n".join(links))
 
 
 @pytest.fixture
@@ -146,3 +118,60 @@ def test_neurons_names(name: str, neurons: bool) -> None:
 def test_interpreter_without_pip_is_said(neuron: str, general: str, tmp_path: Path) -> None:
     with pytest.raises(bound_install.BindingError, match="cannot resolve"):
         bound_install.resolve(sys.executable, ["nothing-of-this-name"], neuron, general, run)
+
+
+@pytest.fixture
+def guarded(python: str, neuron: str, general: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An environment as a build leaves it, where the user's own pip looks at an index full of placeholders."""
+    bound_install.install(python, ["neuronx-cc==2.18.*"], neuron, general, run, tmp_path)
+    bound_install.guard(Path(python).parent.parent, neuron)
+    for name in ("neuronx-cc", "nki"):
+        publish(tmp_path / "general", name, "99.0")
+    configuration = tmp_path / "home" / ".config" / "pip" / "pip.conf"
+    configuration.parent.mkdir(parents=True)
+    configuration.write_text(
+        f"[global]\nindex-url = {general}\nextra-index-url = {general}\n"
+        f"[install]\nextra-index-url = {general}\n[download]\nextra-index-url = {general}\n"
+    )
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in [name for name in os.environ if name.startswith("PIP_") or name == "XDG_CONFIG_HOME"]:
+        monkeypatch.delenv(name)
+    return python
+
+
+def pip(python: str, *words: str) -> tuple[int, str]:
+    status, output, errors = run([python, "-m", "pip", *words, "--disable-pip-version-check"], {})
+    return status, output + errors
+
+
+def test_pip_itself_finds_no_neuron_name_on_a_general_index(guarded: str, tmp_path: Path) -> None:
+    status, said = pip(guarded, "install", "nki")
+    assert status != 0, said
+    assert "No matching distribution found for nki" in said
+    status, said = pip(guarded, "download", "--no-deps", "--dest", str(tmp_path / "got"), "nki")
+    assert status != 0, said
+    status, said = pip(guarded, "install", "--upgrade", "neuronx-cc")
+    assert status == 0, said
+    assert origin(guarded, "neuronx_cc") == "neuron"
+
+
+def test_same_pip_without_the_guard_takes_the_placeholder(guarded: str) -> None:
+    for name in ("pip.conf", "trainyard-constraints.txt"):
+        (Path(guarded).parent.parent / name).unlink()
+    status, said = pip(guarded, "install", "nki")
+    assert status == 0, said
+    assert origin(guarded, "nki") == "general"
+
+
+def test_neuron_package_that_is_there_stays_whatever_index_is_added(guarded: str, general: str) -> None:
+    status, said = pip(guarded, "install", "--upgrade", "--extra-index-url", general, "neuronx-cc")
+    assert status == 0, said
+    assert origin(guarded, "neuronx_cc") == "neuron"
+
+
+def test_other_packages_can_still_be_had_by_naming_their_index(guarded: str, general: str, tmp_path: Path) -> None:
+    publish(tmp_path / "general", "something-else", "1.0")
+    assert pip(guarded, "install", "something-else")[0] != 0
+    status, said = pip(guarded, "install", "--index-url", general, "something-else")
+    assert status == 0, said
+    assert origin(guarded, "something_else") == "general"

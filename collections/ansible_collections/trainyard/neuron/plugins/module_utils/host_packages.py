@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""System packages of the Neuron SDK: what is installed, at which version, held or not, and bound to which repository.
+
+The wanted state is the same for apt and dnf; a `Manager` says how its package manager is asked and told. Nothing here
+changes a host: the module reads by it, and its action plugin runs Ansible's own package modules with what it returns.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from urllib.parse import urlsplit
+
+Run = Callable[[List[str]], Tuple[int, str, str]]
+
+#: Names that Neuron's repository is the only source of, as globs.
+BOUND_NAMES = ("aws-neuron*",)
+
+#: Name of the repository's entry, its key and its preferences on a host.
+ENTRY = "trainyard-neuron"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The repository that serves the packages; an empty address: the machine image's packages are taken as they are."""
+
+    address: str = ""
+    key: str = ""
+    suite: str = ""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """One package as it is: its version, and whether upgrades are kept from it."""
+
+    version: str
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is to be done: packages to bring to a version, to hold, and to set free again."""
+
+    install: Mapping[str, str] = field(default_factory=dict)
+    hold: Tuple[str, ...] = ()
+    free: Tuple[str, ...] = ()
+    #: Whether the repository's entry is to go.
+    forget: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.install or self.hold or self.free or self.forget)
+
+
+def same_version(found: Optional[str], wanted: Optional[str]) -> bool:
+    """Return whether an installed version is the table's, which leaves out build suffixes (`2.25.57.0-166c7a468`)."""
+    if wanted is None:
+        return True
+    return found is not None and re.fullmatch(re.escape(wanted) + r"([-+~._].*)?", found) is not None
+
+
+def changes(installed: Mapping[str, Installed], wanted: Mapping[str, str]) -> Changes:
+    """Return what brings packages to their wanted versions and keeps them there."""
+    names = sorted(wanted)
+    wrong = {name: wanted[name] for name in names if not _is(installed, name, wanted[name])}
+    return Changes(wrong, tuple(name for name in names if name in wrong or not installed[name].held))
+
+
+def _is(installed: Mapping[str, Installed], name: str, version: str) -> bool:
+    return name in installed and same_version(installed[name].version, version)
+
+
+def freed(installed: Mapping[str, Installed], forget: bool = False) -> Changes:
+    """Return what lets the system's upgrades reach held packages again; `forget`: the repository is known here."""
+    return Changes(free=tuple(sorted(name for name, package in installed.items() if package.held)), forget=forget)
+
+
+class Apt:
+    """Debian and Ubuntu."""
+
+    name = "apt"
+    program = "dpkg-query"
+    preferences_path = "/etc/apt/preferences.d/" + ENTRY
+    repository_path = "/etc/apt/sources.list.d/" + ENTRY + ".sources"
+
+    def read(self, run: Run, names: Sequence[str]) -> Dict[str, Installed]:
+        """Return those of the packages that are installed."""
+        if not names:
+            return {}
+        form = "${Package} ${db:Status-Status} ${db:Status-Want} ${Version}\n"
+        _status, output, _errors = run(["dpkg-query", "--show", "--showformat", form, *names])
+        lines = [line.split() for line in output.splitlines()]
+        return {
+            words[0]: Installed(words[3], held=words[2] == "hold")
+            for words in lines
+            if len(words) == 4 and words[1] == "installed"
+        }
+
+    def preferences(self, source: Source) -> str:
+        """Return the preferences that let Neuron's names come from Neuron's repository and from nowhere else."""
+        names = " ".join(BOUND_NAMES)
+        return (
+            "# Neuron's names come from Neuron's repository alone, whatever version another one has.\n"
+            f'Package: {names}\nPin: origin "{urlsplit(source.address).hostname or ""}"\nPin-Priority: 990\n\n'
+            f"Package: {names}\nPin: release *\nPin-Priority: -1\n"
+        )
+
+    def steps(self, changes: Changes, source: Source) -> List[Tuple[str, Dict[str, Any]]]:
+        """Return Ansible's modules and their arguments, in order, that carry changes out."""
+        steps: List[Tuple[str, Dict[str, Any]]] = []
+        if changes.install:
+            # What the repository's module imports. It can install that itself only from ansible-core 2.21 on.
+            tools = {"name": ["python3-debian"], "state": "present", "update_cache": True, "cache_valid_time": 3600}
+            repository = {
+                "name": ENTRY,
+                "types": ["deb"],
+                "uris": [source.address],
+                "suites": [source.suite],
+                "components": ["main"],
+                "signed_by": source.key or None,
+            }
+            packages = {
+                "name": [f"{name}={version}*" for name, version in changes.install.items()],
+                "state": "present",
+                "update_cache": True,
+                # Exact versions, up or down: driver and runtime of different releases do not work together.
+                "allow_downgrade": True,
+                "allow_change_held_packages": True,
+            }
+            steps = [
+                ("ansible.builtin.apt", {**tools, "install_recommends": False}),
+                ("ansible.builtin.deb822_repository", repository),
+                ("ansible.builtin.apt", packages),
+            ]
+        for selection, names in (("hold", changes.hold), ("install", changes.free)):
+            steps += [("ansible.builtin.dpkg_selections", {"name": name, "selection": selection}) for name in names]
+        if changes.forget:
+            steps.append(("ansible.builtin.deb822_repository", {"name": ENTRY, "state": "absent"}))
+        return steps
+
+
+class Dnf:
+    """Amazon Linux and Rocky. Never run against a real repository here: its forms are those of recorded output."""
+
+    name = "dnf"
+    program = "rpm"
+    preferences_path = ""
+    repository_path = "/etc/yum.repos.d/" + ENTRY + ".repo"
+
+    def read(self, run: Run, names: Sequence[str]) -> Dict[str, Installed]:
+        """Return those of the packages that are installed."""
+        if not names:
+            return {}
+        _status, output, _errors = run(["rpm", "--query", "--queryformat", "%{NAME} %{VERSION}-%{RELEASE}\n", *names])
+        lines = [line.split() for line in output.splitlines()]
+        locked = self._locked(run)
+        return {
+            words[0]: Installed(words[1], held=words[0] in locked)
+            for words in lines
+            # Of a package that is not there rpm prints a sentence.
+            if len(words) == 2 and words[0] in names
+        }
+
+    def _locked(self, run: Run) -> List[str]:
+        """Return the names in dnf's version lock, whose lines are `name-epoch:version-release.*`."""
+        _status, output, _errors = run(["dnf", "--quiet", "--cacheonly", "versionlock", "list"])
+        entries = [re.fullmatch(r"(.+)-\d+:[^-]+-[^-]+", line.strip()) for line in output.splitlines()]
+        return [entry.group(1) for entry in entries if entry]
+
+    def preferences(self, source: Source) -> str:
+        """Return nothing: the repository's own priority binds its names."""
+        del source
+        return ""
+
+    def steps(self, changes: Changes, source: Source) -> List[Tuple[str, Dict[str, Any]]]:
+        """Return Ansible's modules and their arguments, in order, that carry changes out."""
+        steps: List[Tuple[str, Dict[str, Any]]] = []
+        if changes.install:
+            repository = {
+                "name": ENTRY,
+                "description": "AWS Neuron",
+                "baseurl": [source.address],
+                "gpgcheck": True,
+                "gpgkey": [source.key],
+                # A package of a repository with a better priority hides all others of its name.
+                "priority": "1",
+            }
+            plugin = {"name": ["python3-dnf-plugin-versionlock"], "state": "present"}
+            packages = {
+                "name": [f"{name}-{version}*" for name, version in changes.install.items()],
+                "state": "present",
+                "allow_downgrade": True,
+                "disable_plugin": ["versionlock"],
+            }
+            steps = [
+                ("ansible.builtin.yum_repository", repository),
+                ("ansible.builtin.dnf", plugin),
+                ("ansible.builtin.dnf", packages),
+            ]
+        for state, names in (("present", changes.hold), ("absent", changes.free)):
+            if names:
+                steps.append(("community.general.dnf_versionlock", {"name": list(names), "state": state}))
+        if changes.forget:
+            steps.append(("ansible.builtin.yum_repository", {"name": ENTRY, "state": "absent"}))
+        return steps
+
+
+#: By name, in the order in which a host is looked at.
+MANAGERS: Dict[str, Any] = {"apt": Apt(), "dnf": Dnf()}
+
+
+def manager_of(which: Callable[[str], Optional[str]]) -> Any:
+    """Return the package manager of this host; that of Debian where none is found, whose absence its calls then say."""
+    return next((manager for manager in MANAGERS.values() if which(manager.program)), MANAGERS["apt"])

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packages as apt and dnf tell of them. The outputs of rpm and dnf have the form that their manuals give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages
+
+APT, DNF = host_packages.MANAGERS["apt"], host_packages.MANAGERS["dnf"]
+NAMES = ["aws-neuronx-dkms", "aws-neuronx-runtime-lib", "aws-neuronx-tools"]
+WANTED = {"aws-neuronx-dkms": "2.21.37.0", "aws-neuronx-runtime-lib": "2.25.57.0", "aws-neuronx-tools": "2.23.9.0"}
+SOURCE = host_packages.Source("https://packages.example/neuron", "https://packages.example/key", "noble")
+
+DPKG = """\
+aws-neuronx-dkms installed hold 2.21.37.0
+aws-neuronx-runtime-lib installed install 2.24.1.0-0123abcd
+aws-neuronx-tools config-files deinstall 2.20.0.0
+"""
+RPM = """\
+aws-neuronx-dkms 2.21.37.0-dkms
+aws-neuronx-runtime-lib 2.24.1.0_0123abcd-1
+package aws-neuronx-tools is not installed
+"""
+VERSIONLOCK = """\
+aws-neuronx-dkms-0:2.21.37.0-dkms.*
+kernel-0:6.1.140-154.222.amzn2023.*
+"""
+
+
+def answers(**outputs: str) -> host_packages.Run:
+    """A host whose commands print these outputs."""
+    return lambda argv: (0, outputs[argv[0].replace("-", "_")], "")
+
+
+def test_apt_tells_version_and_hold() -> None:
+    found = APT.read(answers(dpkg_query=DPKG), NAMES)
+    assert found == {
+        "aws-neuronx-dkms": host_packages.Installed("2.21.37.0", held=True),
+        "aws-neuronx-runtime-lib": host_packages.Installed("2.24.1.0-0123abcd"),
+    }
+
+
+def test_dnf_tells_version_and_lock() -> None:
+    found = DNF.read(answers(rpm=RPM, dnf=VERSIONLOCK), NAMES)
+    assert found == {
+        "aws-neuronx-dkms": host_packages.Installed("2.21.37.0-dkms", held=True),
+        "aws-neuronx-runtime-lib": host_packages.Installed("2.24.1.0_0123abcd-1"),
+    }
+
+
+@pytest.mark.parametrize(
+    "found", [APT.read(answers(dpkg_query=DPKG), NAMES), DNF.read(answers(rpm=RPM, dnf=VERSIONLOCK), NAMES)]
+)
+def test_what_is_to_be_done_is_the_same_for_both(found: dict[str, host_packages.Installed]) -> None:
+    changes = host_packages.changes(found, WANTED)
+    assert changes.install == {"aws-neuronx-runtime-lib": "2.25.57.0", "aws-neuronx-tools": "2.23.9.0"}
+    assert changes.hold == ("aws-neuronx-runtime-lib", "aws-neuronx-tools")
+    assert host_packages.freed(found).free == ("aws-neuronx-dkms",)
+
+
+def test_right_version_that_is_not_held_is_held_and_nothing_else() -> None:
+    found = {"a": host_packages.Installed("1.0"), "b": host_packages.Installed("2.0", held=True)}
+    changes = host_packages.changes(found, {"a": "1.0", "b": "2.0"})
+    assert (changes.install, changes.hold) == ({}, ("a",))
+    assert not host_packages.changes({"b": found["b"]}, {"b": "2.0"})
+
+
+def steps(manager: Any, **changes: Any) -> dict[str, dict[str, Any]]:
+    return {name.rpartition(".")[2]: values for name, values in manager.steps(host_packages.Changes(**changes), SOURCE)}
+
+
+def test_apt_is_told_exact_versions() -> None:
+    done = steps(APT, install={"aws-neuronx-tools": "2.23.9.0"}, hold=("aws-neuronx-tools",))
+    assert done["deb822_repository"]["uris"] == ["https://packages.example/neuron"]
+    assert done["apt"]["name"] == ["aws-neuronx-tools=2.23.9.0*"]
+    assert done["dpkg_selections"] == {"name": "aws-neuronx-tools", "selection": "hold"}
+    assert steps(APT, hold=("a",)) == {"dpkg_selections": {"name": "a", "selection": "hold"}}
+    assert steps(APT, forget=True)["deb822_repository"]["state"] == "absent"
+
+
+def test_dnf_is_told_exact_versions_and_that_neurons_repository_hides_others() -> None:
+    done = steps(DNF, install={"aws-neuronx-tools": "2.23.9.0"}, hold=("aws-neuronx-tools",))
+    assert (done["yum_repository"]["priority"], done["yum_repository"]["gpgcheck"]) == ("1", True)
+    assert done["dnf"]["name"] == ["aws-neuronx-tools-2.23.9.0*"]
+    assert done["dnf_versionlock"] == {"name": ["aws-neuronx-tools"], "state": "present"}
+    assert steps(DNF, free=("a",)) == {"dnf_versionlock": {"name": ["a"], "state": "absent"}}
+    assert steps(DNF, forget=True)["yum_repository"]["state"] == "absent"
+
+
+def test_preferences_name_the_host_of_the_repository() -> None:
+    text = APT.preferences(SOURCE)
+    assert 'Pin: origin "packages.example"' in text
+    assert text.index("Pin-Priority: 990") < text.index("Pin-Priority: -1")
+
+
+def test_package_manager_is_the_one_that_is_there() -> None:
+    assert host_packages.manager_of(lambda name: name if name == "rpm" else None) is DNF
+    assert host_packages.manager_of(lambda name: name) is APT

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sweep over a stand-in host whose engine has the speed of a model: what it finds is what the model says.
+
+The engine is simulated with the shape of Llama 3.3 70B (`lab/neuron_sim/latency.py`). What is true of a
+configuration is computed here from its two durations alone, without scheduler, server or client.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab.neuron_sim import latency
+from trainyard.paths import ROOT
+
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("sweep-lab")]
+
+LATENCY = {"kind": "model", "as_model": "llama-3.3-70b", "scale": 1.0}
+CORES, LENGTH = 64, 2048
+INPUT, OUTPUT = 1900, 100
+DEGREES, BATCHES = (64, 32, 16, 8), (1, 4, 8)
+#: Half of the requests may be slower: the middle of the distribution is what the two durations give.
+OBJECTIVE = {"time_to_first_token_ms": 1400, "time_per_output_token_ms": 60, "percentile": 50}
+SWEEP = {
+    "deployment": "tiny-llama",
+    "grid": {
+        "tensor_parallel_size": list(DEGREES),
+        "data_parallel_size": ["fill"],
+        "max_num_seqs": list(BATCHES),
+        "max_model_len": [LENGTH],
+    },
+    "load": {"rounds": 4, "mean_input_tokens": INPUT, "mean_output_tokens": OUTPUT, "timeout_s": 120},
+    "objective": OBJECTIVE,
+    "price_per_host_hour_usd": 40.0,
+}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What one configuration does when every slot is always taken, by the model alone; tokens/s of the host, ms."""
+
+    prefill_s: float
+    step_s: float
+    copies: int
+    batch: int
+
+    @classmethod
+    def of(cls, degree: int, batch: int) -> Truth:
+        shape = latency.Shape.of(latency.SHAPES["llama-3.3-70b"])
+        replica = latency.Modelled(shape, "trn2", degree, 4, batch, (LENGTH,), (LENGTH,))
+        return cls(replica.prefill_seconds(INPUT), replica.step_seconds([INPUT]), CORES // degree, batch)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """A request costs the device its own prefill, and its share of the steps that the batch makes together."""
+        return self.copies * OUTPUT / (self.prefill_s + (OUTPUT - 1) * self.step_s / self.batch)
+
+    @property
+    def tpot_ms(self) -> float:
+        """A step, and what of the other sequences' prefills falls to each token."""
+        return (self.step_s + (self.batch - 1) * self.prefill_s / (OUTPUT - 1)) * 1000
+
+    @property
+    def ttft_ms(self) -> float:
+        return self.prefill_s * 1000
+
+    @property
+    def keeps(self) -> bool:
+        return (
+            self.tpot_ms <= OBJECTIVE["time_per_output_token_ms"]
+            and self.ttft_ms <= OBJECTIVE["time_to_first_token_ms"]
+        )
+
+
+class Lab:
+    """A lab of this test's own and the sweeps over it."""
+
+    def __init__(self, name: str) -> None:
+        self.environment = {**os.environ, "TRAINYARD_LAB": name, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+        self.name = name
+
+    def run(self, *argv: str) -> str:
+        done = subprocess.run(argv, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def on(self, command: str) -> str:
+        out = self.run(
+            "ansible", "lab-1", "-i", "inventory/lab", "--become", "-m", "ansible.builtin.shell", "-a", command
+        )
+        return out.split(">>\n", 1)[1].strip()
+
+    def sweep(self, given: dict[str, Any], directory: Path, *more: str) -> subprocess.Popen[str]:
+        directory.mkdir(exist_ok=True)
+        file = directory.with_suffix(".yml")
+        file.write_text(yaml.safe_dump(given))
+        argv = ["trainyard", "sweep", str(file), "-i", "inventory/lab", "-o", str(directory), *more]
+        return subprocess.Popen(
+            argv,
+            cwd=ROOT,
+            env=self.environment,
+            stdout=(directory / "log").open("a"),
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    made = Lab(f"sweep-{os.getpid()}")
+    try:
+        made.run("trainyard", "lab", "up", "--name", made.name, "--engine", "simulated", "--time-scale", "0")
+        settings = "/etc/trainyard-lab.json"
+        made.on(
+            f'python3 -c \'import json; d = json.load(open("{settings}")); '
+            f'd["latency"] = {json.dumps(LATENCY)}; json.dump(d, open("{settings}", "w"))\''
+        )
+        yield made
+    finally:
+        made.run("trainyard", "lab", "down", "--name", made.name)
+
+
+def journal(directory: Path) -> list[dict[str, Any]]:
+    file = directory / "journal.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def wait_for(directory: Path, process: subprocess.Popen[str], text: str, after: int) -> None:
+    """Until the sweep says `text` below what it had said at byte `after`."""
+    deadline = time.monotonic() + 300
+    while text not in (directory / "log").read_text()[after:]:
+        assert process.poll() is None, (directory / "log").read_text()[-2000:]
+        assert time.monotonic() < deadline, (directory / "log").read_text()[-2000:]
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def swept(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole sweep, killed while it serves, while it measures and right after a point was done."""
+    directory = tmp_path_factory.mktemp("sweep") / "grid"
+    kept = os.environ.get("TRAINYARD_SWEEP_KEEP")
+    if kept:
+        directory = Path(kept)
+    for text, pause_s in ((": serve", 6.0), (": measure", 8.0), (": done", 0.0)):
+        process = lab.sweep(SWEEP, directory)
+        said = (directory / "log").stat().st_size
+        wait_for(directory, process, text, said)
+        time.sleep(pause_s)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    process = lab.sweep(SWEEP, directory)
+    assert process.wait(timeout=1800) == 0, (directory / "log").read_text()[-4000:]
+    return directory
+
+
+def measured(directory: Path) -> dict[tuple[int, int], dict[str, Any]]:
+    found = {}
+    for entry in journal(directory):
+        assert entry["run"], entry
+        report = json.loads((directory / entry["run"] / "report.json").read_text())
+        assert report["provenance"] == "simulated"
+        found[entry["fields"]["tensor_parallel_size"], entry["fields"]["max_num_seqs"]] = report
+    return found
+
+
+def test_a_killed_sweep_goes_on_and_repeats_no_point(lab: Lab, swept: Path) -> None:
+    keys = [entry["key"] for entry in journal(swept)]
+    assert len(keys) == len(set(keys)) == len(DEGREES) * len(BATCHES)
+    runs = lab.on("ls -d /var/lib/trainyard/benchmark/*/ | xargs -n1 basename").split()
+    identity = (swept / "id").read_text().strip()
+    # One load for each point, that which the kill cut off from its controller among them.
+    assert sorted(runs) == sorted(f"sweep-{identity}-{key}" for key in keys)
+
+
+def test_it_compiles_as_many_artifacts_as_there_are_digests(lab: Lab, swept: Path) -> None:
+    report = measured(swept)
+    digests = {replica["artifact"] for one in report.values() for replica in one["scenario"]["replicas"]}
+    assert len(digests) == len(DEGREES) * len(BATCHES)
+    compiled = lab.on("cat /var/log/trainyard/artifact-*.log | grep -c 'Compiling and saving model'")
+    assert int(compiled) == len(digests)
+
+
+def test_throughput_is_what_the_model_says(swept: Path) -> None:
+    for (degree, batch), report in measured(swept).items():
+        truth = Truth.of(degree, batch)
+        got = report["results"]["throughput"]["output_tokens_per_s"]
+        # Four rounds end one after the other, and the last ones find fewer beside them.
+        assert got == pytest.approx(truth.tokens_per_s, rel=0.15), (degree, batch)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_tutorial_s_law_comes_out(swept: Path, batch: int) -> None:
+    """Data parallel tutorial: TP 64 / DP 1 to TP 16 / DP 4 at batch 1 and 4, up to twice, TTFT rises."""
+    found = measured(swept)
+    wide, narrow = found[64, batch]["results"], found[16, batch]["results"]
+    gain = narrow["throughput"]["output_tokens_per_s"] / wide["throughput"]["output_tokens_per_s"]
+    assert 1.7 < gain < 2.4
+    first = [one["latency"]["time_to_first_token_ms"]["p50"] for one in (wide, narrow)]
+    assert first[1] > 1.3 * first[0]
+
+
+def test_the_recommendation_is_the_model_s_optimum(lab: Lab, swept: Path) -> None:
+    truth = {(degree, batch): Truth.of(degree, batch) for degree in DEGREES for batch in BATCHES}
+    best = max((name for name in truth if truth[name].keeps), key=lambda name: truth[name].tokens_per_s)
+    overrides = yaml.safe_load((swept / "recommended.yml").read_text())["trainyard_overrides"]["tiny-llama"]
+    assert (overrides["tensor_parallel_size"], overrides["max_num_seqs"]) == best
+    assert overrides["data_parallel_size"] == CORES // best[0]
+    with (swept / "report.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(truth)
+    # It is a file that the site takes, and what it asks for is what is planned.
+    lab.run("ansible-playbook", "playbooks/preflight.yml", "-i", "inventory/lab", "-e", f"@{swept}/recommended.yml")
+
+
+def test_the_highest_rate_within_an_objective_is_found(lab: Lab, tmp_path: Path) -> None:
+    """One replica at batch 4: the device is full at the rate that its two durations give, and queues above it."""
+    given = {
+        **SWEEP,
+        "grid": {},
+        "points": [{"tensor_parallel_size": 64, "data_parallel_size": 1, "max_num_seqs": 4, "max_model_len": LENGTH}],
+        "loads": [],
+        "load": {"requests": 30, "mean_input_tokens": INPUT, "mean_output_tokens": 40, "arrival": "constant"},
+        "objective": {"time_to_first_token_ms": 1500, "percentile": 90},
+        "search": {"low_per_s": 0.5, "high_per_s": 16, "tolerance": 0.3},
+    }
+    process = lab.sweep(given, tmp_path / "rate")
+    assert process.wait(timeout=1200) == 0, (tmp_path / "rate/log").read_text()[-3000:]
+    truth = Truth.of(64, 4)
+    full_per_s = 1 / (truth.prefill_s + 39 * truth.step_s / 4)
+    rates = {}
+    for entry in journal(tmp_path / "rate"):
+        report = json.loads((tmp_path / "rate" / entry["run"] / "report.json").read_text())
+        rates[entry["load"]["request_rate_per_s"]] = report["results"]["goodput"]["kept"]
+    good, bad = max(rate for rate in rates if rates[rate]), min(rate for rate in rates if not rates[rate])
+    assert good < bad <= good * 1.3
+    # Thirty requests a little above the limit build no queue of 1.5 s yet; below it none may fail.
+    assert full_per_s * 0.7 < good < full_per_s * 1.6, (rates, full_per_s)
+    assert len(rates) <= 8
+
+
+def test_a_sweep_stops_before_its_time_its_money_or_its_capacity_block_runs_out(lab: Lab, tmp_path: Path) -> None:
+    given = {**SWEEP, "grid": {**SWEEP["grid"], "tensor_parallel_size": [64, 32], "max_num_seqs": [1]}}
+    directory = tmp_path / "budget"
+    # An hour of 40 USD: a point of a minute is 70 cents; one fits into a dollar, two do not.
+    for words, says, done in (
+        (("--stop-at", "2020-01-01T00:00:00"), "before the time to stop", 0),
+        (("--usd", "0.05"), "0.05 USD would be exceeded", 1),
+        (("--hours", "0.005"), "time budget of 0.01 h would be exceeded", 1),
+    ):
+        said = (directory / "log").stat().st_size if directory.exists() else 0
+        lab.sweep(given, directory, *words).wait(timeout=600)
+        assert says in (directory / "log").read_text()[said:]
+        assert len(journal(directory)) == done

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one fault costs, fault by fault, under a steady load that accounts for every request.
+
+Each test is one row of the table in docs/serving.md: a request may fail only if it was at the replica that failed, that
+replica leaves rotation within its bound, and it comes back alone or stays out and says why. With `UPDATE_TABLES=1` the
+rows are written into that page. Two stand-in hosts, four replicas each; every fault has a replica of its own, since
+systemd gives up on one after five starts in an hour.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.stand_in import Lab, stand_in
+from trainyard.paths import ROOT
+
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("serving-faults")]
+
+PAGE = ROOT / "docs" / "serving.md"
+TOKEN_S = 0.02
+#: The standing probe's limits here; the page says how its bounds follow from them.
+PROBE = {"stall_s": 5, "idle_s": 10, "silent_s": 3, "deadline_s": 3, "restarts": 3, "window_s": 3600}
+#: The router asks a server and its agent every second, and the probe looks every second.
+NOTICED_S = 3.0
+STALLED_S = PROBE["stall_s"] + PROBE["deadline_s"] + NOTICED_S
+BACK_S = 60.0
+
+
+@dataclass
+class Row:
+    """One fault and what it cost."""
+
+    fault: str
+    sent: int
+    failed: int
+    elsewhere: int
+    out_after_s: float | None
+    bound_s: float | None
+    end: str
+
+    def cells(self) -> list[str]:
+        out = "stays" if self.out_after_s is None else f"{self.out_after_s:.1f} s (bound {self.bound_s:.0f} s)"
+        return [self.fault, f"{self.failed} of {self.sent}", str(self.elsewhere), out, self.end]
+
+
+class Rotation(threading.Thread):
+    """Reads ten times a second which servers the router sends requests to, from its metrics."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.url = url
+        self.seen: list[tuple[float, set[str]]] = []
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        with httpx.Client(timeout=2.0) as client:
+            while not self.over.wait(0.1):
+                try:
+                    text = client.get(self.url).text
+                except httpx.HTTPError:
+                    continue
+                up = re.findall(r'haproxy_server_status\{.*server="([^"]+)",state="UP"\} 1', text)
+                self.seen.append((time.time(), set(up)))
+
+    def now(self) -> set[str]:
+        return self.seen[-1][1] if self.seen else set()
+
+    def out_since(self, server: str, after: float) -> float | None:
+        """Time at which a server was first seen out of rotation after a moment."""
+        return next((at for at, up in self.seen if at >= after and server not in up), None)
+
+
+@dataclass
+class Fleet:
+    """The lab, its router, and what this run has found so far."""
+
+    lab: Lab
+    rotation: Rotation
+    folder: Path
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.lab.router_address}:8080"
+
+    def unit(self, server: str, verb: str = "show") -> str:
+        host, name = server.split(":")
+        return self.lab.on(host, f"systemctl {verb} vllm@{name}.service --no-pager || true")
+
+    def property(self, server: str, name: str) -> str:
+        host, replica = server.split(":")
+        return self.lab.on(host, f"systemctl show -P {name} vllm@{replica}.service")
+
+    def processes(self, server: str) -> tuple[str, list[str]]:
+        """Process id of the server, and those of the rest of its unit: its engine."""
+        host, name = server.split(":")
+        group = f"/sys/fs/cgroup$(systemctl show -P ControlGroup vllm@{name}.service)/cgroup.procs"
+        main = self.property(server, "MainPID")
+        return main, [pid for pid in self.lab.on(host, f"cat {group}").split() if pid != main]
+
+    def routed(self, since: float) -> dict[str, dict[str, Any]]:
+        """Where each request went, by its id, from the router's log."""
+        router = self.lab.inventory["router"]["hosts"][0]
+        text = self.lab.on(router, f"journalctl -u haproxy.service -o cat --no-pager --since=@{int(since) - 1}")
+        rows = [json.loads(line) for line in text.splitlines() if line.startswith('{"time"')]
+        return {row["id"]: row for row in rows}
+
+    def wait(self, question: Callable[[], bool], limit_s: float, what: str) -> float:
+        began = time.monotonic()
+        while not question():
+            assert time.monotonic() - began < limit_s, f"not within {limit_s:.0f} s: {what}"
+            time.sleep(0.2)
+        return time.monotonic() - began
+
+
+class Load:
+    """`tests.roll.load` as a process of its own, and its requests when it is over."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.out = fleet.folder / f"requests-{time.monotonic_ns()}.jsonl"
+        command = [sys.executable, "-m", "tests.roll.load", f"--url={fleet.url}", "--model=trainyard/tiny-llama"]
+        pace = ["--closed=12", "--rate=2", f"--per-token-s={TOKEN_S}", "--shortest-s=0.2", "--longest-s=4"]
+        limits = ["--gap-limit-s=2", "--first-limit-s=5", f"--requests-out={self.out}"]
+        self.began = time.time()
+        self.process = subprocess.Popen([*command, *pace, *limits], cwd=ROOT, stdout=subprocess.DEVNULL)
+
+    def end(self) -> list[dict[str, Any]]:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+        return [json.loads(line) for line in self.out.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    variables = {
+        "trainyard_overrides": {"tiny-llama": {"tensor_parallel_size": 16, "data_parallel_size": 4}},
+        "vllm_endpoint_probe": PROBE,
+    }
+    with stand_in("faults", 2, **variables) as lab:
+        lab.pace(ttft_ms=40, itl_ms=TOKEN_S * 1000)
+        lab.play("site.yml", "--skip-tags=benchmark")
+        rotation = Rotation(f"http://{lab.router_address}:8405/metrics")
+        rotation.start()
+        made = Fleet(lab, rotation, tmp_path_factory.mktemp("faults"))
+        made.wait(lambda: len(rotation.now()) == 8, 30, "all eight replicas are in rotation")
+        yield made
+        rotation.over.set()
+        rotation.join()
+        if os.environ.get("UPDATE_TABLES"):
+            write_table(made.rows)
+
+
+def write_table(rows: list[Row]) -> None:
+    """Put the rows between the marks of the page."""
+    head = ["fault", "requests that failed", "of these not at the replica", "leaves rotation", "afterwards"]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *(row.cells() for row in rows))]
+    begin, end = "<!-- faults: simulated -->", "<!-- end -->"
+    before, _, rest = PAGE.read_text().partition(begin)
+    PAGE.write_text(before + begin + "\n" + "\n".join(lines) + "\n" + end + rest.partition(end)[2])
+
+
+def judge(fleet: Fleet, fault: str, victim: str, requests: list[dict[str, Any]], since: float, **row: Any) -> Row:
+    """Count what failed, and hold that it was at the victim."""
+    log = fleet.routed(since)
+    failed = [request for request in requests if request["kind"] != "ok"]
+    elsewhere = [request for request in failed if log.get(request["request_id"], {}).get("replica") != victim]
+    assert len(requests) > 30, "the load proved nothing"
+    assert elsewhere == [], [(request, log.get(request["request_id"])) for request in elsewhere][:3]
+    made = Row(fault, len(requests), len(failed), len(elsewhere), end=row.pop("end"), **row)
+    fleet.rows.append(made)
+    return made
+
+
+def strike(
+    fleet: Fleet, fault: str, victim: str, bound_s: float, hit: Callable[[], object], returns: bool = True
+) -> tuple[Row, str]:
+    """Let a fault happen under load; the row, and `systemctl status` at the end."""
+    restarts = int(fleet.property(victim, "NRestarts"))
+    load = Load(fleet)
+    time.sleep(3.0)
+    # The command that makes the fault takes a moment itself, which then counts as time in rotation.
+    began = time.time()
+    hit()
+    try:
+        fleet.wait(lambda: fleet.rotation.out_since(victim, began) is not None, bound_s + 2, f"{victim} is out")
+        out_after_s = (fleet.rotation.out_since(victim, began) or 0.0) - began
+        if returns:
+            fleet.wait(lambda: victim in fleet.rotation.now(), BACK_S, f"{victim} is back")
+            end = f"returns alone after {time.time() - began:.0f} s"
+        else:
+            fleet.wait(lambda: fleet.property(victim, "ActiveState") == "failed", BACK_S, f"{victim} gives up")
+            end = "stays out, with the reason"
+        time.sleep(2.0)
+    finally:
+        requests = load.end()
+    status = fleet.unit(victim, "status")
+    assert out_after_s <= bound_s
+    assert (victim in fleet.rotation.now()) == returns
+    if returns:
+        assert int(fleet.property(victim, "NRestarts")) == restarts + 1, "restarted once, not in a storm"
+    row = judge(fleet, fault, victim, requests, load.began, out_after_s=out_after_s, bound_s=bound_s, end=end)
+    return row, status
+
+
+def test_sigkill_of_the_server(fleet: Fleet) -> None:
+    victim = "lab-1:tiny-llama-0"
+    main, _ = fleet.processes(victim)
+    strike(fleet, "SIGKILL of the server", victim, NOTICED_S, lambda: fleet.lab.on("lab-1", f"kill -9 {main}"))
+
+
+def test_sigkill_of_the_engine(fleet: Fleet) -> None:
+    victim = "lab-1:tiny-llama-1"
+    _, engine = fleet.processes(victim)
+    strike(fleet, "SIGKILL of the engine", victim, 6.0, lambda: fleet.lab.on("lab-1", f"kill -9 {' '.join(engine)}"))
+
+
+def test_sigkill_of_both(fleet: Fleet) -> None:
+    victim = "lab-1:tiny-llama-2"
+    main, engine = fleet.processes(victim)
+    every = " ".join([main, *engine])
+    strike(fleet, "SIGKILL of both", victim, NOTICED_S, lambda: fleet.lab.on("lab-1", f"kill -9 {every}"))
+
+
+def test_hang(fleet: Fleet) -> None:
+    victim = "lab-1:tiny-llama-3"
+    _, status = strike(
+        fleet, "engine hangs", victim, STALLED_S, lambda: fleet.lab.fault("lab-1", "hang", "--replica", "tiny-llama-3")
+    )
+    assert "active (running)" in status
+    assert "ended by the standing probe: stalled" in fleet.lab.on("lab-1", "journalctl -u vllm@tiny-llama-3 -o cat")
+
+
+def test_device_fault(fleet: Fleet) -> None:
+    victim = "lab-2:tiny-llama-0"
+    hit: Callable[[], object] = lambda: fleet.lab.fault("lab-2", "hbm-error", "--replica", "tiny-llama-0")  # noqa: E731
+    _, status = strike(fleet, "device fault (HBM)", victim, 6.0, hit, returns=False)
+    assert "replace: the device's HBM is defective" in status
+    fleet.lab.fault("lab-2", "clear")
+
+
+def test_port_squatter(fleet: Fleet) -> None:
+    victim = "lab-2:tiny-llama-1"
+    main, _ = fleet.processes(victim)
+    # It answers 200 to everything, as a forgotten server would.
+    answer = "HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n{}"
+    squat = (
+        'import socket; s = socket.create_server(("' + fleet.lab.address("lab-2") + '", 8001));\n'
+        'while True:\n c = s.accept()[0]; c.recv(65536); c.sendall(b"' + answer + '"); c.close()'
+    )
+    fleet.lab.on("lab-2", f"printf '%s' '{squat}' > /run/squat.py")
+    hit = f"kill -9 {main}; sleep 0.5; systemd-run --unit=squat --quiet python3 /run/squat.py"
+    _, status = strike(fleet, "port squatter", victim, NOTICED_S, lambda: fleet.lab.on("lab-2", hit), returns=False)
+    assert "port 8001 is taken by another program" in status
+
+
+def test_slow_replica(fleet: Fleet) -> None:
+    victim, peers = "lab-2:tiny-llama-2", 5
+    load = Load(fleet)
+    began = time.time()
+    fleet.lab.fault("lab-2", "slow-tokens", "--replica", "tiny-llama-2", "--factor", "10")
+    time.sleep(15.0)
+    requests = load.end()
+    fleet.lab.fault("lab-2", "clear")
+    log = fleet.routed(began)
+    at_victim = [row for row in log.values() if row["replica"] == victim]
+    others = [row for row in log.values() if row["replica"] not in (victim, "<NOSRV>")]
+    share = len(at_victim) / (len(others) / peers)
+    judge(
+        fleet, "slow replica (10 times)", victim, requests, load.began,
+        out_after_s=None, bound_s=None, end=f"gets {share:.0%} of the requests of a peer",
+    )  # fmt: skip
+    assert share < 0.5
+
+
+def test_router_restart(fleet: Fleet) -> None:
+    router = fleet.lab.inventory["router"]["hosts"][0]
+    load = Load(fleet)
+    time.sleep(3.0)
+    fleet.lab.on(router, "systemctl reload haproxy.service")
+    time.sleep(2.0)
+    reloaded = load.end()
+    assert [request for request in reloaded if request["kind"] != "ok"] == []
+    fleet.rows.append(Row("router reload", len(reloaded), 0, 0, None, None, "nothing notices"))
+    before = fleet.rotation.now()
+    load = Load(fleet)
+    time.sleep(3.0)
+    began = time.time()
+    fleet.lab.on(router, "systemctl restart haproxy.service")
+    over = time.time()
+    time.sleep(3.0)
+    requests = load.end()
+    failed = [request for request in requests if request["kind"] != "ok"]
+    # What it had under way goes with it, and nothing else: what came later was served.
+    assert all(request["sent_at"] < over and request["sent_at"] + request["took_s"] > began for request in failed), (
+        failed
+    )
+    assert fleet.rotation.now() == before
+    end = "serves again within a second; drain states are kept"
+    fleet.rows.append(Row("router restart", len(requests), len(failed), 0, None, None, end))
