@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -18,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Tuple
 
-from . import phases, probe, settings, slices
+from . import exposition, phases, probe, settings, slices
 from .engines import Engines
 from .judge import Judge, Limits, Sample, Verdict
 from .settings import Replica, ServingError
@@ -26,21 +25,15 @@ from .settings import Replica, ServingError
 TICK_S = 1.0
 METRICS_TIMEOUT_S = 5.0
 STATE = Path("/run/trainyard-probe")
-_METRIC = re.compile(r"^(vllm:[a-z_]+?)(?:\{[^}]*\})?\s+([0-9.eE+-]+)", re.MULTILINE)
-_WANTED = ("vllm:num_requests_running", "vllm:num_requests_waiting")
-_TOKENS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
 
 Say = Callable[[str], None]
 
 
 def counters(text: str) -> Tuple[int, float]:
     """Requests in the engine, and tokens read and generated so far, from vLLM's metrics page."""
-    wanted, tokens = 0.0, 0.0
-    for name, value in _METRIC.findall(text):
-        if name in _WANTED:
-            wanted += float(value)
-        elif name in _TOKENS:
-            tokens += float(value)
+    found = exposition.totals(text)
+    wanted = found.get(exposition.RUNNING, 0.0) + found.get(exposition.WAITING, 0.0)
+    tokens = found.get(exposition.PROMPT_TOKENS, 0.0) + found.get(exposition.GENERATION_TOKENS, 0.0)
     return int(wanted), tokens
 
 
