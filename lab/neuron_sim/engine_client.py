@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,8 @@ class EngineClient:
         task = {
             "root": str(self._host.root),
             "release": self.settings.release,
-            "serve": asdict(self.settings),
+            # The key is the server's business, and argv is everybody's to read.
+            "serve": asdict(replace(self.settings, api_key="")),
             "cores": claim.cores,
         }
         self.process = subprocess.Popen(

@@ -248,3 +248,41 @@ def test_weights_are_where_the_header_says(models: Path) -> None:
         assert (entry["dtype"], begin, end - begin) == ("BF16", ends, rows * columns * 2)
         ends = end
     assert len(data) == 8 + size + ends
+
+
+def test_ec2_lists_the_hosts_of_the_lab_as_they_are(aws_url: str) -> None:
+    """describe_instances with the filters of the inventory plugin: type, private address, state, name."""
+    ec2 = boto3.client(
+        "ec2", region_name="us-east-1", endpoint_url=aws_url, aws_access_key_id="lab", aws_secret_access_key="lab"
+    )
+    hosts = [
+        {
+            "id": f"i-0000000000000000{number}",
+            "name": f"lab-{number}",
+            "address": f"10.200.0.1{number}",
+            "instance_type": "trn2.48xlarge",
+            "state": "running",
+        }
+        for number in (1, 2)
+    ]
+
+    def seen(**filters: str) -> dict[str, tuple[str, str, str]]:
+        asked = [{"Name": name.replace("_", "-"), "Values": [value]} for name, value in filters.items()]
+        found = [item for row in ec2.describe_instances(Filters=asked)["Reservations"] for item in row["Instances"]]
+        return {
+            item["InstanceId"]: (item["InstanceType"], item["PrivateIpAddress"], item["State"]["Name"])
+            for item in found
+        }
+
+    assert ask(f"{aws_url}/_lab/hosts", "PUT", json.dumps(hosts).encode())[0] == 200
+    assert seen(instance_type="trn2.48xlarge") == {
+        "i-00000000000000001": ("trn2.48xlarge", "10.200.0.11", "running"),
+        "i-00000000000000002": ("trn2.48xlarge", "10.200.0.12", "running"),
+    }
+    hosts[1]["state"] = "stopped"
+    assert ask(f"{aws_url}/_lab/hosts", "PUT", json.dumps(hosts).encode())[0] == 200
+    assert list(seen(instance_state_name="running")) == ["i-00000000000000001"]
+    assert ask(f"{aws_url}/_lab/hosts", "PUT", json.dumps(hosts[:1]).encode())[0] == 200
+    assert seen(instance_state_name="terminated")["i-00000000000000002"][2] == "terminated"
+    status, _, body = ask(f"{aws_url}/_lab/hosts", "PUT", b'[{"id": "i-1"}]')
+    assert status == 400 and b"a host is an object of" in body

@@ -75,8 +75,7 @@ def commit(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> str:
     copy = ["ansible", "lab-1", "-i", "inventory/lab", "--become", "-m", "ansible.builtin.copy"]
     copy += ["-a", f"src={folder}/ dest=/srv/ mode=preserve"]
     subprocess.run(copy, cwd=ROOT, env=lab.environment, check=True, capture_output=True)
-    lab.on("lab-1", f"python3 -m venv {VENV} && apt-get -qq install --yes --no-install-recommends git >/dev/null")
-    lab.on("lab-1", "chown -R root: /srv/upstream && git config --system --add safe.directory '*'")
+    lab.on("lab-1", f"python3 -m venv {VENV} && chown -R root: /srv")
     return head
 
 

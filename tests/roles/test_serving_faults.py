@@ -36,8 +36,9 @@ TOKEN_S = 0.02
 PROBE = {"stall_s": 5, "idle_s": 10, "silent_s": 3, "deadline_s": 3, "restarts": 3, "window_s": 3600}
 #: The router asks a server and its agent every second, and the probe looks every second.
 NOTICED_S = 3.0
-STALLED_S = PROBE["stall_s"] + PROBE["deadline_s"] + NOTICED_S
+STALLED_S = PROBE["stall_s"] + NOTICED_S
 BACK_S = 60.0
+GIVEN_UP_S = 180.0
 
 
 @dataclass
@@ -173,13 +174,18 @@ def write_table(rows: list[Row]) -> None:
     PAGE.write_text(before + begin + "\n" + "\n".join(lines) + "\n" + end + rest.partition(end)[2])
 
 
+def told(requests: list[dict[str, Any]], log: dict[str, dict[str, Any]]) -> str:
+    """Requests with what the router says of them, a line each."""
+    return "\n".join(f"{json.dumps(request)}\n    {json.dumps(log.get(request['request_id']))}" for request in requests)
+
+
 def judge(fleet: Fleet, fault: str, victim: str, requests: list[dict[str, Any]], since: float, **row: Any) -> Row:
     """Count what failed, and hold that it was at the victim."""
     log = fleet.routed(since)
     failed = [request for request in requests if request["kind"] != "ok"]
     elsewhere = [request for request in failed if log.get(request["request_id"], {}).get("replica") != victim]
     assert len(requests) > 30, "the load proved nothing"
-    assert elsewhere == [], [(request, log.get(request["request_id"])) for request in elsewhere][:3]
+    assert elsewhere == [], told(elsewhere, log)
     made = Row(fault, len(requests), len(failed), len(elsewhere), end=row.pop("end"), **row)
     fleet.rows.append(made)
     return made
@@ -202,7 +208,7 @@ def strike(
             fleet.wait(lambda: victim in fleet.rotation.now(), BACK_S, f"{victim} is back")
             end = f"returns alone after {time.time() - began:.0f} s"
         else:
-            fleet.wait(lambda: fleet.property(victim, "ActiveState") == "failed", BACK_S, f"{victim} gives up")
+            fleet.wait(lambda: fleet.property(victim, "ActiveState") == "failed", GIVEN_UP_S, f"{victim} gives up")
             end = "stays out, with the reason"
         time.sleep(2.0)
     finally:
@@ -305,9 +311,8 @@ def test_router_restart(fleet: Fleet) -> None:
     requests = load.end()
     failed = [request for request in requests if request["kind"] != "ok"]
     # What it had under way goes with it, and nothing else: what came later was served.
-    assert all(request["sent_at"] < over and request["sent_at"] + request["took_s"] > began for request in failed), (
-        failed
-    )
+    late = [row for row in failed if row["sent_at"] > over or row["sent_at"] + row["took_s"] < began]
+    assert late == [], f"restarted from {began} to {over}\n{told(late, fleet.routed(began))}"
     assert fleet.rotation.now() == before
     end = "serves again within a second; drain states are kept"
     fleet.rows.append(Row("router restart", len(requests), len(failed), 0, None, None, end))

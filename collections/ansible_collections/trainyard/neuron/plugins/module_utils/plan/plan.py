@@ -89,6 +89,7 @@ def plan_fleet(fleet_input: Mapping[str, Any]) -> FleetPlan:
     Args:
         fleet_input: `hosts` (name -> its inventory variables), `routers` (names of the hosts that balance),
             `topologies` (name -> what the host reported, absent where it was not asked), and optionally
+            `clients` (names of the hosts that send load, which read the replicas' own counters),
             `router_variables` (name -> variables of routers that serve nothing themselves) and `model_configs`
             (repo@revision -> the checkpoint's config.json; published models are known without).
 
@@ -111,6 +112,7 @@ class _Planner:
     def __init__(self, fleet_input: Mapping[str, Any]) -> None:
         self._raw: Mapping[str, Mapping[str, Any]] = fleet_input.get("hosts") or {}
         self._routers = sorted(fleet_input.get("routers") or ())
+        self._clients = sorted(fleet_input.get("clients") or ())
         self._router_variables: Mapping[str, Any] = fleet_input.get("router_variables") or {}
         self._reported: Mapping[str, Any] = fleet_input.get("topologies") or {}
         self._problems: List[Problem] = []
@@ -189,6 +191,7 @@ class _Planner:
             "reserved_cores": format_ranges(host.reserved_cores),
             "quarantined_devices": list(host.quarantined_devices),
             "data_dir": host.data_dir,
+            "monitor": _monitor(host),
             "sdk": _sdk_entries(host, releases),
             "weights": _weights(host),
             "artifacts": self._host_artifacts(host, releases),
@@ -325,6 +328,8 @@ class _Planner:
                 "generation": release.generation,
                 "deployments": [deployment.name],
                 "compile_host": None,
+                "runtime": deployment.runtime,
+                "image": _sdk_entry(release, deployment, host)["image"],
                 "argv": list(rendered.argv),
                 "environment": dict(rendered.environment),
                 "mode": rendered.mode,
@@ -372,7 +377,9 @@ class _Planner:
         digest, _inputs = self._artifact(deployment, release, host.topology)
         name = "%s-%d" % (deployment.name, index)
         port = deployment.port + index
-        address = LOOPBACK if self._routers == [host.name] else host.address
+        # Where nobody else has to reach it, nobody else can.
+        alone = self._routers == [host.name] and set(self._clients) <= {host.name}
+        address = LOOPBACK if alone else host.address
         rendered = render_serve(
             deployment,
             release,
@@ -388,7 +395,7 @@ class _Planner:
             artifact_path=artifact_path(host.data_dir, digest),
             replica_name=name,
         )
-        entry = release.entry(deployment.runtime)
+        entry = _sdk_entry(release, deployment, host)
         replica = {
             "name": name,
             "id": "%s:%s" % (host.name, name),
@@ -502,6 +509,13 @@ def _release_problems(deployment: Deployment, host: Host, where: str) -> Tuple[L
     return without, of_system
 
 
+def _monitor(host: Host) -> Optional[Dict[str, Any]]:
+    """Return where the metrics of a host's devices are, None where they are not wanted."""
+    if host.monitor_port is None:
+        return None
+    return {"port": host.monitor_port, "url": _url(host.address, host.monitor_port) + "/metrics"}
+
+
 def _url(address: str, port: int) -> str:
     return "http://%s:%d" % ("[%s]" % address if ":" in address else address, port)
 
@@ -558,10 +572,18 @@ def release_id(replica: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
+def _sdk_entry(release: SdkRelease, deployment: Deployment, host: Host) -> Dict[str, Any]:
+    """Return the row as a host's plan carries it, its image by the digest that the host's variables give it."""
+    entry = release.entry(deployment.runtime)
+    if entry["image"]:
+        entry["image"] = host.images.get(entry["image"], entry["image"])
+    return entry
+
+
 def _sdk_entries(host: Host, releases: Mapping[str, SdkRelease]) -> List[Dict[str, Any]]:
     found = {}
     for deployment in host.deployments:
-        entry = releases[deployment.name].entry(deployment.runtime)
+        entry = _sdk_entry(releases[deployment.name], deployment, host)
         found[(entry["release"], entry["generation"], entry["runtime"])] = entry
     return [found[key] for key in sorted(found)]
 

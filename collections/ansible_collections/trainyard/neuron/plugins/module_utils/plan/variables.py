@@ -18,6 +18,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment i
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import (
     Field,
     core_list,
+    images_by_digest,
     one_of,
     optional,
     read_fields,
@@ -64,6 +65,7 @@ _FIELDS: Dict[str, Field] = {
     "trainyard_router_port": Field(_PORT, default=8080),
     "trainyard_router_metrics_port": Field(optional(_PORT)),
     "trainyard_monitor_port": Field(optional(_PORT)),
+    "trainyard_images": Field(images_by_digest, default={}),
     "trainyard_overrides": Field(lambda value: value, default={}),
 }
 
@@ -109,6 +111,7 @@ class Host:
 
     Attributes:
         other_ports: variable and port of what listens beside the replicas.
+        images: name and tag of a container image in the SDK table -> the reference by digest that hosts pull.
         operating_system: such as `ubuntu-24.04`; None where the host was not asked.
         refused: variable and tensor parallel degree of the deployments that could not be read, so that this much of
             them can still be judged with the rest.
@@ -121,8 +124,10 @@ class Host:
     reserved_cores: Tuple[int, ...]
     quarantined_devices: Tuple[int, ...]
     data_dir: str
+    images: Mapping[str, str]
     cpu_pinning: str
     router_port: int
+    monitor_port: Optional[int]
     other_ports: Tuple[Tuple[str, int], ...]
     operating_system: Optional[str]
     deployments: Tuple[Deployment, ...]
@@ -173,8 +178,10 @@ class HostReader:
                 reserved_cores=values["trainyard_reserved_cores"],
                 quarantined_devices=values["trainyard_quarantined_devices"],
                 data_dir=values["trainyard_data_dir"],
+                images=values["trainyard_images"],
                 cpu_pinning=values["trainyard_cpu_pinning"],
                 router_port=values["trainyard_router_port"],
+                monitor_port=values["trainyard_monitor_port"],
                 other_ports=tuple((key, values[key]) for key in OTHER_PORTS if values[key] is not None),
                 operating_system=_operating_system(reported),
                 deployments=tuple(deployments),

@@ -87,9 +87,11 @@ class Watcher(threading.Thread):
         """One look, and what follows from it."""
         self._engines.follow(self.replica)
         verdict = self.judge.look(now, self._sample())
+        # A stalled one leaves rotation before it is asked, not when the time for its answer is over.
+        self._take(verdict)
         if verdict.ask:
             verdict = self.judge.asked(time.monotonic(), self._ask())
-        self._take(verdict)
+            self._take(verdict)
         if verdict.restart:
             self.end(verdict.reason)
 

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.benchmark import counters
 
@@ -39,3 +43,19 @@ def test_a_page_of_another_program_is_refused() -> None:
 def test_a_server_that_does_not_listen_is_named() -> None:
     with pytest.raises(counters.UnreachableError, match=r"http://127\.0\.0\.1:9"):
         counters.read("http://127.0.0.1:9", timeout_s=1)
+
+
+def test_the_processor_time_of_a_process_is_told_with_that_of_its_children() -> None:
+    burn = "import sys; x = sum(range(5_000_000)); sys.stdin.read()"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {burn!r}]); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        children: list[float] = []
+        while not any(seconds >= 0.05 for seconds in children):  # the child's, and not its parent's
+            assert time.monotonic() < deadline
+            found = counters.processor_seconds([process.pid])
+            assert process.pid in found
+            children = [seconds for pid, seconds in found.items() if pid != process.pid]
+        process.stdin.close()
+    assert counters.processor_seconds([process.pid]) == {}
+    assert counters.processor_seconds([]) == {}
