@@ -240,6 +240,7 @@ class Published:
             "HF_HUB_CACHE": str(hub),
             "HF_HUB_OFFLINE": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            counters.RUN_VARIABLE: str(self.tree),
         }
 
     def measure(self, streams: int, failure_ratio: float) -> Row:
@@ -296,7 +297,7 @@ def ended(argv: list[str], environment: dict[str, str], directory: Path) -> tupl
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=LIMIT_S)
         status = process.poll()
-        for pid in counters.processor_seconds([process.pid]):
+        for pid in counters.Processes(environment[counters.RUN_VARIABLE]).seconds():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()

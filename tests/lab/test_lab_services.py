@@ -21,8 +21,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from tokenizers import Tokenizer
 
-from lab import neuron_packages, tiny_model
-from lab.services import aws, hub
+from lab import neuron_image, neuron_packages, tiny_model
+from lab.services import aws, hub, registry
 
 REPO = "trainyard/tiny-llama"
 
@@ -286,3 +286,38 @@ def test_ec2_lists_the_hosts_of_the_lab_as_they_are(aws_url: str) -> None:
     assert seen(instance_state_name="terminated")["i-00000000000000002"][2] == "terminated"
     status, _, body = ask(f"{aws_url}/_lab/hosts", "PUT", b'[{"id": "i-1"}]')
     assert status == 400 and b"a host is an object of" in body
+
+
+def test_registry_serves_images_by_tag_and_by_digest(tmp_path: Path) -> None:
+    """The pull half of the distribution specification: what `podman pull name@sha256:...` asks for."""
+    base, other = neuron_image.Layer(), neuron_image.Layer()
+    base.file("/usr/bin/true", b"#!/bin/sh\n", 0o755)
+    other.link("/usr/bin/python", "true")
+    made = neuron_image.write_image(tmp_path / "neuron/vllm", "1-sdk", [base.done(), other.done()])
+    assert made == neuron_image.write_image(tmp_path / "again", "1-sdk", [_layer(base), _layer(other)]), "same bytes"
+    server = registry.serve(tmp_path, "127.0.0.1", 0)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_address[1]}/v2"
+    try:
+        assert ask(f"{url}/")[0] == 200
+        status, headers, text = ask(f"{url}/neuron/vllm/manifests/{made}")
+        assert (status, headers["Content-Type"]) == (200, neuron_image.MANIFEST)
+        assert neuron_image.digest_of(text) == made
+        assert ask(f"{url}/neuron/vllm/manifests/1-sdk")[2] == text
+        for entry in [json.loads(text)["config"], *json.loads(text)["layers"]]:
+            assert neuron_image.digest_of(ask(f"{url}/neuron/vllm/blobs/{entry['digest']}")[2]) == entry["digest"]
+        config = json.loads(ask(f"{url}/neuron/vllm/blobs/{json.loads(text)['config']['digest']}")[2])["config"]
+        assert config["Entrypoint"] == ["python", "/usr/local/bin/vllm_entrypoint.py"]
+        assert "localhost:8080/ping" in config["Healthcheck"]["Test"][1]
+        for missing in ("neuron/vllm/manifests/2", "neuron/vllm/blobs/sha256:0", "../../etc/manifests/passwd"):
+            assert ask(f"{url}/{missing}")[0] == 404
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _layer(layer: neuron_image.Layer) -> tuple[bytes, str]:
+    """The same layer's bytes again."""
+    return layer.done()

@@ -179,7 +179,7 @@ class _Frame:
             line = f'<line class="limit" x1="{across}" x2="{across}" y1="{top}" y2="{bottom}"/>'
             return (
                 line
-                + f'<text class="limit" x="{across - 5}" y="{top + 11}" text-anchor="end">{escape(limit.name)}</text>'
+                + f'<text class="limit" x="{across - 5}" y="{bottom - 8}" text-anchor="end">{escape(limit.name)}</text>'
             )
         left, down = self.at(self.x.low, limit.value)
         right, _ = self.at(self.x.high, limit.value)

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import exposition
 
@@ -116,18 +116,22 @@ def settled(urls: Dict[str, str], timeout_s: float, pause_s: float = 0.5) -> Dic
         time.sleep(pause_s)
 
 
-class Sampler(threading.Thread):
-    """Reads, once a period, every replica's requests, the load host's processor, and the client's processes `pids`."""
+#: Marks a client's processes with the run that they belong to.
+RUN_VARIABLE = "TRAINYARD_BENCHMARK_RUN"
 
-    def __init__(self, urls: Dict[str, str], period_s: float, pids: Sequence[int] = ()) -> None:
+
+class Sampler(threading.Thread):
+    """Reads, once a period, every replica's requests, and the processor use of the load host and of the client."""
+
+    def __init__(self, urls: Dict[str, str], period_s: float, processes: Processes) -> None:
         super().__init__(daemon=True)
         self.urls = urls
         self.period_s = period_s
-        self.pids = pids
+        self.processes = processes
         self.rows: List[Dict[str, Any]] = []
         self._halt = threading.Event()
         self._cpu = cpu_times()
-        self._clients = (time.monotonic(), processor_seconds(pids))
+        self._clients = (time.monotonic(), processes.seconds())
 
     def run(self) -> None:
         """Sample until told to stop."""
@@ -151,7 +155,7 @@ class Sampler(threading.Thread):
 
     def _client_use(self) -> Tuple[float, float]:
         """Processors that the client used since the last look: all its processes, and the busiest one of them."""
-        (then, old), now = self._clients, (time.monotonic(), processor_seconds(self.pids))
+        (then, old), now = self._clients, (time.monotonic(), self.processes.seconds())
         self._clients = now
         passed_s = max(1e-3, now[0] - then)
         used = [(seconds - old.get(pid, 0.0)) / passed_s for pid, seconds in now[1].items()]
@@ -173,23 +177,31 @@ def cpu_times() -> List[float]:
         return [0.0] * 8
 
 
-def processor_seconds(pids: Sequence[int]) -> Dict[int, float]:
-    """Processor seconds used so far by each of these processes and their descendants, as /proc shows them."""
-    table: Dict[int, Tuple[int, float]] = {}
-    tick = os.sysconf("SC_CLK_TCK")
-    for entry in Path("/proc").glob("[0-9]*") if pids else ():
-        try:
-            fields = (entry / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-            table[int(entry.name)] = (int(fields[1]), (float(fields[11]) + float(fields[12])) / tick)
-        except (OSError, IndexError, ValueError):
-            continue  # it ended meanwhile
-    children: Dict[int, List[int]] = {}
-    for pid, (parent, _) in table.items():
-        children.setdefault(parent, []).append(pid)
-    found: Dict[int, float] = {}
-    queue = [pid for pid in pids if pid in table]
-    while queue:
-        pid = queue.pop()
-        found[pid] = table[pid][1]
-        queue += children.get(pid, [])
-    return found
+class Processes:
+    """All processes of a client, found by a mark in their environment: Ray's, for one, leave their parents behind."""
+
+    def __init__(self, run: str) -> None:
+        self._mark = f"{RUN_VARIABLE}={run}".encode()
+        self._ours: Dict[int, bool] = {}
+
+    def seconds(self) -> Dict[int, float]:
+        """Processor seconds that each of them has used so far, as /proc shows them."""
+        found = {}
+        tick = os.sysconf("SC_CLK_TCK")
+        alive = {int(entry.name) for entry in Path("/proc").glob("[0-9]*")}
+        self._ours = {pid: ours for pid, ours in self._ours.items() if pid in alive}
+        for pid in alive:
+            try:
+                if not self._is_ours(pid):
+                    continue
+                stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+                fields = stat.rpartition(")")[2].split()
+                found[pid] = (float(fields[11]) + float(fields[12])) / tick
+            except (OSError, IndexError, ValueError):
+                continue  # it ended meanwhile, or it is somebody else's
+        return found
+
+    def _is_ours(self, pid: int) -> bool:
+        if pid not in self._ours:
+            self._ours[pid] = self._mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return self._ours[pid]

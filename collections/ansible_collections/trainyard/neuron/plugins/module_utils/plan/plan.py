@@ -182,6 +182,7 @@ class _Planner:
         if any(problem.host == host.name for problem in self._problems):
             return {}
         replicas = self._replicas(host, releases, placement)
+        memory = self._host_memory(host, releases, placement)
         return {
             "name": host.name,
             "address": host.address,
@@ -196,7 +197,9 @@ class _Planner:
             "weights": _weights(host),
             "artifacts": self._host_artifacts(host, releases),
             "replicas": replicas,
-            "memory": self._host_memory(host, releases, placement),
+            "memory": memory,
+            # Where not one load fits by the estimate, which was warned of, one at a time has the best chance.
+            "loads_at_once": max(1, memory["loads_at_once"]) if memory else 0,
         }
 
     def _releases(self, host: Host) -> Dict[str, SdkRelease]:
