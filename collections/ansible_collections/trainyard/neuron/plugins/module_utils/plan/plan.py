@@ -435,6 +435,8 @@ class _Planner:
             "argv": list(rendered.argv),
             "environment": dict(rendered.environment),
         }
+        if host.credentials:
+            replica["credentials"] = host.credentials
         return dict(replica, release=release_id(replica))
 
     def _hbm_bytes(self, deployment: Deployment, release: SdkRelease, topology: Topology) -> Optional[int]:
@@ -571,6 +573,7 @@ def release_id(replica: Mapping[str, Any]) -> str:
     """Return the digest of all that a running replica depends on: it restarts when this changes, and only then."""
     parts = [replica[key] for key in ("argv", "environment", "cpus", "cores", "sdk_release", "generation", "runtime")]
     parts += [replica["venv"], replica["image"]]
+    parts += [replica["credentials"]] if "credentials" in replica else []
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

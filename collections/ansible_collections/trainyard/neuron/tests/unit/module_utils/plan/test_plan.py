@@ -159,6 +159,14 @@ def test_whatever_a_running_replica_depends_on_changes_its_release(change: dict[
     assert before[0]["release"] != after[0]["release"]
 
 
+def test_a_key_and_another_key_are_two_releases() -> None:
+    releases = {
+        replicas(plan({"a": {**host(deployment()), **more}}))[0]["release"]
+        for more in ({}, {"credentials": "aaaaaaaa"}, {"credentials": "bbbbbbbb"})
+    }
+    assert len(releases) == 3
+
+
 def test_the_first_plan_of_a_bare_host_is_the_plan_of_the_installed_one() -> None:
     facts = {"online_cpus": "0-1", "cpu_count": 2, "memory_bytes": 1 << 34, "operating_system": "debian-12"}
     bare = plan({"a": host(deployment())}, topologies={"a": {"devices": [], **facts}})
