@@ -204,6 +204,8 @@ class Api:
         seed = str(body.get("seed")) if body.get("seed") is not None else ""
         if float(body.get("temperature") or 0.0) > 0 and not seed:
             seed = uuid.uuid4().hex
+        if self._engine.confused:
+            seed += "confused"
         text_seed = hashlib.sha256(f"{text}|{seed}".encode()).hexdigest()
         natural = False
         if limit is None:

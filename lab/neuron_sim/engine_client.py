@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from . import faults
 from .config import HostConfig
 from .metrics import Metrics
 from .ownership import Claim
@@ -88,6 +89,11 @@ class EngineClient:
     def in_flight(self) -> int:
         """Requests that were submitted and are not finished."""
         return len(self._requests)
+
+    @property
+    def confused(self) -> bool:
+        """Whether a fault has this replica answer with other words than its peers, as a broken artifact does."""
+        return faults.find(self._host, "wrong-tokens", os.environ.get("NEURON_PROCESS_TAG", "")) is not None
 
     async def start(self, claim: Claim) -> None:
         """Start the engine with the claimed cores and wait until it is ready."""

@@ -26,6 +26,7 @@ INSTANT = ("engine-crash", "server-sigkill", "truncate-artifact", "truncate-weig
 LASTING = (
     "hang",
     "slow-tokens",
+    "wrong-tokens",
     "device-reset-failure",
     "hbm-error",
     "repairable-hbm-error",
@@ -221,7 +222,7 @@ def inject(
         return _truncate(path, ("model.pt",) if kind == "truncate-artifact" else ("*.safetensors",))
     if kind in ("device-reset-failure", *_HARDWARE_COUNTERS):
         return _device_fault(host, kind, replica, device)
-    if kind in ("slow-tokens", "disk-full", "compile-failure", "compile-oom"):
+    if kind in ("slow-tokens", "wrong-tokens", "disk-full", "compile-failure", "compile-oom"):
         _store(host, Fault(kind, replica=replica, factor=factor))
         return f"{kind} is on"
     hit = {

@@ -96,6 +96,19 @@ def test_slow_tokens_slow_down_one_replica_by_the_factor(host: SimHost) -> None:
     assert "slow-tokens" in fault(host, "list")
 
 
+def test_wrong_tokens_change_what_one_replica_says_and_not_whether_it_repeats_itself(host: SimHost) -> None:
+    def said(server: Server) -> str:
+        body = {"prompt": "x", "max_tokens": 8, "temperature": 0}
+        return str(server.json("/v1/completions", body)["choices"][0]["text"])
+
+    server = host.serve_v0(env=REPLICA).wait_ready()
+    sound = said(server)
+    fault(host, "wrong-tokens", "--replica", "tiny-0")
+    assert said(server) == said(server) != sound
+    fault(host, "clear", "--only", "wrong-tokens")
+    assert said(server) == sound
+
+
 def test_device_that_fails_to_reset_stops_every_start_on_it_and_no_other(host: SimHost) -> None:
     """Disaggregation tutorial: restarting does not clear it."""
     fault(host, "device-reset-failure", "--device", "2")

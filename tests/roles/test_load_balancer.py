@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing import cli
-from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import Router, wait_idle
+from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import Router
 
 from tests.roles.render import render
 from tests.serving.stub import Stub, free_port, get, post, running
@@ -279,7 +279,7 @@ def test_a_drained_replica_finishes_and_stays_out_over_a_restart(tmp_path: Path,
         busy = first if first.running else second
         name = f"host:{busy.port}"
         assert cli.main(["--socket", str(front.socket), "drain", name, "--timeout-s", "0.1"]) == 1
-        assert wait_idle([front.router], name, 5.0) == 0
+        wait_for(lambda: not any(row.busy for row in front.router.find(name)))
         thread.join()
         assert busy.seen  # it was let finish
         count = len(busy.seen)
@@ -303,9 +303,7 @@ def test_the_router_program_lists_and_names_what_it_does_not_know(
         assert cli.main(["--socket", str(front.socket), "status"]) == 0
         assert f"host:{stubs[0].port}  model-tiny-llama  ready" in capsys.readouterr().out
         assert cli.main(["--socket", str(front.socket), "drain", "host:1"]) == 1
-        assert (
-            f"there is no replica host:1 here; there are host:{min(s.port for s in stubs)}" in capsys.readouterr().err
-        )
+        assert f"has no server host:1; it has host:{min(s.port for s in stubs)}" in capsys.readouterr().err
     assert cli.main(["--socket", str(front.socket), "status"]) == 1
     assert "systemctl status haproxy" in capsys.readouterr().err
 

@@ -103,7 +103,8 @@ def test_a_deadline_that_passes_says_what_is_left_and_in_what_state(
         name = f"host:{next(stub.port for stub in stubs if stub.running)}"
         given = {"servers": [name], "sockets": [str(front.socket)], "state": "drain"}
         late = run(router_server, capsys, timeout_s=0.2, **given)
-        assert f"not idle after 0 s: {name} (1 requests). They stay in drain" in late["msg"]
+        assert f"{name} still has 1 requests after 0 s; it stays in drain" in late["msg"]
+        assert (late["arrived"], late["left"]) == (False, {name: 1})
         assert [row.state for row in front.router.find(name)] == ["drain"]
         assert not run(router_server, capsys, timeout_s=10, **given).get("failed")
         thread.join()

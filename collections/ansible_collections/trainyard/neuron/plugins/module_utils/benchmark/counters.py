@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 import threading
 import time
 import urllib.error
@@ -15,18 +13,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import exposition
+
 #: Our field -> vLLM's metric. The V0 and V1 engines use the same names for these.
 COUNTERS = {
     "requests": "vllm:request_success_total",
-    "prompt_tokens": "vllm:prompt_tokens_total",
-    "generation_tokens": "vllm:generation_tokens_total",
+    "prompt_tokens": exposition.PROMPT_TOKENS,
+    "generation_tokens": exposition.GENERATION_TOKENS,
 }
 GAUGES = {
-    "running": "vllm:num_requests_running",
-    "waiting": "vllm:num_requests_waiting",
+    "running": exposition.RUNNING,
+    "waiting": exposition.WAITING,
     "process_started_at": "process_start_time_seconds",
 }
-_SAMPLE = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)(\{.*\})?\s+(\S+)(?:\s+\S+)?$")
 
 # A proxy of the environment is for the world outside; replicas are on private addresses.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -63,25 +62,9 @@ def get(url: str, timeout_s: float = 10.0) -> str:
         raise UnreachableError(f"{url} does not answer: {getattr(error, 'reason', error)}") from error
 
 
-def parse(text: str) -> Dict[str, float]:
-    """Sum of each metric over its labels, from the Prometheus text format. Histogram parts keep their own names."""
-    totals: Dict[str, float] = {}
-    for line in text.splitlines():
-        match = None if line.startswith("#") else _SAMPLE.match(line.strip())
-        if match is None:
-            continue
-        try:
-            value = float(match.group(3))
-        except ValueError:
-            continue
-        if not math.isnan(value):
-            totals[match.group(1)] = totals.get(match.group(1), 0.0) + value
-    return totals
-
-
 def snapshot_of(text: str) -> Snapshot:
     """The counters of one /metrics page; `UnreachableError` when it is not a vLLM server's."""
-    totals = parse(text)
+    totals = exposition.totals(text)
     missing = [name for name in COUNTERS.values() if name not in totals]
     # vLLM creates a labelled counter on its first use, so a fresh server may lack the requests' one.
     if COUNTERS["generation_tokens"] in missing and GAUGES["running"] not in totals:

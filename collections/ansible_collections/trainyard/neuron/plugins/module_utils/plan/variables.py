@@ -25,6 +25,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields impor
     text,
     whole_number,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import KEY_INPUT
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import (
     INSTANCE_TYPES,
@@ -76,6 +77,10 @@ OTHER_VARIABLES = frozenset(
         "trainyard_canary",
         "trainyard_canary_prompts",
         "trainyard_capacity_block_end",
+        "trainyard_compiles_next",
+        "trainyard_drained_elsewhere",
+        "trainyard_elb_target_groups",
+        "trainyard_elb_target_id",
         "trainyard_fleet",
         "trainyard_llmperf",
         "trainyard_redeploy",
@@ -111,6 +116,7 @@ class Host:
         operating_system: such as `ubuntu-24.04`; None where the host was not asked.
         refused: variable and tensor parallel degree of the deployments that could not be read, so that this much of
             them can still be judged with the rest.
+        credentials: what tells the replicas' API key from another; empty where they ask for none.
     """
 
     name: str
@@ -127,6 +133,7 @@ class Host:
     operating_system: Optional[str]
     deployments: Tuple[Deployment, ...]
     refused: Tuple[Tuple[str, Any], ...] = ()
+    credentials: str = ""
 
 
 class HostReader:
@@ -180,6 +187,7 @@ class HostReader:
                 operating_system=_operating_system(reported),
                 deployments=tuple(deployments),
                 refused=tuple(refused),
+                credentials=str(raw.get(KEY_INPUT) or ""),
             ),
             problems,
             warnings,
