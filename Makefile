@@ -58,14 +58,13 @@ acceptance: $(READY) ## One stand-in host with the real vLLM on its CPU: the who
 test: lint unit molecule acceptance ## Everything: lint, types, unit tests, the whole run simulated and with the real vLLM
 
 .PHONY: test-lab
-test-lab: $(READY) ## Longer behaviour on stand-in hosts: the lab itself, interrupted provisioning, rolls under load
+test-lab: $(READY) ## Longer behaviour on stand-in hosts: the lab itself, each role's life, interrupted provisioning, rolls under load
 	pytest -m lab tests/lab tests/roles
-	molecule test --scenario-name model_weights
-	molecule test --scenario-name model_compile
+	for role in nvme_raid neuron_venv host_tools neuron_monitor model_weights model_compile; do molecule test --scenario-name $$role; done
 	molecule test --scenario-name redeploy
 
 .PHONY: test-vm
-test-vm: $(READY) ## Storage in a virtual machine with four NVMe drives (slow: no hardware virtualisation needed)
+test-vm: $(READY) ## Storage in virtual machines with up to nine NVMe drives (45 minutes: no hardware virtualisation needed)
 	pytest -m vm tests/vm
 
 # One host with the real vLLM on its CPU unless told otherwise: make demo HOSTS=2 ENGINE=simulated

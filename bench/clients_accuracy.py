@@ -30,6 +30,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -46,7 +47,8 @@ from tests.bench.conftest import Server, running_server
 from trainyard import benchmark_report
 from trainyard.paths import ROOT
 
-TTFT_MS, ITL_MS, TOKENS = 200.0, 20.0, 50
+SPEED: dict[str, Any] = {"ttft_ms": 200.0, "itl_ms": 20.0, "letters": True}
+TOKENS = 50
 
 
 #: What patched LLMPerf may be off by, and up to how many streams that must hold.
@@ -160,7 +162,7 @@ def server_view(server: Server, warm_up: int) -> dict[str, float]:
 def measure(client: clients.Client, streams: int, failure_ratio: float, tokenizer: Path, scratch: Path) -> Row:
     """One run of a client of ours: its figures, the servers', and how far they are apart."""
     both = client.name == "llmperf"  # it takes several endpoints and balances by itself
-    with running_server(2 if both else 1, ttft_ms=TTFT_MS, itl_ms=ITL_MS, failure_ratio=failure_ratio) as server:
+    with running_server(2 if both else 1, **SPEED, failure_ratio=failure_ratio) as server:
         replicas = {f"test:{i}": url for i, url in enumerate(server.urls)}
         given = {
             "requests": requests_of(streams),
@@ -238,6 +240,7 @@ class Published:
             "HF_HUB_CACHE": str(hub),
             "HF_HUB_OFFLINE": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            counters.RUN_VARIABLE: str(self.tree),
         }
 
     def measure(self, streams: int, failure_ratio: float) -> Row:
@@ -261,7 +264,7 @@ class Published:
         python = Path(os.environ["TRAINYARD_LLMPERF_STOCK_VENV"]) / "bin/python"
         argv = [str(python), str(self.tree / "token_benchmark_ray.py")]
         argv += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        with running_server(replicas, ttft_ms=TTFT_MS, itl_ms=ITL_MS, failure_ratio=failure_ratio) as server:
+        with running_server(replicas, **SPEED, failure_ratio=failure_ratio) as server:
             status, output = ended(argv, self.environment(server.urls), self.tree)
             seen = server_view(server, 0)
         summaries = sorted(results.glob("*_summary.json"))
@@ -294,7 +297,7 @@ def ended(argv: list[str], environment: dict[str, str], directory: Path) -> tupl
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=LIMIT_S)
         status = process.poll()
-        for pid in counters.processor_seconds([process.pid]):
+        for pid in counters.Processes(environment[counters.RUN_VARIABLE]).seconds():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()

@@ -2,7 +2,9 @@
 """How exactly the simulated engine keeps the delays it was asked for, seen by a plain asyncio client.
 
 Sends the same streaming chat completion on 1, 8, 32 and 64 connections at once and compares time to first token and
-inter-token latency with what the lab asks for. Simulated: these are the engine's own delays, not a device's.
+inter-token latency with what the lab asks for. Simulated: these are the engine's own delays, not a device's. The client
+notes when bytes come and reads them when all are there: 64 streams share one loop, and what it does to the token of one
+would be time that the next one waits for.
 
     python bench/engine_accuracy.py [--json PATH]
 
@@ -51,26 +53,44 @@ class Stream:
         return (self.arrivals[-1] - self.arrivals[0]) / (TOKENS - 1) * 1e3
 
 
+class Receiver(asyncio.Protocol):
+    """Keeps what comes, each piece with its time, until the connection ends or the last event is there."""
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[float, bytes]] = []
+        self.done = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        """Note a piece."""
+        self.pieces.append((time.perf_counter(), data))
+        if data.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") and not self.done.done():
+            self.done.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The server went away."""
+        if not self.done.done():
+            self.done.set_exception(exc or ConnectionError("the stream ended early"))
+
+    def arrivals(self, started: float) -> list[float]:
+        """When each event with text was there, in seconds after the start; two tokens may share an event."""
+        return [at - started for at, data in self.pieces for _ in range(data.count(b'"content":" '))]
+
+
 async def stream(port: int) -> Stream:
     """One request on a connection of its own; the clock starts when the connection is there."""
     body = json.dumps(
         {"messages": [{"role": "user", "content": "hello"}], "max_tokens": TOKENS, "stream": True},
         separators=(",", ":"),
     ).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    transport, receiver = await asyncio.get_running_loop().create_connection(Receiver, "127.0.0.1", port)
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     head += f"Content-Length: {len(body)}"
+    request = head.encode() + b"\r\n\r\n" + body
     started = time.perf_counter()
-    writer.write(head.encode() + b"\r\n\r\n" + body)
-    arrivals: list[float] = []
-    while True:
-        line = await reader.readline()
-        if b'"content":" ' in line:
-            arrivals.append(time.perf_counter() - started)
-        if line == b"data: [DONE]\n":
-            break
-    writer.close()
-    return Stream(arrivals)
+    transport.write(request)
+    await receiver.done
+    transport.close()
+    return Stream(receiver.arrivals(started))
 
 
 async def measure(port: int, streams: int) -> list[Stream]:

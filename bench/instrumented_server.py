@@ -42,6 +42,7 @@ class Behaviour:
     hang_ratio: float = 0.0  # never answered
     usage_chunk: bool = True  # a last chunk with empty `choices`, as vLLM sends when asked for usage
     reasoning_tokens: int = 0  # the first tokens come as `reasoning_content`
+    letters: bool = False  # a token is a letter, so that a tokenizer of bytes counts text as the server does
     seed: int = 7
     max_num_seqs: int = 0  # 0 = no limit; others wait
 
@@ -56,6 +57,7 @@ class Entry:
     output_tokens: int = 0
     prompt_tokens: int = 0
     prompt_digest: str = ""
+    connection: int = 0  # requests of one connection have the same number
     status: int = 200
     outcome: str = "running"  # succeeded | failed | cut | hung | aborted
 
@@ -156,6 +158,7 @@ class Connection:
             arrived_s=time.monotonic(),
             prompt_tokens=len(prompt.split()),
             prompt_digest=hashlib.sha256(prompt.encode()).hexdigest()[:12],
+            connection=self.writer.get_extra_info("peername")[1],
         )
         replica.log.append(entry)
         wanted = request.get("max_completion_tokens") or request.get("max_tokens") or behaviour.output_tokens
@@ -206,7 +209,8 @@ class Connection:
                 self._event(chunk(behaviour.model, {"role": "assistant", "content": ""}, chat=chat))
             key = "reasoning_content" if index < behaviour.reasoning_tokens else "content"
             last = index == tokens - 1 and not cut
-            self._event(chunk(behaviour.model, {key: WORDS[index % len(WORDS)]}, chat=chat, last=last))
+            text = WORDS[index % len(WORDS)]
+            self._event(chunk(behaviour.model, {key: text[0] if behaviour.letters else text}, chat=chat, last=last))
             if entry.first_token_s is None:
                 entry.first_token_s = time.monotonic()
             entry.output_tokens += 1

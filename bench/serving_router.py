@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the router costs a token stream, and what its balancing gains, as ratios of one run.
 
-Stand-in servers (asyncio, one process) stream tokens at a fixed pace behind the HAProxy that the role configures. All
-figures are simulated: they are about the router, and say nothing about Trainium.
+Stand-in servers (asyncio, one process) stream tokens at a fixed pace behind the HAProxy that the role configures, and
+beside it behind nginx and vllm-router, where those are installed. All figures are simulated: they are about routers,
+and say nothing about Trainium.
 
-    python bench/serving_router.py [--streams 1 8 32] [--rounds 3]
+    python bench/serving_router.py [--streams 1 8 32] [--rounds 3] [--nginx PATH] [--vllm-router PATH] [--json FILE]
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +30,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.roles.render import render
 
 TOKEN_S = 0.020
-SLOTS = 8
-REPLICAS = 4
-# Round robin as a list of addresses does it: each takes its turn however much it has. With the router's queue a full
-# replica is passed over, whatever the order, which hides most of the difference.
-WAYS: dict[str, dict[str, Any]] = {
-    "leastconn": {"load_balancer_balance": "leastconn"},
-    "round robin with the queue": {"load_balancer_balance": "roundrobin"},
-    "plain round robin": {"load_balancer_balance": "roundrobin", "load_balancer_lookahead": 10_000},
-}
+# As Llama 3.3 70B is served: four sequences a replica; eight of them are four hosts.
+SLOTS = 4
+REPLICAS = 8
+#: What the router may add: a millisecond and 5 %.
+ALLOWED_MS, ALLOWED_SHARE = 1.0, 0.05
+LEASTCONN_GAIN = 1.15
 
 
 class Server:
@@ -85,7 +84,7 @@ class Server:
 async def request(port: int, tokens: int) -> tuple[float, list[float]]:
     """One streamed completion: time to first token and the gaps after it, in seconds."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    body = json.dumps({"model": "m", "prompt": "x", "max_tokens": tokens}).encode()
+    body = json.dumps({"model": "m", "prompt": "x", "max_tokens": tokens, "stream": True}).encode()
     head = (
         f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     )
@@ -106,18 +105,26 @@ async def closed_loop(ports: list[int], streams: int, lengths: list[int]) -> dic
     ttfts: list[float] = []
     gaps: list[float] = []
 
+    ends: list[float] = []
+    emptied: list[float] = []
+
     async def client(number: int) -> None:
         while queue:
-            first, rest = await request(ports[number % len(ports)], queue.pop())
+            tokens = queue.pop()
+            if not queue:
+                emptied.append(time.perf_counter())
+            first, rest = await request(ports[number % len(ports)], tokens)
+            ends.append(time.perf_counter())
             ttfts.append(first)
             gaps.extend(rest)
 
     began = time.perf_counter()
     await asyncio.gather(*(client(number) for number in range(streams)))
-    seconds = time.perf_counter() - began
+    # While every client had work: the end, where the last long ones run alone, is the same for every way to balance.
+    ended = [at for at in ends if at <= emptied[0]]
     ordered = sorted(gaps)
     return {
-        "requests_per_s": len(lengths) / seconds,
+        "requests_per_s": len(ended) / (emptied[0] - began),
         "ttft_p50_ms": statistics.median(ttfts) * 1000,
         "ttft_p90_ms": sorted(ttfts)[int(len(ttfts) * 0.9) - 1] * 1000,
         "itl_p50_ms": statistics.median(gaps) * 1000,
@@ -125,52 +132,79 @@ async def closed_loop(ports: list[int], streams: int, lengths: list[int]) -> dic
     }
 
 
-class Haproxy:
-    """The role's configuration, on the loopback."""
+class Program:
+    """A router that runs: its port, once it answers, and its end."""
 
-    def __init__(self, servers: list[Server], directory: Path, **variables: Any) -> None:
-        self.port = free_port()
-        rows = [
-            {"id": f"s{index}", "address": "127.0.0.1", "port": server.port, "max_num_seqs": SLOTS}
-            for index, server in enumerate(servers)
-        ]
-        text = render(
-            "load_balancer",
-            "haproxy.cfg.j2",
-            load_balancer_models=[{"name": "m", "servers": rows}],
-            load_balancer_address="127.0.0.1",
-            load_balancer_port=self.port,
-            load_balancer_metrics_address="127.0.0.1",
-            load_balancer_metrics_port=free_port(),
-            load_balancer_agent=False,
-            __load_balancer_socket=str(directory / "socket"),
-            __load_balancer_state_file=str(directory / "servers"),
-            __load_balancer_files_dir=str(directory),
-            **variables,
-        )
-        kept = [
-            row for row in text.splitlines() if not row.strip().startswith(("chroot ", "user ", "group ", "log std"))
-        ]
-        path = directory / "haproxy.cfg"
-        path.write_text("\n".join(kept).replace(" user haproxy group haproxy", "") + "\n")
-        program = shutil.which("haproxy") or "/usr/sbin/haproxy"
-        self.process = subprocess.Popen([program, "-db", "-f", str(path)], stderr=subprocess.DEVNULL)
+    def __init__(self, port: int, command: list[str]) -> None:
+        self.port = port
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     async def ready(self) -> int:
-        """The port, once it answers."""
-        for _ in range(200):
+        """The port, once a completion came through it."""
+        for _ in range(400):
             try:
                 await request(self.port, 1)
             except (OSError, RuntimeError):
                 await asyncio.sleep(0.05)
             else:
                 return self.port
-        raise RuntimeError("haproxy did not come up")
+        raise RuntimeError(f"{self.process.args} did not come up")
 
     def stop(self) -> None:
         """End it."""
         self.process.terminate()
         self.process.wait(10)
+
+
+def haproxy(servers: list[Server], directory: Path, **variables: Any) -> Program:
+    """The role's configuration, on the loopback."""
+    port = free_port()
+    rows = [
+        {"id": f"s{index}", "address": "127.0.0.1", "port": server.port, "max_num_seqs": SLOTS}
+        for index, server in enumerate(servers)
+    ]
+    text = render(
+        "load_balancer",
+        "haproxy.cfg.j2",
+        load_balancer_models=[{"name": "m", "servers": rows}],
+        load_balancer_address="127.0.0.1",
+        load_balancer_port=port,
+        load_balancer_metrics_address="127.0.0.1",
+        load_balancer_metrics_port=free_port(),
+        load_balancer_agent=False,
+        __load_balancer_socket=str(directory / "socket"),
+        __load_balancer_state_file=str(directory / "servers"),
+        __load_balancer_files_dir=str(directory),
+        **variables,
+    )
+    kept = [row for row in text.splitlines() if not row.strip().startswith(("chroot ", "user ", "group ", "log std"))]
+    path = directory / "haproxy.cfg"
+    path.write_text("\n".join(kept).replace(" user haproxy group haproxy", "") + "\n")
+    return Program(port, [shutil.which("haproxy") or "/usr/sbin/haproxy", "-db", "-f", str(path)])
+
+
+def nginx(program: str, servers: list[Server], directory: Path, method: str) -> Program:
+    """Set nginx up for streams as its own guides do: no buffering, HTTP/1.1."""
+    port = free_port()
+    rows = "".join(f"server 127.0.0.1:{server.port};" for server in servers)
+    temporary = "".join(
+        f"{kind}_temp_path {directory};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (directory / "nginx.conf").write_text(
+        f"daemon off; worker_processes 1; pid {directory}/pid; error_log /dev/null;"
+        "events { worker_connections 1024; }"
+        f"http {{ access_log off; {temporary} upstream m {{ {method} {rows} }} server {{ listen 127.0.0.1:{port};"
+        "location / { proxy_pass http://m; proxy_buffering off; proxy_http_version 1.1; proxy_read_timeout 600s; } } }"
+    )
+    return Program(port, [program, "-p", str(directory), "-c", str(directory / "nginx.conf")])
+
+
+def vllm_router(program: str, servers: list[Server], policy: str) -> Program:
+    """vllm-router with one of its own policies."""
+    port = free_port()
+    urls = [f"http://127.0.0.1:{server.port}" for server in servers]
+    where = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(free_port())]
+    return Program(port, [program, *where, "--policy", policy, "--worker-urls", *urls])
 
 
 def free_port() -> int:
@@ -180,32 +214,72 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def measure(streams: list[int], rounds: int) -> dict[str, Any]:
-    """Direct and routed by turns, so that what else the machine does hits both alike; then the two ways to balance."""
+def routers(servers: list[Server], options: argparse.Namespace) -> dict[str, Callable[[Path], Program]]:
+    """Every router and way to balance, by name.
+
+    Round robin as a list of addresses does it: each takes its turn however much it has. With the router's queue a full
+    replica is passed over, whatever the order, which hides most of the difference.
+    """
+    plain = {"load_balancer_balance": "roundrobin", "load_balancer_lookahead": 10_000}
+    found: dict[str, Callable[[Path], Program]] = {
+        "leastconn": lambda directory: haproxy(servers, directory),
+        "plain round robin": lambda directory: haproxy(servers, directory, **plain),
+    }
+    if options.nginx:
+        found["nginx least_conn"] = lambda directory: nginx(options.nginx, servers, directory, "least_conn;")
+        found["nginx round robin"] = lambda directory: nginx(options.nginx, servers, directory, "")
+    if options.vllm_router:
+        for policy in ("round_robin", "power_of_two", "cache_aware"):
+            found[f"vllm-router {policy}"] = lambda _, policy=policy: vllm_router(options.vllm_router, servers, policy)
+    return found
+
+
+#: One of each program is compared with no router at all.
+COSTED = ("leastconn", "nginx least_conn", "vllm-router round_robin")
+
+
+async def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Direct and routed by turns, so that what else the machine does hits both alike; then the ways to balance."""
     servers = [Server() for _ in range(REPLICAS)]
     listening = [await server.start() for server in servers]
     result: dict[str, Any] = {"provenance": "simulated", "token_ms": TOKEN_S * 1000, "cost": {}, "balance": {}}
     chosen = random.Random(1)  # noqa: S311  (lengths, not secrets)
     # Exponential lengths of mean 40: the spread of chat, and what round robin suffers from.
-    uneven = [max(1, min(400, round(chosen.expovariate(1 / 40)))) for _ in range(REPLICAS * SLOTS * 16)]
+    uneven = [max(1, min(400, round(chosen.expovariate(1 / 40)))) for _ in range(options.requests)]
     with tempfile.TemporaryDirectory() as name:
-        for way, variables in WAYS.items():
+        for way, start in routers(servers, options).items():
             directory = Path(name) / way.replace(" ", "-")
             directory.mkdir()
-            router = Haproxy(servers, directory, **variables)
+            router = start(directory)
             try:
                 port = await router.ready()
-                if way == "leastconn":
-                    for count in streams:
-                        result["cost"][count] = await compare(servers, port, count, rounds)
+                if way in COSTED:
+                    result["cost"][way] = {
+                        count: await compare(servers, port, count, options.rounds) for count in options.streams
+                    }
                 result["balance"][way] = await closed_loop([port], REPLICAS * SLOTS, uneven)
             finally:
                 router.stop()
     for server in listening:
         server.close()
-    rates = {name: row["requests_per_s"] for name, row in result["balance"].items()}
-    result["leastconn_over_plain_round_robin"] = rates["leastconn"] / rates["plain round robin"]
+    rates = {way: row["requests_per_s"] for way, row in result["balance"].items()}
+    result["over_plain_round_robin"] = {way: rate / rates["plain round robin"] for way, rate in rates.items()}
+    result["misses"] = misses(result)
     return result
+
+
+def misses(result: dict[str, Any]) -> list[str]:
+    """What the role's router promises and did not keep in this run."""
+    found = []
+    for streams, row in result["cost"]["leastconn"].items():
+        for key in ("ttft_p50_ms", "itl_p50_ms", "itl_p99_ms"):
+            limit = row["direct"][key] * (1 + ALLOWED_SHARE) + ALLOWED_MS
+            if row["routed"][key] > limit:
+                found.append(f"{streams} streams: {key} {row['routed'][key]:.2f}, at most {limit:.2f}")
+    gain = result["over_plain_round_robin"]["leastconn"]
+    if gain < LEASTCONN_GAIN:
+        found.append(f"leastconn over plain round robin {gain:.2f}, at least {LEASTCONN_GAIN}")
+    return found
 
 
 async def compare(servers: list[Server], port: int, streams: int, rounds: int) -> dict[str, dict[str, float]]:
@@ -218,26 +292,35 @@ async def compare(servers: list[Server], port: int, streams: int, rounds: int) -
     return {way: {key: statistics.median(row[key] for row in found) for key in found[0]} for way, found in rows.items()}
 
 
-def main() -> None:
-    """Measure, print a table, and write the figures as JSON on request."""
+def main() -> int:
+    """Measure, print tables, and write the figures as JSON on request; 1 if a promise was not kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=640, help="requests of the comparison of ways to balance")
+    parser.add_argument("--nginx", default=shutil.which("nginx"))
+    parser.add_argument("--vllm-router", default=shutil.which("vllm-router"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    result = asyncio.run(measure(options.streams, options.rounds))
+    result = asyncio.run(measure(options))
     print("simulated engine, 20 ms a token; milliseconds, direct -> through the router")
-    for streams, row in result["cost"].items():
-        cells = [
-            f"{key} {row['direct'][key]:.2f} -> {row['routed'][key]:.2f}" for key in row["direct"] if key.endswith("ms")
-        ]
-        print(f"  {streams:3d} streams: " + "  ".join(cells))
-    for name, row in result["balance"].items():
-        print(f"  {name}: {row['requests_per_s']:.1f} requests/s, TTFT p90 {row['ttft_p90_ms']:.0f} ms")
-    print(f"  leastconn / plain round robin: {result['leastconn_over_plain_round_robin']:.2f}")
+    for way, rows in result["cost"].items():
+        for streams, row in rows.items():
+            cells = [
+                f"{key[:-3]} {row['direct'][key]:.2f} -> {row['routed'][key]:.2f}"
+                for key in row["direct"]
+                if key.endswith("ms")
+            ]
+            print(f"  {way}, {streams} streams: " + "  ".join(cells))
+    for way, row in result["balance"].items():
+        ratio = result["over_plain_round_robin"][way]
+        print(f"  {way}: {row['requests_per_s']:.1f} requests/s ({ratio:.2f}), TTFT p90 {row['ttft_p90_ms']:.0f} ms")
+    for miss in result["misses"]:
+        print(f"  MISSED {miss}")
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 1 if result["misses"] else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

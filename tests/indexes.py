@@ -30,8 +30,12 @@ def publish(index: Path, name: str, version: str, requires: str = "", scripts: M
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requirement}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
+    points = ""
     for script, says in (scripts or {}).items():
-        files[f"{module}-{version}.data/scripts/{script}"] = f"#!python\nprint({says!r})\n"
+        files[f"{module}.py"] += f"def {script}():\n    print({says!r})\n"
+        points += f"{script} = {module}:{script}\n"
+    if points:
+        files[f"{info}/entry_points.txt"] = f"[console_scripts]\n{points}"
     rows = []
     for path, text in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()

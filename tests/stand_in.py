@@ -10,6 +10,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from trainyard.paths import ROOT
@@ -21,10 +22,17 @@ class Lab:
 
     Attributes:
         variables: given to every playbook run.
+        inventories: what every run reads; more may be added.
     """
 
     name: str
     variables: dict[str, Any] = field(default_factory=dict)
+    inventories: list[str] = field(default_factory=lambda: ["inventory/lab"])
+
+    @property
+    def folder(self) -> Path:
+        """Where the lab keeps its files."""
+        return ROOT / ".lab" / self.name
 
     @property
     def environment(self) -> dict[str, str]:
@@ -38,7 +46,8 @@ class Lab:
 
     def command(self, *arguments: str) -> list[str]:
         given = [f"--extra-vars={json.dumps(self.variables)}"] if self.variables else []
-        return ["ansible-playbook", "-i", "inventory/lab", *given, *arguments]
+        sources = [word for path in self.inventories for word in ("-i", path)]
+        return ["ansible-playbook", *sources, *given, *arguments]
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -97,7 +106,7 @@ class Lab:
 
     @property
     def inventory(self) -> dict[str, Any]:
-        return dict(json.loads((ROOT / ".lab" / self.name / "inventory.json").read_text()))
+        return dict(json.loads((self.folder / "inventory.json").read_text()))
 
     def address(self, host: str) -> str:
         return str(self.inventory["_meta"]["hostvars"][host]["ansible_host"])

@@ -204,6 +204,8 @@ class Api:
         seed = str(body.get("seed")) if body.get("seed") is not None else ""
         if float(body.get("temperature") or 0.0) > 0 and not seed:
             seed = uuid.uuid4().hex
+        if self._engine.confused:
+            seed += "confused"
         text_seed = hashlib.sha256(f"{text}|{seed}".encode()).hexdigest()
         natural = False
         if limit is None:
@@ -217,14 +219,19 @@ class Api:
         return Generation(prompt_tokens, int(limit), natural, text_seed, stops, request.arrived)
 
     async def _tokens(self, generation: Generation) -> AsyncIterator[tuple[str, str | None]]:
-        """The texts of a generation as the engine produces them; the last one carries the finish reason."""
+        """The texts of a generation as the engine produces them; the last one carries the finish reason.
+
+        The first thing that it yields has no text: then the request is in the engine.
+        """
         metrics = self._metrics
         words = self._tokenizer.generate(generation.text_seed)
         request = self._engine.submit(generation.prompt_tokens, generation.limit, generation.arrived)
         metrics.prompt_tokens += generation.prompt_tokens
         text = ""
         last = first = generation.arrived
+        stops = [stop for stop in generation.stop if stop]
         try:
+            yield "", None
             while True:
                 produced = await request.next()
                 now = time.monotonic()
@@ -238,11 +245,12 @@ class Api:
                 piece = "".join(next(words)[1] for _ in range(fresh))
                 generation.produced = produced
                 metrics.generation_tokens += fresh
-                text += piece
                 reason: str | None = None
+                if stops:
+                    text += piece
                 if produced >= generation.limit:
                     reason = "stop" if generation.natural else "length"
-                elif any(stop in text for stop in generation.stop):
+                elif any(stop in text for stop in stops):
                     reason = "stop"
                 if reason is not None:
                     generation.reason = reason
@@ -266,19 +274,27 @@ class Api:
             await self._stream(body, generation, reply, shape)
             return
         text = ""
-        async for piece, _ in self._tokens(generation):
+        tokens = self._tokens(generation)
+        await anext(tokens)
+        async for piece, _ in tokens:
             text += piece
         await reply.send_json(200, shape.whole(text))
 
     async def _stream(self, body: dict[str, Any], generation: Generation, reply: Reply, shape: _Shape) -> None:
         options = body.get("stream_options") or {}
         usage, continuous = bool(options.get("include_usage")), bool(options.get("continuous_usage_stats"))
-        async for piece, reason in self._tokens(generation):
-            if not reply.started:
-                reply.start_events()
-                if shape.chat:
-                    role = {"role": "assistant", "content": ""}
-                    reply.event(shape.chunk(role, None, usage, continuous), more=True)
+        tokens = self._tokens(generation)
+        await anext(tokens)
+        # Whatever can be made before the first token is there is made now: then only its text has to be filled in.
+        reply.start_events()
+        if shape.chat:
+            role = {"role": "assistant", "content": ""}
+            reply.event(shape.chunk(role, None, usage, continuous), more=True)
+        before, after = shape.frame(usage)
+        async for piece, reason in tokens:
+            if reason is None and not continuous:
+                reply.event(before + json.dumps(piece) + after)
+                continue
             delta: Any = {"content": piece} if shape.chat else piece
             reply.event(shape.chunk(delta, reason, usage, continuous))
         if usage:
@@ -327,6 +343,13 @@ class _Shape:
         if usage:
             value["usage"] = self.usage() if continuous else None
         return json.dumps(value, separators=(",", ":"))
+
+    def frame(self, usage: bool) -> tuple[str, str]:
+        """What stands before and after the text in every piece of a stream that is not its last."""
+        mark = "\0"
+        text = self.chunk({"content": mark} if self.chat else mark, None, usage, continuous=False)
+        before, _, after = text.partition(json.dumps(mark))
+        return before, after
 
     def usage_chunk(self) -> str:
         """The last piece of a stream that asked for usage: no choices."""

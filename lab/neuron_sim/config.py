@@ -26,7 +26,7 @@ class HostConfig:
         root: directory that plays the host's ``/``; tests use a temporary one.
         instance_type: EC2 name, one of ``hardware.INSTANCE_TYPES``.
         logical_nc_config: physical cores per logical core as the host is set up, 1 or 2.
-        sdk_releases: rows of the SDK table that are installed; the first one's driver and tools are the host's.
+        sdk_releases: rows of the SDK table that are installed; the newest one's driver and tools are the host's.
         engine: ``simulated`` or ``vllm-cpu``.
         vllm_cpu_venv: virtual environment of the real vLLM for CPU.
         time_scale: factor on every modelled compile and load time (1.0 = as long as on the hardware).

@@ -12,10 +12,11 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from . import faults
 from .config import HostConfig
 from .metrics import Metrics
 from .ownership import Claim
@@ -89,13 +90,19 @@ class EngineClient:
         """Requests that were submitted and are not finished."""
         return len(self._requests)
 
+    @property
+    def confused(self) -> bool:
+        """Whether a fault has this replica answer with other words than its peers, as a broken artifact does."""
+        return faults.find(self._host, "wrong-tokens", os.environ.get("NEURON_PROCESS_TAG", "")) is not None
+
     async def start(self, claim: Claim) -> None:
         """Start the engine with the claimed cores and wait until it is ready."""
         ours, theirs = socket.socketpair()
         task = {
             "root": str(self._host.root),
             "release": self.settings.release,
-            "serve": asdict(self.settings),
+            # The key is the server's business, and argv is everybody's to read.
+            "serve": asdict(replace(self.settings, api_key="")),
             "cores": claim.cores,
         }
         self.process = subprocess.Popen(

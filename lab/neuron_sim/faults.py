@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ INSTANT = ("engine-crash", "server-sigkill", "truncate-artifact", "truncate-weig
 LASTING = (
     "hang",
     "slow-tokens",
+    "wrong-tokens",
     "device-reset-failure",
     "hbm-error",
     "repairable-hbm-error",
@@ -151,13 +153,27 @@ def _truncate(path: str, patterns: tuple[str, ...]) -> str:
     return f"truncated {largest}"
 
 
-def _leak(holder: ownership.Holder) -> int:
-    """A process that goes on holding the engine's cores, as a driver does that lost track of a context."""
+_HOLD = """
+import fcntl, os, signal, sys
+for path in sys.argv[1:]:
+    fcntl.flock(os.open(path, os.O_RDONLY), fcntl.LOCK_EX)
+while True:
+    signal.pause()
+"""
+
+
+def _leak(host: HostConfig, holder: ownership.Holder) -> int:
+    """A process that goes on holding the engine's cores, as a driver does that lost track of a context.
+
+    It waits for the locks of the cores, so it has them the moment the engine ends: whoever comes next finds them taken,
+    whatever user it is of.
+    """
     key, _, cores = holder.claim.split("/")
     marker = f"{key}/leak{holder.pid}/{cores}"
+    locks = [str(host.run_dir / "cores" / str(core)) for core in holder.cores]
     process = subprocess.Popen(
-        [holder.command or "sleep", "infinity"],
-        executable="/bin/sleep",
+        [holder.command or "engine", "-ISc", _HOLD, *locks],
+        executable=sys.executable,
         env={ownership.CLAIM_VARIABLE: marker},
         start_new_session=True,
         stdin=subprocess.DEVNULL,
@@ -206,7 +222,7 @@ def inject(
         return _truncate(path, ("model.pt",) if kind == "truncate-artifact" else ("*.safetensors",))
     if kind in ("device-reset-failure", *_HARDWARE_COUNTERS):
         return _device_fault(host, kind, replica, device)
-    if kind in ("slow-tokens", "disk-full", "compile-failure", "compile-oom"):
+    if kind in ("slow-tokens", "wrong-tokens", "disk-full", "compile-failure", "compile-oom"):
         _store(host, Fault(kind, replica=replica, factor=factor))
         return f"{kind} is on"
     hit = {
@@ -242,7 +258,7 @@ def _hang(host: HostConfig, holder: ownership.Holder, replica: str) -> str:
 
 
 def _hold_on(host: HostConfig, holder: ownership.Holder, replica: str) -> str:
-    pid = _leak(holder)
+    pid = _leak(host, holder)
     _store(host, Fault("cores-not-released", replica=replica or f"pid{holder.pid}", pid=pid))
     return f"cores {ownership.format_cores(holder.cores)} stay held after engine {holder.pid} ends"
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -28,16 +29,68 @@ class HttpRequest:
     arrived: float = 0.0  # of the monotonic clock: when its first bytes came, whatever else was to be done then
 
 
+# Linux's name of this option and of its ancillary message; Python has none.
+_SO_TIMESTAMPNS = 35
+_TIMESPEC = struct.Struct("@ll")
+
+
+class _Connection(socket.socket):
+    """A connection that knows when the kernel got what was read last, however late it was read."""
+
+    kernel_arrival = 0.0
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Read, and keep the time of the monotonic clock at which it had come."""
+        data, notes, _, _ = self.recvmsg(size, socket.CMSG_SPACE(_TIMESPEC.size), flags)
+        now = time.monotonic()
+        self.kernel_arrival = now
+        for level, kind, content in notes:
+            if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS) and len(content) >= _TIMESPEC.size:
+                seconds, nanoseconds = _TIMESPEC.unpack_from(content)
+                self.kernel_arrival = min(now, now - (time.time() - seconds - nanoseconds / 1e9))
+        return data
+
+
+class _Listener(socket.socket):
+    """A listening socket whose connections have the kernel's times."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection."""
+        descriptor, address = self._accept()  # type: ignore[attr-defined]  # as the base class's own accept does it
+        return _Connection(self.family, self.type, self.proto, fileno=descriptor), address
+
+
+def _stamping(listener: socket.socket) -> socket.socket:
+    """The same bound socket, as one whose connections have the kernel's times; connections inherit the option."""
+    listener.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    return _Listener(listener.family, listener.type, listener.proto, fileno=listener.detach())
+
+
 class _Reader(asyncio.StreamReader):
     """A stream that notes when the first bytes of what is unread came."""
 
     arrived = 0.0
+    connection: _Connection | None = None
 
     def feed_data(self, data: Any) -> None:
         """Take bytes from the connection."""
         if not self._buffer:  # type: ignore[attr-defined]  # the base class's own buffer
-            self.arrived = time.monotonic()
+            self.arrived = self.connection.kernel_arrival if self.connection else time.monotonic()
         super().feed_data(data)
+
+
+class _Protocol(asyncio.StreamReaderProtocol):
+    """Tells the stream its socket before the first bytes come."""
+
+    def __init__(self, reader: _Reader, connected: Any, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(reader, connected, loop=loop)
+        self._stamped = reader
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin."""
+        connection = getattr(transport.get_extra_info("socket"), "_sock", None)
+        self._stamped.connection = connection if isinstance(connection, _Connection) else None
+        super().connection_made(transport)
 
 
 class Reply:
@@ -53,12 +106,12 @@ class Reply:
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "server: uvicorn"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         lines.append("connection: " + ("keep-alive" if self.keep_alive else "close"))
-        self.started = True
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     async def send(self, status: int, body: bytes = b"", content_type: str = "application/json") -> None:
         """A whole answer."""
         headers = {"content-type": content_type} if body else {}
+        self.started = True
         self._writer.write(self._head(status, {**headers, "content-length": str(len(body))}) + body)
         await self._writer.drain()
 
@@ -73,9 +126,10 @@ class Reply:
 
     def event(self, text: str, *, more: bool = False) -> None:
         """One event, written at once; with ``more`` together with the next one."""
-        data = f"data: {text}\n\n".encode()
+        data = b"data: " + text.encode() + b"\n\n"
         self._pending += f"{len(data):x}\r\n".encode() + data + b"\r\n"
         if not more:
+            self.started = True
             self._writer.write(self._pending)
             self._pending = b""
 
@@ -105,9 +159,9 @@ class HttpServer:
         loop = asyncio.get_running_loop()
 
         def protocol() -> asyncio.StreamReaderProtocol:
-            return asyncio.StreamReaderProtocol(_Reader(limit=_MAX_HEADER_BYTES, loop=loop), self._connect, loop=loop)
+            return _Protocol(_Reader(limit=_MAX_HEADER_BYTES, loop=loop), self._connect, loop)
 
-        self._server = await loop.create_server(protocol, sock=listener, backlog=2048)
+        self._server = await loop.create_server(protocol, sock=_stamping(listener), backlog=2048)
 
     async def close(self) -> None:
         """Stop listening and cut every connection."""

@@ -10,8 +10,9 @@ nothing removed. A test compares this table with the upstream names.
 from __future__ import annotations
 
 import argparse
+import enum
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,12 @@ MODEL_TYPES = {
     "qwen3_moe": 6,
     "gemma3": 10,
 }
-_ACCURACY = ("skip-accuracy-check", "token-matching", "logit-matching")
 _CHOICES = {
     "quantization": ("per_tensor_symmetric", "per_channel_symmetric", "expert_wise_per_channel_symmetric"),
     "activation": ("dynamic",),
     "cast": ("config", "as-declared"),
 }
-_DTYPES = ("float32", "float16", "bfloat16")
+_DTYPES = {"float32": 3, "float16": 3, "bfloat16": 3, "float8_e4m3fn": 10, "float8_e5m2": 10}
 
 _OPTIONS = """\
 model-path str required
@@ -90,8 +90,8 @@ quantized flag
 quantized-checkpoints-path str
 quantization-type quantization
 kv-cache-quant flag
-k-quant-method str default=per_tensor_symmetric since=10
-v-quant-method str default=per_tensor_symmetric since=10
+k-quant-method quantmethod default=per_tensor_symmetric since=10
+v-quant-method quantmethod default=per_tensor_symmetric since=10
 kv-quant-dtype dtype default=float8_e4m3fn since=10
 kv-direct-cast switch default=True since=10
 quantization-dtype str
@@ -181,7 +181,7 @@ enable-spill-reload-dge flag since=4
 scratchpad-page-size int since=5
 on-cpu flag
 benchmark-report-path str default=./benchmark_report.json since=4
-capture-indices str+
+capture-indices indices
 input-capture-save-dir str
 cast-type cast default=config since=4
 skip-warmup flag
@@ -195,32 +195,84 @@ enable-output-completion-notifications flag since=5
 """
 
 
-def _dtype(text: str) -> str:
-    # Upstream asserts inside its converter, so a wrong name is an AssertionError and no message of argparse.
-    if text not in _DTYPES:
-        raise AssertionError(f"Unsupported dtype: {text}")
-    return text
+# argparse names a converter when it refuses a value, so these have upstream's names.
 
 
-def _json_file(path: str) -> Any:
+def _dtype_converter(minor: int) -> Callable[[str], str]:
+    def to_torch_dtype(text: str) -> str:
+        # Upstream asserts inside its converter, so a wrong name is an AssertionError and no message of argparse.
+        if _DTYPES.get(text, 99) > minor:
+            raise AssertionError(f"Unsupported dtype: {text}")
+        return text
+
+    return to_torch_dtype
+
+
+def load_json_file(path: str) -> Any:
+    """The content of a file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def _file(path: str) -> str:
+def get_modules_to_not_convert_json(path: str) -> Any:
+    """The content of a file."""
+    return load_json_file(path)
+
+
+def validate_file_exists(path: str) -> str:
+    """The path, when there is a file.
+
+    Raises:
+        argparse.ArgumentError: there is none. Upstream raises it with an argument too few, which is a TypeError.
+    """
     if not Path(path).is_file():
-        raise argparse.ArgumentTypeError("Path must exist and be a file")
+        raise TypeError("ArgumentError.__init__() missing 1 required positional argument: 'message'")
     return path
+
+
+def str_to_quantization_type(text: str) -> str:
+    """A way to quantize, as neuronx_distributed calls it."""
+    if text not in (*_CHOICES["quantization"], "per_key_symmetric"):
+        raise ValueError(text)
+    return text
+
+
+class StringOrIntegers(argparse.Action):
+    """Whole numbers, or the one word ``auto``."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Take the values.
+
+        Raises:
+            argparse.ArgumentTypeError: neither; argparse does not catch it here, so it ends the command.
+        """
+        del parser, option_string
+        words: Sequence[str] = values
+        if [word.lower() for word in words] == ["auto"]:
+            setattr(namespace, self.dest, "auto")
+            return
+        for word in words:
+            if word.lower() == "auto":
+                raise argparse.ArgumentTypeError("'auto' can only be used once and not with other arguments.")
+            if not word.lstrip("+-").isdigit():
+                raise argparse.ArgumentTypeError(f"'{word}' is not a valid input. It must be 'auto' or an integer.")
+        setattr(namespace, self.dest, [int(word) for word in words])
 
 
 _CONVERTERS: dict[str, Callable[[str], Any]] = {
     "str": str,
     "int": int,
     "float": float,
-    "dtype": _dtype,
-    "json": _json_file,
-    "modules": _json_file,
-    "file": _file,
+    "json": load_json_file,
+    "modules": get_modules_to_not_convert_json,
+    "file": validate_file_exists,
+    "quantmethod": str_to_quantization_type,
 }
+
+
+def _accuracy_modes(minor: int) -> Any:
+    names = ["skip-accuracy-check", "token-matching", "logit-matching"]
+    names += ["draft-logit-matching"] if minor >= 7 else []
+    return enum.Enum("CheckAccuracyMode", {name.upper().replace("-", "_"): name for name in names})
 
 
 def _keywords(kind: str, minor: int) -> dict[str, Any]:
@@ -231,7 +283,12 @@ def _keywords(kind: str, minor: int) -> dict[str, Any]:
     if kind == "append":
         return {"action": "append", "type": str}
     if kind == "accuracy":
-        return {"choices": (*_ACCURACY, "draft-logit-matching") if minor >= 7 else _ACCURACY}
+        modes = _accuracy_modes(minor)
+        return {"type": modes, "choices": list(modes)}
+    if kind == "indices":
+        return {"action": StringOrIntegers, "nargs": "+"}
+    if kind == "dtype":
+        return {"type": _dtype_converter(minor)}
     if kind in _CHOICES:
         return {"choices": _CHOICES[kind]}
     converter = _CONVERTERS[kind.rstrip("+")]
@@ -249,7 +306,7 @@ def _add(parser: argparse._ActionsContainer, line: str, minor: int) -> None:
     if "dest" in extra:
         keywords["dest"] = extra["dest"]
     if "default" in extra:
-        converter = _CONVERTERS.get(kind, str)
+        converter = keywords.get("type", str)
         keywords["default"] = extra["default"] == "True" if kind == "switch" else converter(extra["default"])
     parser.add_argument(f"--{name}", **keywords)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import compileall
 import contextlib
+import json
 import os
 import stat
 import sys
 from pathlib import Path
 
-from . import ownership, packages, sdk, sysfs
+from . import faults, ownership, packages, sdk, sysfs
 from .config import HostConfig
 from .hardware import instance_type
 
@@ -18,6 +19,8 @@ PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 BYTECODE_DIR = "/var/cache/neuron-sim"
 HOST_TOOLS = ("neuron-ls", "neuron-monitor", "neuron-monitor-prometheus.py", "neuron-top")
 KERNEL_TOOLS = ("modinfo", "lsmod")
+#: Below the run directory: what containers of this host see as their settings.
+CONTAINER_VIEW = "container.json"
 _NULL_DEVICE = os.makedev(1, 3)
 
 
@@ -102,9 +105,17 @@ def install_environment(host: HostConfig, row: sdk.Release) -> None:
     _link(venv / "bin" / "python", python)
     for name in ("python3", minor):
         _link(venv / "bin" / name, "python")
-    commands = ["vllm", *(["inference_demo"] if row.nxdi else [])]
-    for name in commands:
+    for name in _commands(row):
         _write(venv / "bin" / name, _script(host, str(venv / "bin" / "python"), name, row.key), 0o755)
+    _write_packages(host, row, site)
+
+
+def _commands(row: sdk.Release) -> list[str]:
+    return ["vllm", *(["inference_demo"] if row.nxdi else [])]
+
+
+def _write_packages(host: HostConfig, row: sdk.Release, site: Path) -> None:
+    """The release's Python packages: their metadata, and the module that is started by its name."""
     for name, number in _distributions(row).items():
         info = site / f"{name.replace('-', '_')}-{number}.dist-info"
         _write(info / "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
@@ -115,6 +126,36 @@ def install_environment(host: HostConfig, row: sdk.Release) -> None:
     call = f"sys.exit(main('api_server', root={str(host.root)!r}, release={row.key!r}))"
     module = f'if __name__ == "__main__":\n    {call}\n'
     _write(site / "vllm" / "entrypoints" / "openai" / "api_server.py", _prelude(host) + module)
+
+
+def image_files(host: HostConfig, row: sdk.Release, folder: Path) -> list[Path]:
+    """What the release's container image has of it, written below ``folder`` as below the image's root.
+
+    The commands are on the search path there, for the system's Python, without a virtual environment.
+    """
+    minor = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for name in _commands(row):
+        _write(folder / "usr/local/bin" / name, _script(host, system_python(), name, row.key), 0o755)
+    _write_packages(host, row, folder / "usr/local/lib" / minor / "dist-packages")
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def install_container_view(host: HostConfig) -> None:
+    """What a container of this host shares with it, as it would the driver: the settings file that it is to see.
+
+    The engine in there is the simulated one, whatever the host's is: an image has none of the machine's packages.
+    """
+    seen = {
+        "instance_type": host.instance_type,
+        "logical_nc_config": host.logical_nc_config,
+        "sdk_releases": list(host.sdk_releases),
+        "engine": "simulated",
+        "time_scale": host.time_scale,
+        "instance_id": host.instance_id,
+        "latency": host.latency,
+    }
+    _write(host.run_dir / CONTAINER_VIEW, json.dumps(seen, indent=2) + "\n")
+    faults.directories(host)[1].mkdir(parents=True, exist_ok=True)
 
 
 def _compile_ahead(host: HostConfig) -> None:
@@ -138,8 +179,9 @@ def install(host: HostConfig) -> None:
     ownership.prepare(host, kind.physical_cores * len(kind.devices))
     install_devices(host)
     install_tools(host)
-    packages.register(host, rows[0])
+    packages.register(host, sdk.of_host(host.sdk_releases))
     sysfs.create(host)
     for row in rows:
         install_environment(host, row)
+    install_container_view(host)
     _compile_ahead(host)

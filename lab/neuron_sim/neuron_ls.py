@@ -63,7 +63,7 @@ def describe(host: HostConfig, *, width: int = _NARROW, all_processes: bool = Fa
     lnc = logical_nc_config(host)
     table = ownership.owners(host, kind.core_count(lnc))
     per_device = kind.cores_per_device(lnc)
-    newer = sdk.release(host.sdk_releases[0]).tools_version >= _NEW_FIELDS_SINCE
+    newer = sdk.of_host(host.sdk_releases).tools_version >= _NEW_FIELDS_SINCE
     result = []
     for device in kind.devices:
         cores = range(device.index * per_device, (device.index + 1) * per_device)

@@ -28,7 +28,7 @@ def _size(number: int) -> str:
 def render(host: HostConfig, report: dict[str, Any]) -> str:
     """One screen."""
     hardware, info = report["neuron_hardware_info"], report["instance_info"]
-    tools = sdk.release(host.sdk_releases[0]).tools
+    tools = sdk.of_host(host.sdk_releases).tools
     lines = [f"neuron-top (version {tools})  {info['instance_id']}  {info['instance_type']}", ""]
     lines.append(f"NeuronCore {hardware['neuroncore_version']} Utilization")
     for entry in report["neuron_runtime_data"]:

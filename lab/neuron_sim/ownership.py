@@ -283,5 +283,9 @@ def claim(host: HostConfig, core_count: int, *, default_count: int, variable: st
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.set_inheritable(descriptor, True)
             descriptors.append(descriptor)
-    marker = f"{_root_key(host)}/{uuid.uuid4().hex[:12]}/{format_cores(cores)}"
-    return Claim(marker, cores, tuple(descriptors))
+    return Claim(marker(host, uuid.uuid4().hex[:12], cores), cores, tuple(descriptors))
+
+
+def marker(host: HostConfig, name: str, cores: Iterable[int]) -> str:
+    """What the environment of a process that holds these cores says; the name tells one claim from the next."""
+    return f"{_root_key(host)}/{name}/{format_cores(cores)}"

@@ -63,7 +63,7 @@ def _is_ours(stanza: str) -> bool:
 
 def modinfo(host: HostConfig, field: str | None) -> str:
     """What ``modinfo neuron`` prints, or one field of it."""
-    row = sdk.release(host.sdk_releases[0])
+    row = sdk.of_host(host.sdk_releases)
     fields = {
         "filename": "/lib/modules/stand-in/updates/dkms/neuron.ko",
         "version": row.driver,

@@ -8,6 +8,7 @@ environments that the table does not know is made up here.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import types
@@ -87,7 +88,9 @@ def _plan_directory() -> Path:
 
 
 def _table() -> tuple[Any, ...]:
-    """The rows of the collection's table, imported under its own name without Ansible being there."""
+    """The rows of the collection's table, imported under its own name, on a host without its packages being there."""
+    with contextlib.suppress(ImportError):
+        return tuple(importlib.import_module(f"{_PLAN_PACKAGE}.releases").RELEASES)
     names = _PLAN_PACKAGE.split(".")
     for length in range(1, len(names) + 1):
         name = ".".join(names[:length])
@@ -155,3 +158,11 @@ def installed(keys: tuple[str, ...]) -> list[Release]:
         if row.name in {chosen.name for chosen in rows.values()}:
             rows.setdefault(row.venv, row)
     return list(rows.values())
+
+
+def of_host(keys: tuple[str, ...]) -> Release:
+    """The row whose driver, runtime and tools a host with these releases has: the newest, since it has one of each.
+
+    This is also what the toolkit installs where several releases share a host.
+    """
+    return max((release(key) for key in keys), key=lambda row: (version(row.name), row.driver))

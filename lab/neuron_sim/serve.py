@@ -25,7 +25,6 @@ from .metrics import Metrics
 from .settings import ServeSettings
 
 _WATCHDOG_SECONDS = 5.0  # VLLM_WATCHDOG_TIME_S of vLLM's launcher
-_DEFAULT_MODEL = {sdk.V0: "facebook/opt-125m", sdk.V1: "Qwen/Qwen3-0.6B", sdk.NATIVE: "Qwen/Qwen3-0.6B"}
 
 
 class StartError(Exception):
@@ -41,14 +40,15 @@ def _parse(command: str, argv: list[str], row: sdk.Release) -> tuple[argparse.Na
     """Options and model, or the refusals that come before anything else."""
     if command == "api_server":
         options = vllm_options.api_server_parser(row.vllm_version).parse_args(argv)
-        return options, options.model or _DEFAULT_MODEL[row.generation]
-    options = vllm_options.serve_parser(row.vllm_version).parse_args(argv)
-    if options.model is not None:
+        return options, options.model
+    parser = vllm_options.serve_parser(row.vllm_version)
+    options = parser.parse_args(argv)
+    if options.model != parser.get_default("model"):
         raise StartError(
             "ValueError: With `vllm serve`, you should provide the model as a positional argument or in a config file "
             "instead of via the `--model` option."
         )
-    return options, options.model_tag or _DEFAULT_MODEL[row.generation]
+    return options, options.model_tag or options.model
 
 
 def _listener(options: ServeSettings) -> socket.socket:

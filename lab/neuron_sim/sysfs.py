@@ -93,7 +93,7 @@ def create(host: HostConfig) -> None:
     cores = kind.cores_per_device(logical_nc_config(host))
     for device in kind.devices:
         _create_device(host, kind, device.index, cores)
-    packages.write_module_state(base(host) / "module/neuron", sdk.release(host.sdk_releases[0]), 0)
+    packages.write_module_state(base(host) / "module/neuron", sdk.of_host(host.sdk_releases), 0)
 
 
 def increase(host: HostConfig, device: int, counter: str, by: int = 1) -> None:

@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 from types import FrameType
 
-from lab.services import aws, files, hub
+from lab.services import aws, files, hub, registry
 
 
 def main() -> None:
@@ -25,6 +25,8 @@ def main() -> None:
     options.add_argument("--models", type=Path, required=True, help="folder of <organisation>/<model> folders")
     options.add_argument("--apt-port", type=int, default=8081)
     options.add_argument("--packages", type=Path, help="folder of a package repository")
+    options.add_argument("--registry-port", type=int, default=5001)
+    options.add_argument("--images", type=Path, help="folder of container images")
     options.add_argument("--bucket", help="an S3 bucket that exists from the start")
     given = options.parse_args()
 
@@ -37,6 +39,9 @@ def main() -> None:
     if given.packages:
         packages = files.serve(given.packages, given.address, given.apt_port)
         threading.Thread(target=packages.serve_forever, daemon=True).start()
+    if given.images:
+        images = registry.serve(given.images, given.address, given.registry_port)
+        threading.Thread(target=images.serve_forever, daemon=True).start()
     cloud = aws.serve(given.address, given.aws_port)
     thread = threading.Thread(target=cloud.serve_forever, daemon=True)
     thread.start()

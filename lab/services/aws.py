@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from lab.services import ec2
 from lab.services.faults import FAULT_PATH, Fault, Switch
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def with_faults(application: Application, switch: Switch) -> Application:
     def answer(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
         if environ["PATH_INFO"] == FAULT_PATH:
             return _fault(environ, start, switch)
+        if environ["PATH_INFO"] == ec2.HOSTS_PATH:
+            return _hosts(environ, start)
         refusal = switch.refusal()
         if refusal is None:
             return application(environ, start)
@@ -36,6 +39,17 @@ def with_faults(application: Application, switch: Switch) -> Application:
         return [body]
 
     return answer
+
+
+def _hosts(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+    """Take the list of the lab's hosts."""
+    status, body = "200 OK", b"{}"
+    try:
+        ec2.apply(ec2.read(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))))
+    except ValueError as error:
+        status, body = "400 Bad Request", json.dumps({"error": str(error)}).encode()
+    start(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
 
 
 def _fault(environ: dict[str, Any], start: Start, switch: Switch) -> Iterable[bytes]:

@@ -73,7 +73,8 @@ def read_inventory(sources: list[str], group: str, router_group: str, model_conf
     if not hosts:
         raise InventoryError(f"no host in the group {group!r} of {', '.join(sources)}")
     routers = [host.name for host in inventory.get_hosts(router_group)] if router_group in inventory.groups else []
-    return fleet_input(variables, hosts, routers, model_configs)
+    clients = [host.name for host in inventory.get_hosts("client")] if "client" in inventory.groups else []
+    return {**fleet_input(variables, hosts, routers, model_configs), "clients": clients}
 
 
 def host_tables(plan: dict[str, Any]) -> Iterator[tuple[str, Table]]:

@@ -21,6 +21,7 @@ from bench import client_environments
 from tests.bench import tiny_tokenizer
 from tests.bench.conftest import ROOT, Server
 from trainyard import benchmark_report
+from trainyard.report import analysis, render
 
 MODULE = "ansible_collections.trainyard.neuron.plugins.modules.benchmark_run"
 
@@ -195,6 +196,34 @@ def test_a_fleet_that_somebody_else_uses_is_refused(
     assert "somebody else uses the fleet" in result["msg"]
     assert len(server.log()) == 1
     other.join(timeout=15)
+
+
+def test_a_router_that_fails_one_request_in_a_hundred_makes_no_good_run(
+    instrumented: Any, run_module: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    server = instrumented(ttft_ms=5, itl_ms=1, failure_ratio=0.01)
+    result = run_module(server, {"requests": 400, "concurrency": 8, "mean_output_tokens": 3, "warmup_requests": 0})
+    failed = [entry for entry in server.log() if entry["outcome"] == "failed"]
+    assert 0 < len(failed) < 12
+    assert (result["counts"]["sent"], result["counts"]["failed"]) == (400, len(failed))
+    report = report_of(tmp_path, result)
+    assert not report.sound
+    assert any(flag.code == "failed_requests" and flag.severity == "error" for flag in report.flags)
+    assert "not sound" in render.html([analysis.Measured(report)])
+
+
+def test_a_client_that_cannot_drive_the_load_is_flagged_and_does_not_look_good(
+    instrumented: Any, run_module: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Thirty-two streams of a token each millisecond: ten times what one interpreter can read."""
+    server = instrumented(ttft_ms=5, itl_ms=1)
+    result = run_module(server, {"requests": 64, "concurrency": 32, "mean_output_tokens": 150})
+    report = report_of(tmp_path, result)
+    limited = [flag for flag in report.flags if flag.code == "client_limited"]
+    assert limited, (report.load_host, report.flags)
+    page = render.html([analysis.Measured(report)])
+    assert limited[0].message in page
+    assert '"tag good"' not in page
 
 
 def test_the_key_reaches_the_server_and_no_archive(

@@ -233,6 +233,13 @@ def request_timeout(bench: Bench, without: str) -> None:
     assert [record["error_code"] for record in outcome.records] == ["timeout", "timeout"]
 
 
+def session(bench: Bench, without: str) -> None:
+    with running_server(replicas=2) as server:
+        outcome = bench.run(server, without, max_num_completed_requests=12, num_concurrent_requests=2)
+    connections = [{entry["connection"] for entry in log} for log in outcome.logs]
+    assert [len(found) for found in connections] == [2, 2]  # of each stream one, however many requests
+
+
 def inter_token(bench: Bench, without: str) -> None:
     with running_server() as server:
         outcome = bench.run(server, without)
@@ -306,6 +313,7 @@ CHECKS: dict[str, Callable[[Bench, str], None]] = {
     "seed": seed,
     "endpoints": endpoints,
     "request-timeout": request_timeout,
+    "session": session,
     "inter-token": inter_token,
     "usage": usage,
     "reasoning": reasoning,

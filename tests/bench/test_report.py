@@ -55,7 +55,7 @@ class Reader(HTMLParser):
         self.figures = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in {"meta", "br", "line", "circle", "polyline"}:
+        if tag not in {"meta", "br", "line", "circle", "polyline", "polygon"}:
             self.open.append(tag)
         self.figures += tag == "figure"
         self.outside += [f"{tag} {value}" for name, value in attrs if name in {"src", "href", "srcset"}]
@@ -128,6 +128,58 @@ def test_two_runs_that_differ_are_told_from_two_that_do_not(tmp_path: Path) -> N
     assert second["TTFT p50 ms"].significant is True
     assert second["TTFT p50 ms"].change == pytest.approx(0.02 / 0.2095, rel=0.1)
     assert second["output tokens/s"].significant is None  # one repeat each: nothing is known of its spread
+
+
+def test_two_runs_lie_upon_each_other(tmp_path: Path) -> None:
+    page = pages(tmp_path)["both"]
+    for title in ("Time to first token", "Time per output token", "Time of a request"):
+        assert f"<h3>{title}</h3>" in page
+    assert page.count("</i>one</li>") == page.count("</i>two</li>") == 3
+
+
+def configured(directory: Path, degree: int, batch: int, first_s: float) -> Path:
+    """A run of two replicas of `degree` cores at this batch."""
+    replicas = [{**row, "core_count": degree, "max_num_seqs": batch} for row in REPLICAS]
+    rows = [record(index, ttft_s=first_s, e2e_s=first_s + 0.18) for index in range(20)]
+    return saved(directory, f"tp{degree}-b{batch}", rows, replicas=replicas)
+
+
+def test_a_configuration_looks_alike_in_every_chart(tmp_path: Path) -> None:
+    runs = analysis.read([configured(tmp_path, degree, batch, 0.1) for degree in (32, 16) for batch in (1, 4)])
+    style = render.Style.of(runs)
+    looks = {(run.parallelism, run.batch): style.series("", run, ()) for run in runs}
+    assert looks["TP 32 x DP 2", 1].colour == looks["TP 32 x DP 2", 4].colour != looks["TP 16 x DP 2", 1].colour
+    assert looks["TP 32 x DP 2", 4].dash == looks["TP 16 x DP 2", 4].dash != looks["TP 16 x DP 2", 1].dash
+    page = render.html(runs)
+    for name in ("TP 32 x DP 2", "TP 16 x DP 2", "batch 1", "batch 4"):
+        assert page.count(f"</i>{name}</li>") == 1  # one key for all charts
+
+
+def test_the_recommended_deployment_stands_before_the_charts_and_is_marked_in_all(tmp_path: Path) -> None:
+    paths = [configured(tmp_path, 32, 1, 0.2), configured(tmp_path, 16, 4, 0.1), configured(tmp_path, 16, 1, 0.3)]
+    runs = analysis.read(paths)
+    page = render.html(runs, OBJECTIVE)
+    assert page.index("Recommended for TTFT at most 250 ms") < page.index("<svg")
+    assert re.search(r'class="label"[^>]*>recommended: TP 16, batch 4<', page)
+    assert re.search(r'<tr class="picked"><td>TP 16 x DP 2, batch 4</td>', page)
+    assert page.count('class="picked"') == 1
+
+
+def test_the_same_warning_of_many_runs_is_one_line(tmp_path: Path) -> None:
+    rows = [record(index) for index in range(20)]
+    rows[3] = record(3, outcome="failed", error="injected", ttft_s=None, e2e_s=None)
+    runs = analysis.read([saved(tmp_path, name, rows) for name in ("a", "b", "c")])
+    page = render.html(runs)
+    assert page.count("most often: injected") == 1
+    assert "and 2 further runs alike" in page
+
+
+def test_only_a_run_without_any_flag_looks_good(tmp_path: Path) -> None:
+    assert '<span class="tag good">sound</span>' in render.html(analysis.read([saved(tmp_path, "good")]))
+    short = [record(index, output_tokens=5) for index in range(20)]
+    page = render.html(analysis.read([saved(tmp_path, "short", short)]))
+    assert '<span class="tag warn">with reservations</span>' in page
+    assert 'tag good"' not in page
 
 
 def test_only_runs_that_no_other_beats_are_on_the_frontier(tmp_path: Path) -> None:

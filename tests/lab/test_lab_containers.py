@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,19 +194,30 @@ def test_what_is_not_there_is_named(lab: Lab, words: tuple[str, ...], message: s
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_down_leaves_nothing() -> None:
+def test_eight_hosts_are_up_within_a_minute_and_down_leaves_nothing() -> None:
     name = f"{NAME}-gone"
     identity = state.lab_id(name)
     mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").count(identity)
-    trainyard("up", "--name", name, "--hosts", "1", "--engine", "simulated")
     podman = podman_here()
+    volumes = set(podman.run("volume", "ls", "--quiet").split())
+    began = time.monotonic()
+    trainyard("up", "--name", name, "--hosts", "8", "--engine", "simulated")
+    assert time.monotonic() - began < 60
     lab = state.load(name)
     assert lab is not None
-    assert len(podman.containers(identity)) == 2
+    assert len(podman.containers(identity)) == 9
+    own_volumes = {
+        mount["Name"]
+        for container in podman.containers(identity)
+        for mount in podman.json("inspect", container)[0]["Mounts"]
+        if mount["Type"] == "volume"
+    }
+    assert len(own_volumes) == 8 and not own_volumes & volumes
     pid = podman.run("inspect", "--format", "{{.State.Pid}}", lab.container("lab-1")).strip()
     trainyard("down", "--name", name)
     assert podman.containers(identity) == {}
     assert not podman.succeeds("network", "exists", lab.prefix)
+    assert not own_volumes & set(podman.run("volume", "ls", "--quiet").split())
     assert not Path(f"/proc/{pid}").exists()
     assert Path("/proc/self/mounts").read_text(encoding="utf-8").count(identity) == mounts
     assert not state.paths(name).folder.exists()

@@ -21,8 +21,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from tokenizers import Tokenizer
 
-from lab import neuron_packages, tiny_model
-from lab.services import aws, hub
+from lab import neuron_image, neuron_packages, tiny_model
+from lab.services import aws, hub, registry
 
 REPO = "trainyard/tiny-llama"
 
@@ -248,3 +248,76 @@ def test_weights_are_where_the_header_says(models: Path) -> None:
         assert (entry["dtype"], begin, end - begin) == ("BF16", ends, rows * columns * 2)
         ends = end
     assert len(data) == 8 + size + ends
+
+
+def test_ec2_lists_the_hosts_of_the_lab_as_they_are(aws_url: str) -> None:
+    """describe_instances with the filters of the inventory plugin: type, private address, state, name."""
+    ec2 = boto3.client(
+        "ec2", region_name="us-east-1", endpoint_url=aws_url, aws_access_key_id="lab", aws_secret_access_key="lab"
+    )
+    hosts = [
+        {
+            "id": f"i-0000000000000000{number}",
+            "name": f"lab-{number}",
+            "address": f"10.200.0.1{number}",
+            "instance_type": "trn2.48xlarge",
+            "state": "running",
+        }
+        for number in (1, 2)
+    ]
+
+    def seen(**filters: str) -> dict[str, tuple[str, str, str]]:
+        asked = [{"Name": name.replace("_", "-"), "Values": [value]} for name, value in filters.items()]
+        found = [item for row in ec2.describe_instances(Filters=asked)["Reservations"] for item in row["Instances"]]
+        return {
+            item["InstanceId"]: (item["InstanceType"], item["PrivateIpAddress"], item["State"]["Name"])
+            for item in found
+        }
+
+    assert ask(f"{aws_url}/_lab/hosts", "PUT", json.dumps(hosts).encode())[0] == 200
+    assert seen(instance_type="trn2.48xlarge") == {
+        "i-00000000000000001": ("trn2.48xlarge", "10.200.0.11", "running"),
+        "i-00000000000000002": ("trn2.48xlarge", "10.200.0.12", "running"),
+    }
+    hosts[1]["state"] = "stopped"
+    assert ask(f"{aws_url}/_lab/hosts", "PUT", json.dumps(hosts).encode())[0] == 200
+    assert list(seen(instance_state_name="running")) == ["i-00000000000000001"]
+    assert ask(f"{aws_url}/_lab/hosts", "PUT", json.dumps(hosts[:1]).encode())[0] == 200
+    assert seen(instance_state_name="terminated")["i-00000000000000002"][2] == "terminated"
+    status, _, body = ask(f"{aws_url}/_lab/hosts", "PUT", b'[{"id": "i-1"}]')
+    assert status == 400 and b"a host is an object of" in body
+
+
+def test_registry_serves_images_by_tag_and_by_digest(tmp_path: Path) -> None:
+    """The pull half of the distribution specification: what `podman pull name@sha256:...` asks for."""
+    base, other = neuron_image.Layer(), neuron_image.Layer()
+    base.file("/usr/bin/true", b"#!/bin/sh\n", 0o755)
+    other.link("/usr/bin/python", "true")
+    made = neuron_image.write_image(tmp_path / "neuron/vllm", "1-sdk", [base.done(), other.done()])
+    assert made == neuron_image.write_image(tmp_path / "again", "1-sdk", [_layer(base), _layer(other)]), "same bytes"
+    server = registry.serve(tmp_path, "127.0.0.1", 0)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_address[1]}/v2"
+    try:
+        assert ask(f"{url}/")[0] == 200
+        status, headers, text = ask(f"{url}/neuron/vllm/manifests/{made}")
+        assert (status, headers["Content-Type"]) == (200, neuron_image.MANIFEST)
+        assert neuron_image.digest_of(text) == made
+        assert ask(f"{url}/neuron/vllm/manifests/1-sdk")[2] == text
+        for entry in [json.loads(text)["config"], *json.loads(text)["layers"]]:
+            assert neuron_image.digest_of(ask(f"{url}/neuron/vllm/blobs/{entry['digest']}")[2]) == entry["digest"]
+        config = json.loads(ask(f"{url}/neuron/vllm/blobs/{json.loads(text)['config']['digest']}")[2])["config"]
+        assert config["Entrypoint"] == ["python", "/usr/local/bin/vllm_entrypoint.py"]
+        assert "localhost:8080/ping" in config["Healthcheck"]["Test"][1]
+        for missing in ("neuron/vllm/manifests/2", "neuron/vllm/blobs/sha256:0", "../../etc/manifests/passwd"):
+            assert ask(f"{url}/{missing}")[0] == 404
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _layer(layer: neuron_image.Layer) -> tuple[bytes, str]:
+    """The same layer's bytes again."""
+    return layer.done()

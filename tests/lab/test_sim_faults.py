@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import shutil
@@ -95,6 +96,19 @@ def test_slow_tokens_slow_down_one_replica_by_the_factor(host: SimHost) -> None:
     assert "slow-tokens" in fault(host, "list")
 
 
+def test_wrong_tokens_change_what_one_replica_says_and_not_whether_it_repeats_itself(host: SimHost) -> None:
+    def said(server: Server) -> str:
+        body = {"prompt": "x", "max_tokens": 8, "temperature": 0}
+        return str(server.json("/v1/completions", body)["choices"][0]["text"])
+
+    server = host.serve_v0(env=REPLICA).wait_ready()
+    sound = said(server)
+    fault(host, "wrong-tokens", "--replica", "tiny-0")
+    assert said(server) == said(server) != sound
+    fault(host, "clear", "--only", "wrong-tokens")
+    assert said(server) == sound
+
+
 def test_device_that_fails_to_reset_stops_every_start_on_it_and_no_other(host: SimHost) -> None:
     """Disaggregation tutorial: restarting does not clear it."""
     fault(host, "device-reset-failure", "--device", "2")
@@ -137,6 +151,32 @@ def test_cores_that_are_not_released_stay_held_after_the_engine(host: SimHost) -
     assert "NeuronCore(s) not available" in host.serve_v0().log or host.serve_v0().wait_exit() == 1
     fault(host, "clear", "--only", "cores-not-released")
     eventually(lambda: not host.busy_devices())
+
+
+def test_cores_of_a_replaced_engine_stay_held_for_every_user(host: SimHost) -> None:
+    """aws-neuron-sdk#1338: the driver holds them, so whoever comes finds them taken, whatever processes it may read."""
+    for _ in range(2):
+        server = host.serve_v0(env=REPLICA).wait_ready()
+        fault(host, "cores-not-released", "--replica", "tiny-0")
+        server.process.terminate()
+        server.wait_exit()
+        for core in (0, 31):
+            with (host.config.run_dir / "cores" / str(core)).open() as lock, pytest.raises(BlockingIOError):
+                # What a claimant sees that may not read the environment of another user's process.
+                eventually_locked(lock.fileno())
+        fault(host, "clear", "--only", "cores-not-released")
+        eventually(lambda: not host.busy_devices())
+
+
+def eventually_locked(descriptor: int) -> None:
+    """Ask for the lock until somebody has it; raises then."""
+
+    def free() -> bool:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        return False
+
+    eventually(free, 2.0)
 
 
 def test_truncated_artifact_stops_the_server_instead_of_being_compiled_again(host: SimHost) -> None:

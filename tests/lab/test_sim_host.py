@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils import sdk as toolkit
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import RELEASES
 
 from lab.neuron_sim import config, faults, install, neuron_monitor, sdk, sysfs
 from tests.lab.sim_support import SimHost, eventually, free_port
@@ -26,17 +30,59 @@ def tool(host: SimHost, name: str) -> Path:
     return host.config.path(f"/opt/aws/neuron/bin/{name}")
 
 
-@pytest.mark.parametrize("release", ["2.23.0", "2.25.0", "2.27.0", "2.29.0", "2.31.1", "2.32.0"])
-def test_environments_of_a_release_are_where_its_image_has_them(tmp_path: Path, release: str) -> None:
-    """The SDK table; a release with two generations has both environments."""
-    host = SimHost(tmp_path, sdk_releases=[release])
-    for row in sdk.installed((release,)):
-        binaries = host.config.path(row.venv) / "bin"
-        assert (binaries / "vllm").exists()
-        assert (binaries / "inference_demo").exists() == bool(row.nxdi)
-        code = "import importlib.metadata as m; print(m.version('vllm'))"
-        assert host.run(binaries / "python", "-c", code).stdout.strip() == row.vllm
-    assert len(list((tmp_path / "opt").glob("aws_neuronx_venv_*"))) == len(sdk.installed((release,)))
+@pytest.fixture(scope="module")
+def shared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One host that becomes another release's, row after row: the stand-in is byte-compiled once."""
+    return tmp_path_factory.mktemp("rows")
+
+
+def dpkg_versions(host: SimHost) -> dict[str, str]:
+    """The Neuron packages that dpkg says are installed, without the hash of their build."""
+    form = "${Package} ${db:Status-Status} ${Version}\n"
+    query = ["dpkg-query", f"--admindir={host.config.path('/var/lib/dpkg')}", "--show", "--showformat", form]
+    lines = [line.split() for line in host.run(*query, "aws-neuronx-*").stdout.splitlines()]
+    return {name: version.split("-")[0] for name, state, version in lines if state == "installed"}
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in RELEASES if row.driver], ids=lambda row: f"{row.release}-{row.generation}"
+)
+def test_every_row_of_the_sdk_table_appears_on_the_host(shared_root: Path, row: Any) -> None:
+    """The SDK table (n2-manifest, DLAMI pages): paths, packages and versions are the row's, as commands show them."""
+    key = row.release if row.default else f"{row.release}:{row.generation}"
+    shutil.rmtree(shared_root / "opt", ignore_errors=True)
+    host = SimHost(shared_root, sdk_releases=[key])
+    assert dpkg_versions(host) == row.packages
+    assert host.run(host.config.path("/usr/local/sbin/modinfo"), "-F", "version", "neuron").stdout == f"{row.driver}\n"
+    assert (sysfs.base(host.config) / "module/neuron/version").read_text() == f"{row.driver}\n"
+    posed = sdk.release(key)
+    assert posed.venv == row.venv or row.venv is None
+    binaries = host.config.path(posed.venv) / "bin"
+    code = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    found = json.loads(host.run(binaries / "python", "-c", code).stdout)
+    wanted = {"vllm": row.vllm, "neuronx-cc": row.compiler, "neuronx-distributed-inference": row.nxdi}
+    wanted["vllm-neuron"] = row.plugin
+    assert {name: found.get(name) for name, version in wanted.items() if version} == {
+        name: version for name, version in wanted.items() if version
+    }
+    assert (binaries / "inference_demo").exists() == bool(row.nxdi)
+    assert host.run(binaries / "vllm", "--version").stdout.strip() == (row.vllm or posed.vllm)
+    # A release comes with the environments of its other generations as well, and with nobody else's.
+    others = {release.venv for release in sdk.releases().values() if release.name == row.release}
+    assert {f"/opt/{path.name}" for path in (shared_root / "opt").glob("aws_neuronx_venv_*")} == others
+
+
+def test_of_several_releases_on_a_host_the_newest_brings_driver_and_tools(tmp_path: Path) -> None:
+    """A host has one driver; the toolkit installs the newest of its releases' (module_utils/sdk.py), in any order."""
+    keys = list(sdk.releases())
+    for older, newer in itertools.combinations(keys, 2):
+        rows = [{"packages": sdk.release(key).packages} for key in (older, newer)]
+        for order in ((older, newer), (newer, older)):
+            assert sdk.of_host(order).packages == toolkit.wanted_packages(rows), order
+    host = SimHost(tmp_path, sdk_releases=["2.27.0", "2.23.0"])
+    SimHost(tmp_path, sdk_releases=["2.23.0", "2.27.0"])
+    assert dpkg_versions(host) == sdk.release("2.27.0").packages
+    assert "numa_node" in host.devices()[0], "the tools are those of 2.27.0"
 
 
 def test_python_of_an_environment_is_a_python(host: SimHost) -> None:
@@ -47,22 +93,6 @@ def test_python_of_an_environment_is_a_python(host: SimHost) -> None:
 def test_inference_demo_help_works(host: SimHost) -> None:
     """The tutorials' own check of an environment."""
     assert host.run(host.venv() / "inference_demo", "--help").returncode == 0
-
-
-def test_dpkg_knows_the_packages_of_the_first_release(host: SimHost) -> None:
-    """n2-manifest of the release; the others of the machine stay."""
-    database = host.config.path("/var/lib/dpkg")
-    query = [
-        "dpkg-query",
-        f"--admindir={database}",
-        "--show",
-        "--showformat",
-        "${Package} ${db:Status-Status} ${Version}\n",
-    ]
-    lines = host.run(*query, "aws-neuronx-*").stdout.splitlines()
-    assert "aws-neuronx-dkms installed 2.21.37.0" in lines
-    assert "aws-neuronx-tools installed 2.23.9.0" in lines
-    assert any(line.startswith("aws-neuronx-runtime-lib installed 2.25.57.0-") for line in lines)
 
 
 def test_dpkg_database_keeps_what_was_there(tmp_path: Path) -> None:
@@ -77,7 +107,7 @@ def test_dpkg_database_keeps_what_was_there(tmp_path: Path) -> None:
 
 
 def test_modinfo_and_lsmod_show_the_driver(host: SimHost) -> None:
-    assert host.run(host.config.path("/usr/local/sbin/modinfo"), "-F", "version", "neuron").stdout == "2.21.37.0\n"
+    assert host.run(host.config.path("/usr/local/sbin/modinfo"), "-F", "version", "neuron").stdout == "2.25.4.0\n"
     assert "neuron" in host.run(host.config.path("/usr/local/sbin/lsmod")).stdout
 
 

@@ -42,6 +42,8 @@ def test_command_line_is_translated_and_the_claim_survives(host: SimHost) -> Non
         *("serve", str(host.model), "--host", "127.0.0.1", "--port", str(server.port)),
         *("--served-model-name", "tiny", "--max-model-len", "8192", "--max-num-seqs", "4"),
         *("--enforce-eager", "--dtype", "float32"),
+        # The defaults of the release that is posed as, which the vLLM behind it may not share.
+        *("--generation-config", "auto", "--uvicorn-log-level", "info", "--response-role", "assistant"),
     ]
     environment = called["environment"]
     assert environment["TRAINYARD_RELEASE"] == "abc" and "VLLM_NEURON_FRAMEWORK" not in environment

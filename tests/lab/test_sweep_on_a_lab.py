@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sweep over a stand-in host whose engine has the speed of a model: what it finds is what the model says.
 
-The engine is simulated with the shape of Llama 3.3 70B (`lab/neuron_sim/latency.py`). What is true of a
-configuration is computed here from its two durations alone, without scheduler, server or client.
+The engine is simulated with the shape of Llama 3.3 70B (`lab/neuron_sim/latency.py`). What is true of a configuration
+is computed here from the model's two durations alone, without scheduler, server or client.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from lab.neuron_sim import latency
+from tests.lab.fleet_support import Lab, running_lab
 from trainyard.paths import ROOT
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("sweep-lab")]
@@ -83,52 +84,26 @@ class Truth:
         )
 
 
-class Lab:
-    """A lab of this test's own and the sweeps over it."""
-
-    def __init__(self, name: str) -> None:
-        self.environment = {**os.environ, "TRAINYARD_LAB": name, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
-        self.name = name
-
-    def run(self, *argv: str) -> str:
-        done = subprocess.run(argv, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def on(self, command: str) -> str:
-        out = self.run(
-            "ansible", "lab-1", "-i", "inventory/lab", "--become", "-m", "ansible.builtin.shell", "-a", command
-        )
-        return out.split(">>\n", 1)[1].strip()
-
-    def sweep(self, given: dict[str, Any], directory: Path, *more: str) -> subprocess.Popen[str]:
-        directory.mkdir(exist_ok=True)
-        file = directory.with_suffix(".yml")
-        file.write_text(yaml.safe_dump(given))
-        argv = ["trainyard", "sweep", str(file), "-i", "inventory/lab", "-o", str(directory), *more]
-        return subprocess.Popen(
-            argv,
-            cwd=ROOT,
-            env=self.environment,
-            stdout=(directory / "log").open("a"),
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+def sweep(lab: Lab, given: dict[str, Any], directory: Path, *more: str) -> subprocess.Popen[str]:
+    directory.mkdir(exist_ok=True)
+    file = directory.with_suffix(".yml")
+    file.write_text(yaml.safe_dump(given))
+    argv = ["trainyard", "sweep", str(file), "-i", "inventory/lab", "-o", str(directory), *more]
+    return subprocess.Popen(
+        argv,
+        cwd=ROOT,
+        env=lab.environment,
+        stdout=(directory / "log").open("a"),
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    made = Lab(f"sweep-{os.getpid()}")
-    try:
-        made.run("trainyard", "lab", "up", "--name", made.name, "--engine", "simulated", "--time-scale", "0")
-        settings = "/etc/trainyard-lab.json"
-        made.on(
-            f'python3 -c \'import json; d = json.load(open("{settings}")); '
-            f'd["latency"] = {json.dumps(LATENCY)}; json.dump(d, open("{settings}", "w"))\''
-        )
+    with running_lab("sweep", "--engine", "simulated", "--time-scale", "0") as made:
+        made.set_speed(LATENCY)
         yield made
-    finally:
-        made.run("trainyard", "lab", "down", "--name", made.name)
 
 
 def journal(directory: Path) -> list[dict[str, Any]]:
@@ -152,14 +127,18 @@ def swept(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     kept = os.environ.get("TRAINYARD_SWEEP_KEEP")
     if kept:
         directory = Path(kept)
-    for text, pause_s in ((": serve", 6.0), (": measure", 8.0), (": done", 0.0)):
-        process = lab.sweep(SWEEP, directory)
+    for text, pause_s in ((": serve", 6.0), (": measure", 0.0), (": done", 0.0)):
+        process = sweep(lab, SWEEP, directory)
         said = (directory / "log").stat().st_size
         wait_for(directory, process, text, said)
+        if text == ": measure":  # the load itself is under way, on a host that does not hear of the kill
+            deadline = time.monotonic() + 300
+            while "repeat-0" not in lab.on("ls /var/lib/trainyard/benchmark/sweep-*/ 2>/dev/null || true"):
+                assert time.monotonic() < deadline
         time.sleep(pause_s)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    process = lab.sweep(SWEEP, directory)
+    process = sweep(lab, SWEEP, directory)
     assert process.wait(timeout=1800) == 0, (directory / "log").read_text()[-4000:]
     return directory
 
@@ -233,7 +212,7 @@ def test_the_highest_rate_within_an_objective_is_found(lab: Lab, tmp_path: Path)
         "objective": {"time_to_first_token_ms": 1500, "percentile": 90},
         "search": {"low_per_s": 0.5, "high_per_s": 16, "tolerance": 0.3},
     }
-    process = lab.sweep(given, tmp_path / "rate")
+    process = sweep(lab, given, tmp_path / "rate")
     assert process.wait(timeout=1200) == 0, (tmp_path / "rate/log").read_text()[-3000:]
     truth = Truth.of(64, 4)
     full_per_s = 1 / (truth.prefill_s + 39 * truth.step_s / 4)
@@ -258,6 +237,6 @@ def test_a_sweep_stops_before_its_time_its_money_or_its_capacity_block_runs_out(
         (("--hours", "0.005"), "time budget of 0.01 h would be exceeded", 1),
     ):
         said = (directory / "log").stat().st_size if directory.exists() else 0
-        lab.sweep(given, directory, *words).wait(timeout=600)
+        sweep(lab, given, directory, *words).wait(timeout=600)
         assert says in (directory / "log").read_text()[said:]
         assert len(journal(directory)) == done

@@ -1,80 +1,128 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of one role on hosts where all that comes before it is done: what Molecule's scenarios of roles verify."""
+"""The life of one role on a stand-in host, as a molecule scenario of its name brings it: `molecule test -s nvme_raid`.
+
+What `--check` said is what the run did, a second run does nothing, undo is foretold as well and leaves nothing to undo.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+import subprocess
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from tests.lab_plays import COMPILE, PROVISION, changed_tasks, changes
 from tests.stand_in import Lab
+from trainyard.paths import ROOT
 
 pytestmark = pytest.mark.lab
 
-HOSTS = ["lab-1", "lab-2"]
+ROLE = os.environ.get("TRAINYARD_ROLE", "")
+PLAYBOOK = f"molecule/{ROLE}/converge.yml"
+
+#: Variables of the inventory that a role's scenario needs; all others are the roles' own defaults.
+VARIABLES: dict[str, dict[str, Any]] = {"neuron_monitor": {"trainyard_monitor_port": 9400}}
 
 
-@dataclass(frozen=True)
-class Role:
-    """A role under test."""
-
-    name: str
-    playbook: str
-    #: Where its results are.
-    folder: str
-    kind: str
+@pytest.fixture(scope="module")
+def lab() -> Lab:
+    if not ROLE:
+        pytest.fail("run by molecule: molecule test --scenario-name ROLE")
+    return Lab(os.environ["TRAINYARD_LAB"], VARIABLES.get(ROLE, {}))
 
 
-ROLES = {
-    role.name: role
-    for role in (
-        Role("model_weights", PROVISION, "/data/weights", "weights"),
-        Role("model_compile", COMPILE, "/data/artifacts", "artifact"),
+def changed(run: dict[str, Any]) -> list[str]:
+    """The tasks that changed something, in their order."""
+    return [
+        task["task"]["name"]
+        for play in run["plays"]
+        for task in play["tasks"]
+        for result in task["hosts"].values()
+        if result.get("changed")
+    ]
+
+
+def absent() -> tuple[str, str]:
+    return "--extra-vars", json.dumps({f"{ROLE}_state": "absent"})
+
+
+def test_check_mode_foretells_what_the_run_does(lab: Lab) -> None:
+    foretold = changed(lab.play(PLAYBOOK, "--check", "--diff"))
+    assert foretold != []
+    assert changed(lab.play(PLAYBOOK, "--check", "--diff")) == foretold, "check mode changed something"
+    assert changed(lab.play(PLAYBOOK)) == foretold
+
+
+def test_second_run_changes_nothing(lab: Lab) -> None:
+    assert changed(lab.play(PLAYBOOK)) == []
+    assert changed(lab.play(PLAYBOOK, "--check")) == []
+
+
+def volume_is_a_directory_and_only_with_permission(lab: Lab) -> None:
+    assert lab.on("lab-1", "stat --format='%F %U %a' /data") == "directory root 755"
+    argv = lab.command(PLAYBOOK, "--extra-vars", json.dumps({"nvme_raid_when_no_disks": "fail"}))
+    refused = subprocess.run(argv, cwd=ROOT, env=lab.environment, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "this host has no disk of model 'Amazon EC2 NVMe Instance Storage'" in refused.stdout
+    lab.on("lab-1", "chmod 700 /data")
+    assert changed(lab.play(PLAYBOOK)) == ["nvme_raid : Data volume is here"]
+    assert lab.on("lab-1", "stat --format=%a /data") == "755"
+
+
+def packages_are_held_and_bound(lab: Lab) -> None:
+    held = lab.on("lab-1", "apt-mark showhold").split()
+    assert {"aws-neuronx-dkms", "aws-neuronx-runtime-lib", "aws-neuronx-collectives", "aws-neuronx-tools"} <= set(held)
+    assert "Pin-Priority: -1" in lab.on("lab-1", "cat /etc/apt/preferences.d/trainyard-neuron")
+    assert lab.on("lab-1", "ls /var/lib/trainyard/sdk") == "2.23.0-nxdi_v0.json", "the release's commands were run"
+
+
+def programs_run_and_damage_is_mended(lab: Lab) -> None:
+    program = "cd /usr/local/lib/trainyard && /opt/trainyard/tools/bin/python -B -c 'import {}'"
+    lab.on("lab-1", program.format("boto3, huggingface_hub, trainyard_jobs.__main__"))
+    lab.on("lab-1", "echo broken >> /usr/local/lib/trainyard/trainyard_jobs/job.py")
+    assert changed(lab.play(PLAYBOOK)) == ["host_tools : Programs that do long work are here"]
+    lab.on("lab-1", program.format("trainyard_jobs.job"))
+
+
+def metrics_answer_on_the_planned_port(lab: Lab) -> None:
+    page = (
+        "python3 -c \"import urllib.request as r; print(r.urlopen('http://127.0.0.1:9400/metrics').read().decode())\""
     )
+    lab.on("lab-1", f"for i in $(seq 60); do {page} 2>/dev/null | grep -q hardware_ecc && break; sleep 1; done")
+    said = lab.on("lab-1", page)
+    assert 'instance_type="trn2.48xlarge"' in said
+    assert said.count('event_type="mem_ecc_corrected"') == 16, "every device of the host"
+    # Either of the two programs may die; what is left must not go on with old figures.
+    for program in ("neuron-monitor -c", "neuron-monitor-prometheus.py --port"):
+        before = lab.on("lab-1", "systemctl show --property=InvocationID --value trainyard-monitor")
+        lab.on("lab-1", f"kill -9 $(pgrep -f -- '[n]{program[1:]}' | tail -1)")
+        again = f"[ $(systemctl show -p InvocationID --value trainyard-monitor) != {before} ]"
+        lab.on(
+            "lab-1",
+            f"for i in $(seq 60); do {again} && {page} 2>/dev/null | grep -q hardware_ecc && break; sleep 1; done",
+        )
+        assert 'instance_type="trn2.48xlarge"' in lab.on("lab-1", page)
+        assert lab.on("lab-1", "systemctl show --property=InvocationID --value trainyard-monitor") != before
+
+
+CHECKS: dict[str, Callable[[Lab], None]] = {
+    "nvme_raid": volume_is_a_directory_and_only_with_permission,
+    "neuron_venv": packages_are_held_and_bound,
+    "host_tools": programs_run_and_damage_is_mended,
+    "neuron_monitor": metrics_answer_on_the_planned_port,
 }
 
 
-@pytest.fixture(scope="module")
-def role() -> Role:
-    return ROLES[os.environ["TRAINYARD_ROLE"]]
+def test_what_the_role_is_for_works(lab: Lab) -> None:
+    CHECKS[ROLE](lab)
+    assert changed(lab.play(PLAYBOOK)) == []
 
 
-@pytest.fixture(scope="module")
-def lab(role: Role) -> Lab:
-    return Lab(os.environ["TRAINYARD_LAB"])
-
-
-def traces(lab: Lab, role: Role) -> dict[str, str]:
-    """What the role left on each host: results, unit, credential, specifications."""
-    paths = (
-        f"{role.folder} /etc/trainyard/credentials/{role.kind}.json /etc/systemd/system/trainyard-{role.kind}@.service"
-    )
-    find = f"find {paths} /etc/trainyard/jobs/{role.kind}-* -type f 2>/dev/null | sort || true"
-    return {host: lab.on(host, find) for host in HOSTS}
-
-
-def test_check_mode_foretells_the_changed_tasks_and_touches_nothing(lab: Lab, role: Role) -> None:
-    before = traces(lab, role)
-    foretold = changed_tasks(lab.play(role.playbook, "--tags", role.name, "--check", "--diff"))
-    assert traces(lab, role) == before
-    made = changed_tasks(lab.play(role.playbook, "--tags", role.name))
-    assert made == foretold
-    assert {host for _task, host in made} == set(HOSTS)
-
-
-def test_second_run_changes_nothing_and_check_mode_says_so(lab: Lab, role: Role) -> None:
-    before = traces(lab, role)
-    assert changes(lab.play(role.playbook, "--tags", role.name)) == 0
-    assert changes(lab.play(role.playbook, "--tags", role.name, "--check")) == 0
-    assert traces(lab, role) == before
-
-
-def test_undo_is_foretold_and_leaves_no_trace(lab: Lab, role: Role) -> None:
-    gone = ("--extra-vars", json.dumps({f"{role.name}_state": "absent"}))
-    foretold = changed_tasks(lab.play(role.playbook, "--tags", role.name, *gone, "--check"))
-    assert changed_tasks(lab.play(role.playbook, "--tags", role.name, *gone)) == foretold
-    assert traces(lab, role) == dict.fromkeys(HOSTS, "")
-    assert changes(lab.play(role.playbook, "--tags", role.name, *gone)) == 0
+def test_undo_is_foretold_and_leaves_nothing_to_undo(lab: Lab) -> None:
+    foretold = changed(lab.play(PLAYBOOK, "--check", *absent()))
+    assert foretold != []
+    assert changed(lab.play(PLAYBOOK, *absent())) == foretold
+    assert changed(lab.play(PLAYBOOK, *absent())) == []
+    assert changed(lab.play(PLAYBOOK)) != [], "and it can be made again"

@@ -36,8 +36,8 @@ def build_wheel(directory, config_settings=None, metadata_directory=None):
     name = "vllm-0.7.3.dev0+neuron-py3-none-any.whl"
     info = "vllm-0.7.3.dev0+neuron.dist-info"
     with zipfile.ZipFile(directory + "/" + name, "w") as wheel:
-        wheel.writestr("vllm.py", "")
-        wheel.writestr("vllm-0.7.3.dev0+neuron.data/scripts/vllm", "#!python\\nprint('0.7.3.dev0+neuron')\\n")
+        wheel.writestr("vllm.py", "def main():\\n    print('0.7.3.dev0+neuron')\\n")
+        wheel.writestr(info + "/entry_points.txt", "[console_scripts]\\nvllm = vllm:main\\n")
         wheel.writestr(info + "/METADATA", "Metadata-Version: 2.1\\nName: vllm\\nVersion: 0.7.3.dev0+neuron\\n")
         wheel.writestr(info + "/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr(info + "/RECORD", "")
@@ -75,8 +75,7 @@ def commit(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> str:
     copy = ["ansible", "lab-1", "-i", "inventory/lab", "--become", "-m", "ansible.builtin.copy"]
     copy += ["-a", f"src={folder}/ dest=/srv/ mode=preserve"]
     subprocess.run(copy, cwd=ROOT, env=lab.environment, check=True, capture_output=True)
-    lab.on("lab-1", f"python3 -m venv {VENV} && apt-get -qq install --yes --no-install-recommends git >/dev/null")
-    lab.on("lab-1", "chown -R root: /srv/upstream && git config --system --add safe.directory '*'")
+    lab.on("lab-1", f"python3 -m venv {VENV} && chown -R root: /srv")
     return head
 
 

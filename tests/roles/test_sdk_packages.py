@@ -32,7 +32,7 @@ SHOW = "dpkg-query --show --showformat '${Package} ${db:Status-Want} ${Version}\
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with stand_in("sdk-packages", 2, "--sdk-release", OLD, "--sdk-release", NEW) as made:
+    with stand_in("sdk-packages", 2, "--sdk-release", OLD, "--sdk-release", NEW, trainyard_monitor_port=9400) as made:
         yield made
 
 
@@ -83,6 +83,14 @@ def test_packages_stay_while_replicas_of_the_old_release_run(lab: Lab) -> None:
     assert lab.on("lab-1", "systemctl is-active 'vllm@*'").split() == ["active", "active"]
 
 
+def test_monitor_tells_the_replicas_apart_on_the_port_of_the_plan(lab: Lab) -> None:
+    page = "curl --silent http://127.0.0.1:9400/metrics"
+    lab.on("lab-2", f"for i in $(seq 60); do {page} | grep -q tiny-llama-1 && break; sleep 1; done")
+    said = lab.on("lab-2", page)
+    for core, name in ((0, "tiny-llama-0"), (63, "tiny-llama-1")):
+        assert any(f'runtime_tag="{name}"' in line and f'neuroncore="{core}"' in line for line in said.splitlines())
+
+
 def test_host_is_drained_for_a_change_when_told_to_and_no_request_fails(lab: Lab, tmp_path: Path) -> None:
     summary = tmp_path / "load.json"
     url = f"http://{lab.router_address}:8080"
@@ -103,6 +111,9 @@ def test_host_is_drained_for_a_change_when_told_to_and_no_request_fails(lab: Lab
     after = lab.on("lab-1", SHOW)
     for name, version in find_release(NEW).packages.items():
         assert f"{name} hold {version}" in after
+    assert lab.on("lab-1", "systemctl is-active trainyard-monitor") == "active", (
+        "stopped for the driver, and started again"
+    )
     assert find_release(OLD).driver in lab.on("lab-2", SHOW)
     assert lab.on("lab-2", "systemctl is-active 'vllm@*'").split() == ["active", "active"]
 

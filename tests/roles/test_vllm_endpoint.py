@@ -26,7 +26,7 @@ GOLDENS = Path(__file__).parent / "goldens"
 ANALYZE = shutil.which("systemd-analyze")
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
 # systemd's exposure level times ten (0 to 100), at most. A unit that needs more has to argue for it here.
-BUDGET = {"vllm@tiny-llama-0.service": 22, "trainyard-probe.service": 20}
+BUDGET = {"vllm@tiny-llama-0.service": 22, "trainyard-probe.service": 20, "trainyard-fence.service": 20}
 # The unit of a container is its engine's, which makes namespaces, mounts and devices: what is denied, the engine denies
 # to the container. The budget holds what is left.
 CONTAINER_BUDGET = 93
@@ -40,12 +40,14 @@ def tree(root: Path, row: dict[str, Any], **variables: Any) -> Path:
     given = {"vllm_endpoint_replicas": [row], **variables}
     (units / "vllm@.service").write_text(render("vllm_endpoint", "vllm@.service.j2", **given))
     (drop_in / "replica.conf").write_text(render("vllm_endpoint", "replica.conf.j2", item=row, **given))
-    (units / "trainyard-probe.service").write_text(render("vllm_endpoint", "trainyard-probe.service.j2", **given))
-    program = root / "usr/local/lib/trainyard/replica"
-    program.parent.mkdir(parents=True)
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    for name in ("sysinit", "basic", "shutdown", "network", "network-online", "multi-user"):
+    for unit in ("trainyard-probe.service", "trainyard-fence.service"):
+        (units / unit).write_text(render("vllm_endpoint", f"{unit}.j2", **given))
+    for name in ("usr/local/lib/trainyard/replica", "usr/sbin/nft"):
+        program = root / name
+        program.parent.mkdir(parents=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    for name in ("sysinit", "basic", "shutdown", "local-fs", "network-pre", "network", "network-online", "multi-user"):
         (units / f"{name}.target").write_text("[Unit]\nDescription=x\n")
     return root
 
@@ -131,7 +133,7 @@ def is_as_it_was(name: str, text: str) -> None:
     assert text == golden.read_text()
 
 
-@pytest.mark.parametrize("unit", ["vllm@.service", "trainyard-probe.service"])
+@pytest.mark.parametrize("unit", ["vllm@.service", "trainyard-probe.service", "trainyard-fence.service"])
 def test_the_units_of_all_replicas_are_as_they_were(unit: str) -> None:
     rows = planned(*GOLDEN_CASES["llama-3-3-70b"])
     is_as_it_was(unit, render("vllm_endpoint", f"{unit}.j2", vllm_endpoint_replicas=rows))
@@ -157,6 +159,20 @@ def test_systemd_takes_each_recipe_and_finds_it_within_the_budget(tmp_path: Path
     budget = CONTAINER_BUDGET if row["runtime"] == "container" else BUDGET["vllm@tiny-llama-0.service"]
     done = analyze("security", root, row["unit"], "--offline=true", f"--threshold={budget}", "--no-pager")
     assert done.returncode == 0, done.stdout[-400:]
+
+
+def test_the_fence_names_every_port_and_every_client() -> None:
+    rows = [replica(0), replica(1, agent_port=0)]
+    clients = ["10.0.0.5", "10.1.0.0/24", "fd00::5"]
+    text = render("vllm_endpoint", "fence.nft.j2", vllm_endpoint_replicas=rows, vllm_endpoint_clients=clients)
+    rules = [line.strip() for line in text.splitlines() if "tcp dport" in line]
+    assert rules == [
+        "ip saddr 10.0.0.5 tcp dport { 8000, 8001, 9000 } accept",
+        "ip saddr 10.1.0.0/24 tcp dport { 8000, 8001, 9000 } accept",
+        "ip6 saddr fd00::5 tcp dport { 8000, 8001, 9000 } accept",
+        "tcp dport { 8000, 8001, 9000 } reject with tcp reset",
+    ]
+    assert "reject" not in render("vllm_endpoint", "fence.nft.j2", vllm_endpoint_replicas=rows)
 
 
 def test_two_replicas_of_a_recipe_share_nothing_that_must_be_their_own() -> None:

@@ -102,7 +102,7 @@ class LabFleet:
 
     def retrained(self) -> dict[str, Any]:
         """The model at the hub's branch `next`, pinned: the same shape with other weights."""
-        variables = self.inventory()["_meta"]["hostvars"]["lab-1"]
+        variables = self.inventory()["all"]["vars"]
         answer = httpx.get(f"{variables['lab_hub_url']}/api/models/{MODEL}/revision/next").raise_for_status()
         return {"repo": MODEL, "source": "huggingface", "revision": answer.json()["sha"]}
 
@@ -157,12 +157,28 @@ class LabFleet:
         )
         return done.stdout
 
+    def started(self, changes: Mapping[str, Any], at: str, *more: str) -> tuple[subprocess.Popen[str], Path]:
+        """Start a redeploy and come back when its output says ``at``; weights and artifact are there already."""
+        process, log = self.start("redeploy", changes, "--skip-tags=provision,compile", *more)
+        while at not in log.read_text():
+            assert process.poll() is None, log.read_text()[-3000:]
+            time.sleep(0.05)
+        return process, log
+
+    def entry(self, host: str, replica: str) -> dict[str, Any]:
+        """The plan's entry in the release of a replica that was staged last."""
+        text = self.on(host, f"cat $(ls -t /etc/vllm/releases/*/{replica}.json | head -1)")
+        found: dict[str, Any] = json.loads(text.partition("\n")[2])
+        return found
+
     def fault(self, *words: str) -> None:
         """Switch a fault of the lab on, or with `clear` all off."""
         subprocess.run(["trainyard", "lab", "fault", *words], cwd=ROOT, check=True, capture_output=True, text=True)
 
     @contextlib.contextmanager
-    def load(self, url: str, closed: int = 8, rate: float = 1.0, longest_s: float = 8.0) -> Iterator[dict[str, Any]]:
+    def load(
+        self, url: str, closed: int = 8, rate: float = 1.0, longest_s: float = 8.0, gap_limit_s: float = 2.0
+    ) -> Iterator[dict[str, Any]]:
         """Stream from the router; the dictionary holds the account when the block is over."""
         out = self.results / f"load-{time.monotonic_ns()}.json"
         process = subprocess.Popen(
@@ -176,6 +192,8 @@ class LabFleet:
                 f"--closed={closed}",
                 f"--rate={rate}",
                 f"--longest-s={longest_s}",
+                f"--gap-limit-s={gap_limit_s}",
+                f"--first-limit-s={15.0 + gap_limit_s}",
                 f"--summary-out={out}",
                 f"--requests-out={out.with_suffix('.jsonl')}",
             ],
@@ -190,6 +208,7 @@ class LabFleet:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=120)
             account.update(json.loads(out.read_text()))
+            account["requests"] = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@
 A request is ``ok`` only if the status was 200, the server's own usage counts every token that was asked for, the last
 chunk gave the reason for the end, the stream ended with ``[DONE]``, and no wait between two chunks was over-long (a
 chunk may hold several tokens, so their number says nothing). Nothing is retried and
-nothing is left out: sent = ok + failed + truncated + gap, or `Tally.check` raises.
+nothing is left out: sent = ok + failed + truncated + gap, or `Tally.check` raises. While this program itself got no
+processor it saw nothing: it measures such pauses, takes them off the waits that they lie in, and reports them.
 
 It is a program of its own (``python -m tests.roll.load``) so that the load goes on whatever becomes of the test.
 """
@@ -80,9 +81,11 @@ class Sent:
 
 @dataclass
 class Tally:
-    """Every request of a load."""
+    """Every request of a load, when it began (seconds since the epoch), and how long this program stood still."""
 
     sent: list[Sent] = field(default_factory=list)
+    began: float = field(default_factory=time.time)
+    paused_s: float = 0.0
 
     def check(self) -> None:
         """Every request has an outcome, once.
@@ -100,6 +103,8 @@ class Tally:
         good = sorted(item.took_s for item in self.sent if item.kind == "ok")
         firsts = sorted(item.first_s for item in self.sent if item.kind == "ok")
         return {
+            "began": round(self.began, 3),
+            "client_paused_s": self.paused_s,
             "sent": len(self.sent),
             **{kind: counts.get(kind, 0) for kind in KINDS},
             "by_loop": dict(Counter(item.loop for item in self.sent)),
@@ -114,6 +119,30 @@ def _at(values: list[float], share: float) -> float:
     return round(values[min(len(values) - 1, int(share * len(values)))], 4) if values else 0.0
 
 
+class Pauses:
+    """Stretches in which this program was not running: a timer of its own that rang late."""
+
+    TICK_S = 0.05
+    LEAST_S = 0.25
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.found: list[tuple[float, float]] = []
+
+    async def watch(self) -> None:
+        """Measure until cancelled."""
+        while True:
+            due = self._clock() + self.TICK_S
+            await asyncio.sleep(self.TICK_S)
+            now = self._clock()
+            if now - due > self.LEAST_S:
+                self.found.append((due, now))
+
+    def within(self, begin: float, end: float) -> float:
+        """Seconds of pauses between two times of the clock."""
+        return sum(max(0.0, min(end, last) - max(begin, first)) for first, last in self.found)
+
+
 class Load:
     """Sends requests until told to stop, then waits for those under way."""
 
@@ -123,6 +152,7 @@ class Load:
         self._chance = random.Random(seed)  # noqa: S311  (a load, no secret)
         self._clock = clock
         self._began = clock()
+        self.pauses = Pauses(clock)
         self._run = f"load-{uuid.uuid4().hex[:12]}"
         self._stop = asyncio.Event()
         self._client = httpx.AsyncClient(
@@ -137,12 +167,15 @@ class Load:
 
     async def run(self, closed: int, per_second: float) -> Tally:
         """Run ``closed`` clients that each wait for their answer, and an open loop of Poisson arrivals beside them."""
+        watch = asyncio.create_task(self.pauses.watch())
         async with self._client:
             loops: list[Awaitable[None]] = [self._closed() for _ in range(closed)]
             if per_second > 0:
                 loops.append(self._open(per_second))
             await asyncio.gather(*loops)
+        watch.cancel()
         self.tally.check()
+        self.tally.paused_s = round(sum(end - begin for begin, end in self.pauses.found), 3)
         return self.tally
 
     async def _closed(self) -> None:
@@ -173,10 +206,13 @@ class Load:
             item.error = f"{type(error).__name__}: {error}"
             # Broken off after tokens had come, or never begun: the client sees half an answer, or none.
             item.kind = "truncated" if item.got else "failed"
-        item.took_s = round(self._clock() - self._began - item.at, 3)
+        item.took_s = item.took_s or self._took(item)
         if item.kind == "failed":
             # A client that fails at once must not become a busy loop.
             await asyncio.sleep(0.2)
+
+    def _took(self, item: Sent) -> float:
+        return round(self._clock() - self._began - item.at, 3)
 
     async def _stream(self, item: Sent) -> None:
         body = {
@@ -190,7 +226,8 @@ class Load:
         }
         # An id of our own: the router's log then tells where a request went that got no answer.
         item.request_id = f"{self._run}-{item.number}"
-        began = last = self._clock()
+        last = self._clock()
+        waits: list[tuple[float, float]] = []
         usage, done, reason = -1, False, ""
         headers = {"x-request-id": item.request_id}
         async with self._client.stream("POST", "/v1/completions", json=body, headers=headers) as answer:
@@ -211,14 +248,16 @@ class Load:
                 usage = (event.get("usage") or {}).get("completion_tokens", usage)
                 if event.get("choices"):
                     reason = event["choices"][0].get("finish_reason") or reason
-                    if item.got:
-                        item.worst_gap_s = max(item.worst_gap_s, round(now - last, 4))
-                    else:
-                        item.first_s = round(now - began, 4)
+                    waits.append((last, now))
                     item.got += 1
                     last = now
                 if "error" in event:
                     item.error = str(event["error"])[:200]
+        item.took_s = self._took(item)
+        # The timer that notices a pause may ring after the chunk that came at its end.
+        await asyncio.sleep(2 * Pauses.TICK_S)
+        seen = [round(end - start - self.pauses.within(start, end), 4) for start, end in waits]
+        item.first_s, item.worst_gap_s = (seen[0], max(seen[1:], default=0.0)) if seen else (0.0, 0.0)
         item.kind, item.error = verdict(item, usage, done, reason, self.shape)
 
 

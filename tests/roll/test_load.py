@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import random
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -114,6 +115,23 @@ def test_each_misbehaviour_is_seen_for_what_it_is(wrong: str, kind: str, error: 
     assert error in tally.sent[2].error
     assert [item.kind for item in tally.sent if item.number != 2] == ["ok"] * (len(tally.sent) - 1)
     assert seen == len(tally.sent)
+
+
+def test_a_pause_of_the_client_itself_is_measured_and_blamed_on_nobody() -> None:
+    """The stream of ten tokens goes on while the client stands still for longer than a gap may last."""
+
+    async def run() -> tuple[Load, Tally]:
+        async with served({}) as (_, url):
+            load = Load(Shape(url, "m", 0.1, 0.1, PER_TOKEN_S, gap_limit_s=0.3, first_limit_s=2.0))
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.15, time.sleep, 0.6)
+            loop.call_later(1.2, load.stop)
+            return load, await load.run(3, 0.0)
+
+    load, tally = asyncio.run(run())
+    assert [item.kind for item in tally.sent] == ["ok"] * len(tally.sent)
+    assert 0.5 < tally.summary()["client_paused_s"] < 0.9
+    assert load.pauses.within(0.0, float("inf")) == pytest.approx(tally.paused_s, abs=0.01)
 
 
 def test_a_server_that_is_not_there_fails_every_request() -> None:

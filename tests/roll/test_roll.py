@@ -71,6 +71,7 @@ def test_new_settings_a_new_revision_and_back_lose_nothing_and_keep_all_but_one_
             rolls.append(fleet.redeploy({**release(fleet), "trainyard_redeploy": ONE_AT_A_TIME}))
         watch.over.set()
     watch.join()
+    account.pop("requests")
     record = {
         "provenance": "simulated",
         "replicas": len(before),
@@ -88,6 +89,29 @@ def test_new_settings_a_new_revision_and_back_lose_nothing_and_keep_all_but_one_
     assert watch.fewest >= len(before) - 1
     assert all(between[name] != before[name] for name in before), "new settings"
     assert after == between, "back is back, from another revision"
+
+
+def test_a_key_comes_and_goes_in_a_roll_and_is_exchanged_in_two(fleet: LabFleet, router_url: str) -> None:
+    before = fleet.running()
+    how = {"trainyard_redeploy": {**fleet.settings["trainyard_redeploy"], "canary_seconds": 5}}
+
+    def keys(replicas: str, router: str) -> dict[str, Any]:
+        return {**how, "vllm_endpoint_api_key": replicas, "load_balancer_upstream_key": router}
+
+    asked = "curl -s -o /dev/null -w '%{http_code}' http://$(hostname -i | cut -d' ' -f1):8000/v1/models"
+    with fleet.load(router_url) as account:
+        added = fleet.redeploy(keys("sk-one", "sk-one"))
+        with_a_key = fleet.on("lab-2", asked)
+        exchanged = fleet.redeploy(keys("sk-two", "sk-two"))
+        removed = fleet.redeploy(keys("", "sk-one"))
+    assert added.code == 0, added.text[-3000:]
+    assert with_a_key.rstrip().endswith("401")
+    assert "golden completions agree for 100%" in added.text
+    assert exchanged.code != 0
+    assert "Take two rolls" in exchanged.text
+    assert removed.code == 0, removed.text[-3000:]
+    assert fleet.running() == before
+    assert account["sent"] == account["ok"] > 20, account
 
 
 def test_the_second_run_and_a_change_of_the_router_roll_nothing(fleet: LabFleet) -> None:

@@ -27,29 +27,30 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.serving import (
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.judge import Limits
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.settings import Gate, Replica, ServingError
 
+from lab.neuron_sim import ownership
+from tests.lab.sim_support import SimHost
 from tests.roles import render
 from tests.serving.stub import Stub, free_port, running
 
-DEVICES = [
-    {"neuron_device": index, "nc_count": 4, "neuron_processes": []} for index in range(16)
-]  # as neuron-ls prints them before tools 2.25: no core ids
+
+@pytest.fixture(scope="module")
+def neuron(tmp_path_factory: pytest.TempPathFactory) -> SimHost:
+    """The lab's stand-in of SDK 2.23, whose neuron-ls prints no core ids."""
+    return SimHost(tmp_path_factory.mktemp("neuron"))
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host's directories, and a neuron-ls that prints what devices.json holds."""
+def host(tmp_path: Path, neuron: SimHost, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host's directories, and the stand-in's neuron-ls."""
     monkeypatch.setattr(settings, "CONFIGURATION", tmp_path / "etc")
     monkeypatch.setattr(settings, "RUNTIME", tmp_path / "run")
     monkeypatch.setattr(watch, "STATE", tmp_path / "state")
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     for name in ("etc", "run/tiny-llama-0", "state", "artifact"):
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "devices.json").write_text(json.dumps(DEVICES))
     (tmp_path / "artifact/model.pt").write_text("")
     (tmp_path / "artifact/neuron_config.json").write_text('{"neuron_config": {"tp_degree": 32}}')
-    tool = tmp_path / "neuron-ls"
-    tool.write_text(f"#!/bin/sh\ncat {tmp_path}/devices.json\n")
-    tool.chmod(0o755)
+    (tmp_path / "neuron-ls").symlink_to(neuron.config.path("/opt/aws/neuron/bin/neuron-ls"))
     return tmp_path
 
 
@@ -62,21 +63,23 @@ def replica(host: Path, port: int, **given: Any) -> Replica:
     return dataclasses.replace(settings.load("tiny-llama-0"), **given)
 
 
-def hold(host: Path, device: int, pid: int) -> None:
-    devices = json.loads((host / "devices.json").read_text())
-    devices[device]["neuron_processes"] = [{"pid": pid, "command": "python3 other.py"}]
-    (host / "devices.json").write_text(json.dumps(devices))
+def claim(neuron: SimHost, cores: str) -> dict[str, str]:
+    """The environment of a process that holds these cores of the stand-in."""
+    return {ownership.CLAIM_VARIABLE: ownership.marker(neuron.config, "test", ownership.parse_cores(cores))}
 
 
 @contextmanager
 def process(**environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that sleeps, with an environment of its own."""
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, **environment})
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait()
+    program = "import time; print(flush=True); time.sleep(60)"
+    argv = [sys.executable, "-c", program]
+    with subprocess.Popen(argv, env={**os.environ, **environment}, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()  # until then /proc may show this process's own environment
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 def test_what_the_role_writes_is_what_the_program_reads(host: Path) -> None:
@@ -96,17 +99,15 @@ def test_a_free_slice_and_port_pass(host: Path) -> None:
     assert json.loads((host / "run/tiny-llama-0/replica.json").read_text())["name"] == "tiny-llama-0"
 
 
-def test_a_held_slice_is_refused_and_its_holder_named(host: Path) -> None:
-    with process() as other:
-        hold(host, 7, other.pid)
-        expected = rf"cores 0-31 are held by process {other.pid} \(python3 other.py\) on device 7"
+def test_a_held_slice_is_refused_and_its_holder_named(host: Path, neuron: SimHost) -> None:
+    with process(**claim(neuron, "28-31")) as other:
+        expected = rf"cores 0-31 are held by process {other.pid} \(.*python.*\) on device 7"
         with pytest.raises(ServingError, match=expected):
             cli.check(replica(host, free_port()))
 
 
-def test_a_holder_of_other_cores_of_the_same_device_is_no_conflict(host: Path) -> None:
-    with process(NEURON_RT_VISIBLE_CORES="2-3") as other:
-        hold(host, 0, other.pid)
+def test_a_holder_of_other_cores_of_the_same_device_is_no_conflict(host: Path, neuron: SimHost) -> None:
+    with process(NEURON_RT_VISIBLE_CORES="2-3", **claim(neuron, "2-3")):
         cli.check(replica(host, free_port(), cores="0-1"))
         with pytest.raises(ServingError, match="are held by"):
             cli.check(replica(host, free_port(), cores="1-2"))
@@ -162,8 +163,11 @@ def test_a_key_in_argv_is_refused(host: Path) -> None:
 
 def test_a_broken_neuron_ls_is_reported_with_its_own_words(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slices, "ATTEMPTS", 1)
-    (host / "neuron-ls").write_text("#!/bin/sh\necho no driver >&2\nexit 1\n")
-    with pytest.raises(ServingError, match="neuron-ls does not work: no driver"):
+    broken = SimHost(host / "broken")
+    (host / "broken/etc/trainyard-lab.json").write_text("{")
+    (host / "neuron-ls").unlink()
+    (host / "neuron-ls").symlink_to(broken.config.path("/opt/aws/neuron/bin/neuron-ls"))
+    with pytest.raises(ServingError, match=r"(?s)neuron-ls does not work: .*trainyard-lab\.json: not JSON"):
         cli.check(replica(host, free_port()))
 
 
@@ -174,10 +178,9 @@ def gate_of(stub: Stub, host: Path, main_pid: int = 0, **gate: Any) -> list[str]
     return told
 
 
-def test_the_gate_opens_on_tokens_and_records_them(host: Path) -> None:
-    with running(token_s=0.001) as stub, process() as engine, process() as neighbour:
-        hold(host, 0, engine.pid)
-        hold(host, 8, neighbour.pid)
+def test_the_gate_opens_on_tokens_and_records_them(host: Path, neuron: SimHost) -> None:
+    mine, other = claim(neuron, "0-31"), claim(neuron, "32-35")
+    with running(token_s=0.001) as stub, process(**mine) as engine, process(**other):
         told = gate_of(stub, host)
     assert told[-1].startswith("ready after 0 s: 8 tokens, first after")
     row = json.loads((host / "run/tiny-llama-0/gate.json").read_text())
@@ -260,12 +263,11 @@ def test_a_server_is_not_started_without_the_key_that_it_is_to_ask_for(
         cli.launch(seen, {"CREDENTIALS_DIRECTORY": str(host)})
 
 
-def test_settle_returns_when_the_slice_is_free_and_names_who_keeps_it(host: Path) -> None:
+def test_settle_returns_when_the_slice_is_free_and_names_who_keeps_it(host: Path, neuron: SimHost) -> None:
     cli.settle(replica(host, 1))
-    with process() as other:
-        hold(host, 3, other.pid)
-        with pytest.raises(ServingError, match=rf"still held .* process {other.pid}"):
-            cli.settle(replica(host, 1, settle_timeout_s=0.2))
+    held = claim(neuron, "12-15")
+    with process(**held) as other, pytest.raises(ServingError, match=rf"still held .* process {other.pid}"):
+        cli.settle(replica(host, 1, settle_timeout_s=0.2))
 
 
 def test_the_server_ended_by_the_probe_is_explained(host: Path) -> None:

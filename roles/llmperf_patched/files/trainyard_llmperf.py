@@ -74,6 +74,15 @@ def endpoint(client: Any, request: Any) -> str | None:
     return endpoints[((request.metadata or {}).get("stream", 0) + next(turn)) % len(endpoints)]
 
 
+def session(client: Any) -> Any:
+    """Patch session: the stream's own connections, which stay open from one request to the next."""
+    import requests
+
+    if not hasattr(client, "_trainyard_session"):
+        client._trainyard_session = requests.Session()
+    return client._trainyard_session
+
+
 def text_of(delta: dict[str, Any]) -> str | None:
     """Patch reasoning: the text of a piece, whether the model thinks or answers."""
     return delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning")

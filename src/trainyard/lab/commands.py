@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainyard.lab import image, inventory, machine, network, state, vllm_cpu
+from trainyard.lab import container_images, image, inventory, machine, network, state, vllm_cpu
 from trainyard.lab.cache import Say, Stopwatch, cache_dir
 from trainyard.lab.errors import LabError
 from trainyard.lab.faults import HOST_KINDS, SERVICE_KINDS, Details, Faults
@@ -49,6 +49,7 @@ class Options:
     logical_nc_config: int | None = None
     sdk_releases: list[str] | None = None
     time_scale: float | None = None
+    latency: dict[str, Any] | None = None
 
 
 @contextlib.contextmanager
@@ -108,7 +109,8 @@ def bring_up(name: str, options: Options, say: Say) -> Lab:
         _take(lab, options)
         count = options.hosts or len(lab.hosts) or 1
         _settle_engine(podman, lab, options.engine, (count - before) * _REPLICAS_PER_HOST, say)
-        served = Served(ensure_models(), ensure_packages())
+        served = Served(ensure_models(), ensure_packages(), container_images.ensure(podman, lab.image, say))
+        lab.images = container_images.references(served.images, lab.registry)
         state.save(lab)
         network.ensure(podman, lab)
         lab.hosts = {f"lab-{number}": lab.address(10 + number) for number in range(1, count + 1)}
@@ -126,7 +128,7 @@ def bring_up(name: str, options: Options, say: Say) -> Lab:
 
 def _take(lab: Lab, options: Options) -> None:
     """Put what a person asked for into the lab."""
-    for name in ("instance_type", "logical_nc_config", "sdk_releases", "time_scale"):
+    for name in ("instance_type", "logical_nc_config", "sdk_releases", "time_scale", "latency"):
         value = getattr(options, name)
         if value is not None:
             setattr(lab, name, value)
@@ -166,7 +168,7 @@ def clear_cache() -> list[str]:
     if images:
         podman.run("image", "rm", *sorted(set(images)))
     gone = [f"{len(set(images))} images"] if images else []
-    for name in ("vllm-cpu", "models", "apt"):
+    for name in ("vllm-cpu", "models", "apt", "images"):
         if (folder := cache_dir() / name).exists():
             vllm_cpu.remove(podman, folder)
             gone.append(str(folder))
@@ -270,6 +272,19 @@ def _table(description: dict[str, Any]) -> Table:
     return table
 
 
+def _read_latency(text: str | None) -> dict[str, Any] | None:
+    """The option's JSON, or None; a value that the stand-in would refuse at a replica's start is refused here."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="--latency") from error
+    if not isinstance(value, dict) or value.get("kind") not in ("fixed", "model"):
+        raise typer.BadParameter('an object whose "kind" is "fixed" or "model"', param_hint="--latency")
+    return value
+
+
 @app.command()
 def up(
     name: Name = None,
@@ -286,12 +301,17 @@ def up(
     time_scale: Annotated[
         float | None, typer.Option(min=0.0, help="Modelled compile and load times times this.  [default: 0.01]")
     ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(help='The simulated engine\'s speed: {"kind": "fixed", "ttft_ms": 50, "itl_ms": 5}, as JSON.'),
+    ] = None,
 ) -> None:
     """Make the lab, or bring the one that is there to these options; what is up already stays up."""
     lab_name = name or state.default_name()
     if engine not in (None, "vllm-cpu", "simulated"):
         raise typer.BadParameter("vllm-cpu or simulated", param_hint="--engine")
-    options = Options(hosts, cast("Engine | None", engine), instance_type, lnc, sdk_release or None, time_scale)
+    speed = _read_latency(latency)
+    options = Options(hosts, cast("Engine | None", engine), instance_type, lnc, sdk_release or None, time_scale, speed)
     with _told(lab_name):
         bring_up(lab_name, options, _say())
         Console().print(_table(describe(lab_name)))

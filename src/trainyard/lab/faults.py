@@ -20,8 +20,8 @@ from trainyard.lab.errors import LabError
 from trainyard.lab.fleet import INSIDE, Fleet
 from trainyard.lab.state import SERVICES
 
-#: Where the Neuron stand-in keeps the faults that last.
-_INSIDE_FAULTS = "/run/neuron-sim/faults"
+#: Where the Neuron stand-in notes broken hardware, which another instance does not have.
+_BROKEN_HARDWARE = "/var/lib/neuron-sim/faults"
 _CHAIN = "TRAINYARD-LAB"
 _FULL = "/run/trainyard-lab-full"
 #: Shows a folder's content on top of a file system with no byte left: reads work, writes end with "no space left".
@@ -119,6 +119,7 @@ class Faults:
         del details
         with network.namespaces(self.podman):
             self.podman.run("stop", "--time", "10", self.lab.container(host))
+        self.fleet.tell_ec2()
         return f"{host} is off"
 
     def _switch_on(self, host: str) -> None:
@@ -127,11 +128,12 @@ class Faults:
             self.podman.run("start", self.lab.container(host))
 
     def _start(self, host: str, details: Details) -> str:
-        """Switch the host on; its instance store is empty, as after every stop."""
+        """Switch the host on, on other hardware: its instance store is empty, its devices are whole."""
         self._switch_on(host)
         path = details.path or "/data"
-        if self._exists(host, path):
-            self._exec(host, _WIPE, path)
+        for emptied in (path, _BROKEN_HARDWARE):
+            if self._exists(host, emptied):
+                self._exec(host, _WIPE, emptied)
         self.fleet.wait()
         return f"{host} is on, {path} is empty"
 
@@ -179,8 +181,7 @@ class Faults:
         for words in (("-D", "INPUT", "-j"), ("-D", "OUTPUT", "-j"), ("-F",), ("-X",)):
             self._iptables(host, *words, _CHAIN, check=False)
         self._exec(host, _DRAIN)
-        if self._exists(host, _INSIDE_FAULTS):
-            self._inside(host, "clear", Details())
+        self._inside(host, "clear", Details())
         return f"{host} has no faults"
 
     def _inside(self, host: str, kind: str, details: Details) -> str:

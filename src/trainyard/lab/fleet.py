@@ -22,9 +22,10 @@ from trainyard.lab.cache import Say, cache_dir, digest, locked, write
 from trainyard.lab.carry import carried
 from trainyard.lab.errors import LabError
 from trainyard.lab.inventory import control_path_dir, ssh_options
+from trainyard.lab.machine import detect
 from trainyard.lab.podman import Podman
 from trainyard.lab.seccomp import profile
-from trainyard.lab.state import APT_PORT, AWS_PORT, BUCKET, HUB_PORT, MODEL, SERVICES, Lab, Paths
+from trainyard.lab.state import APT_PORT, AWS_PORT, BUCKET, HUB_PORT, MODEL, REGISTRY_PORT, SERVICES, Lab, Paths
 from trainyard.paths import COLLECTIONS, ROOT  # makes the next import possible
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import RELEASES  # isort: skip
@@ -103,8 +104,37 @@ def host_settings(lab: Lab, host: str) -> dict[str, Any]:
         "engine": lab.engine,
         "vllm_cpu_venv": vllm_cpu.MOUNT,
         "time_scale": lab.time_scale,
-        "instance_id": f"i-{digest(lab.id, host)[:17]}",
+        "instance_id": instance_id(lab, host),
+        "latency": lab.latency,
     }
+
+
+def instance_id(lab: Lab, host: str) -> str:
+    """What a host says its EC2 instance is."""
+    return f"i-{digest(lab.id, host)[:17]}"
+
+
+def containers_conf(limits: str | None) -> str:
+    """What a container engine on a host has to know of the lab.
+
+    The stand-in keeps its books of core owners in a folder where a driver keeps them itself, and the commands of the
+    stand-in images are the host's: both are shared with every container, as a driver is.
+    """
+    shared = [
+        "/run/neuron-sim:/run/neuron-sim:rw",
+        "/run/neuron-sim/container.json:/etc/trainyard-lab.json:ro",
+        "/var/lib/neuron-sim:/var/lib/neuron-sim:ro",
+        f"{INSIDE}/neuron_sim:{INSIDE}/neuron_sim:ro",
+        f"{INSIDE}/plan:{INSIDE}/plan:ro",
+        "/var/cache/neuron-sim:/var/cache/neuron-sim:ro",
+    ]
+    head = limits or "[containers]\n"
+    return f'{head}volumes = {json.dumps(shared)}\n\n[engine]\nruntime = "runc"\n'
+
+
+def registries_conf(lab: Lab) -> str:
+    """The lab's registry speaks HTTP."""
+    return f'[[registry]]\nlocation = "{lab.registry}"\ninsecure = true\n'
 
 
 def host_files(lab: Lab, host: str) -> dict[str, str]:
@@ -117,6 +147,8 @@ def host_files(lab: Lab, host: str) -> dict[str, str]:
         "etc/environment": 'PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"\n' + variables,
         "etc/pip.conf": settings.pip_conf(),
         "etc/apt/apt.conf.d/90lab": "\n".join(apt) + "\n",
+        "etc/containers/containers.conf.d/50-lab.conf": containers_conf(detect().containers_conf()),
+        "etc/containers/registries.conf.d/50-lab.conf": registries_conf(lab),
     }
 
 
@@ -173,6 +205,8 @@ def host_command(podman: Podman, lab: Lab, files: Paths, host: str) -> list[str]
         *_network_words(lab, host, lab.hosts[host]),
         *_security_words(podman, files),
         *(word for path, inside in volumes.items() if path.exists() for word in ("--volume", f"{path}:{inside}:ro")),
+        # The data volume: a file system of its own, as on the instance, on which a container engine can keep images.
+        *("--volume", "/data"),
         *carried().mounts(),
     ]
 
@@ -186,6 +220,7 @@ def services_command(lab: Lab, served: Served) -> list[str]:
         f"{ROOT / 'lab' / 'services'}:{INSIDE}/lab/services:ro",
         f"{served.models}:/srv/models:ro",
         f"{served.packages}:/srv/apt:ro",
+        f"{served.images}:/srv/images:ro",
         f"{sys.prefix}:{sys.prefix}:ro",
     ]
     if base == Path("/usr"):  # the image has the same one, from the same distribution
@@ -212,7 +247,9 @@ def services_command(lab: Lab, served: Served) -> list[str]:
 def services_arguments() -> list[str]:
     """The services' own arguments."""
     ports = ["--hub-port", str(HUB_PORT), "--aws-port", str(AWS_PORT), "--apt-port", str(APT_PORT)]
-    return ["-m", "lab.services", "--models", "/srv/models", "--packages", "/srv/apt", "--bucket", BUCKET, *ports]
+    ports += ["--registry-port", str(REGISTRY_PORT)]
+    folders = ["--models", "/srv/models", "--packages", "/srv/apt", "--images", "/srv/images"]
+    return ["-m", "lab.services", *folders, "--bucket", BUCKET, *ports]
 
 
 @dataclass(frozen=True)
@@ -221,6 +258,7 @@ class Served:
 
     models: Path
     packages: Path
+    images: Path
 
 
 class Fleet:
@@ -289,6 +327,37 @@ class Fleet:
         if problems:
             raise LabError("; ".join(problems))
         self.lab.model_revision = self._revision()
+        self.tell_ec2()
+
+    def tell_ec2(self) -> None:
+        """Have the EC2 stand-in list the hosts as they are now.
+
+        Raises:
+            LabError: it does not answer.
+        """
+        present = self.podman.containers(self.lab.id)
+
+        def state(host: str) -> str:
+            row = present.get(self.lab.container(host), {})
+            return "running" if row.get("State") == "running" else "stopped"
+
+        hosts = [
+            {
+                "id": instance_id(self.lab, host),
+                "name": host,
+                "address": address,
+                "instance_type": self.lab.instance_type,
+                "state": state(host),
+            }
+            for host, address in self.lab.hosts.items()
+        ]
+        request = urllib.request.Request(  # noqa: S310 - the lab's own address
+            f"{self.lab.aws_url}/_lab/hosts", json.dumps(hosts).encode(), method="PUT"
+        )
+        try:
+            urllib.request.urlopen(request, timeout=60).close()  # noqa: S310
+        except urllib.error.URLError as error:
+            raise LabError(f"the EC2 stand-in does not take the hosts: {error}") from error
 
     def ssh(self, host: str, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command on a host as its user."""

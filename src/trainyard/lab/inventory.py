@@ -45,6 +45,7 @@ def render(lab: Lab, files: Paths) -> dict[str, Any]:
         "lab_s3_url": lab.aws_url,
         "lab_bucket": BUCKET,
         "lab_apt_url": lab.apt_url,
+        "lab_images": lab.images,
         "lab_model_repo": MODEL,
         "lab_model_revision": lab.model_revision,
     }

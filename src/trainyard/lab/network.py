@@ -62,7 +62,10 @@ def _used(podman: Podman) -> list[Network]:
     )
     used = [*routed(json.loads(shown.stdout or "[]")), *_name_servers()]
     for name in podman.run("network", "ls", "--format", "{{.Name}}").split():
-        described = podman.json("network", "inspect", name)
+        # Another lab may take its network away between the list and this look; then its addresses are free.
+        described = json.loads(podman.run("network", "inspect", name, check=False) or "[]")
+        if not described:
+            continue
         used += [
             Network(subnet["subnet"]) for subnet in described[0].get("subnets") or [] if ":" not in subnet["subnet"]
         ]

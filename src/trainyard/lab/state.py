@@ -24,6 +24,7 @@ SERVICES = "services"
 HUB_PORT = 8080
 AWS_PORT = 5000
 APT_PORT = 8081
+REGISTRY_PORT = 5001
 BUCKET = "lab-artifacts"
 MODEL = "trainyard/tiny-llama"
 
@@ -48,6 +49,10 @@ class Lab:
     vllm_cpu: str = ""
     """Folder of the real vLLM's environment on this machine; empty where the engine is simulated."""
     model_revision: str = ""
+    latency: dict[str, Any] = field(default_factory=dict)
+    """How fast the simulated engine answers; empty = its default."""
+    images: dict[str, str] = field(default_factory=dict)
+    """The SDK table's name of each container image -> the reference by digest under which the registry has it."""
 
     @property
     def prefix(self) -> str:
@@ -76,6 +81,11 @@ class Lab:
     def apt_url(self) -> str:
         """The repository of the Neuron SDK's system packages."""
         return f"http://{self.services_address}:{APT_PORT}"
+
+    @property
+    def registry(self) -> str:
+        """The registry of container images, as a reference begins with it; hosts know the services by name."""
+        return f"{SERVICES}:{REGISTRY_PORT}"
 
     @property
     def aws_url(self) -> str:

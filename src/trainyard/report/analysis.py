@@ -28,14 +28,27 @@ class Measured:
     path: Path | None = None
 
     @property
+    def parallelism(self) -> str:
+        """How the cores are divided, such as `TP 32 x DP 2`."""
+        scenario = self.report.scenario
+        return f"TP {scenario.tensor_parallel_size or '?'} x DP {scenario.data_parallel_size}"
+
+    @property
+    def batch(self) -> int | None:
+        """Sequences that each replica runs at once; None where they differ or it is not known."""
+        batches = {replica.max_num_seqs for replica in self.report.scenario.replicas}
+        return batches.pop() if len(batches) == 1 else None
+
+    @property
     def configuration(self) -> str:
         """The served configuration as one label, such as `TP 32 x DP 2, batch 4`."""
-        scenario = self.report.scenario
-        batches = {replica.max_num_seqs for replica in scenario.replicas}
-        parts = [f"TP {scenario.tensor_parallel_size or '?'} x DP {scenario.data_parallel_size}"]
-        if len(batches) == 1 and None not in batches:
-            parts.append(f"batch {batches.pop()}")
-        return ", ".join(parts)
+        return self.parallelism if self.batch is None else f"{self.parallelism}, batch {self.batch}"
+
+    @property
+    def short(self) -> str:
+        """The same in a chart, such as `TP 32, batch 4`."""
+        degree = f"TP {self.report.scenario.tensor_parallel_size or '?'}"
+        return degree if self.batch is None else f"{degree}, batch {self.batch}"
 
     @property
     def offered(self) -> str:
@@ -149,7 +162,8 @@ class Difference:
         return None if self.low is None or self.high is None else not self.low <= 0 <= self.high
 
 
-def _values(rows: Sequence[Record], name: str) -> list[float]:
+def values_of(rows: Sequence[Record], name: str) -> list[float]:
+    """`ttft_s`, `e2e_s` or `tpot` of the requests that succeeded, in ms."""
     good = [row for row in rows if row["outcome"] == "succeeded"]
     if name == "tpot":
         return [value for row in good if (value := benchmark_report.time_per_output_token_ms(row)) is not None]
@@ -171,7 +185,7 @@ def compare(first: Measured, second: Measured) -> list[Difference]:
         ("request p50 ms", "e2e_s", statistics.median),
     )
     for title, name, figure in figures:
-        one, other = _values(first.records, name), _values(second.records, name)
+        one, other = values_of(first.records, name), values_of(second.records, name)
         if one and other:
             found.append(_bootstrap(title, one, other, figure))
     return found

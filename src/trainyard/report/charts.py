@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 640, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 16, 14, 46
+WIDE = 1080
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 16, 18, 46
 #: As many series colours as the page defines (--s0 ...); further series take them again, dashed.
 COLOURS = 8
+#: The page's own colour for what is no series of its own, such as the edge of the best.
+FRONTIER = -1
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,10 @@ class Mark:
     y: float
     title: str = ""
     strong: bool = False
+    label: str = ""
+    """A word beside the point."""
+    shape: int = 0
+    """Circle, square, triangle, diamond: a second thing that points may have in common."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,12 @@ class Series:
     marks: Sequence[Mark]
     line: bool = True
     dots: bool = True
+    colour: int | None = None
+    """Number of the page's colour; its own place in the chart unless said."""
+    dash: int = 0
+    """0 is a whole line; further numbers are dashed differently."""
+    step: bool = False
+    """Holds its value until the next point."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,10 @@ class Chart:
     series: Sequence[Series]
     limits: Sequence[Limit] = field(default_factory=tuple)
     x_from_zero: bool = True
+    wide: bool = False
+    """Takes the whole width of the page."""
+    paired: bool = False
+    """Its series are runs, not configurations, and have a legend of their own."""
 
     def svg(self) -> str:
         """The chart as an SVG element, or an empty text when it has no point."""
@@ -62,9 +80,10 @@ class Chart:
             return ""
         xs = [mark.x for mark in marks] + [limit.value for limit in self.limits if limit.vertical]
         ys = [mark.y for mark in marks] + [limit.value for limit in self.limits if not limit.vertical]
-        frame = _Frame(Axis.of(xs, from_zero=self.x_from_zero), Axis.of(ys, from_zero=True))
+        size = (WIDE, HEIGHT + 60) if self.wide else (WIDTH, HEIGHT)
+        frame = _Frame(Axis.of(xs, from_zero=self.x_from_zero), Axis.of(ys, from_zero=True), *size)
         parts = [
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self.title)}">',
+            f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(self.title)}">',
             *frame.grid(self.x_name, self.y_name),
             *(frame.limit(limit) for limit in self.limits),
             *(frame.series(one, index) for index, one in enumerate(self.series)),
@@ -74,7 +93,14 @@ class Chart:
 
     def legend(self) -> list[tuple[str, int]]:
         """Names of the series with the number of their colour; empty for a single one."""
-        return [(one.name, index % COLOURS) for index, one in enumerate(self.series)] if len(self.series) > 1 else []
+        if len(self.series) < 2:
+            return []
+        return [(one.name, _colour(one, index)) for index, one in enumerate(self.series)]
+
+
+def _colour(one: Series, index: int) -> int:
+    place = index if one.colour is None else one.colour
+    return place if place == FRONTIER else place % COLOURS
 
 
 @dataclass(frozen=True)
@@ -119,26 +145,29 @@ def number(value: float) -> str:
 
 
 class _Frame:
-    def __init__(self, x: Axis, y: Axis) -> None:
+    def __init__(self, x: Axis, y: Axis, width: int, height: int) -> None:
         self.x, self.y = x, y
+        self.width, self.height = width, height
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + self.x.place(x) * (WIDTH - _LEFT - _RIGHT)
-        down = HEIGHT - _BOTTOM - self.y.place(y) * (HEIGHT - _TOP - _BOTTOM)
+        across = _LEFT + self.x.place(x) * (self.width - _LEFT - _RIGHT)
+        down = self.height - _BOTTOM - self.y.place(y) * (self.height - _TOP - _BOTTOM)
         return round(across, 1), round(down, 1)
 
     def grid(self, x_name: str, y_name: str) -> list[str]:
         parts = []
         for tick in self.y.ticks():
             _, down = self.at(self.x.low, tick)
-            parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{down}" y2="{down}"/>')
+            parts.append(f'<line class="grid" x1="{_LEFT}" x2="{self.width - _RIGHT}" y1="{down}" y2="{down}"/>')
             parts.append(f'<text x="{_LEFT - 8}" y="{down + 4}" text-anchor="end">{number(tick)}</text>')
         for tick in self.x.ticks():
             across, down = self.at(tick, self.y.low)
             parts.append(f'<text x="{across}" y="{down + 17}" text-anchor="middle">{number(tick)}</text>')
-        middle = (_LEFT + WIDTH - _RIGHT) / 2
-        parts.append(f'<text class="name" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_name)}</text>')
-        half = (_TOP + HEIGHT - _BOTTOM) / 2
+        middle = (_LEFT + self.width - _RIGHT) / 2
+        parts.append(
+            f'<text class="name" x="{middle}" y="{self.height - 8}" text-anchor="middle">{escape(x_name)}</text>'
+        )
+        half = (_TOP + self.height - _BOTTOM) / 2
         turn = f'transform="rotate(-90 14 {half})"'
         parts.append(f'<text class="name" x="14" y="{half}" text-anchor="middle" {turn}>{escape(y_name)}</text>')
         return parts
@@ -150,7 +179,7 @@ class _Frame:
             line = f'<line class="limit" x1="{across}" x2="{across}" y1="{top}" y2="{bottom}"/>'
             return (
                 line
-                + f'<text class="limit" x="{across - 5}" y="{top + 11}" text-anchor="end">{escape(limit.name)}</text>'
+                + f'<text class="limit" x="{across - 5}" y="{bottom - 8}" text-anchor="end">{escape(limit.name)}</text>'
             )
         left, down = self.at(self.x.low, limit.value)
         right, _ = self.at(self.x.high, limit.value)
@@ -158,18 +187,52 @@ class _Frame:
         return line + f'<text class="limit" x="{right}" y="{down - 5}" text-anchor="end">{escape(limit.name)}</text>'
 
     def series(self, one: Series, index: int) -> str:
-        style = f'style="--c:var(--s{index % COLOURS})"'
         points = [self.at(mark.x, mark.y) for mark in one.marks]
-        parts = [f"<g {style}>"]
+        colour = _colour(one, index)
+        parts = ['<g class="edge">' if colour == FRONTIER else f'<g style="--c:var(--s{colour})">']
         if one.line and len(points) > 1:
-            path = " ".join(f"{x},{y}" for x, y in points)
-            dash = ' stroke-dasharray="5 4"' if index >= COLOURS else ""
-            parts.append(f'<polyline class="line" points="{path}"{dash}/>')
+            dash = f' stroke-dasharray="{_DASHES[one.dash % len(_DASHES)]}"' if one.dash else ""
+            parts.append(f'<polyline class="line" points="{_path(points, one.step)}"{dash}/>')
         if one.dots:
-            for mark, (x, y) in zip(one.marks, points, strict=True):
-                shape = f'class="dot{" strong" if mark.strong else ""}" cx="{x}" cy="{y}" r="{6 if mark.strong else 4}"'
-                parts.append(f"<circle {shape}><title>{escape(mark.title or one.name)}</title></circle>")
+            parts += [self.dot(mark, place, one.name) for mark, place in zip(one.marks, points, strict=True)]
         return "".join([*parts, "</g>"])
+
+    def dot(self, mark: Mark, place: tuple[float, float], name: str) -> str:
+        """A point with what a pointer over it shows, and its label on the side where there is room."""
+        x, y = place
+        size = 7.0 if mark.strong else 4.5
+        corners = _CORNERS[mark.shape % len(_CORNERS)]
+        kind = f'class="dot{" strong" if mark.strong else ""}"'
+        title = f"<title>{escape(mark.title or name)}</title>"
+        if corners:
+            path = " ".join(f"{x + size * across:.1f},{y + size * down:.1f}" for across, down in corners)
+            drawn = f'<polygon {kind} points="{path}">{title}</polygon>'
+        else:
+            drawn = f'<circle {kind} cx="{x}" cy="{y}" r="{size:g}">{title}</circle>'
+        if not mark.label:
+            return drawn
+        right = x < self.width - 150
+        side = f'x="{x + 11 if right else x - 11}" text-anchor="{"start" if right else "end"}"'
+        return drawn + f'<text class="label" y="{y + 4}" {side}>{escape(mark.label)}</text>'
+
+
+_DASHES = ("", "7 4", "2 3", "9 3 2 3")
+#: Corners of the shapes around their middle, half a side being one; a circle has none.
+_CORNERS: tuple[tuple[tuple[float, float], ...], ...] = (
+    (),
+    ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+    ((0, -1.2), (1.1, 0.8), (-1.1, 0.8)),
+    ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
+)
+
+
+def _path(points: Sequence[tuple[float, float]], step: bool) -> str:
+    if not step:
+        return " ".join(f"{x},{y}" for x, y in points)
+    corners = [points[0]]
+    for (_, before), (x, y) in itertools.pairwise(points):
+        corners += [(x, before), (x, y)]
+    return " ".join(f"{x},{y}" for x, y in corners)
 
 
 def cumulative(name: str, values: Sequence[float], points: int = 160) -> Series:

@@ -7,6 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from typing import Any
 import jinja2
 
 from trainyard import benchmark_report
-from trainyard.benchmark_report import BenchmarkReport, Objective, Statistics
+from trainyard.benchmark_report import BenchmarkReport, Flag, Objective, Statistics
 from trainyard.report import analysis
 from trainyard.report.analysis import Measured
-from trainyard.report.charts import COLOURS, Chart, Limit, Mark, Series, cumulative
+from trainyard.report.charts import FRONTIER, Chart, Limit, Mark, Series, cumulative
 
 #: A cell without a value.
 NONE = "-"
@@ -125,28 +126,56 @@ def html(runs: Sequence[Measured], objective: Objective | None = None) -> str:
     drawn = [chart for chart in charts(runs, objective) if chart.svg()]
     names = {run.report.scenario.model for run in runs}
     columns = [name for name in COLUMNS if name != "provenance" or len(provenance_of(runs).split(",")) > 1]
+    # On a page the eye looks for the configuration; the run's name is for looking it up.
+    columns = [*columns[1:], columns[0]]
     picked = [COLUMNS.index(name) for name in columns]
+    ordered = sorted(runs, key=lambda run: (_natural(run.parallelism), run.batch or 0, _offered(run)))
     return environment.get_template("report.html.j2").render(
         title=", ".join(sorted(names)),
         provenance=provenance_of(runs),
         subtitle=_subtitle(runs),
         runs=runs,
         first=first,
+        standing=_standing(first),
         tiles=_tiles(first) if len(runs) == 1 else _fleet_tiles(runs),
-        flagged=[(run.report.run.id, flag) for run in runs for flag in run.report.flags],
+        flagged=_flagged(runs),
         objective_text=objective_text(objective) if objective else "",
         recommended=analysis.overrides(best) if best else "",
         verdict=_verdict(runs[0], objective) if objective and len(runs) == 1 else "",
-        shared_key=_shared_key(drawn) if len(runs) > 1 else [],
-        recommended_text=f"{best.configuration} at {best.offered}, run {best.report.run.id}" if best else "",
+        key=_key(runs) if len(runs) > 1 else [],
+        best=best,
+        recommended_figures=_recommended_figures(best, runs) if best else [],
         differences=analysis.compare(runs[0], runs[1]) if pair else [],
         compared=f"{runs[1].report.run.id} against {runs[0].report.run.id}" if pair else "",
         charts=drawn,
         columns=columns,
-        rows=[[row_of(run)[index] for index in picked] for run in runs],
+        rows=[([row_of(run)[index] for index in picked], run is best) for run in ordered],
         cores={replica.id: replica.cores for replica in first.scenario.replicas},
         facts=_facts(first),
     )
+
+
+def _flagged(runs: Sequence[Measured]) -> list[tuple[str, str, str]]:
+    """What readers must know, the worst first: severity, message, and of several runs those that it is about."""
+    found: dict[str, list[tuple[Measured, Flag]]] = {}
+    for run in runs:
+        for flag in run.report.flags:
+            found.setdefault(flag.code, []).append((run, flag))
+    rows = []
+    for some in found.values():
+        severity = "error" if any(flag.severity == "error" for _, flag in some) else "warning"
+        about = "" if len(runs) == 1 else f"{some[0][0].configuration}, {some[0][0].offered}"
+        if len(some) > 1:
+            about = f"{about}, and {len(some) - 1} further run{'s' if len(some) > 2 else ''} alike"
+        rows.append((severity, some[0][1].message, about))
+    return sorted(rows, key=lambda row: row[0])
+
+
+def _standing(report: BenchmarkReport) -> tuple[str, str]:
+    """The class and the words of a run's seal: only one without any flag looks good."""
+    if not report.sound:
+        return "bad", "not sound"
+    return ("warn", "with reservations") if report.flags else ("good", "sound")
 
 
 def _verdict(run: Measured, objective: Objective) -> str:
@@ -157,11 +186,12 @@ def _verdict(run: Measured, objective: Objective) -> str:
     return f"{'kept' if found.kept else 'not kept'}: {found.good_requests} of {len(run.records)} requests"
 
 
-def _shared_key(drawn: Sequence[Chart]) -> list[tuple[str, int, bool]]:
-    """The names of the first chart's series, which the others share: name, colour, whether it is dashed."""
-    if not drawn:
-        return []
-    return [(one.name, index % COLOURS, index >= COLOURS) for index, one in enumerate(drawn[0].series)]
+def _key(runs: Sequence[Measured]) -> list[tuple[str, int | None, int]]:
+    """What colours and shapes mean on the whole page: name, colour (None: any), shape."""
+    style = Style.of(runs)
+    colours: list[tuple[str, int | None, int]] = [(name, place, 0) for place, name in enumerate(style.colours)]
+    shapes = [(f"batch {batch}", None, place) for place, batch in enumerate(style.batches) if batch is not None]
+    return colours + (shapes if len(shapes) > 1 else [])
 
 
 def _natural(name: str) -> list[int]:
@@ -200,12 +230,35 @@ def _tiles(report: BenchmarkReport) -> list[tuple[str, str]]:
 def _fleet_tiles(runs: Sequence[Measured]) -> list[tuple[str, str]]:
     best = max(runs, key=lambda run: run.report.results.throughput.output_tokens_per_s_per_host)
     throughput = best.report.results.throughput
-    return [
-        (str(len(runs)), "runs"),
-        (str(len({run.configuration for run in runs})), "configurations"),
+    tiles = [
+        (str(len({run.configuration for run in runs})), f"configurations in {len(runs)} runs"),
         (f"{throughput.output_tokens_per_s_per_host:,.0f}", f"most tokens/s a host ({best.configuration})"),
-        (str(sum(not run.report.sound for run in runs)), "not sound"),
     ]
+    quick = [run for run in runs if run.report.results.latency.time_to_first_token_ms]
+    if quick:
+        place = attrgetter("report.results.latency.time_to_first_token_ms.p50")
+        first = min(quick, key=place)
+        tiles.append((f"{place(first):,.0f} ms", f"least time to first token, p50 ({first.configuration})"))
+    bad = sum(not run.report.sound for run in runs)
+    return [*tiles, (str(bad), "not sound")] if bad else tiles
+
+
+def _recommended_figures(best: Measured, runs: Sequence[Measured]) -> list[tuple[str, str]]:
+    """What speaks for the recommended run."""
+    host = attrgetter("report.results.throughput.output_tokens_per_s_per_host")
+    latency, cost = best.report.results.latency, best.report.results.cost
+    found = [(f"{host(best):,.0f}", "output tokens/s a host")]
+    most: dict[str, float] = {}
+    for run in runs:
+        most[run.configuration] = max(most.get(run.configuration, 0.0), host(run))
+    slowest = min(most, key=lambda name: most[name])
+    if 0 < most[slowest] < host(best):
+        found.append((f"{host(best) / most[slowest]:.1f} x", f"what {slowest} makes"))
+    found.append((f"{_mark(latency.time_to_first_token_ms, 'p50')} ms", "time to first token, p50"))
+    found.append((f"{_mark(latency.time_per_output_token_ms, 'p50')} ms", "time per token, p50"))
+    if cost is not None:
+        found.append((f"{cost.usd_per_million_output_tokens:,.2f} USD", "per million output tokens"))
+    return found
 
 
 def _facts(report: BenchmarkReport) -> list[tuple[str, str]]:
@@ -243,7 +296,23 @@ def _length(length: benchmark_report.Length) -> str:
 
 def charts(runs: Sequence[Measured], objective: Objective | None) -> list[Chart]:
     """The charts of one run, or of several together."""
-    return _run_charts(runs[0], objective) if len(runs) == 1 else _sweep_charts(runs, objective)
+    if len(runs) == 1:
+        return _run_charts(runs[0], objective)
+    return (_pair_charts(runs, objective) if len(runs) == 2 else []) + _sweep_charts(runs, objective)
+
+
+def _pair_charts(runs: Sequence[Measured], objective: Objective | None) -> list[Chart]:
+    """Both runs' latencies, one curve upon the other; none where the requests' records are gone."""
+    found = []
+    for title, name, limit in (
+        ("Time to first token", "ttft_s", objective.time_to_first_token_ms if objective else None),
+        ("Time per output token", "tpot", objective.time_per_output_token_ms if objective else None),
+        ("Time of a request", "e2e_s", objective.request_latency_ms if objective else None),
+    ):
+        both = [cumulative(run.report.run.id, analysis.values_of(run.records, name)) for run in runs]
+        note = "share of requests at or below"
+        found.append(Chart(title, note, "ms", "% of requests", both, _vertical(limit), paired=True))
+    return found
 
 
 def _run_charts(run: Measured, objective: Objective | None) -> list[Chart]:
@@ -259,7 +328,7 @@ def _run_charts(run: Measured, objective: Objective | None) -> list[Chart]:
         if row["ttft_s"] is not None
     ]
     names = [server.id for server in report.servers.replicas]
-    busy = [Series(name, _in_flight(report, name), dots=False) for name in names]
+    busy = [Series(name, _in_flight(report, name), dots=False, step=True) for name in names]
     return [
         Chart(
             "Time to first token",
@@ -303,59 +372,124 @@ def _vertical(limit: float | None) -> tuple[Limit, ...]:
     return () if limit is None else (Limit(limit, f"objective {limit:g} ms", vertical=True),)
 
 
+@dataclass(frozen=True)
+class Style:
+    """How a configuration looks in every chart of a page: TP x DP has a colour, the batch a shape and a dash."""
+
+    colours: Sequence[str]
+    batches: Sequence[int | None]
+
+    @classmethod
+    def of(cls, runs: Sequence[Measured]) -> Style:
+        """The looks of these runs' configurations."""
+        colours = sorted({run.parallelism for run in runs}, key=_natural)
+        return cls(colours, sorted({run.batch for run in runs}, key=lambda batch: batch or 0))
+
+    def series(self, name: str, one: Measured, marks: Sequence[Mark], *, line: bool = True) -> Series:
+        """A configuration's curve."""
+        place = self.colours.index(one.parallelism)
+        return Series(name, marks, line, colour=place, dash=self.batches.index(one.batch))
+
+    def shape(self, run: Measured) -> int:
+        """The shape of a run's points."""
+        return self.batches.index(run.batch)
+
+
 def _sweep_charts(runs: Sequence[Measured], objective: Objective | None) -> list[Chart]:
-    found = [_pareto_chart(runs)]
-    opened = [run for run in runs if run.report.load.loop == "open"]
-    found += [*_load_charts(opened, "requests/s", objective), *_load_charts(_closed(runs), "streams", objective)]
-    priced = [run for run in runs if run.report.results.cost and run.report.results.latency.time_to_first_token_ms]
-    if priced:
-        marks = _curves(
-            priced,
-            attrgetter("report.results.latency.time_to_first_token_ms.p50"),
+    style = Style.of(runs)
+    found = [_pareto_chart(runs, objective, style)] if len({run.configuration for run in runs}) > 1 else []
+    for unit, some in (("requests/s", _looped(runs, "open")), ("streams", _looped(runs, "closed"))):
+        # One load for each configuration makes no curve: the plane above and the table say it all.
+        if len({_offered(run) for run in some if run.configuration == some[0].configuration}) > 1:
+            found += _load_charts(some, unit, objective, style)
+    timed = [run for run in runs if run.report.results.latency.time_to_first_token_ms]
+    for title, note, y_name, place in (
+        (
+            "What a host makes, and the wait for it",
+            "each run; higher and further left is better",
+            "tokens/s a host",
+            attrgetter("report.results.throughput.output_tokens_per_s_per_host"),
+        ),
+        (
+            "What tokens cost",
+            "each run, as if the load were always this one; lower and further left is better",
+            "USD per million output tokens",
             attrgetter("report.results.cost.usd_per_million_output_tokens"),
-        )
-        note = "each run; lower and further left is better"
-        found.append(Chart("What tokens cost", note, "TTFT p50, ms", "USD per million output tokens", marks))
+        ),
+    ):
+        known = [run for run in timed if run.report.results.cost] if "cost" in title else timed
+        if known:
+            limit = objective.time_to_first_token_ms if objective else None
+            series = _curves(known, attrgetter("report.results.latency.time_to_first_token_ms.p50"), place, style)
+            found.append(Chart(title, note, "TTFT p50, ms", y_name, series, _vertical(limit)))
     return found
 
 
-def _closed(runs: Sequence[Measured]) -> list[Measured]:
-    return [run for run in runs if run.report.load.loop == "closed"]
+def _looped(runs: Sequence[Measured], loop: str) -> list[Measured]:
+    return [run for run in runs if run.report.load.loop == loop]
 
 
-def _pareto_chart(runs: Sequence[Measured]) -> Chart:
-    curves: dict[str, list[Mark]] = {}
-    for point in analysis.pareto(runs):
+def _offered(run: Measured) -> float:
+    load = run.report.load
+    return load.rate_per_s or float(load.concurrency or 0)
+
+
+def _pareto_chart(runs: Sequence[Measured], objective: Objective | None, style: Style) -> Chart:
+    best = analysis.recommend(runs, objective) if objective else None
+    marks: dict[str, list[tuple[Measured, Mark]]] = {}
+    several = len({run.configuration for run in runs}) < len(runs)
+    points = sorted(analysis.pareto(runs), key=lambda point: -point.tokens_per_s_per_host)
+    labelled: set[str] = set()
+    for point in points:
+        run = point.run
         text = (
-            f"{point.run.configuration}, {point.run.offered}: {point.tokens_per_s_per_user:.1f} tokens/s a user, "
+            f"{run.configuration}, {run.offered}: {point.tokens_per_s_per_user:.1f} tokens/s a user, "
             f"{point.tokens_per_s_per_host:.0f} a host"
         )
-        mark = Mark(point.tokens_per_s_per_user, point.tokens_per_s_per_host, text, strong=point.best)
-        curves.setdefault(point.run.configuration, []).append(mark)
+        # A configuration has its name once, however many of its runs are among the best.
+        named = (best is not None and run.configuration == best.configuration) or run.configuration in labelled
+        label = f"recommended: {run.short}" if run is best else run.short if point.best and not named else ""
+        labelled |= {run.configuration} if label else set()
+        mark = Mark(
+            point.tokens_per_s_per_user,
+            point.tokens_per_s_per_host,
+            text,
+            strong=point.best or run is best,
+            label=label,
+            shape=style.shape(run),
+        )
+        # A curve is a configuration under several loads; with one load each, TP x DP over its batches.
+        name = run.configuration if several else run.parallelism
+        marks.setdefault(name, []).append((run, mark))
     series = [
-        Series(name, sorted(marks, key=lambda mark: mark.x))
-        for name, marks in sorted(curves.items(), key=lambda pair: _natural(pair[0]))
+        style.series(name, some[0][0], sorted((mark for _, mark in some), key=lambda mark: (mark.x, mark.y)))
+        for name, some in sorted(marks.items(), key=lambda pair: _natural(pair[0]))
     ]
-    note = "each run; filled where no other is better in both"
-    return Chart("Speed for a user against what a host makes", note, "tokens/s a user", "tokens/s a host", series)
+    if not several:
+        series = [replace(one, dash=0) for one in series]
+    note = "each run; filled and named where no other is better in both"
+    x_name, y_name = "tokens/s a user", "tokens/s a host"
+    frontier = sorted((point for point in points if point.best), key=lambda point: point.tokens_per_s_per_user)
+    edge = [Mark(point.tokens_per_s_per_user, point.tokens_per_s_per_host) for point in frontier]
+    shade = Series("the best of all", edge, dots=False, colour=FRONTIER)
+    return Chart("Speed for a user against what a host makes", note, x_name, y_name, [shade, *series], wide=True)
 
 
-def _curves(runs: Sequence[Measured], x: Any, y: Any) -> list[Series]:
-    curves: dict[str, list[Mark]] = {}
+def _curves(runs: Sequence[Measured], x: Any, y: Any, style: Style) -> list[Series]:
+    curves: dict[str, list[Measured]] = {}
     for run in runs:
-        mark = Mark(x(run), y(run), f"{run.configuration}, {run.offered}: {y(run):.1f}")
-        curves.setdefault(run.configuration, []).append(mark)
-    return [
-        Series(name, sorted(marks, key=lambda mark: mark.x))
-        for name, marks in sorted(curves.items(), key=lambda pair: _natural(pair[0]))
-    ]
+        curves.setdefault(run.configuration, []).append(run)
+    found = []
+    for name, some in sorted(curves.items(), key=lambda pair: _natural(pair[0])):
+        marks = [
+            Mark(x(run), y(run), f"{name}, {run.offered}: {y(run):.1f}", shape=style.shape(run))
+            for run in sorted(some, key=_offered)
+        ]
+        found.append(style.series(name, some[0], marks))
+    return found
 
 
-def _load_charts(runs: Sequence[Measured], unit: str, objective: Objective | None) -> list[Chart]:
-    def offered(run: Measured) -> float:
-        load = run.report.load
-        return load.rate_per_s or float(load.concurrency or 0)
-
+def _load_charts(runs: Sequence[Measured], unit: str, objective: Objective | None, style: Style) -> list[Chart]:
     wanted = objective or Objective()
     found = []
     for title, name, limit in (
@@ -366,6 +500,6 @@ def _load_charts(runs: Sequence[Measured], unit: str, objective: Objective | Non
         lines = () if limit is None else (Limit(limit, f"objective {limit:g} ms"),)
         for mark in ("p50", "p99"):
             place = attrgetter(f"report.results.latency.{name}.{mark}")
-            series = _curves(known, offered, place)
+            series = _curves(known, _offered, place, style)
             found.append(Chart(f"{title}, {mark}", f"against the load, {unit}", unit, "ms", series, lines))
     return found

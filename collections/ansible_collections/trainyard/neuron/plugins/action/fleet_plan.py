@@ -26,6 +26,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             argument_spec={
                 "hosts": {"type": "list", "elements": "str", "required": True},
                 "routers": {"type": "list", "elements": "str", "default": []},
+                "clients": {"type": "list", "elements": "str", "default": []},
                 "model_configs": {"type": "path", "default": ""},
                 "publish": {"type": "bool", "default": True},
             }
@@ -34,6 +35,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             collected = fleet_input(
                 (task_vars or {})["hostvars"], arguments["hosts"], arguments["routers"], arguments["model_configs"]
             )
+            collected["clients"] = arguments["clients"]
             plan = plan_fleet(collected).to_dict()
         except PlanError as error:
             return {

@@ -14,13 +14,17 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary import Thresholds
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import Holder, LockHeldError, dead_runs
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
+    ELSEWHERE,
     RollPlan,
+    exchanged_keys,
     out_of_rotation,
     plan_roll,
     read_fleet,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet, RollError, Settings
 
+HOOKS = ("before", "drain", "undrain", "is_drained", "after")
+GOLDEN = ("The capital of France is", "One, two, three, four,")
 MOVE_KEYS = ("id", "name", "url", "release", "was")
 """What a host has to know about a move (the options of trainyard.neuron.replica_release)."""
 FLEET_FACT = "trainyard_fleet"
@@ -41,10 +45,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "hosts": {"type": "list", "elements": "str", "required": True},
                 "routers": {"type": "list", "elements": "str", "default": []},
                 "reports": {"type": "str", "default": "trainyard_replicas"},
-                "verb": {"type": "str", "choices": ["redeploy", "rollback", "status"], "default": "redeploy"},
+                "verb": {"type": "str", "choices": ["redeploy", "rollback", "status", "check"], "default": "redeploy"},
                 "settings": {"type": "dict", "default": {}},
                 "thresholds": {"type": "dict", "default": {}},
                 "take_over": {"type": "list", "elements": "str", "default": []},
+                "golden": {"type": "list", "elements": "str", "default": list(GOLDEN)},
+                "hooks": {"type": "dict", "default": {}},
+                "drained_elsewhere": {"type": "list", "elements": "str", "default": []},
                 "staged": {"type": "bool", "default": True},
             }
         )
@@ -57,11 +64,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
     def _planned(self, arguments: dict[str, Any], hostvars: Any, here: str) -> dict[str, Any]:
         reports = {name: reported(hostvars, name, arguments["reports"]) for name in arguments["hosts"]}
         routers = {name: reported(hostvars, name, arguments["reports"]) for name in arguments["routers"]}
+        hooks = files(arguments["hooks"])
         fleet = read_fleet(
             wanted(hostvars[here][FLEET_FACT], reports, arguments["verb"]),
             {name: None if answer is None else answer["replicas"] for name, answer in reports.items()},
             {name: None if answer is None else answer["servers"] for name, answer in routers.items()},
+            elsewhere(hooks, arguments["drained_elsewhere"], reports),
         )
+        if arguments["verb"] == "check":
+            problems = exchanged_keys(fleet)
+            if problems:
+                raise RollError(problems)
+            return {"changed": False}
         if arguments["verb"] == "status":
             told = overview(fleet)
             for line in told["msg"]:
@@ -72,7 +86,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         plan = plan_roll(fleet, settings, require_staged=arguments["staged"])
         run = identity(arguments["verb"])
         run["take_over"] = arguments["take_over"] + self._dead(reports, run["owner"])
-        fact = as_fact(plan, fleet, settings, arguments, run)
+        fact = as_fact(plan, fleet, settings, {**arguments, "hooks": hooks}, run)
         for line in plan.lines():
             self._display.display(line)
         return {"changed": False, "msg": plan.lines(), "roll": fact}
@@ -80,6 +94,43 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
     def _dead(self, reports: dict[str, Any], owner: str) -> list[str]:
         holders = [Holder(**answer["holder"]) for answer in reports.values() if answer and answer.get("holder")]
         return dead_runs(holders, owner, {holder.pid: alive(holder.pid) for holder in holders})
+
+
+def files(raw: dict[str, Any]) -> dict[str, list[str]]:
+    """The user's task files of each kind.
+
+    Raises:
+        RollError: a kind that does not exist, something that is no list of files, or a drain that nothing takes back.
+    """
+    kinds = ", ".join(HOOKS)
+    problems = [f"redeploy hooks: unknown kind {name}; there are {kinds}" for name in sorted(set(raw) - set(HOOKS))]
+    problems += [
+        f"redeploy hooks: {name} is {given!r}, not a list of task files"
+        for name, given in raw.items()
+        if not isinstance(given, list) or not all(isinstance(item, str) for item in given)
+    ]
+    if bool(raw.get("drain")) != bool(raw.get("undrain")):
+        problems.append("redeploy hooks: drain and undrain belong together; what one takes out the other brings back")
+    if problems:
+        raise RollError(problems)
+    return {name: list(raw.get(name, [])) for name in HOOKS}
+
+
+def elsewhere(hooks: dict[str, list[str]], asked: list[str], reports: dict[str, Any]) -> list[str] | None:
+    """Replicas drained at routers that trainyard does not run; None where there are none such.
+
+    Where nobody can be asked, what an unfinished roll took out and did not bring back counts as drained.
+    """
+    if not hooks["drain"]:
+        return None
+    if hooks["is_drained"]:
+        return asked
+    return [
+        f"{host}:{name}"
+        for host, answer in reports.items()
+        for name, row in (answer or {}).get("replicas", {}).items()
+        if (row.get("pending") or {}).get("admitted")
+    ]
 
 
 def reported(hostvars: Any, name: str, register: str) -> Any:
@@ -154,25 +205,46 @@ def overview(fleet: Fleet) -> dict[str, Any]:
 def as_fact(
     plan: RollPlan, fleet: Fleet, settings: Settings, arguments: dict[str, Any], run: dict[str, Any]
 ) -> dict[str, Any]:
-    """The plan with all that the playbook looks up: per wave, what each host and router has to do in it."""
-    routers = [router for router, servers in fleet.seats.items() if servers]
-    fact = {**plan.to_dict(), **run, "routers": routers, "hosts": arguments["hosts"]}
-    fact["lead"] = arguments["hosts"][0]
-    fact["settings"] = {**vars(settings), "router_timeout_seconds": settings.router_timeout_seconds}
-    fact["thresholds"] = arguments["thresholds"]
+    """The plan with all that the playbook looks up: per wave, what each host and router has to do in it.
+
+    ``terms`` is what every step of every wave needs, and no more: it is handed to each of them.
+    """
+    routers = [router for router, servers in fleet.seats.items() if servers and router != ELSEWHERE]
+    fact = plan.to_dict()
+    fact["terms"] = {
+        **{key: value for key, value in run.items() if key != "take_over"},
+        "lead": arguments["hosts"][0],
+        "hosts": arguments["hosts"],
+        "routers": routers,
+        "waves": len(plan.waves),
+        "settings": {**vars(settings), "router_timeout_seconds": settings.router_timeout_seconds},
+        "thresholds": arguments["thresholds"],
+        "golden": arguments["golden"],
+        "hooks": arguments["hooks"],
+    }
+    fact["take_over"] = run["take_over"]
     fact["moves"] = {host: [] for host in arguments["hosts"]}
     for wave in fact["waves"]:
-        members: dict[str, list[dict[str, Any]]] = {}
         for move in wave["moves"]:
-            members.setdefault(move["host"], []).append({key: move[key] for key in MOVE_KEYS})
             fact["moves"][move["host"]].append(move)
-        wave["on"] = members
-        touched = [move["id"] for move in wave["moves"] if move["drain"] or move["admit"]]
-        wave["routed"] = {router: [name for name in touched if name in fleet.seats[router]] for router in routers}
-        watching: dict[str, list[dict[str, Any]]] = {}
-        for item in [*wave["moves"], *wave["peers"]]:
-            watching.setdefault(item["host"], []).append({key: item[key] for key in ("id", "url", "model")})
-        wave["watch"] = watching
-        audience = [*members, *watching, *routers, fact["lead"]]
+        wave.update(parts(wave, fleet, routers))
+        audience = [*wave["on"], *routers, fact["terms"]["lead"], *(wave["watch"] if wave["watch_seconds"] else [])]
         wave["audience"] = list(dict.fromkeys(audience))
     return fact
+
+
+def parts(wave: dict[str, Any], fleet: Fleet, routers: list[str]) -> dict[str, Any]:
+    """Who does what in a wave: hosts replace (``on``) and watch, routers move what is ``touched`` (``routed``)."""
+    members: dict[str, list[dict[str, Any]]] = {}
+    for move in wave["moves"]:
+        members.setdefault(move["host"], []).append({key: move[key] for key in MOVE_KEYS})
+    touched = [move["id"] for move in wave["moves"] if move["drain"] or move["admit"]]
+    watching: dict[str, list[dict[str, Any]]] = {}
+    for item in [*wave["moves"], *wave["peers"]]:
+        watching.setdefault(item["host"], []).append({key: item[key] for key in ("id", "url", "model")})
+    return {
+        "on": members,
+        "touched": touched,
+        "routed": {router: [name for name in touched if name in fleet.seats[router]] for router in routers},
+        "watch": watching,
+    }

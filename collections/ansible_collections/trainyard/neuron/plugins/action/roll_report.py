@@ -26,18 +26,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "roll": {"type": "dict", "required": True},
                 "fleet": {"type": "dict", "required": True},
                 "reports": {"type": "str", "default": "trainyard_replicas_after"},
+                "drained_elsewhere": {"type": "list", "elements": "str", "default": []},
             }
         )
         hostvars = (task_vars or {})["hostvars"]
-        roll = arguments["roll"]
-        reports = {name: reported(hostvars, name, arguments["reports"]) for name in roll["hosts"]}
-        routers = {name: reported(hostvars, name, arguments["reports"]) for name in roll["routers"]}
+        roll, terms = arguments["roll"], arguments["roll"]["terms"]
+        reports = {name: reported(hostvars, name, arguments["reports"]) for name in terms["hosts"]}
+        routers = {name: reported(hostvars, name, arguments["reports"]) for name in terms["routers"]}
         fleet = read_fleet(
-            wanted(arguments["fleet"], reports, roll["verb"]),
+            wanted(arguments["fleet"], reports, terms["verb"]),
             {name: None if answer is None else answer["replicas"] for name, answer in reports.items()},
             {name: None if answer is None else answer["servers"] for name, answer in routers.items()},
+            arguments["drained_elsewhere"] if terms["hooks"]["is_drained"] else None,
         )
-        told_by = hostvars[roll["lead"]].get("ansible_facts", {})
+        told_by = hostvars[terms["lead"]].get("ansible_facts", {})
         out = out_of_rotation(fleet)
         lines, failed = told(
             roll,
@@ -53,7 +55,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
 
 def finished(roll: dict[str, Any], fleet: Fleet, out: dict[str, str]) -> dict[str, list[str]]:
     """Replicas of each host about which nothing is to be remembered: they serve, or a person took them out."""
-    names: dict[str, list[str]] = {host: [] for host in roll["hosts"]}
+    names: dict[str, list[str]] = {host: [] for host in roll["terms"]["hosts"]}
     for target in fleet.targets:
         if target.host in names and (target.id not in out or target.id in roll["out"]):
             names[target.host].append(target.name)
@@ -71,7 +73,7 @@ def told(roll: dict[str, Any], done: int, why: str, out: dict[str, str], silent:
         silent: hosts that do not answer now.
     """
     waves = roll["waves"]
-    verb = roll["verb"].capitalize()
+    verb = roll["terms"]["verb"].capitalize()
     stopped = done < len(waves)
     moved = sum(len(wave["moves"]) for wave in waves[:done])
     total = sum(len(wave["moves"]) for wave in waves)

@@ -1,98 +1,206 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between the steps of a wave, on the controller: may everybody go on? The same answer for every host."""
+"""One step of a wave: decide on the controller whether everybody goes on, then do this host's part.
+
+The decision is made from what every host answered to the step before, and is the same for all of them, so that no host
+runs ahead. The part itself never fails: its answer is kept for the next decision.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import steps
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary import Thresholds
 
+Part = tuple[str, dict[str, Any]]
+"""A module of this collection and its arguments."""
+
 REGISTERS = {
-    "locked": "roll_locked",
-    "refused": "roll_locked",
-    "drained": "roll_drained",
-    "replaced": "roll_replaced",
-    "readmitted": "roll_readmitted",
-    "watched": "roll_watched",
-    "restored": "roll_restored",
+    "drain": "roll_drained",
+    "replace": "roll_replaced",
+    "admit": "roll_admitted",
+    "watch": "roll_watched",
+    "withdraw": "roll_withdrawn",
+    "restore": "roll_restored",
+    "return": "roll_returned",
 }
-LAST_WORDS = ("restored", "refused")
-"""Steps of a rescue: they never fail, because what comes after them has to happen."""
+"""The variable that the playbook registers each step's answers as."""
+LAST_WORDS = ("return", "refused", "hooked")
+"""Steps that never fail: what comes after them has to happen."""
+HOOKS_BEFORE = {"begin": "before", "replace": "drain", "watch": "undrain"}
+"""The user's hooks that have to have come to their end before a step."""
+BEFORE = {"replace": "drain", "admit": "replace", "watch": "admit", "done": "watch", "return": "restore"}
+"""The step whose answers a step decides on; those not named here decide on none."""
+STEPS = ["begin", *REGISTERS, "done", "hooked", "refused"]
+ADMIT_TIMEOUT_S = 60.0
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
-    """Read what every host of the wave answered; nothing runs on any host."""
+    """Fail everywhere if one answer stops the wave; else run this host's module, if it has a part."""
 
     TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+    _supports_check_mode = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Fail everywhere if one answer stops the wave; else say what was seen."""
+        """Return ``answer`` of this host's part, and as facts what the decision was."""
         super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(
             argument_spec={
-                "step": {"type": "str", "choices": list(REGISTERS), "required": True},
+                "step": {"type": "str", "choices": STEPS, "required": True},
                 "wave": {"type": "dict", "default": {}},
-                "roll": {"type": "dict", "required": True},
+                "terms": {"type": "dict", "required": True},
+                "hook": {"type": "str", "default": ""},
                 "why": {"type": "str", "default": ""},
             }
         )
         variables = task_vars or {}
-        step, wave, roll = arguments["step"], arguments["wave"], arguments["roll"]
-        answers = collected(variables["hostvars"], wave, roll, step)
-        outcome = decided(step, wave, roll, answers)
-        result: dict[str, Any] = {"changed": False}
+        here = variables["inventory_hostname"]
+        step, wave, terms = arguments["step"], arguments["wave"], arguments["terms"]
+        outcome = decide(step, wave, terms, variables["hostvars"])
         if outcome.problems and step not in LAST_WORDS:
-            head = f"Wave {wave['number']} of {len(roll['waves'])} stops here: " if wave else ""
-            return {**result, "failed": True, "msg": head + "; ".join(outcome.problems)}
-        facts: dict[str, Any] = {}
-        if step == "watched":
-            facts["trainyard_roll_done"] = wave["number"]
-        if step in ("replaced", "restored"):
-            facts["trainyard_roll_ready"] = outcome.ready
-        if step in LAST_WORDS:
-            facts["trainyard_roll_stopped"] = {"why": arguments["why"], "problems": outcome.problems}
-        result["ansible_facts"] = facts
-        result["msg"] = [*outcome.seen, *outcome.problems]
+            head = f"Wave {wave['number']} of {terms['waves']} stops here: " if wave else ""
+            return {"failed": True, "changed": False, "msg": head + "; ".join(outcome.problems)}
+        result: dict[str, Any] = {"changed": False, "msg": [*outcome.seen, *outcome.problems]}
+        result["ansible_facts"] = facts(step, wave, outcome, arguments["why"])
+        if step == "hooked":
+            result["ansible_facts"][f"trainyard_hook_{arguments['hook']}"] = mark(wave, terms)
         # One host speaks for all of them, or every line would come from each.
-        if variables["inventory_hostname"] == roll["lead"]:
+        if here == terms["lead"]:
             for line in result["msg"]:
                 self._display.display(f"  {line}")
+        part = PARTS[step](here, wave, terms, outcome.ready) if step in PARTS else None
+        if part:
+            result["answer"] = {**self._answer(part, variables), "wave": wave["number"]}
+            result["changed"] = bool(result["answer"].get("changed"))
         return result
 
+    def _answer(self, part: Part, variables: dict[str, Any]) -> dict[str, Any]:
+        name, arguments = part
+        try:
+            answer: dict[str, Any] = self._execute_module(
+                module_name=f"trainyard.neuron.{name}", module_args=arguments, task_vars=variables
+            )
+        except AnsibleConnectionFailure as error:
+            return {"unreachable": True, "msg": str(error)}
+        return answer
 
-def decided(step: str, wave: dict[str, Any], roll: dict[str, Any], answers: dict[str, Any]) -> steps.Outcome:
-    """What the answers of one step come to."""
-    if step == "locked":
-        return steps.locked(answers)
-    if step == "refused":
+
+def mark(wave: dict[str, Any], terms: dict[str, Any]) -> str:
+    """What tells this run of the hooks from those of earlier waves and rolls."""
+    return f"{terms['run']}/{wave.get('number', 0)}"
+
+
+def hook_problems(step: str, wave: dict[str, Any], terms: dict[str, Any], hostvars: Any) -> list[str]:
+    """Says it where hooks that belong before a step did not come to their end."""
+    hook = HOOKS_BEFORE.get(step, "")
+    if not terms["hooks"].get(hook):
+        return []
+    told = hostvars[terms["lead"]].get("ansible_facts", {}).get(f"trainyard_hook_{hook}")
+    if told == mark(wave, terms):
+        return []
+    return [f"the hooks `{hook}` ({', '.join(terms['hooks'][hook])}) failed; their message stands above"]
+
+
+def decide(step: str, wave: dict[str, Any], terms: dict[str, Any], hostvars: Any) -> steps.Outcome:
+    """What the answers to the step before come to."""
+    found = _decided(step, wave, terms, hostvars)
+    more = hook_problems(step, wave, terms, hostvars)
+    return steps.Outcome([*found.problems, *more], found.ready, found.seen) if more else found
+
+
+def _decided(step: str, wave: dict[str, Any], terms: dict[str, Any], hostvars: Any) -> steps.Outcome:
+    if step == "begin":
+        return steps.locked({name: hostvars[name].get("roll_locked") for name in terms["hosts"]})
+    before = BEFORE.get(step)
+    if before is None:
         return steps.Outcome([], [], [])
-    if step == "drained":
-        return steps.drained(wave, answers, roll["settings"]["drain_policy"])
-    if step == "replaced":
-        return steps.replaced(wave, answers)
-    if step == "restored":
-        return steps.restored(wave, answers)
-    if step == "watched":
-        if not wave["watch_seconds"]:
-            return steps.Outcome([], [], [])
-        return steps.watched(wave, answers, roll["routers"], Thresholds.from_dict(roll["thresholds"]))
-    return steps.readmitted(wave, answers)
+    found = answers(before, wave, terms, hostvars)
+    if before == "drain":
+        return steps.drained(wave, found, terms["settings"]["drain_policy"])
+    if before == "replace":
+        return steps.replaced(wave, found)
+    if before == "restore":
+        return steps.restored(wave, found)
+    if before == "watch":
+        return steps.watched(wave, found, terms["routers"], Thresholds.from_dict(terms["thresholds"]))
+    return steps.readmitted(wave, found)
 
 
-def collected(hostvars: Any, wave: dict[str, Any], roll: dict[str, Any], step: str) -> dict[str, Any]:
-    """What each host that had a part in a step registered; None where nothing is there."""
-    routers = [router for router, names in wave.get("routed", {}).items() if names]
-    parts: dict[str, list[str]] = {
-        "locked": roll["hosts"],
-        "refused": [],
-        "drained": routers,
-        "readmitted": [router for router in routers if any(move["admit"] for move in wave["moves"])],
-        "replaced": list(wave.get("on", {})),
-        "restored": list(wave.get("on", {})),
-        "watched": list(dict.fromkeys([*wave.get("watch", {}), *roll["routers"]])),
-    }
-    return {name: hostvars[name].get(REGISTERS[step]) if name in hostvars else None for name in parts[step]}
+def answers(step: str, wave: dict[str, Any], terms: dict[str, Any], hostvars: Any) -> dict[str, Any]:
+    """What each host that had a part in a step of this wave answered; None where nothing is there."""
+    routers = [router for router, names in wave["routed"].items() if names]
+    taking_part = {
+        "drain": routers,
+        "replace": list(wave["on"]),
+        "restore": list(wave["on"]),
+        "admit": [router for router in routers if any(move["admit"] for move in wave["moves"])],
+        "watch": list(dict.fromkeys([*wave["watch"], *terms["routers"]])),
+    }[step]
+    found: dict[str, Any] = {}
+    for name in taking_part:
+        registered = hostvars[name].get(REGISTERS[step]) if name in hostvars else None
+        answer = (registered or {}).get("answer")
+        # What is left of an earlier wave answers nothing about this one.
+        found[name] = answer if answer and answer.get("wave") == wave["number"] else None
+    return found
+
+
+def facts(step: str, wave: dict[str, Any], outcome: steps.Outcome, why: str) -> dict[str, Any]:
+    """What the playbook and the report look up: gated replicas, the last finished wave, why a wave stopped."""
+    found: dict[str, Any] = {}
+    if step in ("admit", "return"):
+        found["trainyard_roll_ready"] = outcome.ready
+    if step == "done" or (step == "watch" and not wave["watch_seconds"]):
+        found["trainyard_roll_done"] = wave["number"]
+    if step in ("return", "refused"):
+        found["trainyard_roll_stopped"] = {"why": why, "problems": outcome.problems}
+    return found
+
+
+def _drain(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
+    del ready
+    servers = wave["routed"].get(here)
+    timeout_s = terms["settings"]["router_timeout_seconds"]
+    return ("router_server", {"state": "drain", "servers": servers, "timeout_s": timeout_s}) if servers else None
+
+
+def _replace(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
+    del ready
+    limits = ("drain_deadline_seconds", "drain_policy", "start_timeout_seconds", "stop_timeout_seconds")
+    arguments = {"replicas": wave["on"].get(here), "run": terms["run"]}
+    arguments |= {name: terms["settings"][name] for name in limits}
+    return ("replica_release", arguments) if arguments["replicas"] else None
+
+
+def _restore(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
+    part = _replace(here, wave, terms, ready)
+    return (part[0], {**part[1], "state": "restored"}) if part else None
+
+
+def _admit(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
+    del terms
+    servers = [name for name in wave["routed"].get(here, []) if name in ready]
+    arguments = {"state": "ready", "servers": servers, "timeout_s": ADMIT_TIMEOUT_S}
+    return ("router_server", arguments) if servers else None
+
+
+def _watch(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
+    del ready
+    if not wave["watch_seconds"] or (here not in wave["watch"] and here not in terms["routers"]):
+        return None
+    arguments = {"replicas": wave["watch"].get(here, []), "seconds": wave["watch_seconds"], "golden": terms["golden"]}
+    return "roll_watch", arguments
+
+
+PARTS: dict[str, Callable[[str, dict[str, Any], dict[str, Any], list[str]], Part | None]] = {
+    "drain": _drain,
+    "replace": _replace,
+    "admit": _admit,
+    "watch": _watch,
+    "withdraw": _drain,
+    "restore": _restore,
+    "return": _admit,
+}

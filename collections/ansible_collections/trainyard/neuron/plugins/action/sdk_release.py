@@ -39,8 +39,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         if result.get("carry_out"):
             return self._packages(dict(result["carry_out"]), task_vars)
         if result.get("builds"):
-            return self._build(result["builds"], task_vars)
+            tools = result.get("tools") or {"names": []}
+            step = self._tools(tools["manager"], tools["names"], task_vars) if tools["names"] else {}
+            return step if step.get("failed") else self._build(result["builds"], task_vars)
         return {}
+
+    def _tools(self, manager: str, names: list[str], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        arguments = {"name": names, "state": "present", "update_cache": True}
+        result: dict[str, Any] = self._execute_module(
+            module_name=f"ansible.builtin.{manager}", module_args=arguments, task_vars=task_vars
+        )
+        return result
 
     def _packages(self, asked: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         arguments = self._task.args

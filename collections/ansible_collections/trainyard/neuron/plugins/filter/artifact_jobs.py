@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import posixpath
 from typing import Any, Callable, Dict, List
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import oci
 
 DOCUMENTATION = r"""
 name: artifact_jobs
@@ -33,6 +36,11 @@ options:
     description: Where the fleet keeps artifacts, C(s3://bucket/prefix) or an absolute path; empty for nowhere.
     type: str
     default: ""
+  container_engine:
+    description: What runs the image of artifacts with the runtime V(container).
+    type: str
+    choices: [podman, docker]
+    default: podman
   store_endpoint:
     description: Address of the S3 service, empty for the environment's.
     type: str
@@ -53,9 +61,31 @@ _value:
 #: What of a plan's artifact its job needs to know.
 SPEC_KEYS = ("argv", "environment", "mode", "work_dir", "generation", "compile_host", "weights", "weights_path")
 
+#: Variables that the job sets itself.
+_OF_THE_JOB = ("BASE_COMPILE_WORK_DIR", "HOME")
+
+
+def _in_its_container(artifact: Dict[str, Any], engine: str) -> Dict[str, Any]:
+    """Return the artifact with the command line that compiles it in its image; as it is where it has none."""
+    if artifact["runtime"] != "container":
+        return artifact
+    volumes = [
+        (artifact["weights_path"], "ro"),
+        (posixpath.dirname(artifact["path"]), "rw"),
+        (artifact["work_dir"], "rw"),
+    ]
+    name = "trainyard-artifact-" + artifact["digest"][:12]
+    passed = sorted({*artifact["environment"], *_OF_THE_JOB})
+    return {**artifact, "argv": list(oci.command(engine, name, artifact["image"], artifact["argv"], volumes, passed))}
+
 
 def artifact_jobs(
-    artifacts: List[Dict[str, Any]], host: str, does: str, store: str = "", store_endpoint: str = ""
+    artifacts: List[Dict[str, Any]],
+    host: str,
+    does: str,
+    store: str = "",
+    store_endpoint: str = "",
+    container_engine: str = "podman",
 ) -> List[Dict[str, Any]]:
     """Return the jobs of the artifacts that `host` compiles, or of those that it fetches.
 
@@ -78,7 +108,7 @@ def artifact_jobs(
                 **({} if store else {"sender": artifact.get("sender")}),
             },
         }
-        for artifact in artifacts
+        for artifact in (_in_its_container(artifact, container_engine) for artifact in artifacts)
         if (artifact["compile_host"] == host) == (does == "compile")
     ]
 

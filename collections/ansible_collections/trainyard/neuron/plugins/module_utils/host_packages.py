@@ -140,7 +140,7 @@ class Apt:
 
 
 class Dnf:
-    """Amazon Linux and Rocky. Never run against a real repository here: its forms are those of recorded output."""
+    """Amazon Linux and Rocky. Reading is tested against recorded output; the steps never ran on such a host."""
 
     name = "dnf"
     program = "rpm"

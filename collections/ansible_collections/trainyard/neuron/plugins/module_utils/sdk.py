@@ -83,13 +83,21 @@ def running_replicas(run: Run) -> List[str]:
     return sorted(line.split()[0] for line in output.splitlines() if line.split())
 
 
-def driver_holders(root: Root) -> List[str]:
-    """Return the processes that hold a Neuron device open, `name (pid)`: the driver cannot be changed under them."""
+def driver_holders(root: Root, apart_from: str = "") -> List[str]:
+    """Return the processes that hold a Neuron device open, `name (pid)`: the driver cannot be changed under them.
+
+    Args:
+        root: what plays the host's `/`.
+        apart_from: a systemd unit whose processes do not count.
+    """
     found = {}
     for link in root.at("/proc").glob("[0-9]*/fd/*"):
         try:
             if re.fullmatch(r"/dev/neuron\d+", str(link.readlink())):
                 pid = link.parts[-3]
+                group = root.at(f"/proc/{pid}/cgroup").read_text(encoding="utf-8")
+                if apart_from and f"/{apart_from}" in group:
+                    continue
                 found[int(pid)] = root.at(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
         except OSError:  # it ended meanwhile
             continue

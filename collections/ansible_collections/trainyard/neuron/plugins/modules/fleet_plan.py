@@ -24,6 +24,11 @@ options:
     type: list
     elements: str
     default: []
+  clients:
+    description: Names of the hosts that send load. A replica listens beyond its host where one of them is another host.
+    type: list
+    elements: str
+    default: []
   model_configs:
     description:
       - Directory of the controller with C(<repo>/<revision>/config.json) of checkpoints, to estimate memory with.

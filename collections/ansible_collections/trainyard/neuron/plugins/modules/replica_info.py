@@ -62,22 +62,25 @@ from typing import Any, Dict, Optional
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trainyard.neuron.plugins.module_utils import units
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import host as host_side
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.routes import seats
-from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import RouterError
+from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import SOCKET, Router, RouterError
 
 
 def router_servers(socket_path: str) -> Optional[Dict[str, Dict[str, Any]]]:
     """Servers of this host's router; None if there is none."""
     try:
-        return seats(socket_path)
+        servers = Router(socket_path).servers()
     except RouterError:
         return None
+    return {
+        server.name: {"state": server.state, "up": server.up, "sessions": server.busy, "check": server.check}
+        for server in servers
+    }
 
 
 def main() -> None:
     """Read and report."""
     module = AnsibleModule(
-        argument_spec={"router_socket": {"type": "path", "default": "/run/haproxy/admin.sock"}},
+        argument_spec={"router_socket": {"type": "path", "default": SOCKET}},
         supports_check_mode=True,
     )
     host = host_side.Host()

@@ -34,9 +34,9 @@ options:
   verb:
     description: >-
       V(redeploy) brings every replica to the release of the plan, V(rollback) to its previous one; V(status) only tells
-      what is.
+      what is; V(check) refuses what has to be refused before anything is staged.
     type: str
-    choices: [redeploy, rollback, status]
+    choices: [redeploy, rollback, status, check]
     default: redeploy
   settings:
     description: >-
@@ -50,6 +50,22 @@ options:
     default: {}
   take_over:
     description: Runs whose locks are taken over because they are known to be dead.
+    type: list
+    elements: str
+    default: []
+  golden:
+    description: Prompts that a watched replica and its peers complete greedily.
+    type: list
+    elements: str
+    default: ["The capital of France is", "One, two, three, four,"]
+  hooks:
+    description: >-
+      Task files of the user's - C(drain), C(undrain) and C(is_drained) for routers that trainyard does not run,
+      C(before) and C(after) a roll, see docs/redeploy.md.
+    type: dict
+    default: {}
+  drained_elsewhere:
+    description: Replicas that the C(is_drained) hooks found drained.
     type: list
     elements: str
     default: []

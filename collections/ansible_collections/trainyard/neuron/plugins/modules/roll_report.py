@@ -24,6 +24,11 @@ options:
     description: Name of the variable that M(trainyard.neuron.replica_info) was registered as.
     type: str
     default: trainyard_replicas_after
+  drained_elsewhere:
+    description: Replicas that the C(is_drained) hooks found drained.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: It only reads.

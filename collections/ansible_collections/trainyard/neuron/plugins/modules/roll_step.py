@@ -1,47 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documentation of the action plugin of this name, which runs on the controller alone."""
+"""Documentation of the action plugin of this name."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: roll_step
-short_description: Decide between two steps of a wave whether everybody goes on
+short_description: Decide whether a wave goes on, then do this host's part of its next step
 version_added: "0.1.0"
 author:
   - trainyard contributors (@trainyard)
 description:
-  - Internal to C(playbooks/tasks/roll_wave.yml). Reads what every host and router of a wave registered for a step, and
-    fails on all of them if one answer stops the wave, so that no host runs ahead.
+  - Internal to C(playbooks/tasks/roll_steps.yml). Reads what every host and router of a wave registered for the step
+    before, and fails on all of them if one answer stops the wave, so that no host runs ahead.
+  - Then runs the module of the step where this host has a part in it (M(trainyard.neuron.router_server),
+    M(trainyard.neuron.replica_release) or M(trainyard.neuron.roll_watch)). Its answer is kept for the next decision,
+    and fails nothing by itself.
 options:
   step:
-    description: The step that is over.
+    description: The step that begins.
     type: str
-    choices: [locked, refused, drained, replaced, readmitted, watched, restored]
+    choices: [begin, drain, replace, admit, watch, withdraw, restore, return, done, hooked, refused]
     required: true
   wave:
     description: The wave of the roll's plan.
     type: dict
     default: {}
-  roll:
-    description: The roll's plan.
+  terms:
+    description: What every step needs of the roll's plan.
     type: dict
     required: true
+  hook:
+    description: With O(step=hooked), the kind of hooks that came to their end.
+    type: str
+    default: ""
   why:
     description: What the wave stopped for, to be remembered for the report.
     type: str
     default: ""
 attributes:
   check_mode:
-    description: It only decides.
-    support: full
+    description: It is not run in check mode.
+    support: none
 """
 
 EXAMPLES = r"""
-- name: Go on when nothing reaches them any more
+- name: Stop, switch, start and gate
   trainyard.neuron.roll_step:
-    step: drained
+    step: replace
     wave: "{{ roll_wave }}"
-    roll: "{{ trainyard_roll }}"
+    terms: "{{ trainyard_roll.terms }}"
+  register: roll_replaced
 """
 
 RETURN = r"""
@@ -49,4 +57,8 @@ msg:
   description: What was seen, or why the wave stops.
   returned: always
   type: raw
+answer:
+  description: What the module of this host's part returned.
+  returned: where the host has a part
+  type: dict
 """

@@ -49,10 +49,6 @@ options:
     description: HAProxy's stats socket; where it exists, requests and failures of its servers are counted.
     type: path
     default: /run/haproxy/admin.sock
-  api_key:
-    description: Key that the servers ask for.
-    type: str
-    default: ""
 attributes:
   check_mode:
     description: It only reads.
@@ -87,10 +83,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll import metrics, routes
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll import metrics
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.host import fetch_metrics
-from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import RouterError
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving import probe
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.releases import RUNTIME
+from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import SOCKET, Router, RouterError
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import probe, watch
 
 GOLDEN_TIMEOUT_S = 120.0
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
@@ -107,8 +104,7 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "seconds": {"type": "float", "default": 10},
     "golden": {"type": "list", "elements": "str", "default": []},
     "golden_tokens": {"type": "int", "default": 16},
-    "router_socket": {"type": "path", "default": "/run/haproxy/admin.sock"},
-    "api_key": {"type": "str", "default": "", "no_log": True},
+    "router_socket": {"type": "path", "default": SOCKET},
 }
 
 
@@ -118,9 +114,9 @@ def reading(url: str) -> Optional[metrics.Reading]:
     return None if text is None else metrics.read(text)
 
 
-def completions(replica: Dict[str, Any], prompts: List[str], tokens: int, key: str) -> Dict[str, str]:
+def completions(replica: Dict[str, Any], prompts: List[str], tokens: int) -> Dict[str, str]:
     """Greedy completion of every golden prompt; a failed one is empty, which no peer's is."""
-    client = probe.Client(replica["url"], key or None, GOLDEN_TIMEOUT_S)
+    client = probe.Client(replica["url"], watch.key_of(server_of(replica["id"])), GOLDEN_TIMEOUT_S)
     found = {}
     for prompt in prompts:
         try:
@@ -130,11 +126,19 @@ def completions(replica: Dict[str, Any], prompts: List[str], tokens: int, key: s
     return found
 
 
-def watch(wanted: Dict[str, Any], seconds: float) -> Dict[str, Dict[str, str]]:
+def server_of(name: str) -> int:
+    """Process id of the server of a replica, by its id in the fleet; 0 if none was started."""
+    try:
+        return int((RUNTIME / name.partition(":")[2] / "pid").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+
+
+def look(wanted: Dict[str, Any], seconds: float) -> Dict[str, Dict[str, str]]:
     """Let the time pass, and ask all replicas for their golden completions meanwhile."""
 
     def ask(item: Dict[str, Any]) -> Dict[str, str]:
-        return completions(item, wanted["golden"], wanted["golden_tokens"], wanted["api_key"])
+        return completions(item, wanted["golden"], wanted["golden_tokens"])
 
     began = time.monotonic()
     with ThreadPoolExecutor(max_workers=max(1, len(wanted["replicas"]))) as pool:
@@ -146,7 +150,7 @@ def watch(wanted: Dict[str, Any], seconds: float) -> Dict[str, Dict[str, str]]:
 def router_counts(path: str) -> Dict[str, Dict[str, int]]:
     """Counters of this host's router; empty if it has none."""
     try:
-        return routes.counts(path)
+        return Router(path).counts()
     except RouterError:
         return {}
 
@@ -157,7 +161,7 @@ def main() -> None:
     wanted = module.params
     engines = {item["id"]: reading(item["url"]) for item in wanted["replicas"]}
     routed = router_counts(wanted["router_socket"])
-    golden = watch(wanted, 0.0 if module.check_mode else wanted["seconds"])
+    golden = look(wanted, 0.0 if module.check_mode else wanted["seconds"])
     later = router_counts(wanted["router_socket"])
     rows: Dict[str, Dict[str, Any]] = {}
     for item in wanted["replicas"]:

@@ -12,7 +12,9 @@ author:
   - trainyard contributors (@trainyard)
 description:
   - Speaks with HAProxy over its stats socket, so nothing is reloaded and no other stream is touched.
-  - A drained server gets nothing new and keeps what it has; the module waits until nothing is left, within a deadline.
+  - A drained server gets nothing new and keeps what it has; the module waits until nothing is left, by the router's
+    own count of what is in flight and queued, within a deadline. For one that is to be ready it waits until its checks
+    pass.
   - Run it on every router (as a play over them, or with several O(sockets)); a server is idle only when none of them
     has a request for it.
 options:
@@ -28,7 +30,7 @@ options:
     choices: [ready, drain, maint]
     required: true
   wait:
-    description: With V(drain) and V(maint), wait until no request is left.
+    description: Wait, with V(drain) and V(maint) until no request is left, with V(ready) until the checks pass.
     type: bool
     default: true
   timeout_s:
@@ -63,9 +65,21 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+arrived:
+  description: Whether no request is left, or every server is ready and its checks pass.
+  returned: always
+  type: bool
+left:
+  description: Requests that are left, by server.
+  returned: always
+  type: dict
+seconds:
+  description: How long it took.
+  returned: always
+  type: float
 servers:
   description: Each server at each router.
-  returned: always
+  returned: when the routers answer
   type: list
   elements: dict
   contains:
@@ -89,113 +103,83 @@ servers:
       type: int
 """
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import (
     SOCKET,
+    STATES,
     Router,
     RouterError,
-    Server,
-    wait_idle,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.routing.steering import Moved, move, preview
 
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "servers": {"type": "list", "elements": "str", "required": True},
-    "state": {"type": "str", "choices": ["ready", "drain", "maint"], "required": True},
+    "state": {"type": "str", "choices": list(STATES), "required": True},
     "wait": {"type": "bool", "default": True},
     "timeout_s": {"type": "float", "default": 600.0},
     "sockets": {"type": "list", "elements": "str", "default": [SOCKET]},
 }
 
 
-def look(routers: List[Router], names: List[str]) -> List[Tuple[Router, Server]]:
-    """The named servers at every router.
-
-    Raises:
-        RouterError: a router does not know one of them.
-    """
-    found: List[Tuple[Router, Server]] = []
-    for router in routers:
-        known = router.servers()
-        for name in names:
-            here = [server for server in known if server.name == name]
-            if not here:
-                others = ", ".join(sorted({server.name for server in known})) or "none"
-                raise RouterError(
-                    "{0} has no server {1}; it has {2}. Nothing was changed".format(router.path, name, others)
-                )
-            found.extend((router, server) for server in here)
-    return found
-
-
-def steer(params: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
-    """Compare, set what differs, wait, and return the module's result.
-
-    Raises:
-        RouterError: a router does not answer or refuses, or requests are left when the time is over.
-    """
-    routers = [Router(path) for path in params["sockets"]]
-    names, state = params["servers"], params["state"]
-    before = look(routers, names)
-    changing = [(router, server) for router, server in before if server.state != state]
-    if not check_mode:
-        for router, server in changing:
-            # From maintenance a server drains by way of ready: HAProxy has one flag for each.
-            router.set_state(server, state)
-        if state != "ready" and params["wait"]:
-            _wait(routers, names, state, params["timeout_s"])
-    after = before if check_mode else look(routers, names)
+def told(moved: Moved, waited: bool) -> Dict[str, Any]:
+    """The module's result; ``waited`` is false where nothing was waited for, so that nothing is left undone."""
+    rows = zip(moved.before, moved.after)  # noqa: B905 (Python 3.9)
     return {
-        "changed": bool(changing),
-        "msg": summary(changing, state),
+        "changed": bool(moved.changing),
+        "msg": summary(moved),
+        "arrived": not (waited and moved.problems()),
+        "left": moved.left,
+        "seconds": round(moved.seconds, 3),
         "servers": [
             {
                 "router": router.path,
                 "name": server.name,
-                "was": before[index][1].state,
-                "state": state if check_mode else server.state,
+                "was": was.state,
+                "state": moved.state,
                 "up": server.up,
                 "in_flight": server.busy,
             }
-            for index, (router, server) in enumerate(after)
+            for (_, was), (router, server) in rows
         ],
         "diff": [
             {
                 "before_header": "{0} at {1}".format(server.name, router.path),
                 "after_header": "{0} at {1}".format(server.name, router.path),
                 "before": server.state + "\n",
-                "after": state + "\n",
+                "after": moved.state + "\n",
             }
-            for router, server in changing
+            for router, server in moved.changing
         ],
     }
 
 
-def _wait(routers: List[Router], names: List[str], state: str, timeout_s: float) -> None:
-    left = {name: wait_idle(routers, name, timeout_s) for name in names}
-    busy = ["{0} ({1} requests)".format(name, count) for name, count in left.items() if count]
-    if busy:
-        said = "not idle after {0:.0f} s: {1}. They stay in {2}: wait longer, or set them to ready again"
-        raise RouterError(said.format(timeout_s, ", ".join(busy), state))
-
-
-def summary(changing: List[Tuple[Router, Server]], state: str) -> str:
+def summary(moved: Moved) -> str:
     """One line that a person can read."""
-    if not changing:
-        return "every server is {0}".format(state)
-    return "; ".join("{0} {1} -> {2}".format(server.name, server.state, state) for _router, server in changing)
+    if not moved.changing:
+        return "every server is {0}".format(moved.state)
+    return "; ".join("{0} {1} -> {2}".format(server.name, server.state, moved.state) for _, server in moved.changing)
 
 
 def main() -> None:
-    """Entry point."""
+    """Move the servers; fail where one is unknown, keeps requests, or stays down."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    wanted = module.params
+    routers = [Router(path) for path in wanted["sockets"]]
+    waits = wanted["wait"] and not module.check_mode
     try:
-        result = steer(module.params, module.check_mode)
+        if module.check_mode:
+            moved = preview(routers, wanted["servers"], wanted["state"])
+        else:
+            moved = move(routers, wanted["servers"], wanted["state"], wanted["timeout_s"], waits)
     except RouterError as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), arrived=False, left={})
+    result = told(moved, waits)
     if not module._diff:
         result.pop("diff")
+    if not result["arrived"]:
+        module.fail_json(**{**result, "msg": "; ".join(moved.problems())})
     module.exit_json(**result)
 
 

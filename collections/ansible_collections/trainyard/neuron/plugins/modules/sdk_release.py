@@ -122,6 +122,10 @@ builds:
   returned: when an environment lacks its vLLM
   type: list
   elements: dict
+tools:
+  description: System packages that the builds need and that are missing.
+  returned: when an environment lacks its vLLM
+  type: dict
 stopped:
   description: Replicas that were taken out of service for a change of packages. They are started by the next roll.
   returned: when there are any
@@ -154,6 +158,10 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
 }
 
 NOTES = Path("/var/lib/trainyard/sdk")
+
+#: Holds the driver as replicas do and serves no request: it is stopped for a change of the driver, and started after.
+MONITOR = "trainyard-monitor.service"
+MONITOR_STOPPED = Path("/run/trainyard/monitor-stopped")
 
 
 class Release:
@@ -218,7 +226,9 @@ class Release:
         if not touched:
             return [], []
         replicas = sdk.running_replicas(self.run)
-        return replicas, [] if replicas or sdk.DRIVER not in touched else sdk.driver_holders(self.root)
+        if replicas or sdk.DRIVER not in touched:
+            return replicas, []
+        return replicas, sdk.driver_holders(self.root, apart_from=MONITOR)
 
     def make_way(self, changes: host_packages.Changes) -> List[str]:
         """Have nobody use the packages that change; return the replicas that were stopped for it.
@@ -242,8 +252,25 @@ class Release:
         if replicas and not self.module.check_mode:
             why = "the SDK of this host is being changed"
             vacate.vacate(Host(), replicas, why, self.params["drain_deadline_s"], self.params["stop_timeout_s"])
+        if sdk.DRIVER in changes.install and not self.module.check_mode:
+            self.stop_monitor()
         self.after += [f"stop {unit}\n" for unit in replicas]
         return replicas
+
+    def stop_monitor(self) -> None:
+        """Stop the monitor of the devices, where it runs, and note that it is to be started again."""
+        if self.run(["systemctl", "is-active", "--quiet", MONITOR])[0] == 0:
+            self.run(["systemctl", "stop", MONITOR])
+            MONITOR_STOPPED.parent.mkdir(parents=True, exist_ok=True)
+            MONITOR_STOPPED.touch()
+
+    def back_in_service(self) -> bool:
+        """Undo what was done to make way, once the packages are as wanted; return whether there was anything."""
+        stopped = MONITOR_STOPPED.exists()
+        if stopped:
+            self.run(["systemctl", "start", MONITOR])
+            MONITOR_STOPPED.unlink()
+        return vacate.return_to_service() or stopped
 
     def bind(self, wanted: str) -> bool:
         """Bring the file that binds Neuron's names to Neuron's repository to its content; return whether it changed."""
@@ -279,8 +306,8 @@ class Release:
         bound = bool(self.source.address) and self.bind(self.manager.preferences(self.source))
         if changes and not self.module.check_mode:
             self.end(True, carry_out=as_dict(changes, self.manager.name), stopped=stopped)
-        if not changes and not self.module.check_mode and vacate.return_to_service():
-            bound = True
+        if not changes and not self.module.check_mode:
+            bound = self.back_in_service() or bound
         self.environments(bool(changes) or bound)
 
     def _is(self, name: str) -> str:
@@ -309,7 +336,9 @@ class Release:
         if builds and not self.module.check_mode:
             for job in builds:
                 sdk_build.forget_record(job, self.root)
-            self.end(True, venvs=venvs, builds=builds)
+            # Sources are fetched with it, and a host that builds nothing needs it not.
+            tools = [] if shutil.which("git") else ["git"]
+            self.end(True, venvs=venvs, builds=builds, tools={"manager": self.manager.name, "names": tools})
         self.end(changed or bool(builds), venvs=venvs)
 
     def guard(self, row: Dict[str, Any], venv: str) -> bool:

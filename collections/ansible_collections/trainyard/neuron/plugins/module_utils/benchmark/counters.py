@@ -4,29 +4,28 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 import threading
 import time
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Tuple
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import exposition
 
 #: Our field -> vLLM's metric. The V0 and V1 engines use the same names for these.
 COUNTERS = {
     "requests": "vllm:request_success_total",
-    "prompt_tokens": "vllm:prompt_tokens_total",
-    "generation_tokens": "vllm:generation_tokens_total",
+    "prompt_tokens": exposition.PROMPT_TOKENS,
+    "generation_tokens": exposition.GENERATION_TOKENS,
 }
 GAUGES = {
-    "running": "vllm:num_requests_running",
-    "waiting": "vllm:num_requests_waiting",
+    "running": exposition.RUNNING,
+    "waiting": exposition.WAITING,
     "process_started_at": "process_start_time_seconds",
 }
-_SAMPLE = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)(\{.*\})?\s+(\S+)(?:\s+\S+)?$")
 
 # A proxy of the environment is for the world outside; replicas are on private addresses.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -63,25 +62,9 @@ def get(url: str, timeout_s: float = 10.0) -> str:
         raise UnreachableError(f"{url} does not answer: {getattr(error, 'reason', error)}") from error
 
 
-def parse(text: str) -> Dict[str, float]:
-    """Sum of each metric over its labels, from the Prometheus text format. Histogram parts keep their own names."""
-    totals: Dict[str, float] = {}
-    for line in text.splitlines():
-        match = None if line.startswith("#") else _SAMPLE.match(line.strip())
-        if match is None:
-            continue
-        try:
-            value = float(match.group(3))
-        except ValueError:
-            continue
-        if not math.isnan(value):
-            totals[match.group(1)] = totals.get(match.group(1), 0.0) + value
-    return totals
-
-
 def snapshot_of(text: str) -> Snapshot:
     """The counters of one /metrics page; `UnreachableError` when it is not a vLLM server's."""
-    totals = parse(text)
+    totals = exposition.totals(text)
     missing = [name for name in COUNTERS.values() if name not in totals]
     # vLLM creates a labelled counter on its first use, so a fresh server may lack the requests' one.
     if COUNTERS["generation_tokens"] in missing and GAUGES["running"] not in totals:
@@ -133,18 +116,22 @@ def settled(urls: Dict[str, str], timeout_s: float, pause_s: float = 0.5) -> Dic
         time.sleep(pause_s)
 
 
-class Sampler(threading.Thread):
-    """Reads, once a period, every replica's requests, the load host's processor, and the client's processes `pids`."""
+#: Marks a client's processes with the run that they belong to.
+RUN_VARIABLE = "TRAINYARD_BENCHMARK_RUN"
 
-    def __init__(self, urls: Dict[str, str], period_s: float, pids: Sequence[int] = ()) -> None:
+
+class Sampler(threading.Thread):
+    """Reads, once a period, every replica's requests, and the processor use of the load host and of the client."""
+
+    def __init__(self, urls: Dict[str, str], period_s: float, processes: Processes) -> None:
         super().__init__(daemon=True)
         self.urls = urls
         self.period_s = period_s
-        self.pids = pids
+        self.processes = processes
         self.rows: List[Dict[str, Any]] = []
         self._halt = threading.Event()
         self._cpu = cpu_times()
-        self._clients = (time.monotonic(), processor_seconds(pids))
+        self._clients = (time.monotonic(), processes.seconds())
 
     def run(self) -> None:
         """Sample until told to stop."""
@@ -168,7 +155,7 @@ class Sampler(threading.Thread):
 
     def _client_use(self) -> Tuple[float, float]:
         """Processors that the client used since the last look: all its processes, and the busiest one of them."""
-        (then, old), now = self._clients, (time.monotonic(), processor_seconds(self.pids))
+        (then, old), now = self._clients, (time.monotonic(), self.processes.seconds())
         self._clients = now
         passed_s = max(1e-3, now[0] - then)
         used = [(seconds - old.get(pid, 0.0)) / passed_s for pid, seconds in now[1].items()]
@@ -190,23 +177,31 @@ def cpu_times() -> List[float]:
         return [0.0] * 8
 
 
-def processor_seconds(pids: Sequence[int]) -> Dict[int, float]:
-    """Processor seconds used so far by each of these processes and their descendants, as /proc shows them."""
-    table: Dict[int, Tuple[int, float]] = {}
-    tick = os.sysconf("SC_CLK_TCK")
-    for entry in Path("/proc").glob("[0-9]*") if pids else ():
-        try:
-            fields = (entry / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-            table[int(entry.name)] = (int(fields[1]), (float(fields[11]) + float(fields[12])) / tick)
-        except (OSError, IndexError, ValueError):
-            continue  # it ended meanwhile
-    children: Dict[int, List[int]] = {}
-    for pid, (parent, _) in table.items():
-        children.setdefault(parent, []).append(pid)
-    found: Dict[int, float] = {}
-    queue = [pid for pid in pids if pid in table]
-    while queue:
-        pid = queue.pop()
-        found[pid] = table[pid][1]
-        queue += children.get(pid, [])
-    return found
+class Processes:
+    """All processes of a client, found by a mark in their environment: Ray's, for one, leave their parents behind."""
+
+    def __init__(self, run: str) -> None:
+        self._mark = f"{RUN_VARIABLE}={run}".encode()
+        self._ours: Dict[int, bool] = {}
+
+    def seconds(self) -> Dict[int, float]:
+        """Processor seconds that each of them has used so far, as /proc shows them."""
+        found = {}
+        tick = os.sysconf("SC_CLK_TCK")
+        alive = {int(entry.name) for entry in Path("/proc").glob("[0-9]*")}
+        self._ours = {pid: ours for pid, ours in self._ours.items() if pid in alive}
+        for pid in alive:
+            try:
+                if not self._is_ours(pid):
+                    continue
+                stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+                fields = stat.rpartition(")")[2].split()
+                found[pid] = (float(fields[11]) + float(fields[12])) / tick
+            except (OSError, IndexError, ValueError):
+                continue  # it ended meanwhile, or it is somebody else's
+        return found
+
+    def _is_ours(self, pid: int) -> bool:
+        if pid not in self._ours:
+            self._ours[pid] = self._mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return self._ours[pid]

@@ -280,11 +280,12 @@ class Run:
         self.client.check(load)
         self._warm_up(self.client.warm_up(load, work), work)
         commands = self.client.commands(load, work)
-        with running(commands, work, self.environment) as processes:
+        mark = f"{self.root}/{index}"
+        with running(commands, work, {**self.environment, counters.RUN_VARIABLE: mark}) as processes:
             before = counters.settled(self.fleet.replicas, self.idle_timeout_s)
-            pids = [process.process.pid for process in processes]
-            sampler = counters.Sampler(self.fleet.replicas, self.sample_period_s, pids)
-            cpu_ready = sum(counters.processor_seconds(pids).values())
+            mine = counters.Processes(mark)
+            sampler = counters.Sampler(self.fleet.replicas, self.sample_period_s, mine)
+            cpu_ready = sum(mine.seconds().values())
             cpu_before = children_cpu_s()
             sampler.start()
             at = time.time() + _STARTS_IN_S

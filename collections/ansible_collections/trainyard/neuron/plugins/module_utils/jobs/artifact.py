@@ -255,7 +255,8 @@ def command(spec: Dict[str, Any], final: Path, staging: Path, work_dir: Path) ->
     environment["BASE_COMPILE_WORK_DIR"] = str(work_dir)
     environment.setdefault("HOME", str(work_dir))
     # The framework starts neuronx-cc, which is installed beside it, and the runtime's tools by name.
-    search = [str(Path(argv[0]).parent), "/opt/aws/neuron/bin", os.environ.get("PATH", os.defpath)]
+    beside = [str(Path(argv[0]).parent)] if Path(argv[0]).is_absolute() else []
+    search = [*beside, "/opt/aws/neuron/bin", os.environ.get("PATH", os.defpath)]
     environment.setdefault("PATH", os.pathsep.join(search))
     return argv, environment
 
@@ -268,7 +269,7 @@ def _compile(spec: Dict[str, Any], final: Path, staging: Path, work_dir: Path) -
         raise job.JobError(
             f"cannot run {argv[0]}: {error.strerror}",
             "nothing was kept",
-            "provision the SDK release on this host (role neuron_venv)",
+            "provision the SDK release on this host (roles neuron_venv and container_engine)",
         ) from error
     if status != 0:
         raise job.JobError(

@@ -3,6 +3,7 @@
 
 from __future__ import absolute_import, annotations, division, print_function
 
+import re
 from copy import copy
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Pattern, Tuple
 
@@ -82,6 +83,22 @@ def core_list(value: Any) -> Tuple[int, ...]:
         return parse_ranges(value)
     except ValueError as error:
         raise BadValueError(str(error), 'write it as "0-31,48"') from error
+
+
+#: A reference that can only ever mean one image: `registry/name@sha256:...`, with a tag or without.
+_BY_DIGEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*@sha256:[0-9a-f]{64}")
+
+
+def images_by_digest(value: Any) -> Dict[str, str]:
+    """Check a table of container images: name and tag of each to the reference by digest that is pulled."""
+    if not isinstance(value, Mapping):
+        raise BadValueError("must map an image's name and tag to its reference", 'write {"name:tag": "registry/..."}')
+    for name, reference in value.items():
+        if not isinstance(reference, str) or not _BY_DIGEST.fullmatch(reference):
+            rule = "must be registry/name@sha256:<64 hex digits>: a tag can move from one image to another"
+            fix = "`skopeo inspect docker://...` and `docker buildx imagetools inspect` print the digest"
+            raise BadValueError(rule, fix, str(name), reference)
+    return {str(name): str(reference) for name, reference in value.items()}
 
 
 class Field(NamedTuple):

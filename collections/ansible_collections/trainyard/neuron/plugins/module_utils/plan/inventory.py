@@ -3,6 +3,7 @@
 
 from __future__ import absolute_import, annotations, division, print_function
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,10 @@ __metaclass__ = type
 
 #: What the planner is given of a host: every variable of the toolkit, and where the host is reached.
 PREFIX, ADDRESS = "trainyard_", "ansible_host"
+
+#: The one variable of a role that a release depends on: replicas read the key when they start. The planner is given
+#: the beginning of a digest of it, by which a changed key is seen and no key can be told.
+KEY_VARIABLE, KEY_INPUT = "vllm_endpoint_api_key", "credentials"
 
 #: The variable that `trainyard.neuron.topology_info` is registered as, and the one that the plan itself becomes.
 TOPOLOGY_FACT, PLAN_FACT = "trainyard_topology", "trainyard_fleet"
@@ -100,16 +105,23 @@ def _variables(hostvars: Mapping[str, Mapping[str, Any]], name: str, problems: L
         return {}
     values: Dict[str, Any] = {}
     for key in sorted(hostvars[name]):
-        if key != ADDRESS and (not key.startswith(PREFIX) or key == PLAN_FACT):
+        if key not in (ADDRESS, KEY_VARIABLE) and (not key.startswith(PREFIX) or key == PLAN_FACT):
             continue
         try:
             value = hostvars[name][key]
-            if key == TOPOLOGY_FACT or not _is_result(value):
+            if key == KEY_VARIABLE:
+                values[KEY_INPUT] = fingerprint(str(value or ""))
+            elif key == TOPOLOGY_FACT or not _is_result(value):
                 values[key] = plain(value)
         except Exception as error:  # noqa: BLE001 - whatever a template can raise is the variable's problem, not ours
             rule = "cannot be templated: %s" % " ".join(str(error).split())
             problems.append(Problem(name, key, None, rule, "define what it refers to"))
     return values
+
+
+def fingerprint(key: str) -> str:
+    """Return what tells one key from another; empty for no key."""
+    return hashlib.sha256(b"trainyard replica key " + key.encode()).hexdigest()[:8] if key else ""
 
 
 def plain(value: Any) -> Any:

@@ -90,6 +90,7 @@ def plan_fleet(fleet_input: Mapping[str, Any]) -> FleetPlan:
     Args:
         fleet_input: `hosts` (name -> its inventory variables), `routers` (names of the hosts that balance),
             `topologies` (name -> what the host reported, absent where it was not asked), and optionally
+            `clients` (names of the hosts that send load, which read the replicas' own counters),
             `router_variables` (name -> variables of routers that serve nothing themselves) and `model_configs`
             (repo@revision -> the checkpoint's config.json; published models are known without).
 
@@ -112,6 +113,7 @@ class _Planner:
     def __init__(self, fleet_input: Mapping[str, Any]) -> None:
         self._raw: Mapping[str, Mapping[str, Any]] = fleet_input.get("hosts") or {}
         self._routers = sorted(fleet_input.get("routers") or ())
+        self._clients = sorted(fleet_input.get("clients") or ())
         self._router_variables: Mapping[str, Any] = fleet_input.get("router_variables") or {}
         self._reported: Mapping[str, Any] = fleet_input.get("topologies") or {}
         self._problems: List[Problem] = []
@@ -182,6 +184,7 @@ class _Planner:
         if any(problem.host == host.name for problem in self._problems):
             return {}
         replicas = self._replicas(host, releases, placement)
+        memory = self._host_memory(host, releases, placement)
         return {
             "name": host.name,
             "address": host.address,
@@ -191,11 +194,14 @@ class _Planner:
             "reserved_cores": format_ranges(host.reserved_cores),
             "quarantined_devices": list(host.quarantined_devices),
             "data_dir": host.data_dir,
+            "monitor": _monitor(host),
             "sdk": _sdk_entries(host, releases),
             "weights": _weights(host),
             "artifacts": self._host_artifacts(host, releases),
             "replicas": replicas,
-            "memory": self._host_memory(host, releases, placement),
+            "memory": memory,
+            # Where not one load fits by the estimate, which was warned of, one at a time has the best chance.
+            "loads_at_once": max(1, memory["loads_at_once"]) if memory else 0,
         }
 
     def _releases(self, host: Host) -> Dict[str, SdkRelease]:
@@ -327,6 +333,8 @@ class _Planner:
                 "generation": release.generation,
                 "deployments": [deployment.name],
                 "compile_host": None,
+                "runtime": deployment.runtime,
+                "image": _sdk_entry(release, deployment, host)["image"],
                 "sender": None,
                 "argv": list(rendered.argv),
                 "environment": dict(rendered.environment),
@@ -375,7 +383,9 @@ class _Planner:
         digest, _inputs = self._artifact(deployment, release, host.topology)
         name = "%s-%d" % (deployment.name, index)
         port = deployment.port + index
-        address = LOOPBACK if self._routers == [host.name] else host.address
+        # Where nobody else has to reach it, nobody else can.
+        alone = self._routers == [host.name] and set(self._clients) <= {host.name}
+        address = LOOPBACK if alone else host.address
         rendered = render_serve(
             deployment,
             release,
@@ -391,7 +401,7 @@ class _Planner:
             artifact_path=artifact_path(host.data_dir, digest),
             replica_name=name,
         )
-        entry = release.entry(deployment.runtime)
+        entry = _sdk_entry(release, deployment, host)
         replica = {
             "name": name,
             "id": "%s:%s" % (host.name, name),
@@ -425,6 +435,8 @@ class _Planner:
             "argv": list(rendered.argv),
             "environment": dict(rendered.environment),
         }
+        if host.credentials:
+            replica["credentials"] = host.credentials
         return dict(replica, release=release_id(replica))
 
     def _hbm_bytes(self, deployment: Deployment, release: SdkRelease, topology: Topology) -> Optional[int]:
@@ -503,6 +515,13 @@ def _release_problems(deployment: Deployment, host: Host, where: str) -> Tuple[L
     return without, of_system
 
 
+def _monitor(host: Host) -> Optional[Dict[str, Any]]:
+    """Return where the metrics of a host's devices are, None where they are not wanted."""
+    if host.monitor_port is None:
+        return None
+    return {"port": host.monitor_port, "url": _url(host.address, host.monitor_port) + "/metrics"}
+
+
 def _url(address: str, port: int) -> str:
     return "http://%s:%d" % ("[%s]" % address if ":" in address else address, port)
 
@@ -554,14 +573,23 @@ def release_id(replica: Mapping[str, Any]) -> str:
     """Return the digest of all that a running replica depends on: it restarts when this changes, and only then."""
     parts = [replica[key] for key in ("argv", "environment", "cpus", "cores", "sdk_release", "generation", "runtime")]
     parts += [replica["venv"], replica["image"]]
+    parts += [replica["credentials"]] if "credentials" in replica else []
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _sdk_entry(release: SdkRelease, deployment: Deployment, host: Host) -> Dict[str, Any]:
+    """Return the row as a host's plan carries it, its image by the digest that the host's variables give it."""
+    entry = release.entry(deployment.runtime)
+    if entry["image"]:
+        entry["image"] = host.images.get(entry["image"], entry["image"])
+    return entry
 
 
 def _sdk_entries(host: Host, releases: Mapping[str, SdkRelease]) -> List[Dict[str, Any]]:
     found = {}
     for deployment in host.deployments:
-        entry = releases[deployment.name].entry(deployment.runtime)
+        entry = _sdk_entry(releases[deployment.name], deployment, host)
         found[(entry["release"], entry["generation"], entry["runtime"])] = entry
     return [found[key] for key in sorted(found)]
 

@@ -18,12 +18,14 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment i
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import (
     Field,
     core_list,
+    images_by_digest,
     one_of,
     optional,
     read_fields,
     text,
     whole_number,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import KEY_INPUT
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import (
     INSTANCE_TYPES,
@@ -63,6 +65,7 @@ _FIELDS: Dict[str, Field] = {
     "trainyard_router_port": Field(_PORT, default=8080),
     "trainyard_router_metrics_port": Field(optional(_PORT)),
     "trainyard_monitor_port": Field(optional(_PORT)),
+    "trainyard_images": Field(images_by_digest, default={}),
     "trainyard_overrides": Field(lambda value: value, default={}),
 }
 
@@ -75,6 +78,9 @@ OTHER_VARIABLES = frozenset(
         "trainyard_canary_prompts",
         "trainyard_capacity_block_end",
         "trainyard_compiles_next",
+        "trainyard_drained_elsewhere",
+        "trainyard_elb_target_groups",
+        "trainyard_elb_target_id",
         "trainyard_fleet",
         "trainyard_llmperf",
         "trainyard_redeploy",
@@ -106,9 +112,11 @@ class Host:
 
     Attributes:
         other_ports: variable and port of what listens beside the replicas.
+        images: name and tag of a container image in the SDK table -> the reference by digest that hosts pull.
         operating_system: such as `ubuntu-24.04`; None where the host was not asked.
         refused: variable and tensor parallel degree of the deployments that could not be read, so that this much of
             them can still be judged with the rest.
+        credentials: what tells the replicas' API key from another; empty where they ask for none.
     """
 
     name: str
@@ -117,12 +125,15 @@ class Host:
     reserved_cores: Tuple[int, ...]
     quarantined_devices: Tuple[int, ...]
     data_dir: str
+    images: Mapping[str, str]
     cpu_pinning: str
     router_port: int
+    monitor_port: Optional[int]
     other_ports: Tuple[Tuple[str, int], ...]
     operating_system: Optional[str]
     deployments: Tuple[Deployment, ...]
     refused: Tuple[Tuple[str, Any], ...] = ()
+    credentials: str = ""
 
 
 class HostReader:
@@ -168,12 +179,15 @@ class HostReader:
                 reserved_cores=values["trainyard_reserved_cores"],
                 quarantined_devices=values["trainyard_quarantined_devices"],
                 data_dir=values["trainyard_data_dir"],
+                images=values["trainyard_images"],
                 cpu_pinning=values["trainyard_cpu_pinning"],
                 router_port=values["trainyard_router_port"],
+                monitor_port=values["trainyard_monitor_port"],
                 other_ports=tuple((key, values[key]) for key in OTHER_PORTS if values[key] is not None),
                 operating_system=_operating_system(reported),
                 deployments=tuple(deployments),
                 refused=tuple(refused),
+                credentials=str(raw.get(KEY_INPUT) or ""),
             ),
             problems,
             warnings,

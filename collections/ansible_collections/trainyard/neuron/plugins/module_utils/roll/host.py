@@ -77,6 +77,7 @@ def describe(host: Host) -> Dict[str, Dict[str, Any]]:
             "cores": core_range(entry) if status.environment else None,
             "weights": entry.get("weights", ""),
             "served_name": entry.get("served_name", ""),
+            "credentials": entry.get("credentials", "") if status.environment else "",
             "url": entry.get("url", ""),
             "gate": _gate_record(host, name),
             "pending": pending.get(name),

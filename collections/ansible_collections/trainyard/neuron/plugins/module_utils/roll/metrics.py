@@ -8,9 +8,10 @@ engine versions; each measure lists the names it has had, newest first. Standard
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import exposition
 
 TTFT = ("vllm:time_to_first_token_seconds",)
 PER_TOKEN = (
@@ -19,12 +20,9 @@ PER_TOKEN = (
     "vllm:request_time_per_output_token_seconds",
 )
 OUTPUT_TOKENS = ("vllm:request_generation_tokens",)
-RUNNING = ("vllm:num_requests_running",)
-WAITING = ("vllm:num_requests_waiting",)
+RUNNING = (exposition.RUNNING,)
+WAITING = (exposition.WAITING,)
 FINISHED = ("vllm:request_success_total", "vllm:request_success")
-
-_SAMPLE = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)(?:\{(.*)\})?\s+(\S+)")
-_LABEL = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"')
 
 
 @dataclass(frozen=True)
@@ -183,24 +181,10 @@ class Reading:
 Sample = Tuple[Dict[str, str], float]
 
 
-def samples(text: str) -> Iterator[Tuple[str, Dict[str, str], float]]:
-    """Every sample of a Prometheus text exposition: name, labels, value. Lines that are none are skipped."""
-    for line in text.splitlines():
-        found = _SAMPLE.match(line)
-        if not found:
-            continue
-        try:
-            value = float(found.group(3))
-        except ValueError:
-            continue
-        labels = {name: raw.replace('\\"', '"') for name, raw in _LABEL.findall(found.group(2) or "")}
-        yield found.group(1), labels, value
-
-
 def read(text: str) -> Reading:
     """Read an engine's ``/metrics``. Measures that it does not have stay empty."""
     by_name: Dict[str, List[Sample]] = {}
-    for name, labels, value in samples(text):
+    for name, labels, value in exposition.samples(text):
         by_name.setdefault(name, []).append((labels, value))
     finished: Dict[str, float] = {}
     for labels, value in _first(by_name, FINISHED):
@@ -218,7 +202,7 @@ def read(text: str) -> Reading:
 
 def answers_load(text: str) -> bool:
     """True if a text has the gauges that a drain waits for: without them, zero in flight would be a guess."""
-    names = {name for name, _, _ in samples(text)}
+    names = {name for name, _, _ in exposition.samples(text)}
     return bool(names & set(RUNNING)) and bool(names & set(WAITING))
 
 

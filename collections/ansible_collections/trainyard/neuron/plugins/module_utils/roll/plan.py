@@ -21,6 +21,8 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import
     share_of,
 )
 
+ELSEWHERE = "elsewhere"
+"""Stands among the routers for those that trainyard does not run, and reaches through hooks."""
 PEERS_WATCHED = 8
 """So many peers are enough to compare with, and few enough to ask at the same time in any fleet."""
 
@@ -157,7 +159,8 @@ def plan_roll(fleet: Fleet, settings: Settings, require_staged: bool = True) -> 
         RollError: with every reason why this roll must not begin. Nothing was touched.
     """
     moves, unchanged, out = _sort_out(fleet, settings)
-    problems = _silence(fleet) + _renamed(fleet, moves) + (_unstaged(fleet, moves) if require_staged else [])
+    problems = _silence(fleet) + _renamed(fleet, moves) + exchanged_keys(fleet)
+    problems += _unstaged(fleet, moves) if require_staged else []
     moves, conflicts = _order_by_cores(fleet, moves)
     if problems or conflicts:
         raise RollError(problems + conflicts)
@@ -243,6 +246,22 @@ def _renamed(fleet: Fleet, moves: Sequence[Move]) -> List[str]:
         "the clients, then remove this one.".format(move.target.id, fleet.seen(move.target).model, move.target.model)
         for move in moves
         if fleet.seen(move.target).model not in ("", move.target.model)
+    ]
+
+
+def exchanged_keys(fleet: Fleet) -> List[str]:
+    """During a roll the routers send one key to all replicas; those that ask for the other one would refuse it."""
+    names = [
+        target.id
+        for target in fleet.targets
+        if target.credentials and fleet.seen(target).credentials not in ("", target.credentials)
+    ]
+    if not names:
+        return []
+    return [
+        "{0}: their API key would be another one, and the routers send the same key to all replicas: while both are "
+        "asked for, one half would refuse it. Take two rolls: first with vllm_endpoint_api_key empty and "
+        "load_balancer_upstream_key as it is, then with the new key in both.".format(", ".join(names))
     ]
 
 
@@ -540,6 +559,8 @@ def _move_dict(move: Move) -> Dict[str, Any]:
         "host": target.host,
         "unit": target.unit,
         "url": target.url,
+        "address": target.address,
+        "port": target.port,
         "model": target.model,
         "was": move.was,
         "release": target.release,
@@ -556,6 +577,7 @@ def read_fleet(
     plan: Mapping[str, Any],
     reports: Mapping[str, Optional[Mapping[str, Any]]],
     routers: Mapping[str, Optional[Mapping[str, Mapping[str, Any]]]],
+    drained_elsewhere: Optional[Sequence[str]] = None,
 ) -> Fleet:
     """Put together what the plan wants and what hosts and routers said.
 
@@ -563,6 +585,8 @@ def read_fleet(
         plan: ``trainyard_fleet``.
         reports: by host, ``replica_info``'s ``replicas`` (by replica name), or None where the host did not answer.
         routers: by router, server id -> ``{state, up, sessions}``, or None where it did not answer.
+        drained_elsewhere: replicas that are drained at routers which trainyard does not run; None if there are none
+            such.
     """
     targets = [
         Target.from_plan(host, raw) for host, entry in plan["hosts"].items() for raw in entry.get("replicas", [])
@@ -574,16 +598,20 @@ def read_fleet(
             observed["{0}:{1}".format(host, name)] = Observed.from_dict(raw)
     silent = [host for host in plan["hosts"] if reports.get(host) is None and plan["hosts"][host].get("replicas")]
     silent += [router for router, answer in routers.items() if answer is None]
+    seats = {
+        router: {
+            name: Seat(str(raw["state"]), bool(raw.get("up", True)), int(raw.get("sessions", 0)))
+            for name, raw in (servers or {}).items()
+        }
+        for router, servers in routers.items()
+    }
+    if drained_elsewhere is not None:
+        out = set(drained_elsewhere)
+        seats[ELSEWHERE] = {name: Seat("drain" if name in out else "ready") for name in sorted(wanted)}
     return Fleet(
         targets=tuple(targets),
         observed=observed,
-        seats={
-            router: {
-                name: Seat(str(raw["state"]), bool(raw.get("up", True)), int(raw.get("sessions", 0)))
-                for name, raw in (servers or {}).items()
-            }
-            for router, servers in routers.items()
-        },
+        seats=seats,
         silent=tuple(silent),
         extra={name: seen.running for name, seen in observed.items() if name not in wanted and seen.running},
     )

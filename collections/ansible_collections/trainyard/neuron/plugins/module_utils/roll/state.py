@@ -123,6 +123,9 @@ class Target:
     cores: Tuple[int, int]
     url: str
     weights: str
+    address: str = ""
+    port: int = 0
+    credentials: str = ""
 
     @classmethod
     def from_plan(cls, host: str, raw: Mapping[str, Any]) -> Target:
@@ -139,6 +142,9 @@ class Target:
             cores=(int(first), int(last or first)),
             url=raw["url"],
             weights=raw["weights"],
+            address=raw.get("address", ""),
+            port=raw.get("port", 0),
+            credentials=raw.get("credentials", ""),
         )
 
 
@@ -156,6 +162,7 @@ class Observed:
         cores: first and last core of the running release.
         weights: id of the weights that it serves.
         model: name that it serves them under.
+        credentials: what tells the key that it asks for from another; empty if it asks for none.
         pending: what an unfinished roll wrote down about this replica (see `journal`), or None.
     """
 
@@ -168,6 +175,7 @@ class Observed:
     cores: Optional[Tuple[int, int]] = None
     weights: str = ""
     model: str = ""
+    credentials: str = ""
     pending: Optional[Mapping[str, Any]] = None
 
     @classmethod
@@ -184,6 +192,7 @@ class Observed:
             cores=(int(cores[0]), int(cores[1])) if cores else None,
             weights=raw.get("weights") or "",
             model=raw.get("served_name") or "",
+            credentials=raw.get("credentials") or "",
             pending=raw.get("pending") or None,
         )
 

@@ -65,11 +65,10 @@ def drained(wave: Mapping[str, Any], answers: Mapping[str, Answer], policy: str)
         why = silent(router, answer)
         if why:
             problems.append(why)
-        elif answer and answer.get("msg") and not answer.get("drained", True):
-            left = answer.get("left")
-            if left is not None and policy == "abort":
+        elif answer and not answer.get("arrived"):
+            if answer.get("left") and policy == "abort":
                 continue
-            problems.append("{0}: {1}".format(router, str(answer["msg"]).strip()))
+            problems.append("{0}: {1}".format(router, str(answer.get("msg", "no reason given")).strip()))
     return Outcome(problems, [], [] if problems else ["drained: " + _names(wave)])
 
 
@@ -114,8 +113,8 @@ def readmitted(wave: Mapping[str, Any], answers: Mapping[str, Answer]) -> Outcom
         why = silent(router, answer)
         if why:
             problems.append(why)
-        elif answer and answer.get("msg") and not answer.get("admitted", True):
-            problems.append("{0}: {1}".format(router, str(answer["msg"]).strip()))
+        elif answer and not answer.get("arrived"):
+            problems.append("{0}: {1}".format(router, str(answer.get("msg", "no reason given")).strip()))
     return Outcome(problems, [], [] if problems else ["in rotation: " + _names(wave)])
 
 

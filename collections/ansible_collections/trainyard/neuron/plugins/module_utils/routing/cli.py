@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from .haproxy import SOCKET, Router, RouterError, Server, wait_idle
+from .haproxy import SOCKET, Router, RouterError, Server
+from .steering import move
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,18 +56,9 @@ def steer(router: Router, name: str, state: str, timeout_s: float) -> None:
     Raises:
         RouterError: no such replica, or requests are left when the time is over.
     """
-    found = router.find(name)
-    if not found:
-        known = ", ".join(sorted({server.name for server in router.servers()}))
-        raise RouterError("there is no replica {0} here; there are {1}".format(name, known or "none"))
-    for server in found:
-        router.set_state(server, state)
-    if state == "drain":
-        left = wait_idle([router], name, timeout_s)
-        if left:
-            raise RouterError(
-                "{0} still has {1} requests after {2:.0f} s; it stays drained".format(name, left, timeout_s)
-            )
+    moved = move([router], [name], state, timeout_s, wait=state == "drain")
+    if state == "drain" and moved.problems():
+        raise RouterError("; ".join(moved.problems()))
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

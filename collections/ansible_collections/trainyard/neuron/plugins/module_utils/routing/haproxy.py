@@ -9,14 +9,17 @@ from __future__ import annotations
 import csv
 import io
 import socket
-import time
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Tuple
 
 SOCKET = "/run/haproxy/admin.sock"
 TIMEOUT_S = 10.0
 STATES = ("ready", "drain", "maint")
-POLL_S = 0.25
+FAILURES = ("hrsp_5xx", "econ", "eresp")
+"""Columns of the statistics that count requests failed on the server's side.
+
+The largest of them is taken, not the sum: one broken request may stand in several.
+"""
 # Bits of srv_admin_state: set by the socket or by the configuration; the others follow from these or from checks.
 _FORCED_MAINT, _CONFIGURED_MAINT, _FORCED_DRAIN = 0x01, 0x04, 0x08
 
@@ -109,6 +112,17 @@ class Router:
             )
         return found
 
+    def counts(self) -> Dict[str, Dict[str, int]]:
+        """``requests`` and ``errors`` of every server by name, since the router started."""
+        found: Dict[str, Dict[str, int]] = {}
+        for row in csv.DictReader(io.StringIO(self.command("show stat -1 4 -1").lstrip("# "))):
+            before = found.get(row["svname"], {"requests": 0, "errors": 0})
+            found[row["svname"]] = {
+                "requests": before["requests"] + int(row.get("req_tot") or row.get("stot") or 0),
+                "errors": before["errors"] + max(int(row.get(column) or 0) for column in FAILURES),
+            }
+        return found
+
     def _asked(self) -> Dict[Tuple[str, str], str]:
         """Administrative state of each (backend, server), which the statistics mix with the checks' results."""
         states = {}
@@ -138,28 +152,3 @@ class Router:
     def saved_state(self) -> str:
         """The states in the form that HAProxy loads when it starts."""
         return self.command("show servers state")
-
-
-def wait_idle(
-    routers: Sequence[Router],
-    name: str,
-    timeout_s: float,
-    sleep: Optional[Callable[[float], None]] = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> int:
-    """Wait until no router has a request in flight or queued for a server; returns how many are left.
-
-    Args:
-        routers: every router that may send to it.
-        name: the server.
-        timeout_s: how long to wait, in seconds.
-        sleep: replaces ``time.sleep``.
-        clock: replaces ``time.monotonic``.
-    """
-    pause = sleep or time.sleep
-    deadline = clock() + timeout_s
-    while True:
-        left = sum(server.busy for router in routers for server in router.find(name))
-        if not left or clock() >= deadline:
-            return left
-        pause(POLL_S)

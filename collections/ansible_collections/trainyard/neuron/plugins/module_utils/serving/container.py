@@ -3,8 +3,7 @@
 
 The container gets every device, since the core numbers of the plan are the host's and the runtime counts the devices
 that it sees; that a replica keeps to its slice is the runtime's doing, as on the host. It gets the weights and the
-artifact read-only, and the host's network, since the plan gave it a port. Its entry point is replaced (the images' own
-does not pass signals on) and its health check is off (it asks a port that nobody listens on).
+artifact read-only, and the host's network, since the plan gave it a port. `oci.py` says what is corrected of the image.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import List, Mapping, Sequence, Tuple
 
+from . import oci
 from .settings import Replica, ServingError
 
 COMMAND_TIMEOUT_S = 60
@@ -39,24 +39,17 @@ def command(replica: Replica, passed: Sequence[str]) -> Tuple[str, ...]:
         replica: what to run; its argv is the container's command.
         passed: names of the variables that the container gets. Their values are not in the command line.
     """
-    words: List[str] = [replica.container_engine, "run", "--rm", "--name", name_of(replica), "--pull", "never"]
-    words += ["--network", "host", "--ipc", "host", "--init", "--no-healthcheck", "--entrypoint", ""]
-    words += ["--security-opt", "no-new-privileges", "--ulimit", "memlock=-1:-1", "--pids-limit", "-1"]
-    if replica.container_engine.endswith("podman"):
-        # The container lives in the unit's control group, and so ends with it whatever happens to its parent.
-        words += ["--cgroups", "split", "--log-driver", "passthrough", "--replace"]
-    elif replica.container_cpus:
+    options: List[str] = []
+    if replica.container_cpus and not oci.is_podman(replica.container_engine):
         # Docker's containers are no children of the unit and inherit no affinity from it.
-        words += ["--cpuset-cpus", replica.container_cpus]
+        options += ["--cpuset-cpus", replica.container_cpus]
     for device in devices():
-        words += ["--device", device]
-    for path, mode in ((replica.weights_path, "ro"), (replica.artifact_path, _artifact_mode(replica))):
-        if path:
-            words += ["--volume", "{0}:{0}:{1}".format(path, mode)]
-    words += ["--volume", "{0}:{0}:rw".format(replica.scratch)]
-    for variable in sorted(passed):
-        words += ["--env", variable]
-    return (*words, replica.image, *replica.argv)
+        options += ["--device", device]
+    read = ((replica.weights_path, "ro"), (replica.artifact_path, _artifact_mode(replica)))
+    volumes = [(path, mode) for path, mode in read if path] + [(str(replica.scratch), "rw")]
+    return oci.command(
+        replica.container_engine, name_of(replica), replica.image, replica.argv, volumes, passed, options
+    )
 
 
 def _artifact_mode(replica: Replica) -> str:

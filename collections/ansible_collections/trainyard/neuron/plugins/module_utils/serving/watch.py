@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -18,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Tuple
 
-from . import phases, probe, settings, slices
+from . import exposition, phases, probe, settings, slices
 from .engines import Engines
 from .judge import Judge, Limits, Sample, Verdict
 from .settings import Replica, ServingError
@@ -26,22 +25,21 @@ from .settings import Replica, ServingError
 TICK_S = 1.0
 METRICS_TIMEOUT_S = 5.0
 STATE = Path("/run/trainyard-probe")
-_METRIC = re.compile(r"^(vllm:[a-z_]+?)(?:\{[^}]*\})?\s+([0-9.eE+-]+)", re.MULTILINE)
-_WANTED = ("vllm:num_requests_running", "vllm:num_requests_waiting")
-_TOKENS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
 
 Say = Callable[[str], None]
 
 
 def counters(text: str) -> Tuple[int, float]:
     """Requests in the engine, and tokens read and generated so far, from vLLM's metrics page."""
-    wanted, tokens = 0.0, 0.0
-    for name, value in _METRIC.findall(text):
-        if name in _WANTED:
-            wanted += float(value)
-        elif name in _TOKENS:
-            tokens += float(value)
+    found = exposition.totals(text)
+    wanted = found.get(exposition.RUNNING, 0.0) + found.get(exposition.WAITING, 0.0)
+    tokens = found.get(exposition.PROMPT_TOKENS, 0.0) + found.get(exposition.GENERATION_TOKENS, 0.0)
     return int(wanted), tokens
+
+
+def key_of(pid: int) -> Optional[str]:
+    """The key that a running server asks for; in a roll its neighbour may ask for another, or for none."""
+    return slices.environment_of(pid).get("VLLM_API_KEY") if pid else None
 
 
 class Watcher(threading.Thread):
@@ -62,7 +60,6 @@ class Watcher(threading.Thread):
         self.progress = phases.Progress()
         self.over = threading.Event()
         self.listener = _listen(replica)
-        self._key = settings.api_key(replica)
         self._engines = Engines()
 
     def run(self) -> None:
@@ -90,9 +87,11 @@ class Watcher(threading.Thread):
         """One look, and what follows from it."""
         self._engines.follow(self.replica)
         verdict = self.judge.look(now, self._sample())
+        # A stalled one leaves rotation before it is asked, not when the time for its answer is over.
+        self._take(verdict)
         if verdict.ask:
             verdict = self.judge.asked(time.monotonic(), self._ask())
-        self._take(verdict)
+            self._take(verdict)
         if verdict.restart:
             self.end(verdict.reason)
 
@@ -133,9 +132,10 @@ class Watcher(threading.Thread):
             self.say("{0}: process {1} could not be ended: {2}".format(self.replica.name, pid, error.strerror))
 
     def _sample(self) -> Sample:
-        if not (self.replica.scratch / "gate.json").is_file() or not self._pid() or self._stopping():
+        pid = self._pid()
+        if not (self.replica.scratch / "gate.json").is_file() or not pid or self._stopping():
             return Sample(gated=False)
-        text = probe.Client(self.replica.url, self._key, METRICS_TIMEOUT_S).text("/metrics")
+        text = probe.Client(self.replica.url, key_of(pid), METRICS_TIMEOUT_S).text("/metrics")
         if text is None:
             return Sample(gated=True, answers=False)
         wanted, tokens = counters(text)
@@ -147,7 +147,7 @@ class Watcher(threading.Thread):
 
     def _ask(self) -> str:
         limit_s = self.judge.limits.deadline_s
-        client = probe.Client(self.replica.url, self._key, limit_s)
+        client = probe.Client(self.replica.url, key_of(self._pid()), limit_s)
         try:
             client.complete(self.replica.served_name, self.replica.gate.prompt, 1, limit_s)
         except probe.ProbeError as error:

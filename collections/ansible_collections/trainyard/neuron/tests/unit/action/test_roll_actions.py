@@ -12,19 +12,21 @@ import pytest
 from ansible_collections.trainyard.neuron.plugins.action.roll_plan import (
     alive,
     as_fact,
+    elsewhere,
+    files,
     identity,
     overview,
     reported,
     wanted,
 )
 from ansible_collections.trainyard.neuron.plugins.action.roll_report import finished, told
-from ansible_collections.trainyard.neuron.plugins.action.roll_step import collected, decided
+from ansible_collections.trainyard.neuron.plugins.action.roll_step import PARTS, answers, decide, facts, mark
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
     out_of_rotation,
     plan_roll,
     read_fleet,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Settings
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import RollError, Settings
 
 
 def fleet_plan() -> dict[str, Any]:
@@ -49,13 +51,17 @@ def report(**more: Any) -> dict[str, Any]:
     return {"replicas": {"m-0": dict(row), "m-1": dict(row)}, "servers": None, "holder": None}
 
 
-def roll(settings: Settings | None = None, routers: tuple[str, ...] = ("r1", "r2")) -> tuple[dict[str, Any], Any]:
+def roll(
+    settings: Settings | None = None,
+    routers: tuple[str, ...] = ("r1", "r2"),
+    hooks: dict[str, Any] | None = None,
+) -> tuple[dict[str, Any], Any]:
     reports = {"h1": report(), "h2": report()}
     seats = {f"{host}:m-{index}": {"state": "ready"} for host in reports for index in range(2)}
     seen = {name: answer["replicas"] for name, answer in reports.items()}
     fleet = read_fleet(fleet_plan(), seen, dict.fromkeys(routers, seats))
     how = settings or Settings()
-    arguments = {"hosts": ["h1", "h2"], "thresholds": {}}
+    arguments = {"hosts": ["h1", "h2"], "thresholds": {}, "golden": ["Hello"], "hooks": files(hooks or {})}
     run = {**identity("redeploy"), "take_over": []}
     return as_fact(plan_roll(fleet, how), fleet, how, arguments, run), fleet
 
@@ -70,9 +76,14 @@ def test_each_wave_says_what_every_host_and_router_has_to_do() -> None:
     assert set(first["watch"]) == {"h1", "h2"}
     assert set(first["audience"]) == {"h1", "h2", "r1", "r2"}
     assert [move["name"] for move in fact["moves"]["h2"]] == ["m-0", "m-1"]
-    assert fact["lead"] == "h1"
-    assert all(fact["lead"] in wave["audience"] for wave in fact["waves"])
-    assert fact["settings"]["router_timeout_seconds"] == 900
+    assert fact["terms"]["lead"] == "h1"
+    assert all("h1" in wave["audience"] for wave in fact["waves"])
+    assert fact["terms"]["settings"]["router_timeout_seconds"] == 900
+
+
+def test_without_a_watch_only_those_who_act_take_part() -> None:
+    fact, _ = roll(Settings(canary_seconds=0, soak_seconds=0), routers=("r1",))
+    assert [wave["audience"] for wave in fact["waves"]] == [["h1", "r1"]] * 2 + [["h2", "r1", "h1"]] * 2
 
 
 def test_a_rollback_wants_the_previous_release_and_leaves_out_what_has_none() -> None:
@@ -107,14 +118,97 @@ def test_a_process_is_known_to_live_or_not() -> None:
     assert alive(os.getpid())
 
 
-def test_only_those_who_had_a_part_are_asked() -> None:
+def answered(number: int, **answer: Any) -> dict[str, Any]:
+    return {"answer": {"wave": number, **answer}}
+
+
+def test_only_those_who_had_a_part_are_asked_and_only_about_this_wave() -> None:
     fact, _ = roll()
-    wave = fact["waves"][0]
-    hostvars = {"h1": {"roll_replaced": {"replicas": []}}, "r1": {"roll_drained": {"drained": True}}}
-    assert collected(hostvars, wave, fact, "replaced") == {"h1": {"replicas": []}}
-    assert collected(hostvars, wave, fact, "drained") == {"r1": {"drained": True}, "r2": None}
-    assert decided("drained", wave, fact, collected(hostvars, wave, fact, "drained")).problems == ["r2 gave no answer"]
-    assert set(collected(hostvars, {}, fact, "locked")) == {"h1", "h2"}
+    wave, terms = fact["waves"][0], fact["terms"]
+    hostvars = {
+        "h1": {"roll_replaced": answered(1, replicas=[])},
+        "r1": {"roll_drained": answered(1, arrived=True)},
+        "r2": {"roll_drained": answered(7, arrived=True)},
+    }
+    assert answers("replace", wave, terms, hostvars) == {"h1": {"wave": 1, "replicas": []}}
+    assert answers("drain", wave, terms, hostvars) == {"r1": {"wave": 1, "arrived": True}, "r2": None}
+    assert decide("replace", wave, terms, hostvars).problems == ["r2 gave no answer"]
+
+
+def test_a_roll_begins_only_with_the_lock_of_every_host() -> None:
+    terms = roll()[0]["terms"]
+    assert decide("begin", {}, terms, {"h1": {"roll_locked": {"changed": True}}, "h2": {}}).problems == [
+        "h2 gave no answer"
+    ]
+
+
+def test_each_step_gives_work_to_those_who_have_a_part_and_to_nobody_else() -> None:
+    fact, _ = roll()
+    wave, terms = fact["waves"][0], fact["terms"]
+    assert PARTS["drain"]("r1", wave, terms, []) == (
+        "router_server",
+        {"state": "drain", "servers": ["h1:m-0"], "timeout_s": 900},
+    )
+    assert PARTS["drain"]("h1", wave, terms, []) is None
+    module, arguments = PARTS["replace"]("h1", wave, terms, []) or ("", {})
+    assert (module, arguments["run"], arguments["drain_policy"]) == ("replica_release", terms["run"], "fail")
+    assert PARTS["replace"]("h2", wave, terms, []) is None
+    assert (PARTS["restore"]("h1", wave, terms, []) or ("", {}))[1]["state"] == "restored"
+    assert {host for host in ("h1", "h2", "r1") if PARTS["watch"](host, wave, terms, [])} == {"h1", "h2", "r1"}
+
+
+def test_only_what_is_gated_is_readmitted() -> None:
+    fact, _ = roll()
+    wave, terms = fact["waves"][0], fact["terms"]
+    assert PARTS["admit"]("r1", wave, terms, []) is None
+    assert PARTS["admit"]("r1", wave, terms, ["h2:m-0"]) is None
+    assert (PARTS["admit"]("r1", wave, terms, ["h1:m-0"]) or ("", {}))[1]["servers"] == ["h1:m-0"]
+
+
+def test_a_wave_is_done_when_it_was_watched_or_when_nothing_is_to_be_watched() -> None:
+    wave = {"number": 3, "watch_seconds": 10}
+    nothing = decide("refused", {}, {"hooks": {}}, {})
+    assert "trainyard_roll_done" not in facts("watch", wave, nothing, "")
+    assert facts("done", wave, nothing, "")["trainyard_roll_done"] == 3
+    assert facts("watch", {**wave, "watch_seconds": 0}, nothing, "")["trainyard_roll_done"] == 3
+
+
+def test_hooks_that_did_not_come_to_their_end_stop_the_wave() -> None:
+    fact, _ = roll(hooks={"drain": ["elb.yml"], "undrain": ["elb.yml"]})
+    wave, terms = fact["waves"][1], fact["terms"]
+    hostvars: dict[str, Any] = {name: {"roll_drained": answered(2, arrived=True)} for name in ("r1", "r2")}
+    hostvars["h1"] = {"ansible_facts": {"trainyard_hook_drain": mark(fact["waves"][0], terms)}}
+    assert decide("replace", wave, terms, hostvars).problems == [
+        "the hooks `drain` (elb.yml) failed; their message stands above"
+    ]
+    hostvars["h1"]["ansible_facts"]["trainyard_hook_drain"] = mark(wave, terms)
+    assert decide("replace", wave, terms, hostvars).problems == []
+
+
+def test_hooks_that_make_no_sense_are_refused_all_at_once() -> None:
+    with pytest.raises(RollError) as refused:
+        files({"drian": [], "before": "x.yml", "drain": ["a.yml"]})
+    assert len(refused.value.problems) == 3
+
+
+def test_where_nobody_can_be_asked_an_unfinished_roll_counts_as_drained() -> None:
+    reports = {"h1": report(pending={"admitted": True}), "h2": report()}
+    hooks = files({"drain": ["a.yml"], "undrain": ["a.yml"]})
+    assert elsewhere(hooks, [], reports) == ["h1:m-0", "h1:m-1"]
+    assert elsewhere({**hooks, "is_drained": ["a.yml"]}, ["h2:m-0"], reports) == ["h2:m-0"]
+    assert elsewhere(files({}), [], reports) is None
+
+
+def test_what_is_drained_elsewhere_is_seen_like_a_seat_of_our_own_router() -> None:
+    reports = {"h1": report()["replicas"], "h2": report(running="new", current="new")["replicas"]}
+    seats = {f"{host}:m-{index}": {"state": "ready"} for host in reports for index in range(2)}
+    fleet = read_fleet(fleet_plan(), reports, {"r1": seats}, ["h1:m-1"])
+    plan = plan_roll(fleet, Settings())
+    moves = [move.target.id for wave in plan.waves for move in wave.moves]
+    assert moves == ["h1:m-0", "h1:m-1"]
+    alone = read_fleet(fleet_plan(), reports, {}, ["h1:m-1"])
+    assert out_of_rotation(alone) == {"h1:m-1": "drain at elsewhere"}
+    assert "somebody took it out" in plan_roll(alone, Settings(floor="1")).out["h1:m-1"]
 
 
 def test_the_report_of_a_roll_that_stopped_says_where_why_and_what_is_untouched() -> None:

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.benchmark import counters
 
@@ -39,3 +43,18 @@ def test_a_page_of_another_program_is_refused() -> None:
 def test_a_server_that_does_not_listen_is_named() -> None:
     with pytest.raises(counters.UnreachableError, match=r"http://127\.0\.0\.1:9"):
         counters.read("http://127.0.0.1:9", timeout_s=1)
+
+
+def test_a_client_s_processes_are_found_when_their_parent_is_gone() -> None:
+    burn = "import sys; x = sum(range(5_000_000)); sys.stdin.read()"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {burn!r}], start_new_session=True)"
+    environment = {**os.environ, counters.RUN_VARIABLE: "run-1"}
+    mine = counters.Processes("run-1")
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env=environment) as process:
+        process.wait(timeout=30)  # the child reads the pipe on
+        found: dict[int, float] = {}
+        while max(found.values(), default=0.0) < 0.05:
+            found = mine.seconds()
+        assert process.pid not in found
+        assert len(found) == 1
+        assert counters.Processes("run-2").seconds() == {}

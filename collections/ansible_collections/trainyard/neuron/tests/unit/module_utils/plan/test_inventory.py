@@ -35,6 +35,15 @@ def test_only_the_planners_variables_are_collected() -> None:
     assert fleet_input(hostvars, ["a"], [])["hosts"] == {"a": {"ansible_host": "192.0.2.1", "trainyard_data_dir": "/d"}}
 
 
+def test_of_a_key_only_what_tells_it_from_another_is_collected() -> None:
+    def given(key: str) -> dict[str, Any]:
+        return fleet_input({"a": {"vllm_endpoint_api_key": key}}, ["a"], [])["hosts"]["a"]
+
+    assert given("s3cret") != given("another")
+    assert "s3cret" not in json.dumps(given("s3cret"))
+    assert given("") == {"credentials": ""}
+
+
 @pytest.mark.parametrize(
     ("registered", "expected"),
     [

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import ModelRef
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import weights_id
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import table_topology
 from ansible_collections.trainyard.neuron.tests.unit.module_utils.plan.fleets import deployment, host, plan
 
@@ -49,6 +50,14 @@ def test_qwen_fills_a_host_with_four_replicas_on_one_numa_node_each() -> None:
     assert [r["devices"] for r in found][1] == [4, 5, 6, 7]
 
 
+def test_monitor_has_the_port_that_the_inventory_gives_and_no_replica_has_it() -> None:
+    found = plan({"a": host(qwen(), trainyard_monitor_port=9400, ansible_host="192.0.2.1")})["hosts"]["a"]
+    assert found["monitor"] == {"port": 9400, "url": "http://192.0.2.1:9400/metrics"}
+    assert plan({"a": host(qwen())})["hosts"]["a"]["monitor"] is None
+    with pytest.raises(PlanError, match="trainyard_monitor_port"):
+        plan({"a": host(qwen(), trainyard_monitor_port=8002)})
+
+
 def test_a_lone_router_host_reaches_its_replicas_over_loopback() -> None:
     found = plan({"a": host(qwen())}, routers=["a"])
     assert {r["address"] for r in replicas(found)} == {"127.0.0.1"}
@@ -56,6 +65,9 @@ def test_a_lone_router_host_reaches_its_replicas_over_loopback() -> None:
     spread = plan({"a": host(qwen()), "b": host(qwen(), ansible_host="192.0.2.2")}, routers=["a"])
     assert replicas(spread, "b")[0]["url"] == "http://192.0.2.2:8000"
     assert replicas(plan({"a": host(qwen())}, routers=["gateway"]))[0]["address"] == "192.0.2.1"
+    # A load host reads the replicas' own counters; from another host it could not.
+    own, other = (plan({"a": host(qwen())}, routers=["a"], clients=names) for names in (["a"], ["a", "load"]))
+    assert (replicas(own)[0]["address"], replicas(other)[0]["address"]) == ("127.0.0.1", "192.0.2.1")
 
 
 def test_ipv6_addresses_make_valid_urls() -> None:
@@ -145,6 +157,14 @@ def test_whatever_a_running_replica_depends_on_changes_its_release(change: dict[
     before = replicas(plan({"a": host(deployment())}))
     after = replicas(plan({"a": host(deployment(**change))}))
     assert before[0]["release"] != after[0]["release"]
+
+
+def test_a_key_and_another_key_are_two_releases() -> None:
+    releases = {
+        replicas(plan({"a": {**host(deployment()), **more}}))[0]["release"]
+        for more in ({}, {"credentials": "aaaaaaaa"}, {"credentials": "bbbbbbbb"})
+    }
+    assert len(releases) == 3
 
 
 def test_the_first_plan_of_a_bare_host_is_the_plan_of_the_installed_one() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
     duration,
+    exchanged_keys,
     out_of_rotation,
     plan_roll,
     read_fleet,
@@ -61,6 +62,24 @@ def running(release: str = OLD, **more: Any) -> dict[str, Any]:
         "load_seconds": 600.0,
         **more,
     }
+
+
+def keyed(plan: dict[str, Any], key: str) -> dict[str, Any]:
+    """The same plan, whose replicas ask for a key."""
+    for entry in plan["hosts"].values():
+        for replica in entry["replicas"]:
+            replica["credentials"] = key
+    return plan
+
+
+def test_a_key_comes_or_goes_in_a_roll_and_is_exchanged_in_two() -> None:
+    plan = keyed(wanted(hosts=1, per_host=2), "aaaaaaaa")
+    assert exchanged_keys(fleet_of(plan)) == []
+    asked = {f"h1:m-{index}": {"credentials": "bbbbbbbb"} for index in range(2)}
+    assert "Take two rolls" in exchanged_keys(fleet_of(plan, asked))[0]
+    assert exchanged_keys(fleet_of(keyed(plan, ""), asked)) == []
+    with pytest.raises(RollError, match="API key would be another one"):
+        plan_roll(fleet_of(keyed(plan, "aaaaaaaa"), asked), Settings())
 
 
 def fleet_of(plan: dict[str, Any], changes: dict[str, dict[str, Any]] | None = None, routers: int = 1) -> Fleet:

@@ -51,8 +51,8 @@ def test_every_host_has_to_give_its_lock() -> None:
 
 
 def test_one_router_that_is_not_drained_stops_the_wave() -> None:
-    good = {"drained": True, "left": {}}
-    late = {"drained": False, "left": {"h1:m-0": 2}, "msg": "h1:m-0 still has 2 requests after 60 s; it stays drained"}
+    good = {"arrived": True, "left": {}}
+    late = {"arrived": False, "left": {"h1:m-0": 2}, "msg": "h1:m-0 still has 2 requests after 60 s"}
     assert steps.drained(wave(), {"r1": good, "r2": good}, "fail").problems == []
     assert "r2: h1:m-0 still has 2 requests" in steps.drained(wave(), {"r1": good, "r2": late}, "fail").problems[0]
     assert steps.drained(wave(), {"r1": good, "r2": late}, "abort").problems == []

@@ -16,6 +16,9 @@ def artifact(digest: str, host: str) -> dict[str, object]:
         "mode": "run",
         "generation": "nxdi_v0",
         "compile_host": host,
+        "weights_path": "/data/weights/m",
+        "runtime": "venv",
+        "image": None,
     }
 
 
@@ -24,6 +27,25 @@ def test_each_artifact_is_compiled_by_one_host_and_fetched_by_the_others() -> No
     for host, compiled, fetched in (("h1", ["a"], ["b"]), ("h2", ["b"], ["a"]), ("h3", [], ["a", "b"])):
         assert [job["id"] for job in artifact_jobs(artifacts, host, "compile")] == compiled
         assert [job["id"] for job in artifact_jobs(artifacts, host, "fetch")] == fetched
+
+
+def test_an_artifact_of_an_image_is_compiled_in_it() -> None:
+    """The same engine options as the replica's: no entry point, no health check, the unit's control group."""
+    wanted = {**artifact("a" * 64, "h1"), "runtime": "container", "image": "r/n@sha256:1", "environment": {"A": "1"}}
+    (job,) = artifact_jobs([wanted], "h1", "compile")
+    argv = job["spec"]["argv"]
+    assert argv[:2] == ["podman", "run"] and argv[-2:] == ["r/n@sha256:1", "compile"]
+    assert argv[argv.index("--entrypoint") + 1] == "" and "--no-healthcheck" in argv and "--privileged" not in argv
+    volumes = [argv[index + 1] for index, word in enumerate(argv) if word == "--volume"]
+    assert volumes == [
+        "/data/weights/m:/data/weights/m:ro",
+        "/data/artifacts:/data/artifacts:rw",
+        f"/data/compile/{'a' * 64}:/data/compile/{'a' * 64}:rw",
+    ]
+    names = [argv[index + 1] for index, word in enumerate(argv) if word == "--env"]
+    assert names == ["A", "BASE_COMPILE_WORK_DIR", "HOME"]
+    (with_docker,) = artifact_jobs([wanted], "h1", "compile", container_engine="docker")
+    assert with_docker["spec"]["argv"][0] == "docker" and "--cgroups" not in with_docker["spec"]["argv"]
 
 
 def test_mode_must_be_known() -> None:

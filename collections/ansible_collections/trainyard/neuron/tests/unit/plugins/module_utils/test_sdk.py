@@ -147,8 +147,10 @@ def test_processes_that_hold_a_device_are_named(tmp_path: Path) -> None:
     for pid, name, device in ((7, "neuron-monitor", "/dev/neuron0"), (8, "python", "/dev/null")):
         (tmp_path / "proc" / str(pid) / "fd").mkdir(parents=True)
         (tmp_path / "proc" / str(pid) / "comm").write_text(f"{name}\n")
+        (tmp_path / "proc" / str(pid) / "cgroup").write_text("0::/system.slice/trainyard-monitor.service\n")
         (tmp_path / "proc" / str(pid) / "fd" / "3").symlink_to(device)
     assert sdk.driver_holders(sdk.Root(tmp_path)) == ["neuron-monitor (7)"]
+    assert sdk.driver_holders(sdk.Root(tmp_path), apart_from="trainyard-monitor.service") == []
 
 
 SKEWED = {sdk.DRIVER: "2.29.0.0", sdk.RUNTIME: "2.32.31.0-abc"}

@@ -184,7 +184,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(host_packages.Apt, "preferences_path", "")
     monkeypatch.setattr(host_packages.Apt, "repository_path", "/nowhere/trainyard-neuron.sources")
     monkeypatch.setattr(sdk_release.sdk, "running_replicas", lambda _run: [])
-    monkeypatch.setattr(sdk_release.sdk, "driver_holders", lambda _root: [])
+    monkeypatch.setattr(sdk_release.sdk, "driver_holders", lambda _root, **_: [])
     return packages
 
 
@@ -237,7 +237,7 @@ def test_driver_that_another_process_holds_is_not_changed(
     call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed["aws-neuronx-dkms"] = "2.20.0.0"
-    monkeypatch.setattr(sdk_release.sdk, "driver_holders", lambda _root: ["neuron-monitor (7)"])
+    monkeypatch.setattr(sdk_release.sdk, "driver_holders", lambda _root, **_: ["neuron-monitor (7)"])
     for in_use in ("refuse", "drain"):
         result = call(sdk_release, releases=[ROW], in_use=in_use, **SOURCE)
         assert "the driver is held by neuron-monitor (7); stop them first" in result["msg"]

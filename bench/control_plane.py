@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What it costs to find that the serving state has nothing to change: the roles, pyinfra, a plain fine-grained role.
+
+Serving state is what `vllm_endpoint` and `load_balancer` leave on a host: the user, the package, directories, files,
+links, and units that run and start at boot. The roles make it once on stand-in hosts; then it is read back from them,
+and pyinfra and the plain role are given exactly that to keep. The replicas are small stand-in servers, so that sixteen
+hosts fit on one machine. Hosts and controller share its processors: compare the columns of processor time.
+
+    python bench/control_plane.py --hosts 1 4 8 16 [--rounds 3] [--pyinfra PATH] [--plain 1 4] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.roles.render import replica
+from tests.stand_in import Lab, stand_in
+from trainyard.lab import state
+from trainyard.lab.commands import podman_here
+from trainyard.lab.inventory import control_path_dir
+from trainyard.paths import ROOT
+
+MODEL = "bench/stand-in"
+SERVER = "/usr/local/bin/bench-server"
+#: Everything below these is the roles' own.
+TREES = ("/usr/local/lib/trainyard", "/etc/vllm", "/etc/haproxy/trainyard", "/etc/systemd/system/haproxy.service.d")
+SINGLE = (
+    "/etc/haproxy/haproxy.cfg",
+    "/etc/systemd/system/vllm@.service",
+    "/etc/systemd/system/trainyard-probe.service",
+)
+READ_BACK = f"""
+import glob, json, os, pwd, grp, stat
+roots = {[*TREES, *SINGLE]!r} + glob.glob("/etc/systemd/system/vllm@*.service.d")
+rows = []
+for root in roots:
+    for path in [root] + [os.path.join(at, n) for at, ds, fs in os.walk(root) for n in ds + fs]:
+        if "__pycache__" in path: continue
+        info = os.lstat(path)
+        row = dict(path=path, user=pwd.getpwuid(info.st_uid).pw_name, group=grp.getgrgid(info.st_gid).gr_name)
+        if stat.S_ISLNK(info.st_mode): row.update(kind="link", target=os.readlink(path))
+        elif stat.S_ISDIR(info.st_mode): row.update(kind="directory", mode="%04o" % stat.S_IMODE(info.st_mode))
+        else: row.update(kind="file", mode="%04o" % stat.S_IMODE(info.st_mode), content=open(path).read())
+        rows.append(row)
+print(json.dumps(rows))
+"""
+PLAY = {"hosts": "neuron", "gather_facts": False, "become": True}
+ROLES = PLAY | {
+    "roles": [
+        {"role": "vllm_endpoint", "vllm_endpoint_replicas": "{{ bench_replicas }}"},
+        {"role": "load_balancer", "load_balancer_models": "{{ bench_models }}"},
+    ]
+}
+OWNED = {"path": "{{ item.path }}", "owner": "{{ item.user }}", "group": "{{ item.group }}"}
+
+
+def each(kind: str, module: str, **arguments: str) -> dict[str, Any]:
+    """A task of the plain role over everything of a kind."""
+    rows = "{{ bench_tree | selectattr('kind', 'equalto', '" + kind + "') }}"
+    return {module: OWNED | arguments, "loop": rows, "loop_control": {"label": "{{ item.path }}"}}
+
+
+USER = {"name": "vllm", "system": True, "home": "/var/lib/vllm", "shell": "/usr/sbin/nologin", "create_home": False}
+PLAIN = PLAY | {
+    "tasks": [
+        {"ansible.builtin.user": USER},
+        {"ansible.builtin.apt": {"name": "haproxy"}},
+        each("directory", "ansible.builtin.file", state="directory", mode="{{ item.mode }}"),
+        each("file", "ansible.builtin.copy", content="{{ item.content }}", mode="{{ item.mode }}"),
+        each("link", "ansible.builtin.file", state="link", src="{{ item.target }}", follow="false"),
+        {
+            "ansible.builtin.systemd_service": {"name": "{{ item }}", "state": "started", "enabled": True},
+            "loop": "{{ bench_units }}",
+        },
+    ]
+}
+DEPLOY = """
+import io
+from pyinfra import host
+from pyinfra.operations import apt, files, server, systemd
+server.user(user="vllm", system=True, home="/var/lib/vllm", shell="/usr/sbin/nologin", ensure_home=False)
+apt.packages(packages=["haproxy"])
+for row in host.data.tree:
+    name, who = row["path"], dict(user=row["user"], group=row["group"])
+    if row["kind"] == "directory":
+        files.directory(path=name, mode=row["mode"], **who)
+    elif row["kind"] == "link":
+        files.link(path=name, target=row["target"], **who)
+    else:
+        files.put(src=io.BytesIO(row["content"].encode()), dest=name, mode=row["mode"], **who)
+for unit in host.data.units:
+    systemd.service(service=unit, running=True, enabled=True)
+"""
+
+
+class Hosts:
+    """The stand-in hosts, what is served on them, and their processor time."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab, self.folder = lab, folder
+        self.trees: dict[str, list[dict[str, Any]]] = {}
+        self.names = list(lab.inventory["neuron"]["hosts"])
+        known = state.load(lab.name)
+        assert known
+        self.known = known
+        podman = podman_here()
+        groups = {}
+        for name in self.names:
+            pid = podman.run("inspect", "--format", "{{.State.Pid}}", known.container(name)).strip()
+            line = next(row for row in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if row.startswith("0::"))
+            # systemd moved itself into a group below the container's.
+            groups[name] = Path("/sys/fs/cgroup") / line[3:].strip("/").removesuffix("/init.scope")
+        self.groups = groups
+
+    @staticmethod
+    def variables() -> dict[str, Any]:
+        """The replicas of a host and the models of its router, as a plan would give them."""
+        rows = []
+        for index in range(2):
+            port = str(8000 + index)
+            rows.append(
+                replica(
+                    index,
+                    address="127.0.0.1",
+                    url=f"http://127.0.0.1:{port}",
+                    served_name=MODEL,
+                    artifact_path="",
+                    weights_path="/data",
+                    argv=[
+                        "/usr/bin/python3",
+                        SERVER,
+                        "--ports",
+                        port,
+                        "--model",
+                        MODEL,
+                        "--ttft-ms",
+                        "5",
+                        "--itl-ms",
+                        "1",
+                    ],
+                    environment={},
+                )
+            )
+        servers = [{key: row[key] for key in ("id", "address", "port", "agent_port", "max_num_seqs")} for row in rows]
+        units = [row["unit"] for row in rows] + ["trainyard-probe.service", "haproxy.service"]
+        return {"bench_replicas": rows, "bench_models": [{"name": MODEL, "servers": servers}], "bench_units": units}
+
+    def write(self, count: int) -> None:
+        """Inventories of the first hosts, for Ansible and for pyinfra."""
+        rows = {name: self.variables() | {"bench_tree": self.trees.get(name, [])} for name in self.names[:count]}
+        (self.folder / "hosts.json").write_text(json.dumps({"neuron": {"hosts": rows}}))
+        files = state.paths(self.lab.name)
+        common = {
+            "ssh_user": "ubuntu",
+            "ssh_key": str(files.key),
+            "ssh_known_hosts_file": str(files.known_hosts),
+            "ssh_strict_host_key_checking": "yes",
+            "_sudo": True,
+        }
+        told = [
+            (self.lab.address(name), common | {"tree": row["bench_tree"], "units": row["bench_units"]})
+            for name, row in rows.items()
+        ]
+        (self.folder / "inventory.py").write_text(f"hosts = {told!r}\n")
+        for name, text in (
+            ("roles.yml", json.dumps([ROLES])),
+            ("plain.yml", json.dumps([PLAIN])),
+            ("deploy.py", DEPLOY),
+        ):
+            (self.folder / name).write_text(text)
+
+    def read_back(self) -> None:
+        """What the roles left on each host."""
+        (self.folder / "read_back.py").write_text(READ_BACK)
+        script = f"python3 - <<'EOF'\n{READ_BACK}\nEOF"
+        self.trees = {name: json.loads(self.lab.on(name, script)) for name in self.names}
+
+    def cpu_s(self, count: int) -> float:
+        """Processor time of the first hosts since they came up, in seconds."""
+        return sum(_cpu_s(self.groups[name]) for name in self.names[:count])
+
+    def masters_s(self) -> float:
+        """Processor time of the SSH connections that Ansible keeps open, in seconds."""
+        where, total = control_path_dir(self.known), 0
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if where.encode() in (entry / "cmdline").read_bytes():
+                    cells = (entry / "stat").read_text().rpartition(")")[2].split()
+                    total += int(cells[11]) + int(cells[12])
+            except OSError:
+                continue
+        return total / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu_s(group: Path) -> float:
+    rows = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
+    return int(rows["usage_usec"]) / 1e6
+
+
+def run(hosts: Hosts, command: list[str], count: int) -> dict[str, float]:
+    """One run that must find nothing to do: wall and processor seconds, the hosts' own idling taken off."""
+    began, idle = time.monotonic(), hosts.cpu_s(count)
+    time.sleep(3.0)
+    idle_share = (hosts.cpu_s(count) - idle) / (time.monotonic() - began)
+    host_s, masters_s, began = hosts.cpu_s(count), hosts.masters_s(), time.monotonic()
+    with (hosts.folder / "log").open("w+") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=hosts.lab.environment, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        log.seek(0)
+        text = log.read()
+    wall_s = time.monotonic() - began
+    if process.returncode:
+        raise RuntimeError(f"{command[0]} failed:\n{text[-3000:]}")
+    return {
+        "wall_s": wall_s,
+        "controller_cpu_s": usage.ru_utime + usage.ru_stime + hosts.masters_s() - masters_s,
+        "hosts_cpu_s": hosts.cpu_s(count) - host_s - idle_share * wall_s,
+    }
+
+
+def commands(hosts: Hosts, options: argparse.Namespace, count: int) -> dict[str, list[str]]:
+    """The ways to keep the state, by name."""
+    folder = hosts.folder
+    ansible = ["ansible-playbook", "-i", "inventory/lab", "-i", str(folder / "hosts.json"), f"--forks={count}"]
+    limit = f"--limit={','.join(hosts.names[:count])}"
+    found = {"roles": [*ansible, limit, str(folder / "roles.yml")]}
+    if options.pyinfra:
+        found["pyinfra"] = [options.pyinfra, "-y", str(folder / "inventory.py"), str(folder / "deploy.py")]
+    if count in options.plain:
+        found["plain role"] = [*ansible, limit, str(folder / "plain.yml")]
+    return found
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Bring the hosts up, serve on them, and keep that state in every way by turns."""
+    result: dict[str, Any] = {"provenance": "simulated", "hosts": {}}
+    with stand_in("control", max(options.hosts)) as lab, tempfile.TemporaryDirectory() as name:
+        hosts = Hosts(lab, Path(name))
+        server = Path(__file__).with_name("instrumented_server.py")
+        argv = ["ansible", "neuron", "-i", "inventory/lab", "--become", "-m", "ansible.builtin.copy"]
+        subprocess.run(
+            [*argv, "-a", f"src={server} dest={SERVER} mode=0755"],
+            cwd=ROOT, env=lab.environment, check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        hosts.write(len(hosts.names))
+        run(hosts, commands(hosts, argparse.Namespace(pyinfra="", plain=[]), len(hosts.names))["roles"], 1)
+        hosts.read_back()
+        for count in options.hosts:
+            hosts.write(count)
+            ways = commands(hosts, options, count)
+            rows: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+            for number in range(options.rounds + 1):
+                for way, command in ways.items():
+                    if way == "plain role" and number > 1:
+                        continue
+                    row = run(hosts, command, count)
+                    if number:  # the first of each opens connections and fills caches
+                        rows[way].append(row)
+            result["hosts"][count] = {
+                way: {key: statistics.median(row[key] for row in found) for key in found[0]}
+                for way, found in rows.items()
+            }
+            print(count, json.dumps(result["hosts"][count]), flush=True)
+    return result
+
+
+def main() -> int:
+    """Measure, print a table, and write the figures as JSON on request; 1 if pyinfra was cheaper anywhere."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hosts", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pyinfra", default=shutil.which("pyinfra"))
+    parser.add_argument(
+        "--plain", type=int, nargs="*", default=[1, 4], help="numbers of hosts to run the plain role on"
+    )
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    result = measure(options)
+    print("simulated hosts on the controller's own machine; nothing to change; seconds")
+    print("| hosts | way | wall | controller CPU | hosts' CPU |\n|---|---|---|---|---|")
+    missed = []
+    for count, ways in result["hosts"].items():
+        for way, row in ways.items():
+            print(
+                f"| {count} | {way} | {row['wall_s']:.1f} | {row['controller_cpu_s']:.1f} | {row['hosts_cpu_s']:.1f} |"
+            )
+            if way == "pyinfra":
+                missed += [f"{count} hosts: {key}" for key in row if ways["roles"][key] > row[key]]
+    for miss in missed:
+        print(f"  MISSED {miss}")
+    if options.json:
+        options.json.write_text(json.dumps(result | {"misses": missed}, indent=1) + "\n")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Drain and readmit targets of an Elastic Load Balancing target group."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: elb_targets
+short_description: Drain, readmit or look at targets of an ELB target group
+version_added: "0.1.0"
+author:
+  - trainyard contributors (@trainyard)
+description:
+  - Takes several targets out of a target group and waits until the last request of each has ended (they are I(unused)
+    then), or registers them and waits until they are healthy. A target whose deregistration is still in progress is
+    registered again all the same.
+  - Speaks with AWS by boto3, with the credentials and the region that boto3 finds. Run it on the controller.
+options:
+  target_group_arn:
+    description: The target group.
+    type: str
+    required: true
+  targets:
+    description: The targets.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      id:
+        description: Address or instance id, as the group's target type wants it.
+        type: str
+        required: true
+      port:
+        description: Port of the replica.
+        type: int
+        required: true
+  state:
+    description: What they are to be; V(seen) only looks.
+    type: str
+    choices: [drained, ready, seen]
+    required: true
+  timeout_seconds:
+    description: How long the last request, or the first good check, may take.
+    type: float
+    default: 900
+  least_delay_seconds:
+    description: >-
+      Refuse to drain where the group's C(deregistration_delay.timeout_seconds) is shorter, because it cuts off what
+      lasts longer.
+    type: float
+    default: 0
+  region:
+    description: Region of the group; the default is the one of its ARN.
+    type: str
+attributes:
+  check_mode:
+    description: Says which targets would change, and waits for nothing.
+    support: full
+  diff_mode:
+    description: State of each target before, and what it is to be.
+    support: full
+requirements:
+  - boto3
+"""
+
+EXAMPLES = r"""
+- name: Let the replica behind the load balancer finish
+  trainyard.neuron.elb_targets:
+    target_group_arn: "{{ llama_target_group }}"
+    targets: [{id: 10.0.1.7, port: 8000}]
+    state: drained
+    least_delay_seconds: 900
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+targets:
+  description: State of each target in the words of AWS, by C(id:port); C(unused) for one that is not registered.
+  returned: always
+  type: dict
+  sample: {"10.0.1.7:8000": "healthy"}
+out:
+  description: Targets, as C(id:port), that get nothing new because they are not registered (any more).
+  returned: always
+  type: list
+  elements: str
+arrived:
+  description: Whether all of them are as wanted.
+  returned: always
+  type: bool
+"""
+
+import time
+import traceback
+from typing import Any, Callable, Dict, List, Sequence
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+try:
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+except ImportError:
+    boto3 = None  # type: ignore[assignment]
+    BOTO3_ERROR = traceback.format_exc()
+
+POLL_S = 2.0
+OUT = ("unused", "draining")
+DELAY = "deregistration_delay.timeout_seconds"
+ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
+    "target_group_arn": {"type": "str", "required": True},
+    "targets": {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": {"id": {"type": "str", "required": True}, "port": {"type": "int", "required": True}},
+    },
+    "state": {"type": "str", "choices": ["drained", "ready", "seen"], "required": True},
+    "timeout_seconds": {"type": "float", "default": 900},
+    "least_delay_seconds": {"type": "float", "default": 0},
+    "region": {"type": "str"},
+}
+Target = Dict[str, Any]
+
+
+class Group:
+    """One target group.
+
+    Args:
+        client: boto3's ``elbv2`` client.
+        arn: the group.
+        sleep: replaces ``time.sleep``.
+        clock: replaces ``time.monotonic``.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        arn: str,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.client = client
+        self.arn = arn
+        self.sleep = sleep
+        self.clock = clock
+
+    def states(self, targets: Sequence[Target]) -> Dict[str, str]:
+        """State of each target by ``id:port``, in AWS's words."""
+        wanted = [{"Id": target["id"], "Port": target["port"]} for target in targets]
+        answer = self.client.describe_target_health(TargetGroupArn=self.arn, Targets=wanted)
+        return {
+            "{0}:{1}".format(row["Target"]["Id"], row["Target"]["Port"]): str(row["TargetHealth"]["State"])
+            for row in answer["TargetHealthDescriptions"]
+        }
+
+    def delay_seconds(self) -> float:
+        """After how long the group cuts off what a deregistered target still answers."""
+        answer = self.client.describe_target_group_attributes(TargetGroupArn=self.arn)
+        return next((float(row["Value"]) for row in answer["Attributes"] if row["Key"] == DELAY), 300.0)
+
+    def drain(self, targets: Sequence[Target]) -> None:
+        """Send nothing new to targets."""
+        self.client.deregister_targets(TargetGroupArn=self.arn, Targets=_shaped(targets))
+
+    def register(self, targets: Sequence[Target]) -> None:
+        """Send to targets as soon as they are healthy."""
+        self.client.register_targets(TargetGroupArn=self.arn, Targets=_shaped(targets))
+
+    def wait(self, targets: Sequence[Target], wanted: str, timeout_s: float) -> Dict[str, str]:
+        """The targets' states when all are as wanted, or the time is over."""
+        deadline = self.clock() + timeout_s
+        while True:
+            found = self.states(targets)
+            if all(state == wanted for state in found.values()) or self.clock() >= deadline:
+                return found
+            self.sleep(POLL_S)
+
+
+def _shaped(targets: Sequence[Target]) -> List[Dict[str, Any]]:
+    return [{"Id": target["id"], "Port": target["port"]} for target in targets]
+
+
+def name(target: Target) -> str:
+    """A target as results name it."""
+    return "{0}:{1}".format(target["id"], target["port"])
+
+
+def moving(targets: Sequence[Target], state: str, before: Dict[str, str]) -> List[Target]:
+    """The targets that have to be registered or deregistered."""
+    if state == "drained":
+        return [target for target in targets if before[name(target)] not in OUT]
+    if state == "ready":
+        return [target for target in targets if before[name(target)] in OUT]
+    return []
+
+
+def steer(group: Group, wanted: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
+    """Carry out and say who is out."""
+    result = carry_out(group, wanted, check_mode)
+    return {**result, "out": sorted(key for key, seen in result["targets"].items() if seen in OUT)}
+
+
+def carry_out(group: Group, wanted: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
+    """Move the targets and wait; the module's result, with ``failed`` where they did not arrive."""
+    targets, state = wanted["targets"], wanted["state"]
+    before = group.states(targets)
+    changing = moving(targets, state, before)
+    result: Dict[str, Any] = {"changed": bool(changing), "targets": before, "arrived": True, "msg": ""}
+    result["diff"] = [
+        {"before_header": name(target), "before": before[name(target)] + "\n", "after": state + "\n"}
+        for target in changing
+    ]
+    delay = group.delay_seconds() if state == "drained" else 0.0
+    if state == "drained" and delay < wanted["least_delay_seconds"]:
+        said = (
+            "the target group cuts off requests {0:g} s after a target is deregistered, and {1:g} s are wanted: raise "
+            "its {2}. Nothing was changed"
+        )
+        return {
+            **result,
+            "changed": False,
+            "failed": True,
+            "arrived": False,
+            "msg": said.format(delay, wanted["least_delay_seconds"], DELAY),
+        }
+    if check_mode or state == "seen":
+        return result
+    if changing:
+        (group.drain if state == "drained" else group.register)(changing)
+    goal = "unused" if state == "drained" else "healthy"
+    result["targets"] = group.wait(targets, goal, wanted["timeout_seconds"])
+    late = sorted("{0} is {1}".format(key, seen) for key, seen in result["targets"].items() if seen != goal)
+    if late:
+        said = "after {0:g} s: {1}; wanted {2}".format(wanted["timeout_seconds"], ", ".join(late), goal)
+        result.update(failed=True, arrived=False, msg=said)
+    return result
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    if boto3 is None:
+        module.fail_json(msg=missing_required_lib("boto3"), exception=BOTO3_ERROR)
+    arn = module.params["target_group_arn"]
+    region = module.params["region"] or arn.split(":")[3]
+    try:
+        group = Group(boto3.client("elbv2", region_name=region), arn)
+        result = steer(group, module.params, module.check_mode)
+    except (BotoCoreError, ClientError) as error:
+        module.fail_json(msg="{0}: {1}".format(arn, error), arrived=False)
+    if not module._diff:
+        result.pop("diff")
+    if result.get("failed"):
+        module.fail_json(**result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

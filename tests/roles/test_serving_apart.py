@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two stand-in hosts that route: who may reach the replicas, and what becomes of clients when a router ends."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.stand_in import Lab, stand_in
+
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("serving-apart")]
+
+SHAPE = {"trainyard_overrides": {"tiny-llama": {"data_parallel_size": 1}}}
+MOVES_WITHIN_S = 6.0
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with stand_in("apart", 2, **SHAPE) as made:
+        first, second = made.address("lab-1"), made.address("lab-2")
+        made.variables["load_balancer_virtual_address"] = f"{virtual(made)}/24"
+        made.variables["load_balancer_virtual_interface"] = "eth0"
+        made.variables["vllm_endpoint_clients"] = [first]
+        folder = made.folder
+        rows = {
+            "lab-1": {"load_balancer_peers": [second], "load_balancer_priority": 110},
+            "lab-2": {"load_balancer_peers": [first]},
+        }
+        (folder / "pair.json").write_text(json.dumps({"router": {"hosts": rows}}))
+        made.inventories.append(str(folder / "pair.json"))
+        made.play("site.yml", "--skip-tags=benchmark")
+        yield made
+
+
+def virtual(lab: Lab) -> str:
+    return lab.address("lab-1").rpartition(".")[0] + ".200"
+
+
+def reaches(lab: Lab, host: str, address: str, port: int) -> str:
+    """What a connection from a host ends with, in curl's words and number."""
+    return lab.on(host, f"curl -sS -m 5 -o /dev/null -w '%{{http_code}}' http://{address}:{port}/health 2>&1 || true")
+
+
+def test_replicas_are_reachable_from_the_router_and_from_nobody_else(lab: Lab) -> None:
+    first, second = lab.address("lab-1"), lab.address("lab-2")
+    assert reaches(lab, "lab-1", second, 8000) == "200"
+    assert reaches(lab, "lab-1", first, 8000) == "200", "a host reaches its own"
+    for port in (8000, 9000):
+        assert "refused" in reaches(lab, "lab-2", first, port)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://{first}:{port}/health", timeout=5)
+    lab.on("lab-1", "systemctl stop trainyard-fence.service")
+    assert reaches(lab, "lab-2", first, 8000) == "200"
+    lab.on("lab-1", "systemctl start trainyard-fence.service")
+    assert "refused" in reaches(lab, "lab-2", first, 8000)
+
+
+def holds(lab: Lab, host: str) -> bool:
+    return lab.on(host, f"ip -o address show | grep -cF '{virtual(lab)}/' || true") == "1"
+
+
+def asked(lab: Lab) -> int:
+    body = {"model": "trainyard/tiny-llama", "prompt": "x", "max_tokens": 2}
+    try:
+        return httpx.post(f"http://{virtual(lab)}:8080/v1/completions", json=body, timeout=5).status_code
+    except httpx.HTTPError:
+        return 0
+
+
+def test_the_address_goes_to_the_other_router_and_stays_there(lab: Lab) -> None:
+    # The second one may not reach the first one's replica: that is the fence's list.
+    lab.variables["vllm_endpoint_clients"] = [lab.address("lab-1"), lab.address("lab-2")]
+    lab.play("playbooks/serve.yml")
+    assert (holds(lab, "lab-1"), holds(lab, "lab-2")) == (True, False)
+    assert [asked(lab) for _ in range(5)] == [200] * 5
+    lab.on("lab-1", "systemctl kill --signal=KILL haproxy.service; systemctl stop haproxy.service")
+    began = time.monotonic()
+    while asked(lab) != 200:
+        assert time.monotonic() - began < MOVES_WITHIN_S
+        time.sleep(0.2)
+    assert [asked(lab) for _ in range(5)] == [200] * 5
+    lab.on("lab-1", "systemctl start haproxy.service")
+    time.sleep(4.0)
+    assert (holds(lab, "lab-1"), holds(lab, "lab-2")) == (False, True)
+    assert [asked(lab) for _ in range(5)] == [200] * 5
+
+
+def test_a_second_run_changes_nothing(lab: Lab) -> None:
+    run = lab.play("playbooks/serve.yml")
+    assert {host: row["changed"] for host, row in run["stats"].items() if host != "localhost"} == {
+        "lab-1": 0,
+        "lab-2": 0,
+    }

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hooks for ELB target groups, as Ansible runs them, against moto's server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from ansible_collections.trainyard.neuron.plugins.modules.elb_targets import Group, steer
+from moto.server import ThreadedMotoServer
+
+from trainyard.paths import ROOT
+
+REGION = "us-east-1"
+REPLICAS = [
+    {"id": f"h{number}:m-0", "name": "m-0", "host": f"h{number}", "address": f"10.0.1.{number}", "port": 8000}
+    for number in (1, 2)
+]
+KEYS = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": REGION}
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Moto's server; everything here speaks with it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL": url}.items():
+        monkeypatch.setenv(name, value)
+    yield url
+    # What moto keeps is the process's, not the server's.
+    urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST"), timeout=10).close()  # noqa: S310
+    server.stop()
+
+
+@pytest.fixture
+def client(aws: str) -> Any:
+    del aws
+    return boto3.client("elbv2", region_name=REGION)
+
+
+@pytest.fixture
+def group(client: Any) -> str:
+    """A target group with both replicas behind a listener."""
+    ec2 = boto3.client("ec2", region_name=REGION)
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnets = [
+        ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{number}.0/24", AvailabilityZone=f"{REGION}{zone}")
+        for number, zone in ((1, "a"), (2, "b"))
+    ]
+    arn: str = client.create_target_group(Name="llama", Protocol="HTTP", Port=8000, VpcId=vpc, TargetType="ip")[
+        "TargetGroups"
+    ][0]["TargetGroupArn"]
+    balancer = client.create_load_balancer(Name="lb", Subnets=[subnet["Subnet"]["SubnetId"] for subnet in subnets])
+    client.create_listener(
+        LoadBalancerArn=balancer["LoadBalancers"][0]["LoadBalancerArn"],
+        Protocol="HTTP",
+        Port=80,
+        DefaultActions=[{"Type": "forward", "TargetGroupArn": arn}],
+    )
+    client.register_targets(TargetGroupArn=arn, Targets=[{"Id": row["address"], "Port": 8000} for row in REPLICAS])
+    return arn
+
+
+def play(tmp_path: Path, arn: str) -> subprocess.CompletedProcess[str]:
+    """Run the hooks through the roll's own task files: drain the first replica, ask, readmit it, ask again."""
+    rows = [{**row, "model": "llama", "served_name": "llama"} for row in REPLICAS]
+    tasks_of = ROOT / "playbooks" / "tasks"
+
+    def hook(kind: str) -> dict[str, Any]:
+        return {
+            "ansible.builtin.include_tasks": str(tasks_of / "roll_hook.yml"),
+            "vars": {"roll_hook": kind, "roll_hook_replicas": rows[:1]},
+        }
+
+    ask = {"ansible.builtin.include_tasks": str(tasks_of / "roll_elsewhere.yml")}
+    tell = {"ansible.builtin.debug": {"msg": "OUT={{ trainyard_drained_elsewhere | join(',') }}."}}
+    hooks = {kind: [f"../hooks/elb/{kind}.yml"] for kind in ("drain", "undrain", "is_drained")}
+    variables = {
+        "trainyard_elb_target_groups": {"llama": arn},
+        "trainyard_redeploy_hooks": hooks,
+        "trainyard_fleet": {"hosts": {"localhost": {"replicas": rows}}},
+        "trainyard_roll": {
+            "terms": {
+                "run": "r",
+                "lead": "localhost",
+                "waves": 1,
+                "hooks": hooks,
+                "settings": {"drain_deadline_seconds": 300},
+            }
+        },
+    }
+    book, inventory = tmp_path / "hooks.yml", tmp_path / "hosts"
+    tasks = [hook("drain"), ask, tell, hook("undrain"), ask, tell]
+    book.write_text(json.dumps([{"hosts": "neuron", "gather_facts": False, "vars": variables, "tasks": tasks}]))
+    inventory.write_text("[neuron]\nlocalhost ansible_connection=local\n")
+    return subprocess.run(
+        ["ansible-playbook", str(book), "-i", str(inventory)],
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_hooks_drain_ask_and_readmit(tmp_path: Path, client: Any, group: str) -> None:
+    done = play(tmp_path, group)
+    assert done.returncode == 0, done.stdout
+    said = re.findall(r"OUT=(.*)\.", done.stdout)
+    assert said == ["h1:m-0", ""]
+    wanted = [{"Id": row["address"], "Port": 8000} for row in REPLICAS]
+    rows = client.describe_target_health(TargetGroupArn=group, Targets=wanted)["TargetHealthDescriptions"]
+    assert {row["Target"]["Id"]: row["TargetHealth"]["State"] for row in rows} == {
+        "10.0.1.1": "healthy",
+        "10.0.1.2": "healthy",
+    }
+
+
+def test_a_group_that_would_cut_requests_off_is_not_drained(client: Any, group: str) -> None:
+    done = steer(Group(client, group), asked("drained"), check_mode=False)
+    assert done["failed"]
+    assert "cuts off requests 300 s after a target is deregistered, and 900 s are wanted" in done["msg"]
+    assert done["out"] == []
+
+
+class Slow:
+    """A target group in which a drain takes some looks, as it does where requests are under way."""
+
+    def __init__(self, looks: int) -> None:
+        self.state = {"10.0.1.1": "healthy"}
+        self.looks = looks
+        self.now = 0.0
+
+    def describe_target_group_attributes(self, **_: Any) -> dict[str, Any]:
+        return {"Attributes": [{"Key": "deregistration_delay.timeout_seconds", "Value": "3600"}]}
+
+    def describe_target_health(self, **words: Any) -> dict[str, Any]:
+        rows = [
+            {
+                "Target": {"Id": target["Id"], "Port": target["Port"]},
+                "TargetHealth": {"State": self.state[target["Id"]]},
+            }
+            for target in words["Targets"]
+        ]
+        for address, state in self.state.items():
+            if state == "draining":
+                self.looks -= 1
+                self.state[address] = "draining" if self.looks > 0 else "unused"
+        return {"TargetHealthDescriptions": rows}
+
+    def deregister_targets(self, **words: Any) -> None:
+        self.state.update({target["Id"]: "draining" for target in words["Targets"]})
+
+    def register_targets(self, **words: Any) -> None:
+        self.state.update({target["Id"]: "healthy" for target in words["Targets"]})
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def group(self) -> Group:
+        return Group(self, "arn", self.sleep, lambda: self.now)
+
+
+def asked(state: str, **more: Any) -> dict[str, Any]:
+    target = {"id": "10.0.1.1", "port": 8000}
+    return {"targets": [target], "state": state, "timeout_seconds": 60, "least_delay_seconds": 900, **more}
+
+
+def test_a_drain_waits_for_the_last_request() -> None:
+    slow = Slow(looks=5)
+    done = steer(slow.group(), asked("drained"), check_mode=False)
+    assert (done["changed"], done["arrived"], done["out"]) == (True, True, ["10.0.1.1:8000"])
+    assert slow.now > 0
+    assert not steer(slow.group(), asked("drained"), check_mode=False)["changed"]
+
+
+def test_a_drain_that_is_taken_back_registers_the_target_at_once() -> None:
+    slow = Slow(looks=10_000)
+    late = steer(slow.group(), asked("drained"), check_mode=False)
+    assert (late["failed"], late["msg"]) == (True, "after 60 s: 10.0.1.1:8000 is draining; wanted unused")
+    back = steer(slow.group(), asked("ready"), check_mode=False)
+    assert (back["changed"], back["arrived"]) == (True, True)
+
+
+def test_a_dry_run_tells_the_group_nothing() -> None:
+    slow = Slow(looks=1)
+    told = steer(slow.group(), asked("drained"), check_mode=True)
+    assert (told["changed"], told["diff"][0]["before"]) == (True, "healthy\n")
+    assert slow.state == {"10.0.1.1": "healthy"}

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The roll's task files as Ansible runs them, with modules that only write down what they were asked.
+
+What hosts and routers really do is shown on stand-in hosts (test_roll, test_faults); here it is who is asked for what,
+in which order, when an answer is bad.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.action.roll_plan import as_fact, files, identity
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import plan_roll, read_fleet
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Settings
+
+from trainyard.paths import ROOT
+
+HOSTS = ("h1", "h2", "h3")
+STUB = """#!/usr/bin/python3
+# WANT_JSON
+import json, sys
+from pathlib import Path
+here = Path({folder!r})
+words = json.loads(Path(sys.argv[1]).read_text())
+bad = json.loads((here / "bad.json").read_text())
+def log(*parts):
+    with (here / "calls").open("a") as out:
+        out.write(" ".join(parts) + chr(10))
+answer = {{"changed": True}}
+if {name!r} == "router_server":
+    log(words["state"], *words["servers"])
+    late = {{item: 2 for item in words["servers"] if words["state"] == "drain" and item in bad.get("busy", [])}}
+    answer |= {{"arrived": not late, "left": late, "msg": "still has requests" if late else ""}}
+elif {name!r} == "replica_release":
+    back = words.get("state") == "restored"
+    rows = []
+    for item in words["replicas"]:
+        log("restore" if back else "replace", item["id"])
+        wrong = item["id"] in bad.get("dead" if back else "fails", [])
+        release = item["was"] if back else item["release"]
+        rows.append({{"id": item["id"], "name": item["name"], "release": release, "gated": not wrong,
+                     "error": "no gate" if wrong else "", "seconds": {{}}}})
+    answer |= {{"replicas": rows, "failed": any(row["error"] for row in rows), "msg": "no gate"}}
+elif {name!r} == "replica_info":
+    row = {{"active": "active", "running": "new", "current": "new", "staged": ["new"]}}
+    names = ["%s:m-%d" % (host, number) for host in {hosts!r} for number in (0, 1)]
+    servers = {{item: {{"state": "ready", "up": True}} for item in names}}
+    answer |= {{"changed": False, "replicas": {{"m-0": row, "m-1": row}}, "servers": servers, "holder": None}}
+print(json.dumps(answer))
+"""
+
+
+class Rolled:
+    """A run that is over: exit code, output, and what the modules were asked, in order."""
+
+    def __init__(self, folder: Path, done: subprocess.CompletedProcess[str]) -> None:
+        self.code = done.returncode
+        self.text = done.stdout + done.stderr
+        self.calls = (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
+
+
+def plan() -> dict[str, Any]:
+    def replica(host: str, index: int) -> dict[str, Any]:
+        return {
+            "id": f"{host}:m-{index}",
+            "name": f"m-{index}",
+            "unit": f"vllm@m-{index}.service",
+            "served_name": "m",
+            "deployment": "m",
+            "release": "new",
+            "cores": f"{index * 32}-{index * 32 + 31}",
+            "url": f"http://{host}:{8000 + index}",
+            "weights": "w",
+        }
+
+    return {"hosts": {host: {"replicas": [replica(host, index) for index in (0, 1)]} for host in HOSTS}}
+
+
+@pytest.fixture
+def collections(tmp_path: Path) -> Path:
+    """The collection, with stubs for every module that would touch a host."""
+    real = ROOT / "collections" / "ansible_collections" / "trainyard" / "neuron"
+    copy = tmp_path / "collections" / "ansible_collections" / "trainyard" / "neuron"
+    shutil.copytree(real, copy, ignore=shutil.ignore_patterns("tests", "__pycache__", "docs"))
+    for name in ("router_server", "replica_release", "replica_info", "roll_lock", "roll_watch"):
+        text = STUB.format(folder=str(tmp_path), name=name, hosts=HOSTS)
+        (copy / "plugins" / "modules" / f"{name}.py").write_text(text)
+    return tmp_path / "collections"
+
+
+def roll(tmp_path: Path, collections: Path, bad: dict[str, Any], hooks: dict[str, list[str]] | None = None) -> Rolled:
+    """Carry a planned roll out: three hosts of two replicas, two of them at a time after the first."""
+    row = {"active": "active", "running": "old", "current": "old", "staged": ["old", "new"]}
+    seats = {f"{host}:m-{index}": {"state": "ready"} for host in HOSTS for index in (0, 1)}
+    fleet = read_fleet(plan(), {host: {"m-0": row, "m-1": row} for host in HOSTS}, {"r1": seats})
+    how = Settings(at_once=2, floor="1", canary_seconds=0, soak_seconds=0, batches=("1", "1", "100%"))
+    arguments = {"hosts": list(HOSTS), "thresholds": {}, "golden": [], "hooks": files(hooks or {})}
+    fact = as_fact(plan_roll(fleet, how), fleet, how, arguments, {**identity("redeploy"), "take_over": []})
+    (tmp_path / "bad.json").write_text(json.dumps(bad))
+    variables = {"trainyard_roll": fact, "trainyard_fleet": plan(), "where": str(tmp_path)}
+    task = {"ansible.builtin.include_tasks": str(ROOT / "playbooks" / "tasks" / "roll.yml")}
+    book = [{"hosts": "neuron:router", "gather_facts": False, "vars": variables, "tasks": [task]}]
+    (tmp_path / "book.yml").write_text(json.dumps(book))
+    (tmp_path / "hosts").write_text(
+        "[neuron]\nh[1:3]\n[router]\nr1\n[all:vars]\nansible_connection=local\nansible_python_interpreter=/usr/bin/python3\n"
+    )
+    done = subprocess.run(
+        ["ansible-playbook", str(tmp_path / "book.yml"), "-i", str(tmp_path / "hosts")],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_COLLECTIONS_PATH": str(collections),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Rolled(tmp_path, done)
+
+
+WAVES = [["h1:m-0"], ["h1:m-1"], ["h2:m-0", "h2:m-1"], ["h3:m-0", "h3:m-1"]]
+
+
+def asked(state: str, *names: str) -> list[str]:
+    """What a whole wave is asked when all goes well up to ``state``."""
+    routers = " ".join(names)
+    steps = {"drain": [f"drain {routers}"], "replace": [f"replace {name}" for name in names]}
+    wanted = steps["drain"] + (steps["replace"] if state != "drain" else [])
+    return wanted + ([f"ready {routers}"] if state == "ready" else [])
+
+
+def test_every_wave_is_drained_replaced_and_readmitted_in_turn(tmp_path: Path, collections: Path) -> None:
+    done = roll(tmp_path, collections, {})
+    assert done.code == 0, done.text
+    assert done.calls == [line for wave in WAVES for line in asked("ready", *wave)]
+    assert "Redeploy is done: 6 of 6 replicas rolled in 4 waves." in done.text
+
+
+def test_one_that_fails_is_taken_back_with_its_sibling_and_later_hosts_are_not_asked(
+    tmp_path: Path, collections: Path
+) -> None:
+    """Its sibling came up; it goes back too, and each is readmitted by its own gate."""
+    bad = {"fails": ["h2:m-0"], "dead": ["h2:m-0"]}
+    done = roll(tmp_path, collections, bad)
+    assert done.code != 0
+    before = [line for wave in WAVES[:2] for line in asked("ready", *wave)]
+    after = [*asked("replace", *WAVES[2]), "drain h2:m-0 h2:m-1", "restore h2:m-0", "restore h2:m-1", "ready h2:m-1"]
+    assert done.calls == before + after, done.text
+    assert "Redeploy stopped at wave 3 of 4 (h2:m-0, h2:m-1); 2 of 6 replicas are rolled." in done.text
+    assert "because: Wave 3 of 4 stops here: h2:m-0: no gate" in done.text
+    assert "untouched: h3:m-0, h3:m-1" in done.text
+
+
+def test_requests_that_do_not_end_stop_the_roll_before_anything_is_replaced(tmp_path: Path, collections: Path) -> None:
+    done = roll(tmp_path, collections, {"busy": ["h1:m-0"]})
+    assert done.code != 0
+    assert done.calls == ["drain h1:m-0", "drain h1:m-0", "restore h1:m-0", "ready h1:m-0"]
+
+
+def test_a_hook_that_fails_takes_its_wave_back(tmp_path: Path, collections: Path) -> None:
+    (tmp_path / "fail.yml").write_text("- ansible.builtin.fail:\n    msg: the balancer says no\n")
+    (tmp_path / "note.yml").write_text(
+        "- ansible.builtin.lineinfile:\n    path: '{{ where }}/calls'\n"
+        "    line: \"hook {{ roll_hook }} {{ roll_hook_replicas | map(attribute='id') | join(' ') }}\"\n"
+        "    create: true\n    insertafter: EOF\n    mode: '0644'\n"
+    )
+    note, fail = str(tmp_path / "note.yml"), str(tmp_path / "fail.yml")
+    hooks = {"before": [note], "drain": [note, fail], "undrain": [note], "after": [note]}
+    done = roll(tmp_path, collections, {}, hooks)
+    everybody = " ".join(name for wave in WAVES for name in wave)
+    assert done.code != 0
+    assert done.calls == [
+        f"hook before {everybody}",
+        "drain h1:m-0",
+        "hook drain h1:m-0",
+        "drain h1:m-0",
+        "restore h1:m-0",
+        "ready h1:m-0",
+        "hook undrain h1:m-0",
+        f"hook after {everybody}",
+    ]
+    assert "the hooks `drain`" in done.text
