@@ -58,7 +58,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 login:
-  description: User, port and host keys with which the receiver reaches this host. Empty in check mode, and where no SSH service answers.
+  description:
+    - User, port and host keys with which the receiver reaches this host.
+    - Empty in check mode, and where no SSH service answers.
   returned: success
   type: dict
 """
