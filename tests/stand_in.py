@@ -69,8 +69,8 @@ class Lab:
         process = self.start(*arguments)
         output, _ = process.communicate()
         assert process.returncode == 0, output[-4000:]
-        # Progress lines of the jobs come before the document.
-        return dict(json.JSONDecoder().raw_decode(output, output.index('{\n    "custom_stats"'))[0]), output
+        # Progress lines of the jobs come before the document, and each playbook ends with one of all until then.
+        return dict(json.JSONDecoder().raw_decode(output, output.rindex('{\n    "custom_stats"'))[0]), output
 
     def output(self, *arguments: str) -> str:
         """Run a playbook that must succeed; what it prints for people."""

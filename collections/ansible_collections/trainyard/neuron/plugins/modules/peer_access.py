@@ -58,7 +58,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 login:
-  description: User, port and host keys with which the receiver reaches this host.
+  description:
+    - User, port and host keys with which the receiver reaches this host.
+    - Empty in check mode, and where no SSH service answers.
   returned: success
   type: dict
 """
@@ -66,8 +68,7 @@ login:
 import os
 import pwd
 import time
-from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Callable, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import trust
@@ -81,16 +82,22 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
 }
 
 
-def login(ssh_dir: Path = Path("/etc/ssh")) -> Dict[str, Any]:
-    """Return user, port and host keys of this host's SSH service."""
+def login(run: Callable[[List[str]], Tuple[int, str, str]]) -> Dict[str, Any]:
+    """Return user, port and host keys of this host's SSH service.
+
+    The service itself is asked for its keys, from this host and so over no network: its configuration may keep them
+    anywhere.
+
+    A host that is not managed over SSH has no such service: the answer is empty.
+    """
     # client address, client port, server address, server port: how the controller came in, others do as well.
     connection = os.environ.get("SSH_CONNECTION", "").split()
-    keys = [path.read_text(encoding="utf-8") for path in sorted(ssh_dir.glob("ssh_host_*_key.pub"))]
-    return {
-        "user": pwd.getpwuid(os.getuid()).pw_name,
-        "port": int(connection[3]) if len(connection) == 4 else 22,
-        "host_keys": [" ".join(key.split()[:2]) for key in keys],
-    }
+    address, port = connection[2:] if len(connection) == 4 else ("127.0.0.1", "22")
+    _status, output, _errors = run(["ssh-keyscan", "-T", "10", "-p", port, address])
+    keys = [line.split(" ", 1)[1] for line in output.splitlines() if line and not line.startswith("#")]
+    if not keys:
+        return {}
+    return {"user": pwd.getpwuid(os.getuid()).pw_name, "port": int(port), "host_keys": sorted(keys)}
 
 
 def main() -> None:
@@ -98,10 +105,15 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     names = ("job", "path", "receiver", "turn", "public_key")
     try:
-        if not module.check_mode:
-            grant = trust.Grant(**{name: module.params[name] for name in names})
-            trust.of_this_user().grant(grant, time.time())
-        module.exit_json(changed=True, login=login())
+        if module.check_mode:
+            module.exit_json(changed=True, login={})
+        reached = login(module.run_command)
+        if not reached:
+            module.warn("no SSH service answers here: receivers get nothing from this host")
+            module.exit_json(changed=False, login={})
+        grant = trust.Grant(**{name: module.params[name] for name in names})
+        trust.of_this_user().grant(grant, time.time())
+        module.exit_json(changed=True, login=reached)
     except (OSError, ValueError) as error:
         module.fail_json(msg=f"{error}. The receiver goes on waiting for a while; run again to introduce it anew")
 
