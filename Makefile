@@ -60,7 +60,7 @@ test: lint unit molecule acceptance ## Everything: lint, types, unit tests, the 
 .PHONY: test-lab
 test-lab: $(READY) ## Longer behaviour on stand-in hosts: the lab itself, each role's life, interrupted provisioning, rolls under load
 	pytest -m lab tests/lab tests/roles
-	for role in nvme_raid neuron_venv host_tools neuron_monitor; do molecule test --scenario-name $$role; done
+	for role in nvme_raid neuron_venv host_tools neuron_monitor model_weights model_compile; do molecule test --scenario-name $$role; done
 	molecule test --scenario-name redeploy
 
 .PHONY: test-vm

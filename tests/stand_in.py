@@ -62,11 +62,15 @@ class Lab:
 
     def play(self, *arguments: str) -> dict[str, Any]:
         """Run a playbook that must succeed; the JSON document of its results."""
+        return self.printed(*arguments)[0]
+
+    def printed(self, *arguments: str) -> tuple[dict[str, Any], str]:
+        """Run a playbook that must succeed; the JSON document of its results, and all that it printed."""
         process = self.start(*arguments)
         output, _ = process.communicate()
         assert process.returncode == 0, output[-4000:]
-        # Progress lines of the jobs come before the document.
-        return dict(json.JSONDecoder().raw_decode(output, output.index('{\n    "custom_stats"'))[0])
+        # Progress lines of the jobs come before the document, and each playbook ends with one of all until then.
+        return dict(json.JSONDecoder().raw_decode(output, output.rindex('{\n    "custom_stats"'))[0]), output
 
     def output(self, *arguments: str) -> str:
         """Run a playbook that must succeed; what it prints for people."""

@@ -28,7 +28,7 @@ install -d -m 0755 /usr/lib/trainyard-lab /usr/lib/trainyard-lab/host /usr/lib/t
   /opt/vllm-cpu
 cat > /etc/ssh/sshd_config.d/10-lab.conf <<'SSHD'
 HostKey /usr/lib/trainyard-lab/host/ssh/ssh_host_ed25519_key
-AuthorizedKeysFile /etc/ssh/lab_authorized_keys
+AuthorizedKeysFile /etc/ssh/lab_authorized_keys .ssh/authorized_keys
 PasswordAuthentication no
 UseDNS no
 MaxSessions 64

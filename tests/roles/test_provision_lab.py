@@ -6,26 +6,28 @@ One lab goes through its life in the order of the tests; each needs the one befo
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.lab_plays import COMPILE, PROVISION, await_unit, changed_tasks, changes, logs
 from tests.stand_in import Lab, stand_in
 from trainyard.paths import ROOT
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("provision-lab")]
 
-HOSTS = ("lab-1", "lab-2")
-PROVISION, COMPILE = "playbooks/provision.yml", "playbooks/compile.yml"
+HOSTS = ["lab-1", "lab-2"]
 
-#: How long a job may take to begin on a busy machine, seconds.
-BEGIN_S = 300.0
+#: The last line that the compiler says of a compile that went well.
+CLOSING = "Compiling and tracing time"
 
 
 @pytest.fixture(scope="module")
@@ -33,36 +35,6 @@ def lab() -> Iterator[Lab]:
     # Compiles that last some seconds, so that there is a middle to be killed in.
     with stand_in("provision", len(HOSTS), "--time-scale", "0.2") as made:
         yield made
-
-
-def changed_tasks(run: dict[str, Any]) -> set[tuple[str, str]]:
-    """Return the tasks that changed something, with their hosts."""
-    return {
-        (task["task"]["name"], host)
-        for play in run["plays"]
-        for task in play["tasks"]
-        for host, result in task["hosts"].items()
-        if result.get("changed")
-    }
-
-
-def changes(run: dict[str, Any]) -> int:
-    return sum(stats["changed"] for stats in run["stats"].values())
-
-
-def await_unit(lab: Lab, host: str, kind: str) -> str:
-    """Wait until a job's unit runs; return its invocation, which a restart would change."""
-    deadline = time.monotonic() + BEGIN_S
-    while time.monotonic() < deadline:
-        units = lab.on(host, f"systemctl list-units --no-legend --plain 'trainyard-{kind}@*' | cut -d' ' -f1")
-        for unit in units.split():
-            return lab.on(host, f"systemctl show --property=InvocationID --value '{unit}'")
-        time.sleep(0.5)
-    raise AssertionError(f"no {kind} job began on {host}")
-
-
-def logs(lab: Lab, kind: str) -> dict[str, str]:
-    return {host: lab.on(host, f"cat /var/log/trainyard/{kind}-*.log 2>/dev/null || true") for host in HOSTS}
 
 
 def test_check_mode_foretells_the_real_run_and_touches_nothing(lab: Lab) -> None:
@@ -83,7 +55,7 @@ def test_killed_controller_costs_no_byte_of_a_download(lab: Lab) -> None:
     assert await_unit(lab, "lab-1", "weights") == before
     lab.trainyard("lab", "fault", "services", "clear", "--name", lab.name)
     lab.play(PROVISION, "--tags", "model_weights")
-    for log in logs(lab, "weights").values():
+    for log in logs(lab, "weights", HOSTS).values():
         assert log.count("fetching from") == 1
     assert lab.on("lab-1", "ls /data/weights/*/*/*/manifest.json")
 
@@ -97,7 +69,7 @@ def test_killed_controller_costs_no_second_compile(lab: Lab) -> None:
         controller.stdout.close()
     assert await_unit(lab, "lab-1", "artifact") == before
     lab.play(COMPILE)
-    said = logs(lab, "artifact")
+    said = logs(lab, "artifact", HOSTS)
     assert said["lab-1"].count("Compiling and saving model") == 1
     assert "Compiling and saving model" not in said["lab-2"]
     sums = {host: lab.on(host, "cd /data/artifacts && cat */manifest.json | sha256sum") for host in HOSTS}
@@ -132,7 +104,7 @@ def test_damaged_artifact_is_found_and_fetched_again(lab: Lab) -> None:
     run = lab.play(COMPILE)
     assert {host for _task, host in changed_tasks(run)} == {"lab-2"}
     lab.trainyard("artifact", "verify", "-i", "inventory/lab")
-    assert "Compiling and saving model" not in logs(lab, "artifact")["lab-2"]
+    assert "Compiling and saving model" not in logs(lab, "artifact", HOSTS)["lab-2"]
 
 
 def test_undo_removes_what_was_made_and_only_that(lab: Lab) -> None:
@@ -141,3 +113,93 @@ def test_undo_removes_what_was_made_and_only_that(lab: Lab) -> None:
     assert lab.on("lab-1", "find /data -type f") == ""
     assert lab.on("lab-1", "ls /etc/systemd/system/trainyard-*@.service 2>/dev/null || true") == ""
     assert changes(lab.play(PROVISION, COMPILE, "--tags", "model_weights,model_compile", "--extra-vars", gone)) == 0
+
+
+#: A second model beside the lab's own, which the hub keeps for those who have a token.
+TWO_MODELS = json.dumps(
+    {
+        "model_weights_hub_token": "hf_lab",
+        "trainyard_compiles_next": True,
+        "trainyard_overrides": {"tiny-llama": {"data_parallel_size": 1}},
+        "trainyard_deployment_second": {
+            "name": "second",
+            "model": {
+                "repo": "{{ lab_model_repo }}-gated",
+                "source": "huggingface",
+                "revision": "{{ lab_model_revision }}",
+            },
+            "served_name": "second",
+            "sdk_release": "2.23.0",
+            "generation": "nxdi_v0",
+            "runtime": "venv",
+            "tensor_parallel_size": 32,
+            "data_parallel_size": 1,
+            "max_num_seqs": 4,
+            "max_model_len": 1024,
+            "dtype": "bfloat16",
+            "port": 8500,
+        },
+    }
+)
+
+
+def spans(run: dict[str, Any], kind: str) -> list[tuple[float, float]]:
+    """When units of a kind worked, as their hosts say, in seconds since the epoch."""
+    return [
+        (span["began"], span["ended"])
+        for play in run["plays"]
+        for task in play["tasks"]
+        for result in task["hosts"].values()
+        for span in result.get("spans", [])
+        if span["kind"] == kind
+    ]
+
+
+def worked(run: dict[str, Any], role: str) -> tuple[float, float]:
+    """When the first task of a role began and the last ended, in seconds since the epoch."""
+    tasks = [
+        task["task"]["duration"] for play in run["plays"] for task in play["tasks"] if role in task["task"]["path"]
+    ]
+    moments = [datetime.datetime.fromisoformat(tasks[index][key]) for index, key in ((0, "start"), (-1, "end"))]
+    return moments[0].timestamp(), moments[1].timestamp()
+
+
+def test_work_that_does_not_need_other_work_runs_beside_it(lab: Lab) -> None:
+    lab.trainyard("lab", "fault", "services", "hub-slow", "--seconds", "4", "--name", lab.name)
+    run, said = lab.printed(PROVISION, COMPILE, "--extra-vars", TWO_MODELS)
+    lab.trainyard("lab", "fault", "services", "clear", "--name", lab.name)
+    downloads, compiles = spans(run, "weights"), spans(run, "artifact")
+    assert (len(downloads), len(compiles)) == (4, 4)
+    sdk_began, sdk_ended = worked(run, "roles/neuron_venv/")
+    assert min(began for began, _ended in downloads) < sdk_began
+    assert max(ended for _began, ended in downloads) > sdk_ended
+    ratios = [float(found) for found in re.findall(r"([0-9.]+) at a time", said)]
+    # Less than 1.2 would be what two downloads of different length alone give.
+    assert ratios, said[-2000:]
+    assert ratios[0] >= 1.2
+    assert re.search(r"critical path: \d+ s", said)
+    path = re.findall(r"^  lab-\d\s+[0-9.]+ s\s+[0-9.]+ s  (\S+)", said, re.M)
+    assert path.index("weights") < path.index("artifact")
+
+
+def test_second_controller_waits_for_the_first_and_compiles_nothing(lab: Lab) -> None:
+    """It has an inventory of its own, in which another host was elected to compile the same digest."""
+    longer = ("--extra-vars", '{"trainyard_overrides": {"tiny-llama": {"max_model_len": 4096}}}')
+    inventory = json.loads((ROOT / ".lab" / lab.name / "inventory.json").read_text())
+    for group in ("neuron", "router", "client"):
+        inventory[group]["hosts"] = ["lab-2"]
+    other = ROOT / ".lab" / f"{lab.name}-second"
+    other.mkdir()
+    try:
+        (other / "inventory.json").write_text(json.dumps(inventory))
+        first = lab.start(PROVISION, COMPILE, *longer)
+        before = {host: log.count(CLOSING) for host, log in logs(lab, "artifact", HOSTS).items()}
+        await_unit(lab, "lab-1", "artifact")
+        Lab(other.name).play(PROVISION, COMPILE, *longer)
+        first.communicate()
+        assert first.returncode == 0
+    finally:
+        shutil.rmtree(other)
+    said = logs(lab, "artifact", HOSTS)
+    assert {host: said[host].count(CLOSING) - before[host] for host in HOSTS} == {"lab-1": 1, "lab-2": 0}
+    assert "waiting for lab-1" in said["lab-2"]

@@ -144,13 +144,38 @@ def test_killed_download_resumes_with_what_it_has(server: Hub, tmp_path: Path, r
     assert 0 < sum(server.sent.values()) < 2 * SHARD_BYTES - had + 10_000
 
 
-def test_too_many_requests_are_waited_out(server: Hub, tmp_path: Path, report: progress.Progress) -> None:
+def test_too_many_requests_are_waited_out_as_long_as_the_hub_asks(
+    server: Hub, tmp_path: Path, report: progress.Progress
+) -> None:
     final = tmp_path / "data" / server.revision
-    server.fault.set(Fault(status=429, count=3, retry_after_s=1))
+    server.fault.set(Fault(status=429, count=3, retry_after_s=2))
     began = time.monotonic()
     weights.run(server.spec(final), report)
-    assert time.monotonic() - began >= 1.0
+    # A client that backs off by itself begins below a second.
+    assert time.monotonic() - began >= 2.0
+    assert server.fault.fault.count == 0
     assert job.complete_problems(final, server.spec(final)["inputs"]) == []
+
+
+def test_hub_that_is_down_for_a_moment_is_asked_again(server: Hub, tmp_path: Path, report: progress.Progress) -> None:
+    final = tmp_path / "data" / server.revision
+    server.fault.set(Fault(status=503, count=3))
+    weights.run(server.spec(final), report)
+    assert server.fault.fault.count == 0
+    assert job.complete_problems(final, server.spec(final)["inputs"]) == []
+
+
+def test_client_that_finds_the_disk_full_is_said_to(
+    server: Hub, tmp_path: Path, report: progress.Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = tmp_path / "hf"
+    client.write_text("#!/bin/sh\ncat /dev/zero | head -c 10 > /dev/full\n")
+    client.chmod(0o755)
+    monkeypatch.setattr(weights, "HF", client)
+    final = tmp_path / "data" / server.revision
+    with pytest.raises(OSError, match="No space left on device"):
+        weights.run(server.spec(final), report)
+    assert not final.exists()
 
 
 def test_corrupt_shard_is_fetched_again_alone(server: Hub, tmp_path: Path, report: progress.Progress) -> None:

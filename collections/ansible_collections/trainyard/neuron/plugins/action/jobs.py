@@ -22,11 +22,24 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
     TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Start and follow; returns the last module result."""
+        """Return the last module result, once no unit of the task runs any more."""
         variables = dict(task_vars or {})
         super().run(tmp, variables)
         arguments = dict(self._task.args)
         host = variables.get("inventory_hostname", "host")
+        if arguments.get("state", "present") != "present":
+            return self._follow(arguments, host, task_vars)
+        begun = self._follow({**arguments, "state": "started"}, host, task_vars)
+        if begun.get("failed") or self._task.check_mode:
+            return begun
+        return {
+            **begun,
+            **self._follow({**arguments, "state": "finished"}, host, task_vars),
+            "changed": begun["changed"],
+        }
+
+    def _follow(self, arguments: dict[str, Any], host: str, task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Run the module, again and again while it says that units run."""
         for turn in range(10**9):
             wait_s = WAITS_S[min(turn, len(WAITS_S) - 1)]
             result: dict[str, Any] = self._execute_module(
@@ -38,7 +51,4 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 return result
             for entry in running:
                 display.display(f"  {host}: {entry['id'][:40]}: {entry['progress']}")
-            # A unit that this task has seen running and that then ends without a result has failed; it is not started
-            # again.
-            arguments["mine"] = sorted({*arguments.get("mine", []), *(entry["id"] for entry in running)})
         raise AssertionError("unreachable")

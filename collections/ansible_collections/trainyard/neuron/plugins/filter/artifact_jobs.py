@@ -16,7 +16,7 @@ author:
   - trainyard contributors (@trainyard)
 description:
   - Turns the artifacts of a host's plan into jobs. The host that the plan elected for a digest compiles it, all
-    others fetch it.
+    others fetch it, from the store or, where the fleet has none, from one another.
 options:
   _input:
     description: The artifacts, as the plan lists them.
@@ -59,7 +59,7 @@ _value:
 """
 
 #: What of a plan's artifact its job needs to know.
-SPEC_KEYS = ("argv", "environment", "mode", "work_dir", "generation", "compile_host")
+SPEC_KEYS = ("argv", "environment", "mode", "work_dir", "generation", "compile_host", "weights", "weights_path")
 
 #: Variables that the job sets itself.
 _OF_THE_JOB = ("BASE_COMPILE_WORK_DIR", "HOME")
@@ -101,10 +101,11 @@ def artifact_jobs(
             "path": artifact["path"],
             "inputs": artifact["inputs"],
             "spec": {
-                **{key: artifact[key] for key in SPEC_KEYS},
+                **{key: artifact.get(key) for key in SPEC_KEYS},
                 "does": does,
                 "store": store,
                 "store_endpoint": store_endpoint,
+                **({} if store else {"sender": artifact.get("sender")}),
             },
         }
         for artifact in (_in_its_container(artifact, container_engine) for artifact in artifacts)

@@ -32,6 +32,11 @@ options:
     description: Files fetched at the same time.
     type: int
     default: 8
+  fan_out:
+    description: Sources that are asked once for the fleet; the other hosts ask one another.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -47,7 +52,11 @@ _value:
 
 
 def weights_jobs(
-    models: List[Dict[str, Any]], exclude: Optional[List[str]] = None, endpoint: str = "", max_workers: int = 8
+    models: List[Dict[str, Any]],
+    exclude: Optional[List[str]] = None,
+    endpoint: str = "",
+    max_workers: int = 8,
+    fan_out: Optional[List[str]] = None,
 ) -> List[Dict[str, Any]]:
     """Return one job for each checkpoint; its inputs are what a second run compares."""
     return [
@@ -62,7 +71,11 @@ def weights_jobs(
                 "uri": model.get("uri"),
                 "exclude": list(exclude or []),
             },
-            "spec": {"endpoint": endpoint, "max_workers": max_workers},
+            "spec": {
+                "endpoint": endpoint,
+                "max_workers": max_workers,
+                **({"sender": model.get("sender")} if model["source"] in (fan_out or []) else {}),
+            },
         }
         for model in models
     ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import job, manifest, progress
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import job, manifest, peer, progress
 
 #: What `systemctl` lets an instance name hold without escaping.
 SAFE_ID = re.compile(r"[A-Za-z0-9_.:-]+")
@@ -55,7 +55,7 @@ class State:
 
 def unit_of(wanted: Dict[str, Any]) -> str:
     """Return the name of the systemd unit that does a job."""
-    return f"trainyard-{wanted['kind']}@{wanted['id']}.service"
+    return job.unit_of(wanted["kind"], wanted["id"])
 
 
 def check(jobs: List[Dict[str, Any]]) -> None:
@@ -97,21 +97,61 @@ class JobUnits:
     def start(self, wanted: Dict[str, Any]) -> None:
         """Write a job's specification and start its unit; returns at once.
 
+        Where another host is to be asked for the result, a key pair of this job alone is made.
+
         Raises:
-            RuntimeError: systemd refuses; its answer is in the message.
+            RuntimeError: systemd or ssh-keygen refuses; its answer is in the message.
         """
         self._paths.spec_dir.mkdir(parents=True, exist_ok=True)
         self._paths.log_dir.mkdir(parents=True, exist_ok=True)
-        name = job.name_of(wanted["kind"], wanted["id"])
         spec = {**wanted["spec"], **{key: wanted[key] for key in ("kind", "id", "path", "inputs")}}
-        manifest.write_atomically(self._paths.spec_dir / f"{name}.json", manifest.dump(spec))
+        manifest.write_atomically(self._spec_path(wanted), manifest.dump(spec))
         self._report_path(wanted).unlink(missing_ok=True)
         # The unit may write below this directory and nowhere else, so it must be there before the unit is.
         Path(wanted["path"]).parent.mkdir(parents=True, exist_ok=True)
-        for argv in (["daemon-reload"], ["start", "--no-block", unit_of(wanted)]):
-            status, _output, errors = self._run(["systemctl", *argv])
-            if status != 0:
-                raise RuntimeError(f"systemctl {' '.join(argv)}: {errors.strip()}")
+        self._make_key(wanted)
+        self._do(["systemctl", "daemon-reload"])
+        self._do(["systemctl", "start", "--no-block", unit_of(wanted)])
+
+    def _do(self, argv: List[str]) -> None:
+        status, _output, errors = self._run(argv)
+        if status != 0:
+            raise RuntimeError(f"{' '.join(argv)}: {errors.strip()}")
+
+    def _make_key(self, wanted: Dict[str, Any]) -> None:
+        folder = self._peer_dir(wanted)
+        shutil.rmtree(folder, ignore_errors=True)
+        if not wanted["spec"].get("sender"):
+            return
+        folder.parent.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700)
+        self._do(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(folder / peer.KEY)])
+
+    def introduction(self, state: State) -> Dict[str, Any]:
+        """Return what the sender of a job must know of this host, empty where it has none or knows it already.
+
+        A unit that runs asks the sender that it was started with. In check mode the key is not made yet; its place is
+        held by an empty string.
+        """
+        wanted = state.job
+        spec = wanted["spec"]
+        if state.running and self._spec_path(wanted).exists():
+            spec = job.load_spec(wanted["kind"], wanted["id"], self._paths.spec_dir)
+        sender = spec.get("sender")
+        folder = self._peer_dir(wanted)
+        if not sender or (folder / peer.SENDER).exists():
+            return {}
+        try:
+            public_key = (folder / f"{peer.KEY}.pub").read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            public_key = ""
+        return {
+            "job": job.name_of(wanted["kind"], wanted["id"]),
+            "sender": sender,
+            "public_key": public_key,
+            "note": str(folder / peer.SENDER),
+        }
 
     def wait(self, states: List[State], seconds: float, clock: Callable[[], float] = time.monotonic) -> List[State]:
         """Look at running jobs until all have ended or `seconds` have passed; return how they stand then."""
@@ -125,6 +165,15 @@ class JobUnits:
     def failure(self, wanted: Dict[str, Any]) -> Dict[str, str]:
         """Return why a job that has ended left no result: cause, state left, next step, and the end of its log."""
         report = progress.read(self._report_path(wanted))
+        if not self._spec_path(wanted).exists():
+            return {
+                "id": wanted["id"],
+                "cause": f"{wanted['path']} is not here, and nothing was started that makes it",
+                "left": "nothing was changed",
+                "next": "run playbooks/provision.yml for weights, playbooks/compile.yml for artifacts",
+                "log": "none",
+                "log_tail": [],
+            }
         _status, output, _errors = self._run(["systemctl", "show", "--property=Result,ExecMainStatus", unit_of(wanted)])
         log = self._log_path(wanted)
         return {
@@ -142,7 +191,7 @@ class JobUnits:
             self._run(["systemctl", "stop", unit_of(wanted)])
         final = Path(wanted["path"])
         (final / manifest.NAME).unlink(missing_ok=True)
-        for path in (final, manifest.staging_of(final)):
+        for path in (final, manifest.staging_of(final), self._peer_dir(wanted)):
             shutil.rmtree(path, ignore_errors=True)
         for path in self.records(wanted):
             path.unlink(missing_ok=True)
@@ -154,8 +203,12 @@ class JobUnits:
 
     def records(self, wanted: Dict[str, Any]) -> List[Path]:
         """Return the files that a job keeps beside its result."""
-        spec = self._paths.spec_dir / f"{job.name_of(wanted['kind'], wanted['id'])}.json"
-        return [spec, self._log_path(wanted), self._report_path(wanted), job.stored_note(Path(wanted["path"]))]
+        return [
+            self._spec_path(wanted),
+            self._log_path(wanted),
+            self._report_path(wanted),
+            job.stored_note(Path(wanted["path"])),
+        ]
 
     def _problems(self, wanted: Dict[str, Any]) -> List[str]:
         final = Path(wanted["path"])
@@ -167,10 +220,32 @@ class JobUnits:
 
     def _active(self, wanted: Dict[str, Any]) -> bool:
         _status, output, _errors = self._run(["systemctl", "is-active", unit_of(wanted)])
-        return output.strip() in ("active", "activating", "reloading", "deactivating")
+        return output.strip() in job.ACTIVE_STATES
+
+    def _spec_path(self, wanted: Dict[str, Any]) -> Path:
+        return self._paths.spec_dir / f"{job.name_of(wanted['kind'], wanted['id'])}.json"
 
     def _report_path(self, wanted: Dict[str, Any]) -> Path:
         return self._paths.run_dir / f"{job.name_of(wanted['kind'], wanted['id'])}.json"
+
+    def _peer_dir(self, wanted: Dict[str, Any]) -> Path:
+        return peer.folder_of(job.name_of(wanted["kind"], wanted["id"]), self._paths.run_dir)
+
+    def span(self, wanted: Dict[str, Any]) -> Dict[str, Any]:
+        """Return when a job that is done worked, in seconds of this host's clock; empty where it does not say."""
+        report = progress.read(self._report_path(wanted))
+        if "began" not in report:
+            return {}
+        spec = job.load_spec(wanted["kind"], wanted["id"], self._paths.spec_dir)
+        sender = (spec.get("sender") or {}).get("host") or ""
+        return {
+            "kind": wanted["kind"],
+            "id": wanted["id"],
+            "began": report["began"],
+            "ended": report["ended"],
+            "weights": spec.get("weights") or "",
+            "sender": sender or (spec["compile_host"] if spec.get("does") == "fetch" else ""),
+        }
 
     def _log_path(self, wanted: Dict[str, Any]) -> Path:
         return self._paths.log_dir / f"{job.name_of(wanted['kind'], wanted['id'])}.log"

@@ -16,6 +16,7 @@ description:
     finds the unit running and waits for it.
   - A result is complete when its C(manifest.json), written last, names the wanted inputs and every file that it lists
     has its size. That look is all that a second run costs.
+  - Beginning and waiting are two tasks, so that other work can go on between them.
   - The action plugin of the same name calls the module again while units run, and prints their progress.
 options:
   jobs:
@@ -42,26 +43,30 @@ options:
         type: dict
         required: true
       spec:
-        description: What else the program needs to know. Must hold no secret, it is a file on the host.
+        description:
+          - What else the program needs to know. Must hold no secret, it is a file on the host.
+          - With a C(sender) (host, address, path, turn) that host of the fleet is asked for the result.
         type: dict
         default: {}
   state:
-    description: V(present) makes what is missing. V(absent) stops the units and removes results and records.
+    description:
+      - V(looked) tells what is there. V(started) starts the units of what is missing. V(finished) waits for units that
+        run, and fails where a result is missing. V(present) starts and waits. V(absent) stops the units and removes
+        results and records.
     type: str
-    choices: [present, absent]
+    choices: [present, looked, started, finished, absent]
     default: present
+  address:
+    description: Where other hosts of the fleet reach this one; comes back with V(looked).
+    type: str
+    default: ""
   wait_s:
     description: How many seconds one module run waits on the host before it reports progress.
     type: int
     default: 5
-  mine:
-    description: Ids that this task started or attached to. Filled by the action plugin.
-    type: list
-    elements: str
-    default: []
 attributes:
   check_mode:
-    description: Says what would be made and starts nothing.
+    description: Says what would be started and starts nothing; does not wait for what was not started.
     support: full
   diff_mode:
     description: One line for each job.
@@ -69,8 +74,9 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: The checkpoint is here, complete and verified
+- name: The checkpoint is on its way
   trainyard.neuron.jobs:
+    state: started
     jobs:
       - kind: weights
         id: example-model-0123456789ab
@@ -89,12 +95,39 @@ done:
   returned: success
   type: list
   elements: str
+missing:
+  description: Ids of the results that are not.
+  returned: with O(state=looked)
+  type: list
+  elements: str
+paths:
+  description: Directories of the results that are complete, by id.
+  returned: with O(state=looked)
+  type: dict
+address:
+  description: The option of that name.
+  returned: with O(state=looked)
+  type: str
+introductions:
+  description: For jobs that ask another host, what that host must know of this one.
+  returned: with O(state=started)
+  type: list
+  elements: dict
 running:
   description: Jobs whose unit still works, with one line about each.
-  returned: success
+  returned: with O(state=finished)
   type: list
   elements: dict
   sample: [{"id": "example-model-0123456789ab", "progress": "fetching, 1.2 GB of 4.8 GB (25 %), 310.0 MB/s, 12 s left"}]
+spans:
+  description: When each job that is done worked last, in seconds of the host's clock, and what it needed.
+  returned: with O(state=finished)
+  type: list
+  elements: dict
+now:
+  description: The host's clock, in seconds.
+  returned: with O(state=finished)
+  type: float
 failed_jobs:
   description: Jobs that ended without a result, with cause, state left, next step and the end of their log.
   returned: failure
@@ -102,6 +135,7 @@ failed_jobs:
   elements: dict
 """
 
+import time
 from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
@@ -121,40 +155,61 @@ ARGUMENT_SPEC = {
             "spec": {"type": "dict", "default": {}},
         },
     },
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "looked", "started", "finished", "absent"], "default": "present"},
+    "address": {"type": "str", "default": ""},
     "wait_s": {"type": "int", "default": 5},
-    "mine": {"type": "list", "elements": "str", "default": []},
 }
 
 
-def present(module: AnsibleModule, units: job_units.JobUnits) -> None:
-    """Start what is missing, wait a little, and report; fails when a job of this task ended without a result."""
-    mine = set(module.params["mine"])
+def looked(module: AnsibleModule, units: job_units.JobUnits) -> None:
+    """Tell what is there."""
+    states = [units.describe(wanted) for wanted in module.params["jobs"]]
+    module.exit_json(
+        changed=False,
+        done=[state.identifier for state in states if state.complete],
+        missing=[state.identifier for state in states if not state.complete],
+        paths={state.identifier: state.job["path"] for state in states if state.complete},
+        address=module.params["address"],
+    )
+
+
+def started(module: AnsibleModule, units: job_units.JobUnits) -> None:
+    """Start what is missing and does not run."""
     states = [units.describe(wanted) for wanted in module.params["jobs"]]
     missing = [state for state in states if not state.complete]
-    diff = {
-        "before": "".join(f"{state.job['path']}: {'; '.join(state.problems[:3])}\n" for state in missing),
-        "after": "".join(f"{state.job['path']}: complete\n" for state in missing),
-    }
-    if module.check_mode or not missing:
-        done = [state.identifier for state in states if state.complete]
-        module.exit_json(changed=bool(missing) or bool(mine), done=done, running=[], diff=diff)
-    for state in missing:
-        if not state.running and state.identifier not in mine:
+    idle = [state for state in missing if not state.running]
+    for state in idle:
+        if not module.check_mode:
             units.start(state.job)
-            state.running = True
-        mine.add(state.identifier)
-    states = units.wait(states, module.params["wait_s"])
-    failed = [units.failure(state.job) for state in states if not state.complete and not state.running]
-    if failed:
-        module.fail_json(msg=explain(failed), failed_jobs=failed, changed=True)
     module.exit_json(
-        changed=True,
+        changed=bool(idle),
+        done=[state.identifier for state in states if state.complete],
+        introductions=[found for found in (units.introduction(state) for state in missing) if found],
+        diff={
+            "before": "".join(f"{state.job['path']}: {'; '.join(state.problems[:3])}\n" for state in idle),
+            "after": "".join(f"{state.job['path']}: complete\n" for state in idle),
+        },
+    )
+
+
+def finished(module: AnsibleModule, units: job_units.JobUnits) -> None:
+    """Wait a little and report; fails when a result is missing and nothing makes it."""
+    states = [units.describe(wanted) for wanted in module.params["jobs"]]
+    if not module.check_mode:
+        states = units.wait(states, module.params["wait_s"])
+        failed = [units.failure(state.job) for state in states if not state.complete and not state.running]
+        if failed:
+            module.fail_json(msg=explain(failed), failed_jobs=failed)
+    module.exit_json(
+        changed=False,
         done=[state.identifier for state in states if state.complete],
         running=[
-            {"id": state.identifier, "progress": progress.describe(state.report)} for state in states if state.running
+            {"id": state.identifier, "progress": progress.describe(state.report)}
+            for state in states
+            if state.running and not module.check_mode
         ],
-        diff=diff,
+        spans=[span for span in (units.span(state.job) for state in states if state.complete) if span],
+        now=time.time(),
     )
 
 
@@ -173,7 +228,7 @@ def absent(module: AnsibleModule, units: job_units.JobUnits) -> None:
     if before and not module.check_mode:
         for wanted in module.params["jobs"]:
             units.remove(wanted)
-    module.exit_json(changed=bool(before), done=[], running=[], diff={"before": before, "after": ""})
+    module.exit_json(changed=bool(before), done=[], diff={"before": before, "after": ""})
 
 
 def main() -> None:
@@ -182,7 +237,9 @@ def main() -> None:
     units = job_units.JobUnits(module.run_command)
     try:
         job_units.check(module.params["jobs"])
-        {"present": present, "absent": absent}[module.params["state"]](module, units)
+        # The action plugin asks for both parts of `present` one after the other.
+        states = {"present": started, "looked": looked, "started": started, "finished": finished, "absent": absent}
+        states[module.params["state"]](module, units)
     except (OSError, ValueError, RuntimeError) as error:
         module.fail_json(msg=f"{error}. Jobs that were started go on; run again to attach to them")
 

@@ -10,16 +10,18 @@ import time
 import traceback
 from typing import List
 
-from . import artifact, build, job, manifest, progress, store, weights
+from . import artifact, build, job, manifest, progress, send, store, weights
 
 KINDS = {"weights": weights.run, "artifact": artifact.run, "build": build.run}
 
 
 def main(arguments: List[str]) -> int:
     """Run the job that the arguments name; report its end where the waiting module looks."""
+    if arguments[:1] == ["send"]:
+        return send.main(arguments[1:])
     kind, identifier = arguments
     report = progress.Progress(progress.RUN_DIR / f"{job.name_of(kind, identifier)}.json")
-    began_s = time.monotonic()
+    began_s, began_at = time.monotonic(), time.time()
     try:
         spec = job.load_spec(kind, identifier)
         os.environ.update(job.load_credentials())
@@ -41,7 +43,12 @@ def main(arguments: List[str]) -> int:
         )
     else:
         total = sum(entry["size"] for entry in described["files"])
-        report.done(bytes=total, seconds=round(time.monotonic() - began_s, 1))
+        report.done(
+            bytes=total,
+            seconds=round(time.monotonic() - began_s, 1),
+            began=began_at + report.waited_s,  # what it waited for is somebody else's work
+            ended=time.time(),
+        )
         return 0
     failure = progress.read(progress.RUN_DIR / f"{job.name_of(kind, identifier)}.json")
     print(f"FAILED: {failure.get('cause')}", flush=True)  # noqa: T201 - the job's log

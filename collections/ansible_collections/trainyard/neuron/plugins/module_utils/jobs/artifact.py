@@ -15,10 +15,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from . import job, manifest, progress, store
+from . import job, manifest, peer, progress, store, transfer
 
 #: Seconds between two looks at whether another host has finished.
 WAIT_S = 5.0
+
+#: Seconds between two looks at whether the weights have arrived.
+WEIGHTS_LOOK_S = 1.0
 
 #: Seconds between two looks at whether a server answers, and how long it may take to stop.
 WARM_LOOK_S = 1.0
@@ -31,8 +34,8 @@ TAIL_CHARS = 2000
 def run(spec: Dict[str, Any], report: progress.Progress) -> Dict[str, Any]:
     """Make `spec['path']` hold the artifact; return its manifest.
 
-    `spec`: id (the digest), path, inputs, does (compile or fetch), generation, argv, environment, work_dir, store,
-    store_endpoint.
+    `spec`: id (the digest), path, inputs, does (compile or fetch), generation, argv, environment, work_dir, weights,
+    weights_path, store, store_endpoint, and the sender where another host of the fleet is to be asked first.
     """
     final = Path(spec["path"])
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +44,9 @@ def run(spec: Dict[str, Any], report: progress.Progress) -> Dict[str, Any]:
     if described is None and shared is not None:
         stored = shared.manifest(spec["id"])
         if stored is not None:
-            described = fetch(spec, stored, shared, final, report)
+            described = fetch(spec, stored, StoreSource(shared, spec["id"], stored), final, report)
+    if described is None and spec.get("sender"):
+        described = _from_peer(spec, final, report)
     if described is None:
         described = _compile_once(spec, final, shared, report)
     if shared is not None:
@@ -53,6 +58,28 @@ def run(spec: Dict[str, Any], report: progress.Progress) -> Dict[str, Any]:
     return described
 
 
+def _from_peer(spec: Dict[str, Any], final: Path, report: progress.Progress) -> Optional[Dict[str, Any]]:
+    """Fetch from another host of the fleet; None when it has none and this host may compile instead.
+
+    Raises:
+        JobError: it has none, and this host was not chosen to compile.
+    """
+    sender = peer.Peer(spec, report)
+    try:
+        return fetch(spec, sender.wait(), sender, final, report)
+    except peer.PeerError as error:
+        if spec["does"] == "fetch":
+            raise job.JobError(
+                f"artifact {spec['id'][:12]} did not come: {error}",
+                "what arrived is kept",
+                f"see what {sender.name} says in {job.LOG_DIR}/artifact-{spec['id']}.log, then run again to resume",
+            ) from error
+        print(f"{error}; compiling here", flush=True)  # noqa: T201 - the job's log
+        return None
+    finally:
+        sender.close()
+
+
 def _compile_once(spec: Dict[str, Any], final: Path, shared: Any, report: progress.Progress) -> Dict[str, Any]:
     """Compile, or wait for the host of the fleet that is at it, whichever controller started it there, and fetch."""
     if shared is None and spec["does"] == "compile":
@@ -61,11 +88,11 @@ def _compile_once(spec: Dict[str, Any], final: Path, shared: Any, report: progre
     while True:
         stored = shared.manifest(spec["id"]) if shared is not None else None
         if stored is not None:
-            return fetch(spec, stored, shared, final, report)
+            return fetch(spec, stored, StoreSource(shared, spec["id"], stored), final, report)
         holder = _holder(spec, shared, owner)
         if holder is None:
             return _compile_locked(spec, final, shared, owner, report)
-        report.phase(f"waiting for {holder} to compile")
+        report.wait(f"waiting for {holder} to compile")
         time.sleep(WAIT_S)
 
 
@@ -112,41 +139,48 @@ def _compile_locked(
     return described
 
 
+class StoreSource:
+    """An artifact in the fleet's store, as a source of files."""
+
+    def __init__(self, shared: Any, digest: str, stored: Dict[str, Any]) -> None:
+        self.name = str(shared.uri)
+        self._shared, self._digest, self._stored = shared, digest, stored
+
+    def expected(self) -> List[Dict[str, Any]]:
+        """Return the files of the stored manifest."""
+        return list(self._stored["files"])
+
+    def fetch(self, staging: Path, expected: List[Dict[str, Any]]) -> None:
+        """Fetch what is not there yet."""
+        for entry in expected:
+            if transfer.lacks(staging, entry):
+                self._shared.get(self._digest, entry["path"], staging / entry["path"], lambda _count: None)
+
+    def forget(self, staging: Path, name: str) -> None:
+        """Remove a wrong file, so that it is fetched anew and alone."""
+        (staging / name).unlink(missing_ok=True)
+
+
 def fetch(
-    spec: Dict[str, Any], stored: Dict[str, Any], shared: Any, final: Path, report: progress.Progress
+    spec: Dict[str, Any], stored: Dict[str, Any], source: transfer.Source, final: Path, report: progress.Progress
 ) -> Dict[str, Any]:
-    """Bring an artifact from the store, and take it only when every file has the sum in its manifest."""
+    """Bring an artifact that others made, and take it only when every file has the sum in its manifest."""
     if stored["inputs"] != spec["inputs"]:
         differing = ", ".join(job.different_keys(stored["inputs"], spec["inputs"]))
         raise job.JobError(
-            f"{shared.uri} holds under {spec['id'][:12]} an artifact of other inputs ({differing})",
+            f"{source.name} holds under {spec['id'][:12]} an artifact of other inputs ({differing})",
             "nothing was written",
             f"remove it: trainyard artifact rm {spec['id']}",
         )
     staging = manifest.staging_of(final)
-    total = sum(entry["size"] for entry in stored["files"])
-    job.require_space(final.parent, total, f"artifact {spec['id'][:12]}")
-    report.phase(f"fetching from {shared.uri}", total)
-    shutil.rmtree(staging, ignore_errors=True)
-    for entry in stored["files"]:
-        target = staging / entry["path"]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shared.get(spec["id"], entry["path"], target, report.add)
-    report.phase("verifying", total)
-    problems = manifest.full_problems(staging, stored, report.add)
-    if problems:
-        shutil.rmtree(staging)
-        raise job.JobError(
-            f"artifact {spec['id'][:12]} from {shared.uri} is damaged: {problems[0]}",
-            "nothing was kept",
-            f"trainyard artifact verify {spec['id']}; then remove it there and compile again",
-        )
+    transfer.bring(source, staging, f"artifact {spec['id'][:12]}", report)
     manifest.publish(staging, final, stored)
     return stored
 
 
 def compile_artifact(spec: Dict[str, Any], final: Path, report: progress.Progress) -> Dict[str, Any]:
     """Run the compiler into a staging directory and publish what it made, when it is whole."""
+    _await_weights(spec, report)
     staging = manifest.staging_of(final)
     work_dir = Path(spec["work_dir"])
     shutil.rmtree(staging, ignore_errors=True)
@@ -164,7 +198,7 @@ def compile_artifact(spec: Dict[str, Any], final: Path, report: progress.Progres
                 "nothing was kept",
                 f"read {job.LOG_DIR}/artifact-{spec['id']}.log",
             )
-    except job.JobError:
+    except (job.JobError, OSError):  # what is missing of it would be missed only when it serves
         shutil.rmtree(staging, ignore_errors=True)
         raise
     finally:
@@ -181,6 +215,26 @@ def compile_artifact(spec: Dict[str, Any], final: Path, report: progress.Progres
     described = manifest.build(staging, "artifact", spec["id"], spec["inputs"], made, report.add)
     manifest.publish(staging, final, described)
     return described
+
+
+def _await_weights(spec: Dict[str, Any], report: progress.Progress) -> None:
+    """Wait for the checkpoint, whose unit may still work: a compile begins when its own weights are there.
+
+    Raises:
+        JobError: they are not here and nothing brings them.
+    """
+    path, identifier = Path(spec.get("weights_path") or "/"), spec.get("weights")
+    if not identifier:
+        return
+    while manifest.read(path) is None:
+        if not job.unit_runs("weights", identifier) and manifest.read(path) is None:
+            raise job.JobError(
+                f"its weights are not in {path}, and nothing brings them",
+                "nothing was run",
+                f"see {job.LOG_DIR}/weights-{identifier}.log, then provision again (role model_weights)",
+            )
+        report.wait("waiting for its weights")
+        time.sleep(WEIGHTS_LOOK_S)
 
 
 def command(spec: Dict[str, Any], final: Path, staging: Path, work_dir: Path) -> tuple[List[str], Dict[str, str]]:

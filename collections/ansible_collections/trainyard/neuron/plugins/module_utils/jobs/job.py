@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -15,6 +16,9 @@ from . import manifest, progress
 SPEC_DIR = Path("/etc/trainyard/jobs")
 
 LOG_DIR = Path("/var/log/trainyard")
+
+#: What `systemctl is-active` says of a unit that works.
+ACTIVE_STATES = ("active", "activating", "reloading", "deactivating")
 
 #: Name of the credential that carries tokens and keys as a JSON object of environment variables.
 CREDENTIAL = "environment"
@@ -33,6 +37,18 @@ class JobError(Exception):
 def name_of(kind: str, identifier: str) -> str:
     """Return the name that a job's specification, log and report share."""
     return f"{kind}-{identifier}"
+
+
+def unit_of(kind: str, identifier: str) -> str:
+    """Return the name of the systemd unit that does a job."""
+    return f"trainyard-{kind}@{identifier}.service"
+
+
+def unit_runs(kind: str, identifier: str) -> bool:
+    """Return whether the unit of a job works now."""
+    argv = ["systemctl", "is-active", unit_of(kind, identifier)]
+    answer = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    return answer.stdout.strip() in ACTIVE_STATES
 
 
 def load_spec(kind: str, identifier: str, spec_dir: Path = SPEC_DIR) -> Dict[str, Any]:

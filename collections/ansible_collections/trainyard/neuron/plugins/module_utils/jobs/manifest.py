@@ -101,9 +101,19 @@ def build(
     on_bytes: Optional[OnBytes] = None,
 ) -> Dict[str, Any]:
     """Return the manifest of what is in `root`; `inputs` says what it was made from, `made` how and where."""
-    files = describe_files(root, on_bytes)
+    return of_files(describe_files(root, on_bytes), kind, identifier, inputs, made)
+
+
+def of_files(
+    files: List[Dict[str, Any]], kind: str, identifier: str, inputs: Dict[str, Any], made: Dict[str, Any]
+) -> Dict[str, Any]:
+    """Return the manifest of files that are described already.
+
+    Raises:
+        ManifestError: there is none.
+    """
     if not files:
-        raise ManifestError(f"{root} holds no file")
+        raise ManifestError(f"{kind} {identifier} has no file")
     return {
         "version": VERSION,
         "kind": kind,

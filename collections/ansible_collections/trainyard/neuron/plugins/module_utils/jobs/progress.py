@@ -29,10 +29,29 @@ class Progress:
         self._phase_began_s = clock()
         self._at_start_bytes = 0
         self._written_s: Optional[float] = None
+        self._waited_s = 0.0
+
+    @property
+    def current(self) -> str:
+        """The phase that was begun last, empty before the first."""
+        return str(self._state.get("phase", ""))
+
+    def wait(self, what: str) -> None:
+        """Begin a phase of doing nothing; a wait that is asked for again goes on."""
+        if self.current != what:
+            self.phase(what)
+            self._state["waits"] = True
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds of all waits that are over."""
+        return self._waited_s
 
     def phase(self, name: str, bytes_total: int = 0, bytes_done: int = 0) -> None:
         """Begin a phase; `bytes_done` is what an earlier run had finished and is not counted into the rate."""
         with self._lock:
+            if self._state.get("waits"):
+                self._waited_s += self._clock() - self._phase_began_s
             self._phase_began_s = self._clock()
             self._at_start_bytes = bytes_done
             self._state = {"state": "running", "phase": name, "bytes_total": bytes_total, "bytes_done": bytes_done}

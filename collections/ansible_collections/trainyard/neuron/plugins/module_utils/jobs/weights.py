@@ -7,21 +7,18 @@ and the next one goes on from it; the final name appears with the manifest, when
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Protocol
+from typing import Any, Callable, Dict, List, Tuple
 
-from . import job, manifest, progress
-
-#: How often a file that arrived wrong is fetched again before the job gives up.
-REPAIRS = 2
+from . import job, manifest, peer, progress, transfer
 
 #: A revision of S3 or path weights that is a content digest and not just a label.
 CONTENT_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -33,7 +30,7 @@ def run(spec: Dict[str, Any], report: progress.Progress) -> Dict[str, Any]:
     """Make `spec['path']` hold the weights that `spec['inputs']` names; return the manifest.
 
     `spec`: id, path, inputs {repo, revision, source, uri, exclude}, endpoint (of the hub, empty for the real one),
-    max_workers.
+    max_workers, and the sender where another host of the fleet is to be asked first.
     """
     final = Path(spec["path"])
     staging = manifest.staging_of(final)
@@ -43,56 +40,32 @@ def run(spec: Dict[str, Any], report: progress.Progress) -> Dict[str, Any]:
     if final.exists() and not staging.exists():
         final.rename(staging)  # what is right in it need not come again
     (staging / manifest.NAME).unlink(missing_ok=True)
-    source = SOURCES[spec["inputs"]["source"]](spec)
-    expected = source.expected()
     began_s = time.monotonic()
-    need = sum(entry["size"] for entry in expected)
-    have = job.tree_bytes(staging) if staging.exists() else 0
-    job.require_space(staging.parent, need - have, f"{spec['id']} from {source.name}")
-    staging.mkdir(exist_ok=True)
-    for attempt in range(1 + REPAIRS):
-        report.phase(f"fetching from {source.name}", need, job.tree_bytes(staging))
-        with _Watch(staging, report):
-            source.fetch(staging, expected)
-        report.phase("verifying", need)
-        described = manifest.build(staging, "weights", spec["id"], spec["inputs"], _made(source, began_s), report.add)
-        wrong = wrong_files(staging, described, expected)
-        if not wrong:
-            break
-        for name, why in wrong.items():
-            print(f"{name}: {why}; fetching it again ({attempt + 1} of {REPAIRS})", flush=True)  # noqa: T201 - the job's log
-            source.forget(staging, name)
-    else:
-        first = next(iter(wrong.items()))
-        raise job.JobError(
-            f"{len(wrong)} file(s) of {source.name} do not match their sums, for example {first[0]}: {first[1]}",
-            f"{staging} keeps the files that are right",
-            "check the source; run again to fetch the wrong files anew",
-        )
+    name, files = _bring(spec, staging, report)
+    described = manifest.of_files(
+        files,
+        "weights",
+        spec["id"],
+        spec["inputs"],
+        {"from": name, "on": os.uname().nodename, "seconds": round(time.monotonic() - began_s, 1)},
+    )
     _check_revision(spec, described, staging)
     manifest.publish(staging, final, described)
     return described
 
 
-def wrong_files(staging: Path, described: Dict[str, Any], expected: List[Dict[str, Any]]) -> Dict[str, str]:
-    """Return the files that are missing or differ from what the source states, with the reason."""
-    found = {entry["path"]: entry for entry in described["files"]}
-    wrong = {}
-    for entry in expected:
-        have = found.get(entry["path"])
-        if have is None:
-            wrong[entry["path"]] = "missing"
-        elif have["size"] != entry["size"]:
-            wrong[entry["path"]] = f"{have['size']} bytes instead of {entry['size']}"
-        elif entry.get("sha256") and have["sha256"] != entry["sha256"]:
-            wrong[entry["path"]] = f"SHA-256 {have['sha256']} instead of {entry['sha256']}"
-        elif entry.get("git_sha1") and manifest.git_blob_hash(staging / entry["path"]) != entry["git_sha1"]:
-            wrong[entry["path"]] = "its git hash differs from the hub's"
-    return wrong
-
-
-def _made(source: Source, began_s: float) -> Dict[str, Any]:
-    return {"from": source.name, "on": os.uname().nodename, "seconds": round(time.monotonic() - began_s, 1)}
+def _bring(spec: Dict[str, Any], staging: Path, report: progress.Progress) -> Tuple[str, List[Dict[str, Any]]]:
+    """Fill the staging directory, from the fleet where a sender is named, else or failing that from the source."""
+    if spec.get("sender"):
+        sender = peer.Peer(spec, report)
+        try:
+            return sender.name, transfer.bring(sender, staging, spec["id"], report)
+        except (peer.PeerError, job.JobError) as error:
+            print(f"{error}; going to the source instead", flush=True)  # noqa: T201 - the job's log
+        finally:
+            sender.close()
+    source = SOURCES[spec["inputs"]["source"]](spec)
+    return source.name, transfer.bring(source, staging, spec["id"], report)
 
 
 def _check_revision(spec: Dict[str, Any], described: Dict[str, Any], staging: Path) -> None:
@@ -105,42 +78,6 @@ def _check_revision(spec: Dict[str, Any], described: Dict[str, Any], staging: Pa
             f"{staging} holds what was fetched",
             "correct the uri, or set the revision to the content that is meant",
         )
-
-
-class _Watch:
-    """Reports once a second how much of a staging directory is there, while others fill it."""
-
-    def __init__(self, staging: Path, report: progress.Progress) -> None:
-        self._staging = staging
-        self._report = report
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def _look(self) -> None:
-        while not self._stop.wait(progress.INTERVAL_S):
-            self._report.set(job.tree_bytes(self._staging))
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-
-class Source(Protocol):
-    """Where weights come from."""
-
-    name: str
-
-    def expected(self) -> List[Dict[str, Any]]:
-        """Return `{path, size, and what sums are stated}` of every wanted file."""
-
-    def fetch(self, staging: Path, expected: List[Dict[str, Any]]) -> None:
-        """Bring what is not there yet."""
-
-    def forget(self, staging: Path, name: str) -> None:
-        """Remove a wrong file, so that it is fetched anew and alone."""
 
 
 class HubSource:
@@ -196,6 +133,8 @@ class HubSource:
             argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
         print(result.stdout, end="", flush=True)  # noqa: T201 - the job's log
+        if result.returncode != 0 and os.strerror(errno.ENOSPC) in result.stdout:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(staging))
         if result.returncode != 0:
             raise job.JobError(
                 f"`hf download` of {self.name} ended with status {result.returncode}: {_last_line(result.stdout)}",
@@ -279,10 +218,9 @@ class S3Source:
         from . import store
 
         for entry in expected:
-            target = staging / entry["path"]
-            if target.is_file() and target.stat().st_size == entry["size"]:
+            if not transfer.lacks(staging, entry):
                 continue
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = staging / entry["path"]
             try:
                 self._client.download_file(self._bucket, self._prefix + entry["path"], str(target))
             except store.s3_errors() as error:
@@ -327,10 +265,9 @@ class PathSource:
     def fetch(self, staging: Path, expected: List[Dict[str, Any]]) -> None:
         """Copy what is not there yet; a file takes its name only when it is whole."""
         for entry in expected:
-            target = staging / entry["path"]
-            if target.is_file() and target.stat().st_size == entry["size"]:
+            if not transfer.lacks(staging, entry):
                 continue
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = staging / entry["path"]
             partial = target.with_name(f".{target.name}.partial")
             shutil.copyfile(self._root / entry["path"], partial)
             partial.replace(target)
@@ -340,7 +277,11 @@ class PathSource:
         (staging / name).unlink(missing_ok=True)
 
 
-SOURCES: Dict[str, Callable[[Dict[str, Any]], Source]] = {"huggingface": HubSource, "s3": S3Source, "path": PathSource}
+SOURCES: Dict[str, Callable[[Dict[str, Any]], transfer.Source]] = {
+    "huggingface": HubSource,
+    "s3": S3Source,
+    "path": PathSource,
+}
 
 
 def excluded(name: str, patterns: List[str]) -> bool:

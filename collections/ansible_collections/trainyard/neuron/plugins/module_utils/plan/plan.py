@@ -17,6 +17,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment i
     Deployment,
     ModelRef,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fan_out import fan_out
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fit import GIB, ConfigError, ModelShape
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generations import (
     argument_problems,
@@ -139,6 +140,7 @@ class _Planner:
         if self._problems:
             raise PlanError(self._problems)
         _elect_compile_hosts(planned)
+        _name_senders(planned)
         return FleetPlan(planned, router, _benchmarks(hosts, planned, router), tuple(_unique(self._warnings)))
 
     def _read(self) -> List[Host]:
@@ -333,6 +335,7 @@ class _Planner:
                 "compile_host": None,
                 "runtime": deployment.runtime,
                 "image": _sdk_entry(release, deployment, host)["image"],
+                "sender": None,
                 "argv": list(rendered.argv),
                 "environment": dict(rendered.environment),
                 "mode": rendered.mode,
@@ -602,6 +605,7 @@ def _weights(host: Host) -> List[Dict[str, Any]]:
             "source": model.source,
             "uri": model.uri,
             "path": weights_path(host.data_dir, model),
+            "sender": None,
         }
     return [found[key] for key in sorted(found)]
 
@@ -620,6 +624,36 @@ def _elect_compile_hosts(planned: Mapping[str, Mapping[str, Any]]) -> None:
     for host in planned.values():
         for artifact in host["artifacts"]:
             artifact["compile_host"] = elected[artifact["digest"]]
+
+
+def _name_senders(planned: Mapping[str, Mapping[str, Any]]) -> None:
+    """Name for each checkpoint and artifact of a host the host that it comes from where it goes from host to host.
+
+    The first to have an artifact is the host that compiles it. The first to have a checkpoint is a host that compiles
+    from it, and the next are the others that do: what waits longest begins first.
+    """
+    compiles: Dict[str, List[str]] = {}
+    for name, host in planned.items():
+        for artifact in host["artifacts"]:
+            if artifact["compile_host"] == name:
+                compiles.setdefault(artifact["weights"], []).append(name)
+                compiles.setdefault(artifact["digest"], []).append(name)
+    entries: Dict[str, Dict[str, Dict[str, Any]]] = {}
+    for name, host in planned.items():
+        for entry in host["weights"]:
+            entries.setdefault(entry["id"], {})[name] = entry
+        for entry in host["artifacts"]:
+            entries.setdefault(entry["digest"], {})[name] = entry
+    for identifier, by_host in entries.items():
+        first = [name for name in dict.fromkeys(compiles.get(identifier, ())) if name in by_host]
+        order = first + [name for name in by_host if name not in first]
+        for name, leg in fan_out(order[:1], order[1:]).items():
+            by_host[name]["sender"] = {
+                "host": leg.sender,
+                "address": planned[leg.sender]["address"],
+                "path": by_host[leg.sender]["path"],
+                "turn": leg.turn,
+            }
 
 
 def _unique(problems: Iterable[Problem]) -> List[Problem]:

@@ -77,6 +77,7 @@ OTHER_VARIABLES = frozenset(
         "trainyard_canary",
         "trainyard_canary_prompts",
         "trainyard_capacity_block_end",
+        "trainyard_compiles_next",
         "trainyard_drained_elsewhere",
         "trainyard_elb_target_groups",
         "trainyard_elb_target_id",

@@ -106,6 +106,18 @@ def test_compilations_are_spread_over_the_hosts() -> None:
     assert elected == {a["digest"]: a["compile_host"] for a in found["hosts"]["b"]["artifacts"]}
 
 
+def test_what_goes_from_host_to_host_begins_where_it_is_compiled() -> None:
+    long = deployment("long", max_model_len=8192, port=9100, data_parallel_size=1)
+    found = plan({name: host(deployment(data_parallel_size=1), long) for name in ("a", "b", "c", "d")})["hosts"]
+    senders = {name: (entry["weights"][0]["sender"] or {}).get("host") for name, entry in found.items()}
+    assert senders == {"a": None, "b": "a", "c": "a", "d": "b"}
+    for name, entry in found.items():
+        for artifact in entry["artifacts"]:
+            assert (artifact["sender"] is None) == (artifact["compile_host"] == name)
+    sender = found["b"]["weights"][0]["sender"]
+    assert sender == {**sender, "path": found["a"]["weights"][0]["path"], "address": found["a"]["address"], "turn": 0}
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_order_of_the_inventory_changes_nothing(seed: int) -> None:
     shuffle = random.Random(seed)  # noqa: S311 - an order, not a secret

@@ -9,9 +9,11 @@ import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils import job_units
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import job, manifest
 
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKey"
+
 
 class Systemd:
-    """Stands in for systemctl: starting a unit runs what the test says the job does."""
+    """Stands in for systemctl and ssh-keygen: starting a unit runs what the test says the job does."""
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
@@ -19,6 +21,9 @@ class Systemd:
         self.on_start = lambda: None
 
     def __call__(self, argv: list[str]) -> tuple[int, str, str]:
+        if argv[0] == "ssh-keygen":
+            Path(f"{argv[-1]}.pub").write_text(f"{KEY}\n")
+            return 0, "", ""
         self.calls.append(argv[1:])
         if argv[1] == "is-active":
             return 0, "active\n" if argv[2] in self.active else "inactive\n", ""
@@ -106,8 +111,8 @@ def test_start_writes_what_the_program_reads(units: job_units.JobUnits, systemd:
 
 def test_failure_tells_cause_state_and_next_step_with_the_log(units: job_units.JobUnits, tmp_path: Path) -> None:
     entry = wanted(tmp_path)
+    units.start(entry)
     (tmp_path / "run").mkdir()
-    (tmp_path / "log").mkdir()
     report = {"state": "failed", "cause": "the disk is full", "left": "partial", "next": "free space"}
     (tmp_path / "run" / "weights-m-1.json").write_text(json.dumps(report))
     (tmp_path / "log" / "weights-m-1.log").write_text("".join(f"line {number}\n" for number in range(40)))
@@ -118,7 +123,48 @@ def test_failure_tells_cause_state_and_next_step_with_the_log(units: job_units.J
 
 
 def test_job_that_was_killed_without_a_report_still_has_a_cause(units: job_units.JobUnits, tmp_path: Path) -> None:
+    units.start(wanted(tmp_path))
     assert "ended without a result (Result=exit-code ExecMainStatus=1)" in units.failure(wanted(tmp_path))["cause"]
+
+
+def test_key_is_made_for_a_job_that_asks_another_host_and_goes_with_it(
+    units: job_units.JobUnits, tmp_path: Path
+) -> None:
+    entry = wanted(tmp_path, sender={"host": "h1", "address": "10.0.0.1", "path": "/data/m", "turn": 0})
+    state = job_units.State(entry, ["absent"])
+    assert units.introduction(state)["public_key"] == ""
+    units.start(entry)
+    met = units.introduction(state)
+    assert (met["job"], met["public_key"], met["sender"]["host"]) == ("weights-m-1", KEY, "h1")
+    Path(met["note"]).write_text("{}")
+    assert units.introduction(state) == {}
+    units.start(entry)
+    # The unit that runs was started with h1, whatever a later run would choose.
+    other = wanted(tmp_path, sender={"host": "h2", "address": "10.0.0.2", "path": "/data/m", "turn": 0})
+    assert units.introduction(job_units.State(other, ["absent"], running=True)) == met
+    units.remove(entry)
+    assert not Path(met["note"]).parent.exists()
+
+
+def test_job_with_no_sender_has_no_key(units: job_units.JobUnits, tmp_path: Path) -> None:
+    units.start(wanted(tmp_path))
+    assert units.introduction(job_units.State(wanted(tmp_path), ["absent"])) == {}
+    assert not (tmp_path / "run").exists()
+
+
+def test_span_is_when_the_program_worked(units: job_units.JobUnits, tmp_path: Path) -> None:
+    entry = wanted(tmp_path, sender={"host": "h1"})
+    assert units.span(entry) == {}
+    units.start(entry)
+    (tmp_path / "run" / "weights-m-1.json").write_text('{"state": "done", "began": 10.0, "ended": 20.0}')
+    assert units.span(entry) == {
+        "kind": "weights",
+        "id": "m-1",
+        "began": 10.0,
+        "ended": 20.0,
+        "weights": "",
+        "sender": "h1",
+    }
 
 
 def test_wait_ends_when_the_unit_ends(units: job_units.JobUnits, systemd: Systemd, tmp_path: Path) -> None:

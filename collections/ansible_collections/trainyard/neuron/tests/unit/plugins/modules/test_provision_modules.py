@@ -51,23 +51,46 @@ def a_job(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_missing_result_is_foretold_and_nothing_is_started(call: Call, a_job: dict[str, Any], tmp_path: Path) -> None:
-    result = call(jobs, check=True, jobs=[a_job])
+    result = call(jobs, check=True, state="started", jobs=[a_job])
     assert result["changed"] is True
     assert result["diff"]["before"] == f"{a_job['path']}: absent\n"
     assert result["diff"]["after"] == f"{a_job['path']}: complete\n"
+    assert call(jobs, check=True, state="finished", jobs=[a_job])["changed"] is False
     assert list(tmp_path.iterdir()) == []
 
 
 def test_present_result_is_no_change(call: Call, a_job: dict[str, Any]) -> None:
     make_result(Path(a_job["path"]), a_job["inputs"])
     for check in (True, False):
-        result = call(jobs, check=check, jobs=[a_job])
-        assert (result["changed"], result["done"], result["running"]) == (False, ["m-1"], [])
+        for state in ("looked", "started", "finished"):
+            result = call(jobs, check=check, state=state, jobs=[a_job])
+            assert (result["changed"], result["done"]) == (False, ["m-1"])
 
 
-def test_result_that_this_task_waited_for_is_a_change(call: Call, a_job: dict[str, Any]) -> None:
+def test_look_tells_others_where_the_result_is(call: Call, a_job: dict[str, Any]) -> None:
+    absent = call(jobs, state="looked", jobs=[a_job], address="10.0.0.1")
+    assert (absent["missing"], absent["paths"], absent["address"]) == (["m-1"], {}, "10.0.0.1")
     make_result(Path(a_job["path"]), a_job["inputs"])
-    assert call(jobs, jobs=[a_job], mine=["m-1"])["changed"] is True
+    present = call(jobs, state="looked", jobs=[a_job])
+    assert (present["missing"], present["paths"]) == ([], {"m-1": a_job["path"]})
+
+
+def test_unit_that_works_already_is_not_started_again(
+    call: Call, a_job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_units.JobUnits, "_active", lambda *_: True)
+    monkeypatch.setattr(job_units.JobUnits, "start", lambda *_: pytest.fail("started"))
+    assert call(jobs, state="started", jobs=[a_job])["changed"] is False
+    running = call(jobs, state="finished", jobs=[a_job], wait_s=0)["running"]
+    assert running == [{"id": "m-1", "progress": "starting"}]
+
+
+def test_waiting_for_what_nobody_started_names_the_playbook(
+    call: Call, a_job: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(job_units.JobUnits, "_active", lambda *_: False)
+    monkeypatch.setattr(job_units.JobUnits, "_spec_path", lambda *_: tmp_path / "none")
+    assert "playbooks/provision.yml" in call(jobs, state="finished", jobs=[a_job])["msg"]
 
 
 def test_absent_result_is_removed_once(call: Call, a_job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,13 +117,13 @@ def test_failed_job_tells_cause_state_next_step_and_log(
         "log_tail": [],
     }
     monkeypatch.setattr(job_units.JobUnits, "failure", lambda *_: failure)
-    result = call(jobs, jobs=[a_job], wait_s=0)
+    result = call(jobs, state="finished", jobs=[a_job], wait_s=0)
     assert result["failed"] is True
     assert result["msg"] == "m-1: the hub is down. Left: a half. Next: run again. Log: /l"
 
 
 def test_job_that_cannot_be_a_unit_is_refused(call: Call, a_job: dict[str, Any]) -> None:
-    assert "cannot be part of a unit name" in call(jobs, jobs=[{**a_job, "id": "a b"}])["msg"]
+    assert "cannot be part of a unit name" in call(jobs, state="looked", jobs=[{**a_job, "id": "a b"}])["msg"]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,10 @@ def test_damaged_copy_in_the_store_is_not_taken(fleet: Fleet) -> None:
     fleet.run(fleet.spec("h1"))
     (fleet.store / DIGEST / "model.pt").write_bytes(b"GRAPH")
     spec = fleet.spec("h2")
-    with pytest.raises(job.JobError, match=r"is damaged: model\.pt: SHA-256"):
+    with pytest.raises(job.JobError, match=r"do not match their sums, for example model\.pt: SHA-256"):
         fleet.run(spec)
-    assert list(Path(spec["path"]).parent.iterdir()) == []
+    assert not Path(spec["path"]).exists()
+    assert [path.name for path in manifest.staging_of(Path(spec["path"])).iterdir()] == ["neuron_config.json"]
 
 
 def test_artifact_of_other_inputs_under_the_digest_is_not_taken(fleet: Fleet) -> None:
@@ -206,3 +208,80 @@ def test_lock_is_given_back_when_a_compile_fails(fleet: Fleet) -> None:
     with pytest.raises(job.JobError):
         fleet.run(fleet.spec("h1", status=70))
     assert store.open_store(str(fleet.store)).holder(DIGEST) is None
+
+
+#: Stands in for a native server: marks a graph complete, then answers, and would never end by itself.
+SERVER = """
+import http.server, os, pathlib, sys
+graph = pathlib.Path(os.environ["VLLM_CACHE_ROOT"]) / "neuron" / "compile_cache" / "0123"
+graph.mkdir(parents=True)
+(graph / "graph.neff").write_bytes(b"neff")
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+if sys.argv[3] == "marks":
+    (graph / ".compilation_complete").touch()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[2])), Health).serve_forever()
+"""
+
+
+@pytest.fixture
+def native(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(artifact, "WARM_LOOK_S", 0.05)
+
+    def spec(marks: str, host: str = "h1", **more: Any) -> dict[str, Any]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        wanted = fleet.spec(host, generation="native", mode="warm_up", **more)
+        wanted["argv"] = [sys.executable, "-c", SERVER, "--port", port, marks]
+        wanted["environment"] = {"VLLM_CACHE_ROOT": wanted["path"]}
+        return wanted
+
+    return spec
+
+
+def test_native_cache_is_what_a_server_leaves_that_was_warm_once(fleet: Fleet, native: Any) -> None:
+    described = fleet.run(native("marks"))
+    names = [entry["path"] for entry in described["files"]]
+    assert names == [f"neuron/compile_cache/0123/{name}" for name in (".compilation_complete", "graph.neff")]
+    # Others get those very entries, in the layout in which their servers look for them.
+    fleet.run(native("marks", host="h2", argv=["/bin/false"]))
+    assert manifest.full_problems(Path(fleet.spec("h2")["path"]), described) == []
+
+
+def test_native_graph_that_is_not_marked_is_not_promoted(fleet: Fleet, native: Any) -> None:
+    with pytest.raises(job.JobError, match=r"0123: not marked complete"):
+        fleet.run(native("does not"))
+    assert store.open_store(str(fleet.store)).digests() == []
+
+
+def test_compile_begins_when_its_own_weights_are_there(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arriving = tmp_path / "weights"
+    looks: list[str] = []
+
+    def arrives(_seconds: float) -> None:
+        looks.append(progress.read(fleet.root / "report.json")["phase"])
+        assert fleet.compiles == 0
+        arriving.mkdir()
+        (arriving / "config.json").write_text("{}")
+        described = manifest.build(arriving, "weights", "m", {}, {})
+        manifest.write_atomically(arriving / manifest.NAME, manifest.dump(described))
+
+    monkeypatch.setattr(artifact.time, "sleep", arrives)
+    monkeypatch.setattr(job, "unit_runs", lambda *_: True)
+    fleet.run(fleet.spec("h1", weights="m", weights_path=str(arriving)))
+    assert looks == ["waiting for its weights"]
+    assert fleet.compiles == 1
+
+
+def test_compile_without_weights_that_nobody_brings_says_so(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "unit_runs", lambda *_: False)
+    with pytest.raises(job.JobError, match="nothing brings them"):
+        fleet.run(fleet.spec("h1", weights="m", weights_path=str(tmp_path / "weights")))
+    assert fleet.compiles == 0
