@@ -58,8 +58,7 @@ def test_a_canary_that_is_twice_as_slow_is_rolled_back(fleet: LabFleet, router_u
     how = {**fleet.settings["trainyard_redeploy"], "canary_seconds": 45}
     with fleet.load(router_url, closed=24, longest_s=4.0) as account:
         run = fleet.redeploy({**release(fleet), "trainyard_redeploy": how})
-    assert f"{CANARY_ID} is worse than its peers: mean time to first token" in run.text
-    assert "mean time per token" in run.text
+    assert f"{CANARY_ID} is worse than its peers: mean time per token" in run.text
     stays_as_it_was(fleet, before, run, account)
 
 
