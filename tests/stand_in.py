@@ -42,6 +42,7 @@ class Lab:
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
             "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_FORCE_COLOR": "0",  # as Molecule sets it, it wins over the one above
         }
 
     def command(self, *arguments: str) -> list[str]:

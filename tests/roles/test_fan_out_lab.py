@@ -70,7 +70,7 @@ def compiles(lab: Lab, hosts: list[str]) -> dict[str, int]:
 
 def sources(lab: Lab, kind: str, hosts: list[str]) -> dict[str, list[str]]:
     """Where each host fetched from, in order."""
-    return {host: re.findall(r"^fetching from (\S+)", log, re.M) for host, log in logs(lab, kind, hosts).items()}
+    return {host: re.findall(r"^fetching from ([\w./-]+)", log, re.M) for host, log in logs(lab, kind, hosts).items()}
 
 
 def assert_no_trust_is_left(lab: Lab, hosts: list[str]) -> None:

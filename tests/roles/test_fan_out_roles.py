@@ -26,6 +26,7 @@ def play(folder: Path, stages: list[tuple[str, str]]) -> list[tuple[str, dict[st
         "path": str(folder / "a"),
         "generation": "nxdi_v0",
         "compile_host": "h1",
+        "runtime": "venv",
         "argv": ["compile"],
         "environment": {},
         "work_dir": str(folder / "work"),
