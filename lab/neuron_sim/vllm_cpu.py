@@ -18,8 +18,16 @@ from .ownership import Claim
 from .settings import ServeSettings
 
 # Options that mean the same to every vLLM and are passed on as they were given.
-_PASSED = ("chat_template", "seed", "generation_config", "uvicorn_log_level", "response_role", "root_path")
-_FLAGS = ("trust_remote_code", "disable_log_stats", "enable_prompt_tokens_details")
+_PASSED = (
+    "chat_template",
+    "tool_call_parser",
+    "seed",
+    "generation_config",
+    "uvicorn_log_level",
+    "response_role",
+    "root_path",
+)
+_FLAGS = ("trust_remote_code", "enable_auto_tool_choice", "disable_log_stats", "enable_prompt_tokens_details")
 
 _ENVIRONMENT = {
     # One thread a replica: several replicas share a small machine, and "auto" binds every one of them to core 0.

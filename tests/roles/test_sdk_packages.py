@@ -32,7 +32,7 @@ SHOW = "dpkg-query --show --showformat '${Package} ${db:Status-Want} ${Version}\
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with stand_in("sdk-packages", 2, "--sdk-release", OLD, "--sdk-release", NEW, trainyard_monitor_port=9400) as made:
+    with stand_in("sdk-packages", 2, "--sdk-release", OLD, trainyard_monitor_port=9400) as made:
         yield made
 
 
@@ -42,7 +42,8 @@ def settings(lab: Lab, **more: Any) -> str:
     source = str(variables["lab_apt_url"])
     return json.dumps(
         {
-            "neuron_venv_releases": [find_release(NEW).entry("venv")],
+            # For an image, which brings its own environment: what is tried here are the host's packages.
+            "neuron_venv_releases": [find_release(NEW).entry("container")],
             "neuron_venv_package_source": source,
             "neuron_venv_package_key": f"{source.rstrip('/')}/key.asc",
             **more,

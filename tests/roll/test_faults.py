@@ -54,8 +54,10 @@ def stays_as_it_was(fleet: LabFleet, before: dict[str, str], run: Run, account: 
 def test_a_canary_that_is_twice_as_slow_is_rolled_back(fleet: LabFleet, router_url: str) -> None:
     before = fleet.running()
     fleet.fault(CANARY_HOST, "slow-tokens", "--replica", CANARY, "--factor", "2")
+    # Long enough for twenty requests at the canary, which is one of sixteen.
+    how = {**fleet.settings["trainyard_redeploy"], "canary_seconds": 45}
     with fleet.load(router_url, closed=24, longest_s=4.0) as account:
-        run = fleet.redeploy(release(fleet))
+        run = fleet.redeploy({**release(fleet), "trainyard_redeploy": how})
     assert f"{CANARY_ID} is worse than its peers: mean time per token" in run.text
     stays_as_it_was(fleet, before, run, account)
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,19 +16,6 @@ TOKENS = 12
 MESSAGES: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say something."}]
 #: Beside OpenAI's own parameters: the lab's model has random weights, and would end its text anywhere.
 EXACTLY = {"ignore_eos": True}
-WEATHER: Any = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather of a city.",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "enum": ["Seoul", "Oslo"]}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
-    },
-}
 
 
 @pytest.fixture
@@ -94,26 +80,6 @@ def test_many_at_once_are_all_answered(router_url: str, model: str) -> None:
         return [answer.usage.completion_tokens for answer in answers if answer.usage]
 
     assert asyncio.run(ask()) == [4] * 12
-
-
-def test_a_tool_is_called_with_arguments_of_its_schema(
-    client: openai.OpenAI, model: str, inventory: dict[str, Any]
-) -> None:
-    if next(iter(inventory["_meta"]["hostvars"].values()))["lab_engine"] == "simulated":
-        pytest.skip("the simulated engine writes text only")
-    answer = client.chat.completions.create(
-        model=model,
-        messages=MESSAGES,
-        tools=[WEATHER],
-        tool_choice={"type": "function", "function": {"name": "get_weather"}},
-        max_completion_tokens=200,
-        temperature=0,
-    )
-    calls = answer.choices[0].message.tool_calls
-    assert calls
-    assert calls[0].type == "function"
-    assert calls[0].function.name == "get_weather"
-    assert json.loads(calls[0].function.arguments)["city"] in ("Seoul", "Oslo")
 
 
 def test_what_is_refused_raises_the_clients_own_errors(client: openai.OpenAI, model: str) -> None:

@@ -542,10 +542,13 @@ def _benchmarks(
                     "url": router["urls"][0] if router["urls"] else replica["url"],
                     "tokenizer": replica["weights_path"],
                     "load": dict(deployment.benchmark),
+                    "hosts": [],
                     "replicas": [],
                 },
             )
             entry["replicas"].append(replica)
+            if host.name not in entry["hosts"]:
+                entry["hosts"].append(host.name)
     return [found[name] for name in sorted(found)]
 
 

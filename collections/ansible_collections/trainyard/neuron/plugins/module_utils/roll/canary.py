@@ -162,8 +162,11 @@ def _figures(found: _Findings, canary: Reading, peers: Reading, limits: Threshol
         ("time to first token", canary.ttft, peers.ttft, limits.ttft_ratio, limits.ttft_slack_seconds),
         ("time per token", canary.per_token, peers.per_token, limits.per_token_ratio, limits.per_token_slack_seconds),
     )
+    # Tokens of one request share its fate: twenty of them are one observation of how fast a replica is, not twenty.
+    requests = (canary.ttft.count, peers.ttft.count)
     for name, mine, theirs, ratio, slack in measures:
-        pair = _means(found, name, mine, theirs, limits.min_requests)
+        asked = requests if name == "time per token" else None
+        pair = _means(found, name, mine, theirs, limits.min_requests, asked)
         if pair:
             found.add(
                 "mean {0} {1:.1f} ms, peers {2:.1f} ms, limit x{3:g} (and {4:g} ms)".format(
@@ -197,12 +200,19 @@ def beyond_chance(mine: Histogram, theirs: Histogram, limits: Thresholds) -> boo
 
 
 def _means(
-    found: _Findings, name: str, mine: Histogram, theirs: Histogram, least: int
+    found: _Findings,
+    name: str,
+    mine: Histogram,
+    theirs: Histogram,
+    least: int,
+    requests: Optional[Tuple[float, float]] = None,
 ) -> Optional[Tuple[float, float]]:
-    if mine.count < least or theirs.count < least:
+    """Both means; None where too few requests stand behind either (each observation is one, unless they are given)."""
+    here, there = requests or (mine.count, theirs.count)
+    if here < least or there < least:
         found.notes.append(
-            "{0} not compared: {1:.0f} observations here and {2:.0f} at the peers, {3} wanted of each".format(
-                name, mine.count, theirs.count, least
+            "{0} not compared: {1:.0f} requests here and {2:.0f} at the peers, {3} wanted of each".format(
+                name, here, there, least
             )
         )
         return None

@@ -87,6 +87,14 @@ def test_a_few_short_answers_by_chance_are_not_worse() -> None:
     assert [text for text in verdict.worse if "mean output length 9.0 tokens" in text]
 
 
+def test_many_tokens_of_one_request_are_one_observation() -> None:
+    """Seen with the real engine on a busy machine: one stream in a hiccup, and a sound replica was taken back."""
+    one = Reading(ttft=Histogram(((1.0, 1),), 0.2, 1), per_token=Histogram(((1.0, 200),), 200 * 0.1, 200))
+    verdict = compare(Watched(one, 1, 0, GOLDEN), [watched()], Thresholds(), same_weights=True)
+    assert verdict.ok
+    assert "time per token not compared: 1 requests here and 100 at the peers, 20 wanted of each" in verdict.notes
+
+
 def test_too_little_traffic_is_said_and_golden_completions_still_count() -> None:
     bad = watched(3, ttft=9, golden={"Count:": "noise", "Say hello.": "noise"})
     verdict = compare(bad, [watched()], Thresholds(), same_weights=True)
