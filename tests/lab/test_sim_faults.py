@@ -148,7 +148,9 @@ def test_cores_that_are_not_released_stay_held_after_the_engine(host: SimHost) -
     server.process.terminate()
     server.wait_exit()
     assert host.busy_devices() == list(range(8))
-    assert "NeuronCore(s) not available" in host.serve_v0().log or host.serve_v0().wait_exit() == 1
+    refused = host.serve_v0()
+    assert refused.wait_exit() == 1
+    assert "NeuronCore(s) not available" in refused.log
     fault(host, "clear", "--only", "cores-not-released")
     eventually(lambda: not host.busy_devices())
 
