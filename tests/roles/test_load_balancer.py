@@ -142,7 +142,7 @@ def test_tokens_are_passed_on_one_by_one(tmp_path: Path, stubs: tuple[Stub, Stub
         *_, direct = post(stubs[0].port, {"model": "tiny/llama", "max_tokens": 25})
     assert body.count("data:") == 27
     # Bunched tokens show as gaps of about 200 ms with nothing between them: a median of nothing.
-    assert 0.5 < statistics.median(gaps(times)) / statistics.median(gaps(direct)) < 1.5
+    assert 0.6 < statistics.median(gaps(times)) / statistics.median(gaps(direct)) < 1.4
     assert len(times) >= 20
 
 
@@ -484,7 +484,7 @@ def test_the_log_has_the_time_to_the_first_token(tmp_path: Path, stubs: tuple[St
     (row,) = [row for row in rows if row["id"] == "timed"]
     # Three tokens, 200 ms before each: the first one's time is a third of the whole, and has not the other two in it.
     assert row["ttft_ms"] >= 199
-    assert row["ttft_ms"] / row["total_ms"] < 2 / 3
+    assert row["ttft_ms"] / row["total_ms"] < 1.4 / 3
     assert [row["ttft_ms"] for row in rows if row["path"] == "/nothing"] == [-1]
 
 
@@ -503,4 +503,4 @@ def test_slow_and_idle_clients_do_not_disturb_a_stream(tmp_path: Path, stubs: tu
             idle.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-")
         status, _, _, times = post(front.port, {"max_tokens": 25})
     assert status == 200
-    assert statistics.median(gaps(times)) < 1.5 * statistics.median(gaps(undisturbed))
+    assert 0.6 < statistics.median(gaps(times)) / statistics.median(gaps(undisturbed)) < 1.4

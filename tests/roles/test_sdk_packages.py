@@ -19,6 +19,7 @@ import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import find_release
 
 from lab import neuron_packages
+from tests.lab_plays import changed_tasks
 from tests.stand_in import Lab, stand_in
 from trainyard.paths import ROOT
 
@@ -58,17 +59,6 @@ def fails(lab: Lab, *arguments: str) -> str:
     )
     assert done.returncode != 0, done.stdout[-4000:]
     return done.stdout
-
-
-def changed_tasks(run: dict[str, Any]) -> set[tuple[str, str]]:
-    """The tasks that changed something, with their hosts."""
-    return {
-        (task["task"]["name"], host)
-        for play in run["plays"]
-        for task in play["tasks"]
-        for host, result in task["hosts"].items()
-        if result.get("changed")
-    }
 
 
 def test_packages_stay_while_replicas_of_the_old_release_run(lab: Lab) -> None:
