@@ -102,6 +102,19 @@ class Front:
         return [row.name for row in self.router.servers() if row.up]
 
 
+def logged(front: Front, field: str, *values: str) -> dict[str, dict[str, Any]]:
+    """The log's row with each of the field's values, once all are there (each comes after its answer)."""
+    rows: dict[str, dict[str, Any]] = {}
+
+    def all_there() -> bool:
+        whole = [line for line in front.log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+        rows.update({row[field]: row for row in map(json.loads, (line for line in whole if line.startswith("{")))})
+        return set(values) <= rows.keys()
+
+    wait_for(all_there)
+    return rows
+
+
 @contextmanager
 def routed(directory: Path, models: list[dict[str, Any]], **variables: Any) -> Iterator[Front]:
     front = Front(directory, models, **variables)
@@ -261,12 +274,10 @@ def test_request_ids_go_end_to_end_and_the_log_is_json(tmp_path: Path, stubs: tu
         _, headers, _, _ = post(front.port, {}, x_request_id='bad"} id')
         made = headers["x-request-id"]
         assert made != 'bad"} id'
-        wait_for(lambda: made in front.log.read_text())
+        rows = logged(front, "id", "mine-1", made)
     given = [row["x-request-id"] for stub in stubs for _, row in stub.seen]
     assert sorted(given) == sorted(["mine-1", made])
-    rows = [json.loads(line) for line in front.log.read_text().splitlines() if line.startswith("{")]
-    assert [row["id"] for row in rows if row["method"] == "POST"] == ["mine-1", made]
-    assert {row["status"] for row in rows if row["method"] == "POST"} == {200}
+    assert [rows[name]["status"] for name in ("mine-1", made)] == [200, 200]
 
 
 def test_a_drained_replica_finishes_and_stays_out_over_a_restart(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
@@ -324,7 +335,7 @@ def test_keys_are_asked_for_and_do_not_reach_the_replicas(tmp_path: Path, stubs:
             assert (status, json.loads(body)["error"]["code"]) == (401, "invalid_api_key")
         assert post(front.port, {}, Authorization="Bearer sk-a")[0] == 200
         assert get(front.port, "/health")[0] == 200  # a load balancer before this one has no key
-        wait_for(lambda: '"key":"team-a"' in front.log.read_text())
+        logged(front, "key", "team-a")
         for secret in ("sk-a", "inner-s3cret"):
             assert secret not in front.log.read_text() + front.config.read_text() + (tmp_path / "keys.map").read_text()
     assert [row["authorization"] for stub in stubs for _, row in stub.seen] == ["Bearer inner-s3cret"]
@@ -479,13 +490,13 @@ def test_the_log_has_the_time_to_the_first_token(tmp_path: Path, stubs: tuple[St
     with routed(tmp_path, one_model(stubs)) as front:
         post(front.port, {"max_tokens": 3}, x_request_id="timed")
         get(front.port, "/nothing")
-        wait_for(lambda: '"/nothing"' in front.log.read_text())
-        rows = [json.loads(line) for line in front.log.read_text().splitlines() if line.startswith("{")]
-    (row,) = [row for row in rows if row["id"] == "timed"]
+        rows = logged(front, "path", "/v1/completions", "/nothing")
+    row = rows["/v1/completions"]
+    assert row["id"] == "timed"
     # Three tokens, 200 ms before each: the first one's time is a third of the whole, and has not the other two in it.
     assert row["ttft_ms"] >= 199
     assert row["ttft_ms"] / row["total_ms"] < 1.4 / 3
-    assert [row["ttft_ms"] for row in rows if row["path"] == "/nothing"] == [-1]
+    assert rows["/nothing"]["ttft_ms"] == -1
 
 
 def gaps(times: list[float]) -> list[float]:
