@@ -7,6 +7,7 @@ started as it is, without a role around it: what roles make of a fault is tested
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab-faults")]
 
 VENV = "/opt/aws_neuronx_venv_pytorch_2_6_nxd_inference/bin"
 REPLICA = ("--replica", "tiny-0")
+# Each start has a unit of its own: one with a process left in it, as these faults leave them, cannot be started again.
+UNITS = (f"replica-{number}.service" for number in itertools.count(1))
 ITL_MS = 20
 COMPILE = (
     f"{VENV}/inference_demo --model-type llama --task-type causal-lm run --model-path /data/model --prompt x "
@@ -46,7 +49,7 @@ def healed(lab: Lab) -> Iterator[None]:
     yield
     lab.fault("lab-1", "clear")
     lab.fault("services", "clear")
-    on(lab, "systemctl kill --signal=KILL replica.service; systemctl reset-failed replica.service; true")
+    on(lab, "systemctl kill --signal=KILL 'replica-*'; systemctl reset-failed 'replica-*'; true")
     eventually(lambda: not busy(lab), "cores are free")
 
 
@@ -73,32 +76,35 @@ def busy(lab: Lab) -> list[int]:
     return [device["neuron_device"] for device in found if device["neuron_processes"]]
 
 
-def start(lab: Lab, *variables: str) -> None:
-    """Start a replica of the first recipe; does not wait."""
+def start(lab: Lab, *variables: str) -> str:
+    """Start a replica of the first recipe; does not wait. Its unit."""
+    unit = next(UNITS)
     names = ("NEURON_PROCESS_TAG=tiny-0", "NEURON_RT_VISIBLE_CORES=0-31", *variables)
     given = " ".join(f"--setenv={name}" for name in names)
     server = f"{VENV}/python -m vllm.entrypoints.openai.api_server --model /data/model --max-num-seqs 4"
     server += " --max-model-len 1024 --tensor-parallel-size 32 --device neuron --use-v2-block-manager --port 8000"
-    on(lab, f"systemd-run --quiet --unit=replica --property=KillMode=process {given} {server}")
+    on(lab, f"systemd-run --quiet --unit={unit} --property=KillMode=process {given} {server}")
+    return unit
 
 
 def status(lab: Lab, path: str = "/health") -> str:
     return on(lab, f"curl -s -o /dev/null -m 5 -w '%{{http_code}}' http://127.0.0.1:8000{path} || true")
 
 
-def ready(lab: Lab, *variables: str) -> None:
-    start(lab, *variables)
+def ready(lab: Lab, *variables: str) -> str:
+    unit = start(lab, *variables)
     eventually(lambda: status(lab) == "200", "the replica answers")
+    return unit
 
 
-def ended(lab: Lab) -> str:
+def ended(lab: Lab, unit: str) -> str:
     """Wait for the server's end; its log."""
-    eventually(lambda: on(lab, "systemctl is-active replica.service || true") in ("failed", "inactive"), "the end")
-    return log(lab)
+    eventually(lambda: on(lab, f"systemctl is-active {unit} || true") in ("failed", "inactive"), "the end")
+    return log(lab, unit)
 
 
-def log(lab: Lab) -> str:
-    return on(lab, "journalctl --unit replica.service --output cat --lines 80")
+def log(lab: Lab, unit: str) -> str:
+    return on(lab, f"journalctl --unit {unit} --output cat --lines 80")
 
 
 def seconds_of(lab: Lab, tokens: int) -> float:
@@ -111,11 +117,11 @@ def seconds_of(lab: Lab, tokens: int) -> float:
 
 def test_engine_crash_ends_the_server_at_the_next_request(lab: Lab) -> None:
     """V0 notices a dead engine when a request meets it (vLLM's MQLLMEngine)."""
-    ready(lab)
+    unit = ready(lab)
     lab.fault("lab-1", "engine-crash", *REPLICA)
     eventually(lambda: not busy(lab), "the crash frees the cores")
     assert status(lab) in ("500", "000")
-    assert "Finished server process" in ended(lab)
+    assert "Finished server process" in ended(lab, unit)
 
 
 def test_server_sigkill_leaves_the_engine_and_the_cores_held(lab: Lab) -> None:
@@ -126,9 +132,7 @@ def test_server_sigkill_leaves_the_engine_and_the_cores_held(lab: Lab) -> None:
     assert busy(lab) == list(range(8))
     start_again = f"NEURON_RT_VISIBLE_CORES=0-31 {COMPILE.split()[0]} --help > /dev/null; echo $?"
     assert on(lab, start_again) == "0"
-    on(lab, "systemctl reset-failed replica.service; true")
-    start(lab)
-    assert "NeuronCore(s) not available - Requested:nc0-nc31 Available:0" in ended(lab)
+    assert "NeuronCore(s) not available - Requested:nc0-nc31 Available:0" in ended(lab, start(lab))
     lab_pids = on(lab, "cd / && PYTHONPATH=/usr/lib/trainyard-lab python3 -m neuron_sim owners")
     on(lab, f"kill -9 {json.loads(lab_pids)['0'][0]}")
 
@@ -155,11 +159,9 @@ def test_slow_tokens_take_their_factor(lab: Lab) -> None:
 def test_device_reset_failure_fails_every_start_until_the_hardware_is_another(lab: Lab) -> None:
     """Troubleshooting guide: tdrv_init_wait_ncs_ready; a restart does not clear it."""
     lab.fault("lab-1", "device-reset-failure", "--device", "2")
-    start(lab)
-    assert "Failed to reset nd 2" in ended(lab)
+    assert "Failed to reset nd 2" in ended(lab, start(lab))
     lab.fault("lab-1", "reboot")
-    start(lab)
-    assert "Failed to reset nd 2" in ended(lab)
+    assert "Failed to reset nd 2" in ended(lab, start(lab))
     lab.fault("lab-1", "stop-start")
     assert on(lab, "ls /data") == ""
     on(lab, "mkdir -p /data/model")
@@ -176,10 +178,10 @@ def test_broken_hardware_can_be_cleared_after_a_reboot(lab: Lab) -> None:
 
 def test_uncorrectable_hbm_error_ends_the_engine_and_is_counted(lab: Lab) -> None:
     """Troubleshooting guide: uncorrectable HBM error; sysfs counts it."""
-    ready(lab)
+    unit = ready(lab)
     lab.fault("lab-1", "hbm-error", "--device", "3")
     eventually(lambda: not busy(lab), "the engine ends")
-    assert "Uncorrectable HBM memory error is detected" in log(lab)
+    assert "Uncorrectable HBM memory error is detected" in log(lab, unit)
     counter = "/run/neuron-sim/sys/devices/virtual/neuron_device/neuron3/stats/hardware/mem_ecc_uncorrected"
     assert on(lab, f"cat {counter}") == "1"
 
@@ -187,13 +189,11 @@ def test_uncorrectable_hbm_error_ends_the_engine_and_is_counted(lab: Lab) -> Non
 def test_cores_not_released_refuse_the_next_start_of_any_user(lab: Lab) -> None:
     """aws-neuron-sdk#1338, twice: also of an engine that had replaced another."""
     for _ in range(2):
-        ready(lab)
+        unit = ready(lab)
         lab.fault("lab-1", "cores-not-released", *REPLICA)
-        on(lab, "systemctl stop replica.service")
+        on(lab, f"systemctl stop {unit}")
         assert busy(lab) == list(range(8))
-        start(lab, "USER=nobody")
-        assert "NeuronCore(s) not available" in ended(lab)
-        on(lab, "systemctl reset-failed replica.service; true")
+        assert "NeuronCore(s) not available" in ended(lab, start(lab, "USER=nobody"))
         claim = "NEURON_RT_VISIBLE_CORES=0-31 NEURON_PROCESS_TAG=other"
         server = f"{VENV}/python -m vllm.entrypoints.openai.api_server --model /data/model --device neuron --port 8001"
         refused = on(lab, f"chmod -R a+rX /data && sudo -u nobody env {claim} {server} -tp 32 2>&1 || true")
@@ -206,8 +206,9 @@ def test_truncated_artifact_stops_the_next_start(lab: Lab) -> None:
     """torch raises on a cut model.pt, and the loaders do not catch it."""
     on(lab, f"mkdir -p /data/tmp && BASE_COMPILE_WORK_DIR=/data/tmp/a {COMPILE} --compiled-model-path /data/artifact")
     lab.fault("lab-1", "truncate-artifact", "--path", "/data/artifact")
-    start(lab, "NEURON_COMPILED_ARTIFACTS=/data/artifact")
-    assert "PytorchStreamReader failed reading zip archive" in ended(lab)
+    assert "PytorchStreamReader failed reading zip archive" in ended(
+        lab, start(lab, "NEURON_COMPILED_ARTIFACTS=/data/artifact")
+    )
 
 
 def test_truncated_weights_stop_the_next_start(lab: Lab) -> None:
@@ -220,8 +221,7 @@ def test_truncated_weights_stop_the_next_start(lab: Lab) -> None:
     on(lab, f"python3 -c {quoted(write)}")
     try:
         lab.fault("lab-1", "truncate-weights", "--path", "/data/model")
-        start(lab)
-        assert "SafetensorError" in ended(lab)
+        assert "SafetensorError" in ended(lab, start(lab))
     finally:
         on(lab, "rm /data/model/model.safetensors")
 
@@ -234,7 +234,7 @@ def s3(lab: Lab) -> Any:
         region_name="us-east-1",
         aws_access_key_id="lab",
         aws_secret_access_key="lab",
-        config=Config(retries={"max_attempts": 1}),
+        config=Config(retries={"total_max_attempts": 1}),
     )
 
 
