@@ -8,6 +8,7 @@ repair, is noted below ``/var/lib/neuron-sim/faults`` instead.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -101,11 +102,10 @@ def find(host: HostConfig, kind: str, replica: str = "", devices: set[int] | Non
 def take(host: HostConfig, kind: str) -> bool:
     """Whether a fault of that kind was on; it is over with this call, and only one of several callers gets it."""
     for path in (folder / f"{kind}.json" for folder in directories(host)):
-        try:
-            path.unlink()
-        except FileNotFoundError:
-            continue
-        return True
+        if path.exists():
+            with contextlib.suppress(FileNotFoundError):  # another caller was faster
+                path.unlink()
+                return True
     return False
 
 
