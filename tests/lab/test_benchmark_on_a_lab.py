@@ -88,7 +88,7 @@ def llmperf() -> dict[str, Any]:
 def left_of_the_cluster(lab: Lab, host: str) -> str:
     """What of Ray is on a host: its unit, its processes, its files."""
     seen = "systemctl list-units --all --no-legend 'trainyard-ray*'; pgrep -fa '[r]aylet|[g]cs_server'"
-    files = "/run/trainyard-ray /tmp/ray /root/.ray /var/lib/trainyard/benchmark/ray-token"
+    files = "/run/trainyard-ray /tmp/ray /root/.ray /var/lib/trainyard/benchmark/ray-token /dev/shm/*plasma*"
     return lab.on(f"{seen}; ls -d {files} /tmp/trainyard-* 2>/dev/null; true", host)
 
 
