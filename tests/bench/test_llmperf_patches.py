@@ -247,6 +247,14 @@ def seed(bench: Bench, without: str) -> None:
     assert not seen[0] & seen[1]
 
 
+def short_prompts(bench: Bench, without: str) -> None:
+    with running_server() as server:
+        outcome = bench.run(server, without, limit_s=45, mean_input_tokens=20)
+    assert outcome.status == 1, outcome.output[-2000:]
+    assert "ask for more input tokens; nothing was sent" in outcome.output
+    assert not outcome.seen
+
+
 def environment(bench: Bench, without: str) -> None:
     with running_server() as server:
         outcome = bench.run(server, without, max_num_completed_requests=1, num_concurrent_requests=1)
@@ -371,6 +379,7 @@ CHECKS: dict[str, Callable[[Bench, str], None]] = {
     "lazy-clients": lazy_clients,
     "tokenizer": tokenizer_is_given,
     "seed": seed,
+    "short-prompts": short_prompts,
     "environment": environment,
     "spread": spread,
     "endpoints": endpoints,
