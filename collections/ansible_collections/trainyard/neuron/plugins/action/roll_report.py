@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.trainyard.neuron.plugins.action.roll_plan import reported, wanted
+from ansible_collections.trainyard.neuron.plugins.action.roll_plan import named, reported, wanted
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import out_of_rotation, read_fleet
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet, RollError
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -26,18 +26,22 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "roll": {"type": "dict", "required": True},
                 "fleet": {"type": "dict", "required": True},
                 "reports": {"type": "str", "default": "trainyard_replicas_after"},
-                "drained_elsewhere": {"type": "list", "elements": "str", "default": []},
+                "drained_elsewhere": {"type": "raw", "default": []},
             }
         )
         hostvars = (task_vars or {})["hostvars"]
         roll, terms = arguments["roll"], arguments["roll"]["terms"]
         reports = {name: reported(hostvars, name, arguments["reports"]) for name in terms["hosts"]}
         routers = {name: reported(hostvars, name, arguments["reports"]) for name in terms["routers"]}
+        try:
+            elsewhere = named(arguments["drained_elsewhere"]) if terms["hooks"]["is_drained"] else None
+        except RollError as error:
+            return {"failed": True, "changed": False, "msg": str(error)}
         fleet = read_fleet(
             wanted(arguments["fleet"], reports, terms["verb"]),
             {name: None if answer is None else answer["replicas"] for name, answer in reports.items()},
             {name: None if answer is None else answer["servers"] for name, answer in routers.items()},
-            arguments["drained_elsewhere"] if terms["hooks"]["is_drained"] else None,
+            elsewhere,
         )
         told_by = hostvars[terms["lead"]].get("ansible_facts", {})
         out = out_of_rotation(fleet)

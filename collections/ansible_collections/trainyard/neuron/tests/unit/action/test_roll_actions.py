@@ -15,6 +15,7 @@ from ansible_collections.trainyard.neuron.plugins.action.roll_plan import (
     elsewhere,
     files,
     identity,
+    named,
     overview,
     reported,
     wanted,
@@ -197,6 +198,16 @@ def test_where_nobody_can_be_asked_an_unfinished_roll_counts_as_drained() -> Non
     assert elsewhere(hooks, [], reports) == ["h1:m-0", "h1:m-1"]
     assert elsewhere({**hooks, "is_drained": ["a.yml"]}, ["h2:m-0"], reports) == ["h2:m-0"]
     assert elsewhere(files({}), [], reports) is None
+
+
+def test_hooks_name_what_is_drained_by_a_list_or_by_what_they_registered() -> None:
+    assert named([]) == []
+    assert named(["h1:m-0"]) == ["h1:m-0"]
+    assert named({"out": ["h1:m-0"], "changed": False}) == ["h1:m-0"]
+    assert named({"results": [{"out": []}, {"out": ["h1:m-1"]}, {"out": ["h2:m-0"]}]}) == ["h1:m-1", "h2:m-0"]
+    for wrong in ("h1:m-0", {"results": [{"skipped": True}]}, [1]):
+        with pytest.raises(RollError, match="not a list of replica ids"):
+            named(wrong)
 
 
 def test_what_is_drained_elsewhere_is_seen_like_a_seat_of_our_own_router() -> None:
