@@ -140,10 +140,17 @@ def named(raw: Any) -> list[str]:
         RollError: it is neither; what is not understood must not pass for "none is drained".
     """
     rows = raw.get("results", [raw]) if isinstance(raw, dict) else [{"out": raw}]
-    lists = [row.get("out") for row in rows]
-    if not all(isinstance(found, list) and all(isinstance(item, str) for item in found) for found in lists):
-        raise RollError([f"trainyard_drained_elsewhere is {raw!r}, not a list of replica ids, nor a result with `out`"])
-    return [item for found in lists for item in found]
+    names: list[str] = []
+    for row in rows:
+        found = row.get("out")
+        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+            raise RollError(
+                [
+                    f"trainyard_drained_elsewhere is {raw!r}, not a list of replica ids, nor a result with such a list as `out`"
+                ]
+            )
+        names += found
+    return names
 
 
 def reported(hostvars: Any, name: str, register: str) -> Any:

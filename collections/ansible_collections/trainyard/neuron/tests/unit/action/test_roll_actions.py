@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 from ansible_collections.trainyard.neuron.plugins.action.roll_plan import (
     alive,
-    as_fact,
     elsewhere,
     files,
-    identity,
     named,
     overview,
     reported,
@@ -27,44 +25,18 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import 
     plan_roll,
     read_fleet,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import RollError, Settings
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet, RollError, Settings
+from ansible_collections.trainyard.neuron.tests.unit.module_utils.roll.fleets import fleet_plan, planned, report
 
-
-def fleet_plan() -> dict[str, Any]:
-    def replica(host: str, index: int) -> dict[str, Any]:
-        return {
-            "id": f"{host}:m-{index}",
-            "name": f"m-{index}",
-            "unit": f"vllm@m-{index}.service",
-            "served_name": "m",
-            "deployment": "m",
-            "release": "new",
-            "cores": f"{index * 32}-{index * 32 + 31}",
-            "url": f"http://{host}:{8000 + index}",
-            "weights": "w",
-        }
-
-    return {"hosts": {host: {"replicas": [replica(host, index) for index in range(2)]} for host in ("h1", "h2")}}
-
-
-def report(**more: Any) -> dict[str, Any]:
-    row = {"active": "active", "running": "old", "current": "old", "previous": "", "staged": ["old", "new"], **more}
-    return {"replicas": {"m-0": dict(row), "m-1": dict(row)}, "servers": None, "holder": None}
+SHAPE = {"h1": 2, "h2": 2}
 
 
 def roll(
     settings: Settings | None = None,
     routers: tuple[str, ...] = ("r1", "r2"),
     hooks: dict[str, Any] | None = None,
-) -> tuple[dict[str, Any], Any]:
-    reports = {"h1": report(), "h2": report()}
-    seats = {f"{host}:m-{index}": {"state": "ready"} for host in reports for index in range(2)}
-    seen = {name: answer["replicas"] for name, answer in reports.items()}
-    fleet = read_fleet(fleet_plan(), seen, dict.fromkeys(routers, seats))
-    how = settings or Settings()
-    arguments = {"hosts": ["h1", "h2"], "thresholds": {}, "golden": ["Hello"], "hooks": files(hooks or {})}
-    run = {**identity("redeploy"), "take_over": []}
-    return as_fact(plan_roll(fleet, how), fleet, how, arguments, run), fleet
+) -> tuple[dict[str, Any], Fleet]:
+    return planned(SHAPE, settings or Settings(), routers, hooks, golden=("Hello",))
 
 
 def test_each_wave_says_what_every_host_and_router_has_to_do() -> None:
@@ -89,13 +61,13 @@ def test_without_a_watch_only_those_who_act_take_part() -> None:
 
 def test_a_rollback_wants_the_previous_release_and_leaves_out_what_has_none() -> None:
     reports: dict[str, Any] = {"h1": report(previous="older"), "h2": {"replicas": {}}}
-    back = wanted(fleet_plan(), reports, "rollback")
+    back = wanted(fleet_plan(SHAPE), reports, "rollback")
     assert [item["release"] for item in back["hosts"]["h1"]["replicas"]] == ["older", "older"]
     assert back["hosts"]["h2"]["replicas"] == []
 
 
 def test_a_run_that_is_limited_plans_for_its_hosts_only() -> None:
-    assert list(wanted(fleet_plan(), {"h2": report()}, "redeploy")["hosts"]) == ["h2"]
+    assert list(wanted(fleet_plan(SHAPE), {"h2": report()}, "redeploy")["hosts"]) == ["h2"]
 
 
 @pytest.mark.parametrize("answer", [None, {"unreachable": True}, {"failed": True, "replicas": {}}, {"skipped": True}])
@@ -213,11 +185,11 @@ def test_hooks_name_what_is_drained_by_a_list_or_by_what_they_registered() -> No
 def test_what_is_drained_elsewhere_is_seen_like_a_seat_of_our_own_router() -> None:
     reports = {"h1": report()["replicas"], "h2": report(running="new", current="new")["replicas"]}
     seats = {f"{host}:m-{index}": {"state": "ready"} for host in reports for index in range(2)}
-    fleet = read_fleet(fleet_plan(), reports, {"r1": seats}, ["h1:m-1"])
+    fleet = read_fleet(fleet_plan(SHAPE), reports, {"r1": seats}, ["h1:m-1"])
     plan = plan_roll(fleet, Settings())
     moves = [move.target.id for wave in plan.waves for move in wave.moves]
     assert moves == ["h1:m-0", "h1:m-1"]
-    alone = read_fleet(fleet_plan(), reports, {}, ["h1:m-1"])
+    alone = read_fleet(fleet_plan(SHAPE), reports, {}, ["h1:m-1"])
     assert out_of_rotation(alone) == {"h1:m-1": "drain at elsewhere"}
     assert "somebody took it out" in plan_roll(alone, Settings(floor="1")).out["h1:m-1"]
 
