@@ -145,9 +145,7 @@ def named(raw: Any) -> list[str]:
         found = row.get("out")
         if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
             raise RollError(
-                [
-                    f"trainyard_drained_elsewhere is {raw!r}, not a list of replica ids, nor a result with such a list as `out`"
-                ]
+                [f"trainyard_drained_elsewhere is {raw!r}, not a list of replica ids, nor a result with `out`"]
             )
         names += found
     return names
