@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,14 +19,14 @@ from ansible_collections.trainyard.neuron.plugins.action.roll_plan import (
     reported,
     wanted,
 )
-from ansible_collections.trainyard.neuron.plugins.action.roll_report import finished, told
+from ansible_collections.trainyard.neuron.plugins.action.roll_report import finished, light_weights, told
 from ansible_collections.trainyard.neuron.plugins.action.roll_step import PARTS, answers, decide, facts, mark
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
     out_of_rotation,
     plan_roll,
     read_fleet,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet, RollError, Settings
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet, RollError, Seat, Settings
 from ansible_collections.trainyard.neuron.tests.unit.module_utils.roll.fleets import fleet_plan, planned, report
 
 SHAPE = {"h1": 2, "h2": 2}
@@ -130,6 +131,34 @@ def test_each_step_gives_work_to_those_who_have_a_part_and_to_nobody_else() -> N
     assert {host for host in ("h1", "h2", "r1") if PARTS["watch"](host, wave, terms, [])} == {"h1", "h2", "r1"}
 
 
+def test_the_canary_gets_its_share_until_it_has_proved_itself_and_the_others_are_left_alone() -> None:
+    fact, _ = roll(Settings(canary_share="10%"))
+    canary, second, terms = fact["waves"][0], fact["waves"][1], fact["terms"]
+
+    def weights(step: str, wave: dict[str, Any]) -> dict[str, int] | None:
+        part = PARTS[step]("r1", wave, terms, [move["id"] for move in wave["moves"]])
+        return part[1]["weights"] if part else None
+
+    # One tenth beside three others: w / (w + 300) = 0.1.
+    assert weights("admit", canary) == {"h1:m-0": 33}
+    assert weights("done", canary) == weights("return", canary) == {"h1:m-0": 100}
+    assert (weights("admit", second), weights("return", second)) == ({}, {})
+    assert PARTS["done"]("r1", second, terms, []) is None
+
+
+def test_a_canary_that_still_gets_too_little_at_the_end_is_named_and_not_forgotten() -> None:
+    fact, fleet = roll(Settings(canary_share="10%"))
+    assert light_weights(fleet, fact) == {}
+    seats = {**fleet.seats["r2"], "h1:m-0": Seat("ready", weight=33)}
+    late = replace(fleet, seats={**fleet.seats, "r2": seats})
+    light = light_weights(late, fact)
+    assert light == {"h1:m-0": "33% of its weight at r2"}
+    lines, failed = told(fact, 4, "", {}, [], light)
+    assert failed
+    assert "  gets too little: h1:m-0: 33% of its weight at r2" in lines
+    assert finished(fact, late, light)["h1"] == ["m-1"]
+
+
 def test_only_what_is_gated_is_readmitted() -> None:
     fact, _ = roll()
     wave, terms = fact["waves"][0], fact["terms"]
@@ -196,7 +225,7 @@ def test_what_is_drained_elsewhere_is_seen_like_a_seat_of_our_own_router() -> No
 
 def test_the_report_of_a_roll_that_stopped_says_where_why_and_what_is_untouched() -> None:
     fact, _ = roll()
-    lines, failed = told(fact, 1, "h1:m-1: no gate", {"h1:m-1": "unit failed"}, [])
+    lines, failed = told(fact, 1, "h1:m-1: no gate", {"h1:m-1": "unit failed"}, [], {})
     assert failed
     assert lines[0] == "Redeploy stopped at wave 2 of 4 (h1:m-1); 1 of 4 replicas are rolled."
     assert lines[1] == "  because: h1:m-1: no gate"
@@ -207,11 +236,11 @@ def test_the_report_of_a_roll_that_stopped_says_where_why_and_what_is_untouched(
 
 def test_a_roll_that_is_done_but_left_a_replica_out_has_failed() -> None:
     fact, _ = roll()
-    assert told(fact, 4, "", {}, []) == (["Redeploy is done: 4 of 4 replicas rolled in 4 waves."], False)
-    assert told(fact, 4, "", {"h2:m-0": "drain at r1"}, [])[1]
-    assert told(fact, 4, "", {}, ["h2"])[1]
+    assert told(fact, 4, "", {}, [], {}) == (["Redeploy is done: 4 of 4 replicas rolled in 4 waves."], False)
+    assert told(fact, 4, "", {"h2:m-0": "drain at r1"}, [], {})[1]
+    assert told(fact, 4, "", {}, ["h2"], {})[1]
     fact["out"] = {"h2:m-0": "somebody took it out"}
-    assert not told(fact, 4, "", {"h2:m-0": "drain at r1"}, [])[1]
+    assert not told(fact, 4, "", {"h2:m-0": "drain at r1"}, [], {})[1]
 
 
 def test_what_is_still_out_is_remembered_for_the_next_run() -> None:
