@@ -114,6 +114,9 @@ async def closed_loop(ports: list[int], streams: int, lengths: list[int]) -> dic
     emptied: list[float] = []
 
     async def client(number: int) -> None:
+        # Spread over a token's time, as the streams of an engine's users are: what starts in one instant waits for its
+        # turn in these clients and servers, which are one thread, and that would be measured.
+        await asyncio.sleep(TOKEN_S * number / streams)
         while queue:
             tokens = queue.pop()
             if not queue:
