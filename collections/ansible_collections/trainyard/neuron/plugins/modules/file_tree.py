@@ -98,8 +98,8 @@ options:
   packages:
     description:
       - Distribution packages that have to be there before, each with a version if there has to be one (C(name=3.0.*)).
-      - The module sees what is missing, and the action plugin calls the package manager, as M(trainyard.neuron.packages)
-        does. So a run that has nothing to do is one module run.
+      - The module sees what is missing, and the action plugin then does what M(trainyard.neuron.packages)
+        does. A run that has nothing to do is one module run.
     type: list
     elements: str
     default: []
