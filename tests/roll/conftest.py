@@ -137,12 +137,12 @@ class LabFleet:
         }
 
     def in_rotation(self) -> set[str]:
-        """Replicas that a router sends requests to."""
+        """Replicas that a router sends requests to, and as many as to any other."""
         return {
             name
             for report in self.reports().values()
             for name, seat in (report["servers"] or {}).items()
-            if seat["state"] == "ready" and seat["up"]
+            if seat["state"] == "ready" and seat["up"] and seat["weight"] == 100
         }
 
     def on(self, host: str, script: str) -> str:

@@ -82,7 +82,8 @@ def play(tmp_path: Path, arn: str) -> subprocess.CompletedProcess[str]:
         }
 
     ask = {"ansible.builtin.include_tasks": str(tasks_of / "roll_elsewhere.yml")}
-    tell = {"ansible.builtin.debug": {"msg": "OUT={{ trainyard_drained_elsewhere | join(',') }}."}}
+    out = "trainyard_drained_elsewhere.results | map(attribute='out') | flatten | join(',')"
+    tell = {"ansible.builtin.debug": {"msg": f"OUT={{{{ {out} }}}}."}}
     hooks = {kind: [f"../hooks/elb/{kind}.yml"] for kind in ("drain", "undrain", "is_drained")}
     variables = {
         "trainyard_elb_target_groups": {"llama": arn},

@@ -258,6 +258,22 @@ def test_a_controller_that_dies_is_followed_by_one_that_finishes(fleet: LabFleet
     finished(fleet, before, run, account)
 
 
+def test_a_controller_that_dies_while_the_canary_has_its_share_is_followed_by_one_that_gives_it_all(
+    fleet: LabFleet, router_url: str
+) -> None:
+    before = fleet.running()
+    how = {**fleet.settings["trainyard_redeploy"], "canary_seconds": 20, "canary_share": "3%"}
+    changes = {**release(fleet), "trainyard_redeploy": how}
+    with fleet.load(router_url) as account:
+        died(fleet, changes, f"in rotation: {CANARY_ID}")
+        # Beside 15 others of weight 100, 3% is a weight of 46.
+        seats = next(report["servers"] for report in fleet.reports().values() if report["servers"])
+        run = fleet.redeploy(changes)
+    assert {name: seat["weight"] for name, seat in seats.items() if seat["weight"] != 100} == {CANARY_ID: 46}
+    assert "an unfinished roll left it at 46% of its weight" in run.text
+    finished(fleet, before, run, account)
+
+
 def test_a_second_operator_is_refused_by_name(fleet: LabFleet) -> None:
     before = fleet.running()
     now = time.time()

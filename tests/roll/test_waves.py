@@ -15,19 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.action.roll_plan import as_fact, files, identity
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import plan_roll, read_fleet
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Settings
+from ansible_collections.trainyard.neuron.tests.unit.module_utils.roll.fleets import fleet_plan, names, planned
 
 from trainyard.paths import ROOT
 
-HOSTS = ("h1", "h2", "h3")
+SHAPE = {"h1": 1, "h2": 2, "h3": 2}
 STUB = """#!/usr/bin/python3
-# WANT_JSON
-import json, sys
+import json
 from pathlib import Path
 here = Path({folder!r})
-words = json.loads(Path(sys.argv[1]).read_text())
+words = json.loads(r'''<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>''')
 bad = json.loads((here / "bad.json").read_text())
 def log(*parts):
     with (here / "calls").open("a") as out:
@@ -49,8 +47,7 @@ elif {name!r} == "replica_release":
     answer |= {{"replicas": rows, "failed": any(row["error"] for row in rows), "msg": "no gate"}}
 elif {name!r} == "replica_info":
     row = {{"active": "active", "running": "new", "current": "new", "staged": ["new"]}}
-    names = ["%s:m-%d" % (host, number) for host in {hosts!r} for number in (0, 1)]
-    servers = {{item: {{"state": "ready", "up": True}} for item in names}}
+    servers = {{item: {{"state": "ready", "up": True}} for item in {names!r}}}
     answer |= {{"changed": False, "replicas": {{"m-0": row, "m-1": row}}, "servers": servers, "holder": None}}
 print(json.dumps(answer))
 """
@@ -65,23 +62,6 @@ class Rolled:
         self.calls = (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
 
 
-def plan() -> dict[str, Any]:
-    def replica(host: str, index: int) -> dict[str, Any]:
-        return {
-            "id": f"{host}:m-{index}",
-            "name": f"m-{index}",
-            "unit": f"vllm@m-{index}.service",
-            "served_name": "m",
-            "deployment": "m",
-            "release": "new",
-            "cores": f"{index * 32}-{index * 32 + 31}",
-            "url": f"http://{host}:{8000 + index}",
-            "weights": "w",
-        }
-
-    return {"hosts": {host: {"replicas": [replica(host, index) for index in (0, 1)]} for host in HOSTS}}
-
-
 @pytest.fixture
 def collections(tmp_path: Path) -> Path:
     """The collection, with stubs for every module that would touch a host."""
@@ -89,21 +69,17 @@ def collections(tmp_path: Path) -> Path:
     copy = tmp_path / "collections" / "ansible_collections" / "trainyard" / "neuron"
     shutil.copytree(real, copy, ignore=shutil.ignore_patterns("tests", "__pycache__", "docs"))
     for name in ("router_server", "replica_release", "replica_info", "roll_lock", "roll_watch"):
-        text = STUB.format(folder=str(tmp_path), name=name, hosts=HOSTS)
+        text = STUB.format(folder=str(tmp_path), name=name, names=names(SHAPE))
         (copy / "plugins" / "modules" / f"{name}.py").write_text(text)
     return tmp_path / "collections"
 
 
 def roll(tmp_path: Path, collections: Path, bad: dict[str, Any], hooks: dict[str, list[str]] | None = None) -> Rolled:
-    """Carry a planned roll out: three hosts of two replicas, two of them at a time after the first."""
-    row = {"active": "active", "running": "old", "current": "old", "staged": ["old", "new"]}
-    seats = {f"{host}:m-{index}": {"state": "ready"} for host in HOSTS for index in (0, 1)}
-    fleet = read_fleet(plan(), {host: {"m-0": row, "m-1": row} for host in HOSTS}, {"r1": seats})
+    """Carry a planned roll out: three hosts of one and two replicas, two of them at a time after the first."""
     how = Settings(at_once=2, floor="1", canary_seconds=0, soak_seconds=0, batches=("1", "1", "100%"))
-    arguments = {"hosts": list(HOSTS), "thresholds": {}, "golden": [], "hooks": files(hooks or {})}
-    fact = as_fact(plan_roll(fleet, how), fleet, how, arguments, {**identity("redeploy"), "take_over": []})
+    fact, _ = planned(SHAPE, how, ("r1",), hooks)
     (tmp_path / "bad.json").write_text(json.dumps(bad))
-    variables = {"trainyard_roll": fact, "trainyard_fleet": plan(), "where": str(tmp_path)}
+    variables = {"trainyard_roll": fact, "trainyard_fleet": fleet_plan(SHAPE), "where": str(tmp_path)}
     task = {"ansible.builtin.include_tasks": str(ROOT / "playbooks" / "tasks" / "roll.yml")}
     book = [{"hosts": "neuron:router", "gather_facts": False, "vars": variables, "tasks": [task]}]
     (tmp_path / "book.yml").write_text(json.dumps(book))
@@ -125,13 +101,13 @@ def roll(tmp_path: Path, collections: Path, bad: dict[str, Any], hooks: dict[str
     return Rolled(tmp_path, done)
 
 
-WAVES = [["h1:m-0"], ["h1:m-1"], ["h2:m-0", "h2:m-1"], ["h3:m-0", "h3:m-1"]]
+WAVES = [["h1:m-0"], ["h2:m-0", "h2:m-1"], ["h3:m-0", "h3:m-1"]]
 
 
-def asked(state: str, *names: str) -> list[str]:
+def asked(state: str, *wave: str) -> list[str]:
     """What a whole wave is asked when all goes well up to ``state``."""
-    routers = " ".join(names)
-    steps = {"drain": [f"drain {routers}"], "replace": [f"replace {name}" for name in names]}
+    routers = " ".join(wave)
+    steps = {"drain": [f"drain {routers}"], "replace": [f"replace {name}" for name in wave]}
     wanted = steps["drain"] + (steps["replace"] if state != "drain" else [])
     return wanted + ([f"ready {routers}"] if state == "ready" else [])
 
@@ -140,7 +116,7 @@ def test_every_wave_is_drained_replaced_and_readmitted_in_turn(tmp_path: Path, c
     done = roll(tmp_path, collections, {})
     assert done.code == 0, done.text
     assert done.calls == [line for wave in WAVES for line in asked("ready", *wave)]
-    assert "Redeploy is done: 6 of 6 replicas rolled in 4 waves." in done.text
+    assert "Redeploy is done: 5 of 5 replicas rolled in 3 waves." in done.text
 
 
 def test_one_that_fails_is_taken_back_with_its_sibling_and_later_hosts_are_not_asked(
@@ -150,11 +126,11 @@ def test_one_that_fails_is_taken_back_with_its_sibling_and_later_hosts_are_not_a
     bad = {"fails": ["h2:m-0"], "dead": ["h2:m-0"]}
     done = roll(tmp_path, collections, bad)
     assert done.code != 0
-    before = [line for wave in WAVES[:2] for line in asked("ready", *wave)]
-    after = [*asked("replace", *WAVES[2]), "drain h2:m-0 h2:m-1", "restore h2:m-0", "restore h2:m-1", "ready h2:m-1"]
+    before = [line for wave in WAVES[:1] for line in asked("ready", *wave)]
+    after = [*asked("replace", *WAVES[1]), "drain h2:m-0 h2:m-1", "restore h2:m-0", "restore h2:m-1", "ready h2:m-1"]
     assert done.calls == before + after, done.text
-    assert "Redeploy stopped at wave 3 of 4 (h2:m-0, h2:m-1); 2 of 6 replicas are rolled." in done.text
-    assert "because: Wave 3 of 4 stops here: h2:m-0: no gate" in done.text
+    assert "Redeploy stopped at wave 2 of 3 (h2:m-0, h2:m-1); 1 of 5 replicas are rolled." in done.text
+    assert "because: Wave 2 of 3 stops here: h2:m-0: no gate" in done.text
     assert "untouched: h3:m-0, h3:m-1" in done.text
 
 

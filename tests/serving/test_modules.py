@@ -120,3 +120,38 @@ def test_an_unknown_server_is_named_and_nothing_changes(
         assert "has no server host:none" in result["msg"]
         assert "Nothing was changed" in result["msg"]
         assert [row.state for row in front.router.servers()] == ["ready", "ready"]
+
+
+@needs_haproxy
+def test_a_server_of_little_weight_gets_its_share_and_one_at_a_time_at_least(
+    tmp_path: Path, stubs: tuple[Stub, Stub], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stub in stubs:
+        stub.token_s = 2.0
+    with routed(tmp_path, one_model(stubs, max_num_seqs=32)) as front:
+        canary = f"host:{stubs[0].port}"
+        given = {"servers": [canary], "sockets": [str(front.socket)], "state": "ready", "_ansible_diff": True}
+        run(router_server, capsys, **{**given, "state": "drain"})
+        back = run(router_server, capsys, weights={canary: 11}, **given)
+        assert (back["diff"][0]["before"], back["diff"][0]["after"]) == ("drain\n", "ready at 11%\n")
+        assert [row.weight for row in front.router.servers()] == [11, 100]
+        assert not run(router_server, capsys, weights={canary: 11}, **given)["changed"]
+        threads = [threading.Thread(target=post, args=(front.port, {"max_tokens": 2})) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: stubs[0].peak + stubs[1].peak == len(threads))
+        # One tenth of what is in flight; a second one more or less is the router's rounding.
+        assert 1 <= stubs[0].peak <= 3
+        run(router_server, capsys, **{**given, "state": "drain", "timeout_s": 30})
+        assert [row.weight for row in front.router.servers()] == [11, 100], "a drain leaves the weight"
+        run(router_server, capsys, weights={canary: 100}, **given)
+        assert [row.weight for row in front.router.servers()] == [100, 100]
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("weights", [{"a": 0}, {"a": 101}, {"a": "half"}, {"b": 50}])
+def test_weights_that_make_no_sense_are_refused(weights: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(router_server, capsys, servers=["a"], sockets=["/nowhere.sock"], state="ready", weights=weights)
+    assert result["failed"]
+    assert result["msg"].startswith("weights: ")

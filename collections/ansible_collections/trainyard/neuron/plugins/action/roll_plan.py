@@ -51,7 +51,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "take_over": {"type": "list", "elements": "str", "default": []},
                 "golden": {"type": "list", "elements": "str", "default": list(GOLDEN)},
                 "hooks": {"type": "dict", "default": {}},
-                "drained_elsewhere": {"type": "list", "elements": "str", "default": []},
+                "drained_elsewhere": {"type": "raw", "default": []},
                 "staged": {"type": "bool", "default": True},
             }
         )
@@ -69,7 +69,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             wanted(hostvars[here][FLEET_FACT], reports, arguments["verb"]),
             {name: None if answer is None else answer["replicas"] for name, answer in reports.items()},
             {name: None if answer is None else answer["servers"] for name, answer in routers.items()},
-            elsewhere(hooks, arguments["drained_elsewhere"], reports),
+            elsewhere(hooks, named(arguments["drained_elsewhere"]), reports),
         )
         if arguments["verb"] == "check":
             problems = exchanged_keys(fleet)
@@ -131,6 +131,24 @@ def elsewhere(hooks: dict[str, list[str]], asked: list[str], reports: dict[str, 
         for name, row in (answer or {}).get("replicas", {}).items()
         if (row.get("pending") or {}).get("admitted")
     ]
+
+
+def named(raw: Any) -> list[str]:
+    """Replicas that hooks found drained: a list of ids, or what a task registered with such a list as ``out``.
+
+    Raises:
+        RollError: it is neither; what is not understood must not pass for "none is drained".
+    """
+    rows = raw.get("results", [raw]) if isinstance(raw, dict) else [{"out": raw}]
+    names: list[str] = []
+    for row in rows:
+        found = row.get("out")
+        if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+            raise RollError(
+                [f"trainyard_drained_elsewhere is {raw!r}, not a list of replica ids, nor a result with `out`"]
+            )
+        names += found
+    return names
 
 
 def reported(hostvars: Any, name: str, register: str) -> Any:

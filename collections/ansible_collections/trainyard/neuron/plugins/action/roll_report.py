@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.trainyard.neuron.plugins.action.roll_plan import reported, wanted
+from ansible_collections.trainyard.neuron.plugins.action.roll_plan import named, reported, wanted
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import out_of_rotation, read_fleet
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet, RollError
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -26,31 +26,53 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "roll": {"type": "dict", "required": True},
                 "fleet": {"type": "dict", "required": True},
                 "reports": {"type": "str", "default": "trainyard_replicas_after"},
-                "drained_elsewhere": {"type": "list", "elements": "str", "default": []},
+                "drained_elsewhere": {"type": "raw", "default": []},
             }
         )
         hostvars = (task_vars or {})["hostvars"]
         roll, terms = arguments["roll"], arguments["roll"]["terms"]
         reports = {name: reported(hostvars, name, arguments["reports"]) for name in terms["hosts"]}
         routers = {name: reported(hostvars, name, arguments["reports"]) for name in terms["routers"]}
+        try:
+            elsewhere = named(arguments["drained_elsewhere"]) if terms["hooks"]["is_drained"] else None
+        except RollError as error:
+            return {"failed": True, "changed": False, "msg": str(error)}
         fleet = read_fleet(
             wanted(arguments["fleet"], reports, terms["verb"]),
             {name: None if answer is None else answer["replicas"] for name, answer in reports.items()},
             {name: None if answer is None else answer["servers"] for name, answer in routers.items()},
-            arguments["drained_elsewhere"] if terms["hooks"]["is_drained"] else None,
+            elsewhere,
         )
         told_by = hostvars[terms["lead"]].get("ansible_facts", {})
         out = out_of_rotation(fleet)
+        light = light_weights(fleet, roll)
         lines, failed = told(
             roll,
             int(told_by.get("trainyard_roll_done", 0)),
             str((told_by.get("trainyard_roll_stopped") or {}).get("why", "")),
             out,
             list(fleet.silent),
+            light,
         )
         for line in lines:
             self._display.display(line)
-        return {"changed": False, "msg": lines, "stopped": failed, "finished": finished(roll, fleet, out)}
+        return {"changed": False, "msg": lines, "stopped": failed, "finished": finished(roll, fleet, {**light, **out})}
+
+
+def light_weights(fleet: Fleet, roll: dict[str, Any]) -> dict[str, str]:
+    """Replicas that the roll gave less than others and that have it still, with the router that gives it."""
+    wanted_now = {name: value for wave in roll["waves"] for name, value in wave["weights_after"].items()}
+    return {
+        target.id: ", ".join(f"{seat.weight}% of its weight at {router}" for router, seat in light)
+        for target in fleet.targets
+        if (
+            light := [
+                (router, seat)
+                for router, seat in sorted(fleet.seats_of(target).items())
+                if seat.weight < wanted_now.get(target.id, 0)
+            ]
+        )
+    }
 
 
 def finished(roll: dict[str, Any], fleet: Fleet, out: dict[str, str]) -> dict[str, list[str]]:
@@ -62,7 +84,9 @@ def finished(roll: dict[str, Any], fleet: Fleet, out: dict[str, str]) -> dict[st
     return names
 
 
-def told(roll: dict[str, Any], done: int, why: str, out: dict[str, str], silent: list[str]) -> tuple[list[str], bool]:
+def told(
+    roll: dict[str, Any], done: int, why: str, out: dict[str, str], silent: list[str], light: dict[str, str]
+) -> tuple[list[str], bool]:
     """The report's lines, and whether the roll failed.
 
     Args:
@@ -71,6 +95,7 @@ def told(roll: dict[str, Any], done: int, why: str, out: dict[str, str], silent:
         why: what the wave after them stopped for.
         out: replicas out of rotation now, with the reason.
         silent: hosts that do not answer now.
+        light: replicas that still get less than others, with the reason.
     """
     waves = roll["waves"]
     verb = roll["terms"]["verb"].capitalize()
@@ -90,8 +115,9 @@ def told(roll: dict[str, Any], done: int, why: str, out: dict[str, str], silent:
         lines = [f"{verb} is done: {moved} of {total} replicas rolled in {len(waves)} waves."]
     expected = set(roll["out"])
     lines += [f"  out of rotation: {name}: {why}" for name, why in sorted(out.items())]
+    lines += [f"  gets too little: {name}: {why}" for name, why in sorted(light.items())]
     lines += [f"  does not answer: {name}" for name in silent]
-    failed = stopped or bool(set(out) - expected) or bool(silent)
+    failed = stopped or bool(set(out) - expected) or bool(silent) or bool(light)
     if failed:
         lines.append("  Next: mend the cause, then run the same playbook again; it goes on from here.")
     return lines, failed

@@ -182,8 +182,27 @@ def _restore(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list
 
 def _admit(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
     del terms
-    servers = [name for name in wave["routed"].get(here, []) if name in ready]
-    arguments = {"state": "ready", "servers": servers, "timeout_s": ADMIT_TIMEOUT_S}
+    return _ready(here, wave, ready, wave["weights"])
+
+
+def _return(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
+    del terms
+    return _ready(here, wave, ready, wave["weights_after"])
+
+
+def _done(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
+    del terms, ready
+    return _ready(here, wave, list(wave["weights_after"]), wave["weights_after"])
+
+
+def _ready(here: str, wave: dict[str, Any], names: list[str], weights: dict[str, int]) -> Part | None:
+    servers = [name for name in wave["routed"].get(here, []) if name in names]
+    arguments = {
+        "state": "ready",
+        "servers": servers,
+        "weights": {name: weights[name] for name in servers if name in weights},
+        "timeout_s": ADMIT_TIMEOUT_S,
+    }
     return ("router_server", arguments) if servers else None
 
 
@@ -202,5 +221,6 @@ PARTS: dict[str, Callable[[str, dict[str, Any], dict[str, Any], list[str]], Part
     "watch": _watch,
     "withdraw": _drain,
     "restore": _restore,
-    "return": _admit,
+    "return": _return,
+    "done": _done,
 }

@@ -34,6 +34,9 @@ options:
         description: Port of the replica.
         type: int
         required: true
+      name:
+        description: What RV(out) calls it; the default is C(id:port).
+        type: str
   state:
     description: What they are to be; V(seen) only looks.
     type: str
@@ -80,7 +83,7 @@ targets:
   type: dict
   sample: {"10.0.1.7:8000": "healthy"}
 out:
-  description: Targets, as C(id:port), that get nothing new because they are not registered (any more).
+  description: Names of the targets that get nothing new because they are not registered (any more).
   returned: always
   type: list
   elements: str
@@ -112,7 +115,11 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
         "type": "list",
         "elements": "dict",
         "required": True,
-        "options": {"id": {"type": "str", "required": True}, "port": {"type": "int", "required": True}},
+        "options": {
+            "id": {"type": "str", "required": True},
+            "port": {"type": "int", "required": True},
+            "name": {"type": "str"},
+        },
     },
     "state": {"type": "str", "choices": ["drained", "ready", "seen"], "required": True},
     "timeout_seconds": {"type": "float", "default": 900},
@@ -181,7 +188,7 @@ def _shaped(targets: Sequence[Target]) -> List[Dict[str, Any]]:
 
 
 def name(target: Target) -> str:
-    """A target as results name it."""
+    """A target as AWS and this module name it."""
     return "{0}:{1}".format(target["id"], target["port"])
 
 
@@ -197,7 +204,8 @@ def moving(targets: Sequence[Target], state: str, before: Dict[str, str]) -> Lis
 def steer(group: Group, wanted: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
     """Carry out and say who is out."""
     result = carry_out(group, wanted, check_mode)
-    return {**result, "out": sorted(key for key, seen in result["targets"].items() if seen in OUT)}
+    out = [target for target in wanted["targets"] if result["targets"][name(target)] in OUT]
+    return {**result, "out": sorted(target.get("name") or name(target) for target in out)}
 
 
 def carry_out(group: Group, wanted: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:

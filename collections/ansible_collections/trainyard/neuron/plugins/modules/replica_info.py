@@ -47,10 +47,12 @@ replicas:
       staged: [1f0a33c2b9de, 77d0c1aa54e1]
       load_seconds: 612.4
 servers:
-  description: By server name, state, health and requests in flight at the router of this host; null without a router.
+  description: >-
+    By server name, state, health, weight in percent and requests in flight at the router of this host; null without a
+    router.
   returned: success
   type: dict
-  sample: {"h1:llama-0": {"state": "ready", "up": true, "sessions": 3}}
+  sample: {"h1:llama-0": {"state": "ready", "up": true, "weight": 100, "sessions": 3}}
 holder:
   description: Who holds the lock of this host; null if nobody does.
   returned: success
@@ -72,7 +74,13 @@ def router_servers(socket_path: str) -> Optional[Dict[str, Dict[str, Any]]]:
     except RouterError:
         return None
     return {
-        server.name: {"state": server.state, "up": server.up, "sessions": server.busy, "check": server.check}
+        server.name: {
+            "state": server.state,
+            "up": server.up,
+            "weight": server.weight,
+            "sessions": server.busy,
+            "check": server.check,
+        }
         for server in servers
     }
 

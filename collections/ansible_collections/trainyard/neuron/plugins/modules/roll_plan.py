@@ -65,9 +65,10 @@ options:
     type: dict
     default: {}
   drained_elsewhere:
-    description: Replicas that the C(is_drained) hooks found drained.
-    type: list
-    elements: str
+    description:
+      - Replicas that the C(is_drained) hooks found drained, as a list of ids, or what a task registered that has such a
+        list as C(out), looped or not.
+    type: raw
     default: []
   staged:
     description: Refuse to roll to a release that is not complete on its host. A dry run stages nothing.

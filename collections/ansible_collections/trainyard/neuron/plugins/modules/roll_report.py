@@ -25,9 +25,10 @@ options:
     type: str
     default: trainyard_replicas_after
   drained_elsewhere:
-    description: Replicas that the C(is_drained) hooks found drained.
-    type: list
-    elements: str
+    description:
+      - Replicas that the C(is_drained) hooks found drained, as a list of ids, or what a task registered that has such a
+        list as C(out), looped or not.
+    type: raw
     default: []
 attributes:
   check_mode:

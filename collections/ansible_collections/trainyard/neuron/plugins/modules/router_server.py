@@ -29,6 +29,12 @@ options:
     type: str
     choices: [ready, drain, maint]
     required: true
+  weights:
+    description:
+      - How much servers get compared with others, by name, in percent of the weight that the router's configuration
+        gives them, from V(1) to V(100). Those that are not named keep what they have.
+    type: dict
+    default: {}
   wait:
     description: Wait, with V(drain) and V(maint) until no request is left, with V(ready) until the checks pass.
     type: bool
@@ -95,6 +101,9 @@ servers:
     state:
       description: Its state now.
       type: str
+    weight:
+      description: Its weight now, in percent of the configured one.
+      type: int
     up:
       description: Whether its checks pass.
       type: bool
@@ -103,10 +112,11 @@ servers:
       type: int
 """
 
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import (
+    FULL_WEIGHT,
     SOCKET,
     STATES,
     Router,
@@ -117,6 +127,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.routing.steering 
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "servers": {"type": "list", "elements": "str", "required": True},
     "state": {"type": "str", "choices": list(STATES), "required": True},
+    "weights": {"type": "dict", "default": {}},
     "wait": {"type": "bool", "default": True},
     "timeout_s": {"type": "float", "default": 600.0},
     "sockets": {"type": "list", "elements": "str", "default": [SOCKET]},
@@ -138,6 +149,7 @@ def told(moved: Moved, waited: bool) -> Dict[str, Any]:
                 "name": server.name,
                 "was": was.state,
                 "state": moved.state,
+                "weight": moved.weights.get(server.name, server.weight),
                 "up": server.up,
                 "in_flight": server.busy,
             }
@@ -147,8 +159,8 @@ def told(moved: Moved, waited: bool) -> Dict[str, Any]:
             {
                 "before_header": "{0} at {1}".format(server.name, router.path),
                 "after_header": "{0} at {1}".format(server.name, router.path),
-                "before": server.state + "\n",
-                "after": moved.state + "\n",
+                "before": words(server.state, server.weight) + "\n",
+                "after": words(moved.state, moved.weights.get(server.name, server.weight)) + "\n",
             }
             for router, server in moved.changing
         ],
@@ -159,7 +171,29 @@ def summary(moved: Moved) -> str:
     """One line that a person can read."""
     if not moved.changing:
         return "every server is {0}".format(moved.state)
-    return "; ".join("{0} {1} -> {2}".format(server.name, server.state, moved.state) for _, server in moved.changing)
+    return "; ".join(
+        "{0} {1} -> {2}".format(
+            server.name,
+            words(server.state, server.weight),
+            words(moved.state, moved.weights.get(server.name, server.weight)),
+        )
+        for _, server in moved.changing
+    )
+
+
+def words(state: str, weight: int) -> str:
+    """A state, with the weight where it is not the configured one."""
+    return state if weight == FULL_WEIGHT else "{0} at {1}%".format(state, weight)
+
+
+def refused(weights: Dict[str, Any], servers: List[str]) -> List[str]:
+    """What is wrong with the weights."""
+    problems = ["weights: {0} is not among the servers".format(name) for name in sorted(set(weights) - set(servers))]
+    return problems + [
+        "weights: {0} is {1!r}, not a whole number from 1 to {2}".format(name, value, FULL_WEIGHT)
+        for name, value in sorted(weights.items())
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= FULL_WEIGHT
+    ]
 
 
 def main() -> None:
@@ -168,11 +202,14 @@ def main() -> None:
     wanted = module.params
     routers = [Router(path) for path in wanted["sockets"]]
     waits = wanted["wait"] and not module.check_mode
+    problems = refused(wanted["weights"], wanted["servers"])
+    if problems:
+        module.fail_json(msg="; ".join(problems), arrived=False, left={})
     try:
         if module.check_mode:
-            moved = preview(routers, wanted["servers"], wanted["state"])
+            moved = preview(routers, wanted["servers"], wanted["state"], wanted["weights"])
         else:
-            moved = move(routers, wanted["servers"], wanted["state"], wanted["timeout_s"], waits)
+            moved = move(routers, wanted["servers"], wanted["state"], wanted["timeout_s"], waits, wanted["weights"])
     except RouterError as error:
         module.fail_json(msg=str(error), arrived=False, left={})
     result = told(moved, waits)

@@ -20,6 +20,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import
     Target,
     share_of,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import FULL_WEIGHT
 
 ELSEWHERE = "elsewhere"
 """Stands among the routers for those that trainyard does not run, and reaches through hooks."""
@@ -39,8 +40,9 @@ class Move:
         admit: it goes (back) into rotation after its gate.
         load_seconds: how long its start will take.
         load_known: that figure was recorded, not assumed.
+        weight_now: how much its routers send it, in percent of what they are configured to.
+        weight: the same when the roll is done with it.
         after: ids of replicas that must have moved before, because they hold its cores.
-        switch: also point ``current`` at the wanted release.
     """
 
     target: Target
@@ -51,15 +53,18 @@ class Move:
     admit: bool
     load_seconds: float
     load_known: bool
+    weight_now: int = FULL_WEIGHT
+    weight: int = FULL_WEIGHT
     after: FrozenSet[str] = frozenset()
 
-    def steps(self, watch_seconds: float) -> List[str]:
-        """The steps in words, for people."""
+    def steps(self, watch_seconds: float, weight: int = FULL_WEIGHT) -> List[str]:
+        """The steps in words, for people; ``weight`` is the one at readmission."""
         words = ["drain"] if self.drain else []
         words += ["stop", "switch", "start"] if self.restart else []
         words += ["gate"]
         if self.admit:
-            words += ["ready"] + (["watch {0:g} s".format(watch_seconds)] if watch_seconds else [])
+            words += ["ready" if weight == FULL_WEIGHT else "ready at {0}%".format(weight)]
+            words += ["watch {0:g} s".format(watch_seconds)] if watch_seconds else []
         else:
             words += ["stays out"]
         return words
@@ -84,6 +89,8 @@ class Wave:
     """Replicas that move together.
 
     ``left`` is how many of each model stay in rotation meanwhile; ``peers`` serve the same models undisturbed.
+    ``weights`` are those to be set at readmission, ``weights_after`` those of the same replicas when they have proved
+    themselves or were brought back, by replica id in percent.
     """
 
     number: int
@@ -94,6 +101,8 @@ class Wave:
     watch_seconds: float
     seconds: float
     peers: Tuple[Peer, ...] = ()
+    weights: Mapping[str, int] = field(default_factory=dict)
+    weights_after: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -182,18 +191,25 @@ def _sort_out(fleet: Fleet, settings: Settings) -> Tuple[List[Move], List[str], 
         seats = fleet.seats_of(target)
         if not reason and admit and any(seat.state != "ready" for seat in seats.values()):
             reason = "an unfinished roll left it out of rotation"
+        # What a person weighs otherwise stays so; only what a roll left behind is put right.
+        now = min((seat.weight for seat in seats.values()), default=FULL_WEIGHT)
+        weight = FULL_WEIGHT if seen.unfinished else now
+        if not reason and admit and now < weight:
+            reason = "an unfinished roll left it at {0}% of its weight".format(now)
         if reason:
             known = seen.load_seconds is not None
             moves.append(
                 Move(
                     target=target,
-                    was=seen.running or seen.current,
+                    was=_was(seen, target),
                     reason=reason,
                     drain=any(seat.state == "ready" for seat in seats.values()),
                     restart=bool(_reason(target, seen)),
                     admit=admit,
                     load_seconds=settings.load_assumed_seconds if seen.load_seconds is None else seen.load_seconds,
                     load_known=known,
+                    weight_now=now,
+                    weight=weight,
                 )
             )
         else:
@@ -201,6 +217,14 @@ def _sort_out(fleet: Fleet, settings: Settings) -> Tuple[List[Move], List[str], 
         if not admit and why_not:
             out[target.id] = why_not
     return moves, unchanged, out
+
+
+def _was(seen: Observed, target: Target) -> str:
+    """The release to go back to: what runs, or, where an unfinished roll brought what is wanted, what it found."""
+    journal = seen.pending or {}
+    if seen.unfinished and seen.running == target.release == journal.get("release") and journal.get("was"):
+        return str(journal["was"])
+    return seen.running or seen.current
 
 
 def _admission(fleet: Fleet, target: Target, seen: Observed) -> Tuple[bool, str]:
@@ -427,7 +451,21 @@ def _wave(
     watch = settings.canary_seconds if canary else settings.soak_seconds
     watch = watch if any(move.admit for move in moves) else 0.0
     seconds = max(move.seconds(settings, watch) for move in moves)
-    return Wave(number, batch, canary, tuple(moves), left, watch, seconds)
+    weights, after = _weights(moves, left, settings if canary and watch else None)
+    return Wave(number, batch, canary, tuple(moves), left, watch, seconds, weights=weights, weights_after=after)
+
+
+def _weights(
+    moves: Sequence[Move], left: Mapping[str, int], trial: Optional[Settings]
+) -> Tuple[Dict[str, int], Dict[str, int]]:
+    """Weights at readmission and after it, of the replicas whose weight a wave touches at all."""
+    weights: Dict[str, int] = {}
+    after: Dict[str, int] = {}
+    for move in moves:
+        first = min(move.weight, trial.canary_weight(left[move.target.model])) if trial else move.weight
+        if move.admit and (first, move.weight_now) != (move.weight, move.weight):
+            weights[move.target.id], after[move.target.id] = first, move.weight
+    return weights, after
 
 
 def _peers(fleet: Fleet, moves: Sequence[Move], done: set[str], up: set[str]) -> Tuple[Peer, ...]:
@@ -521,7 +559,7 @@ def _line(plan: RollPlan, wave: Wave, move: Move) -> str:
         move.was or "nothing",
         move.target.release,
         move.reason,
-        ", ".join(move.steps(wave.watch_seconds)),
+        ", ".join(move.steps(wave.watch_seconds, wave.weights.get(move.target.id, FULL_WEIGHT))),
         duration(move.seconds(plan.settings, wave.watch_seconds)),
         wave.left.get(model, 0),
         plan.planned[model],
@@ -535,6 +573,8 @@ def _wave_dict(wave: Wave) -> Dict[str, Any]:
         "canary": wave.canary,
         "left": dict(wave.left),
         "watch_seconds": wave.watch_seconds,
+        "weights": dict(wave.weights),
+        "weights_after": dict(wave.weights_after),
         "seconds": round(wave.seconds, 1),
         "hosts": sorted({move.target.host for move in wave.moves}),
         "moves": [_move_dict(move) for move in wave.moves],
@@ -600,7 +640,12 @@ def read_fleet(
     silent += [router for router, answer in routers.items() if answer is None]
     seats = {
         router: {
-            name: Seat(str(raw["state"]), bool(raw.get("up", True)), int(raw.get("sessions", 0)))
+            name: Seat(
+                str(raw["state"]),
+                bool(raw.get("up", True)),
+                int(raw.get("sessions", 0)),
+                int(raw.get("weight", FULL_WEIGHT)),
+            )
             for name, raw in (servers or {}).items()
         }
         for router, servers in routers.items()

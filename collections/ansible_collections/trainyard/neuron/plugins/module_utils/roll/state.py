@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import FULL_WEIGHT
+
 POLICIES = ("wait", "abort", "fail")
 
 
@@ -31,6 +33,7 @@ class Settings:
         floor: replicas of each model that must stay in rotation: a count, ``"75%"`` of the planned ones, or ``"auto"``
             (all but ``at_once``, and at least one).
         batches: hosts of each batch, widening: counts or percentages; the last one repeats until all are done.
+        canary_share: share of a model's requests in flight that the first replica gets while it is watched.
         drain_deadline_seconds: how long the requests of a replica may take to end.
         drain_policy: what then: ``wait`` on, ``abort`` what is left, or ``fail`` (readmit the replica, stop the roll).
         drain_assumed_seconds: what the estimate counts for a drain.
@@ -45,6 +48,7 @@ class Settings:
     at_once: int = 1
     floor: str = "auto"
     batches: Tuple[str, ...] = ("1", "25%", "100%")
+    canary_share: str = "10%"
     drain_deadline_seconds: float = 900.0
     drain_policy: str = "fail"
     drain_assumed_seconds: float = 60.0
@@ -92,6 +96,13 @@ class Settings:
             problems.append(
                 "redeploy settings: floor is {0!r}, not auto, a count or a percentage".format(values["floor"])
             )
+        values["canary_share"] = str(raw.get("canary_share", cls.canary_share))
+        if not (values["canary_share"].endswith("%") and _is_share(values["canary_share"], least=1)):
+            problems.append(
+                "redeploy settings: canary_share is {0!r}, not a percentage from 1% to 100%".format(
+                    values["canary_share"]
+                )
+            )
         if not values["batches"] or not all(_is_share(size, least=1) for size in values["batches"]):
             problems.append(
                 "redeploy settings: batches is {0}, not a list of counts or percentages of hosts".format(
@@ -101,6 +112,16 @@ class Settings:
         if problems:
             raise RollError(problems)
         return cls(**values)
+
+    def canary_weight(self, others: int) -> int:
+        """Weight in percent by which one replica gets its share of a model beside ``others``, and never more than they.
+
+        A router that counts requests in flight gives an idle replica one at a time, whatever its weight.
+        """
+        share = int(self.canary_share[:-1]) / 100
+        if share >= 1 or not others:
+            return FULL_WEIGHT
+        return max(1, min(FULL_WEIGHT, round(FULL_WEIGHT * share * others / (1 - share))))
 
     def floor_of(self, planned: int) -> int:
         """Replicas of a model with ``planned`` replicas that must stay in rotation."""
@@ -204,11 +225,12 @@ class Observed:
 
 @dataclass(frozen=True)
 class Seat:
-    """One server of one router: administrative state (``ready``, ``drain``, ``maint``) and health."""
+    """One server of one router: administrative state (``ready``, ``drain``, ``maint``), health, weight in percent."""
 
     state: str
     up: bool = True
     sessions: int = 0
+    weight: int = FULL_WEIGHT
 
     @property
     def in_rotation(self) -> bool:

@@ -22,12 +22,22 @@ FAILURES = ("hrsp_5xx", "econ", "eresp")
 
 The largest of them is taken, not the sum: one broken request may stand in several.
 """
+FULL_WEIGHT = 100
+"""A server's weight in percent of the configured one, when nobody has lowered it."""
 # Bits of srv_admin_state: set by the socket or by the configuration; the others follow from these or from checks.
 _FORCED_MAINT, _CONFIGURED_MAINT, _FORCED_DRAIN = 0x01, 0x04, 0x08
 
 
 class RouterError(Exception):
     """The router did not answer, or refused a command."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What operators and rolls set: a state, and a weight in percent of the configured one."""
+
+    state: str
+    weight: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,7 @@ class Server:
         queued: requests that wait for it in the router.
         served: requests since the router started.
         check: the last check's verdict, for people.
+        weight: how much it gets compared with others, in percent of its configured weight.
     """
 
     backend: str
@@ -53,6 +64,7 @@ class Server:
     queued: int
     served: int
     check: str
+    weight: int = FULL_WEIGHT
 
     @property
     def busy(self) -> int:
@@ -104,7 +116,8 @@ class Router:
                 Server(
                     backend=key[0],
                     name=key[1],
-                    state=asked[key],
+                    state=asked[key].state,
+                    weight=asked[key].weight,
                     up=row["status"].startswith(("UP", "DRAIN", "no check", "NOLB")),
                     in_flight=int(row["scur"] or 0),
                     queued=int(row["qcur"] or 0),
@@ -125,16 +138,18 @@ class Router:
             }
         return found
 
-    def _asked(self) -> Dict[Tuple[str, str], str]:
-        """Administrative state of each (backend, server), which the statistics mix with the checks' results."""
+    def _asked(self) -> Dict[Tuple[str, str], _Asked]:
+        """What was asked of each (backend, server), which the statistics mix with the checks' results."""
         states = {}
         for line in self.command("show servers state").splitlines():
             cells = line.split()
-            if len(cells) < 7 or not cells[0].isdigit() or not cells[1].startswith(PREFIX):
+            if len(cells) < 9 or not cells[0].isdigit() or not cells[1].startswith(PREFIX):
                 continue
             bits = int(cells[6])
             state = "drain" if bits & _FORCED_DRAIN else "ready"
-            states[(cells[1], cells[3])] = "maint" if bits & (_FORCED_MAINT | _CONFIGURED_MAINT) else state
+            state = "maint" if bits & (_FORCED_MAINT | _CONFIGURED_MAINT) else state
+            now, configured = int(cells[7]), int(cells[8])
+            states[(cells[1], cells[3])] = _Asked(state, round(100 * now / configured) if configured else FULL_WEIGHT)
         return states
 
     def find(self, name: str) -> List[Server]:
@@ -147,7 +162,18 @@ class Router:
         Raises:
             RouterError: HAProxy refused; its words are in the message.
         """
-        answer = self.command("set server {0}/{1} state {2}".format(server.backend, server.name, state)).strip()
+        self._set(server, "state {0}".format(state))
+
+    def set_weight(self, server: Server, percent: int) -> None:
+        """Send it less than others, in percent of its configured weight, or as much again.
+
+        Raises:
+            RouterError: HAProxy refused; its words are in the message.
+        """
+        self._set(server, "weight {0}%".format(percent))
+
+    def _set(self, server: Server, what: str) -> None:
+        answer = self.command("set server {0}/{1} {2}".format(server.backend, server.name, what)).strip()
         if answer:
             raise RouterError("{0}/{1}: {2}".format(server.backend, server.name, answer))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .haproxy import Router, RouterError, Server
 
@@ -25,7 +25,8 @@ class Moved:
         state: what was asked for.
         before: each server at each router, as it was.
         after: the same when the wait was over.
-        changing: those of ``before`` that were in another state.
+        changing: those of ``before`` that were in another state, or had another weight.
+        weights: weight that was asked for, by name, in percent of the configured one.
         left: requests that a server still has which takes nothing new, by name, over all routers.
         down: why the checks of a server that is ready do not pass, by name.
         seconds: how long it took.
@@ -35,6 +36,7 @@ class Moved:
     before: Seats
     after: Seats
     changing: Seats
+    weights: Mapping[str, int] = field(default_factory=dict)
     left: Dict[str, int] = field(default_factory=dict)
     down: Dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -72,10 +74,18 @@ def look(routers: Sequence[Router], names: Sequence[str]) -> Seats:
     return found
 
 
-def preview(routers: Sequence[Router], names: Sequence[str], state: str) -> Moved:
+def preview(
+    routers: Sequence[Router], names: Sequence[str], state: str, weights: Optional[Mapping[str, int]] = None
+) -> Moved:
     """What `move` would change."""
     before = look(routers, names)
-    return Moved(state, before, before, [(router, server) for router, server in before if server.state != state])
+    wanted = dict(weights or {})
+    changing = [
+        (router, server)
+        for router, server in before
+        if (server.state, server.weight) != (state, wanted.get(server.name, server.weight))
+    ]
+    return Moved(state, before, before, changing, wanted)
 
 
 def move(
@@ -84,6 +94,7 @@ def move(
     state: str,
     timeout_s: float,
     wait: bool = True,
+    weights: Optional[Mapping[str, int]] = None,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Moved:
@@ -98,6 +109,7 @@ def move(
         state: ``ready``, ``drain`` or ``maint``.
         timeout_s: how long to wait, in seconds.
         wait: wait at all.
+        weights: by name, in percent of the configured weight; the others keep the weight that they have.
         sleep: replaces ``time.sleep``.
         clock: replaces ``time.monotonic``.
 
@@ -105,8 +117,13 @@ def move(
         RouterError: a router does not answer or refuses, or does not know one of them; then nothing was changed.
     """
     began = clock()
-    moved = preview(routers, names, state)
+    moved = preview(routers, names, state, weights)
     for router, server in moved.changing:
+        # The weight first: one that comes back must not get more even for a moment.
+        if moved.weights.get(server.name, server.weight) != server.weight:
+            router.set_weight(server, moved.weights[server.name])
+        if server.state == state:
+            continue
         if (server.state, state) == ("drain", "ready"):
             router.set_state(server, "maint")
         router.set_state(server, state)

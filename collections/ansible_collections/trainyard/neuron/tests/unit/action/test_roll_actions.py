@@ -6,64 +6,38 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.action.roll_plan import (
     alive,
-    as_fact,
     elsewhere,
     files,
-    identity,
+    named,
     overview,
     reported,
     wanted,
 )
-from ansible_collections.trainyard.neuron.plugins.action.roll_report import finished, told
+from ansible_collections.trainyard.neuron.plugins.action.roll_report import finished, light_weights, told
 from ansible_collections.trainyard.neuron.plugins.action.roll_step import PARTS, answers, decide, facts, mark
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
     out_of_rotation,
     plan_roll,
     read_fleet,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import RollError, Settings
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet, RollError, Seat, Settings
+from ansible_collections.trainyard.neuron.tests.unit.module_utils.roll.fleets import fleet_plan, planned, report
 
-
-def fleet_plan() -> dict[str, Any]:
-    def replica(host: str, index: int) -> dict[str, Any]:
-        return {
-            "id": f"{host}:m-{index}",
-            "name": f"m-{index}",
-            "unit": f"vllm@m-{index}.service",
-            "served_name": "m",
-            "deployment": "m",
-            "release": "new",
-            "cores": f"{index * 32}-{index * 32 + 31}",
-            "url": f"http://{host}:{8000 + index}",
-            "weights": "w",
-        }
-
-    return {"hosts": {host: {"replicas": [replica(host, index) for index in range(2)]} for host in ("h1", "h2")}}
-
-
-def report(**more: Any) -> dict[str, Any]:
-    row = {"active": "active", "running": "old", "current": "old", "previous": "", "staged": ["old", "new"], **more}
-    return {"replicas": {"m-0": dict(row), "m-1": dict(row)}, "servers": None, "holder": None}
+SHAPE = {"h1": 2, "h2": 2}
 
 
 def roll(
     settings: Settings | None = None,
     routers: tuple[str, ...] = ("r1", "r2"),
     hooks: dict[str, Any] | None = None,
-) -> tuple[dict[str, Any], Any]:
-    reports = {"h1": report(), "h2": report()}
-    seats = {f"{host}:m-{index}": {"state": "ready"} for host in reports for index in range(2)}
-    seen = {name: answer["replicas"] for name, answer in reports.items()}
-    fleet = read_fleet(fleet_plan(), seen, dict.fromkeys(routers, seats))
-    how = settings or Settings()
-    arguments = {"hosts": ["h1", "h2"], "thresholds": {}, "golden": ["Hello"], "hooks": files(hooks or {})}
-    run = {**identity("redeploy"), "take_over": []}
-    return as_fact(plan_roll(fleet, how), fleet, how, arguments, run), fleet
+) -> tuple[dict[str, Any], Fleet]:
+    return planned(SHAPE, settings or Settings(), routers, hooks, golden=("Hello",))
 
 
 def test_each_wave_says_what_every_host_and_router_has_to_do() -> None:
@@ -88,13 +62,13 @@ def test_without_a_watch_only_those_who_act_take_part() -> None:
 
 def test_a_rollback_wants_the_previous_release_and_leaves_out_what_has_none() -> None:
     reports: dict[str, Any] = {"h1": report(previous="older"), "h2": {"replicas": {}}}
-    back = wanted(fleet_plan(), reports, "rollback")
+    back = wanted(fleet_plan(SHAPE), reports, "rollback")
     assert [item["release"] for item in back["hosts"]["h1"]["replicas"]] == ["older", "older"]
     assert back["hosts"]["h2"]["replicas"] == []
 
 
 def test_a_run_that_is_limited_plans_for_its_hosts_only() -> None:
-    assert list(wanted(fleet_plan(), {"h2": report()}, "redeploy")["hosts"]) == ["h2"]
+    assert list(wanted(fleet_plan(SHAPE), {"h2": report()}, "redeploy")["hosts"]) == ["h2"]
 
 
 @pytest.mark.parametrize("answer", [None, {"unreachable": True}, {"failed": True, "replicas": {}}, {"skipped": True}])
@@ -157,6 +131,34 @@ def test_each_step_gives_work_to_those_who_have_a_part_and_to_nobody_else() -> N
     assert {host for host in ("h1", "h2", "r1") if PARTS["watch"](host, wave, terms, [])} == {"h1", "h2", "r1"}
 
 
+def test_the_canary_gets_its_share_until_it_has_proved_itself_and_the_others_are_left_alone() -> None:
+    fact, _ = roll(Settings(canary_share="10%"))
+    canary, second, terms = fact["waves"][0], fact["waves"][1], fact["terms"]
+
+    def weights(step: str, wave: dict[str, Any]) -> dict[str, int] | None:
+        part = PARTS[step]("r1", wave, terms, [move["id"] for move in wave["moves"]])
+        return part[1]["weights"] if part else None
+
+    # One tenth beside three others: w / (w + 300) = 0.1.
+    assert weights("admit", canary) == {"h1:m-0": 33}
+    assert weights("done", canary) == weights("return", canary) == {"h1:m-0": 100}
+    assert (weights("admit", second), weights("return", second)) == ({}, {})
+    assert PARTS["done"]("r1", second, terms, []) is None
+
+
+def test_a_canary_that_still_gets_too_little_at_the_end_is_named_and_not_forgotten() -> None:
+    fact, fleet = roll(Settings(canary_share="10%"))
+    assert light_weights(fleet, fact) == {}
+    seats = {**fleet.seats["r2"], "h1:m-0": Seat("ready", weight=33)}
+    late = replace(fleet, seats={**fleet.seats, "r2": seats})
+    light = light_weights(late, fact)
+    assert light == {"h1:m-0": "33% of its weight at r2"}
+    lines, failed = told(fact, 4, "", {}, [], light)
+    assert failed
+    assert "  gets too little: h1:m-0: 33% of its weight at r2" in lines
+    assert finished(fact, late, light)["h1"] == ["m-1"]
+
+
 def test_only_what_is_gated_is_readmitted() -> None:
     fact, _ = roll()
     wave, terms = fact["waves"][0], fact["terms"]
@@ -199,21 +201,31 @@ def test_where_nobody_can_be_asked_an_unfinished_roll_counts_as_drained() -> Non
     assert elsewhere(files({}), [], reports) is None
 
 
+def test_hooks_name_what_is_drained_by_a_list_or_by_what_they_registered() -> None:
+    assert named([]) == []
+    assert named(["h1:m-0"]) == ["h1:m-0"]
+    assert named({"out": ["h1:m-0"], "changed": False}) == ["h1:m-0"]
+    assert named({"results": [{"out": []}, {"out": ["h1:m-1"]}, {"out": ["h2:m-0"]}]}) == ["h1:m-1", "h2:m-0"]
+    for wrong in ("h1:m-0", {"results": [{"skipped": True}]}, [1]):
+        with pytest.raises(RollError, match="not a list of replica ids"):
+            named(wrong)
+
+
 def test_what_is_drained_elsewhere_is_seen_like_a_seat_of_our_own_router() -> None:
     reports = {"h1": report()["replicas"], "h2": report(running="new", current="new")["replicas"]}
     seats = {f"{host}:m-{index}": {"state": "ready"} for host in reports for index in range(2)}
-    fleet = read_fleet(fleet_plan(), reports, {"r1": seats}, ["h1:m-1"])
+    fleet = read_fleet(fleet_plan(SHAPE), reports, {"r1": seats}, ["h1:m-1"])
     plan = plan_roll(fleet, Settings())
     moves = [move.target.id for wave in plan.waves for move in wave.moves]
     assert moves == ["h1:m-0", "h1:m-1"]
-    alone = read_fleet(fleet_plan(), reports, {}, ["h1:m-1"])
+    alone = read_fleet(fleet_plan(SHAPE), reports, {}, ["h1:m-1"])
     assert out_of_rotation(alone) == {"h1:m-1": "drain at elsewhere"}
     assert "somebody took it out" in plan_roll(alone, Settings(floor="1")).out["h1:m-1"]
 
 
 def test_the_report_of_a_roll_that_stopped_says_where_why_and_what_is_untouched() -> None:
     fact, _ = roll()
-    lines, failed = told(fact, 1, "h1:m-1: no gate", {"h1:m-1": "unit failed"}, [])
+    lines, failed = told(fact, 1, "h1:m-1: no gate", {"h1:m-1": "unit failed"}, [], {})
     assert failed
     assert lines[0] == "Redeploy stopped at wave 2 of 4 (h1:m-1); 1 of 4 replicas are rolled."
     assert lines[1] == "  because: h1:m-1: no gate"
@@ -224,11 +236,11 @@ def test_the_report_of_a_roll_that_stopped_says_where_why_and_what_is_untouched(
 
 def test_a_roll_that_is_done_but_left_a_replica_out_has_failed() -> None:
     fact, _ = roll()
-    assert told(fact, 4, "", {}, []) == (["Redeploy is done: 4 of 4 replicas rolled in 4 waves."], False)
-    assert told(fact, 4, "", {"h2:m-0": "drain at r1"}, [])[1]
-    assert told(fact, 4, "", {}, ["h2"])[1]
+    assert told(fact, 4, "", {}, [], {}) == (["Redeploy is done: 4 of 4 replicas rolled in 4 waves."], False)
+    assert told(fact, 4, "", {"h2:m-0": "drain at r1"}, [], {})[1]
+    assert told(fact, 4, "", {}, ["h2"], {})[1]
     fact["out"] = {"h2:m-0": "somebody took it out"}
-    assert not told(fact, 4, "", {"h2:m-0": "drain at r1"}, [])[1]
+    assert not told(fact, 4, "", {"h2:m-0": "drain at r1"}, [], {})[1]
 
 
 def test_what_is_still_out_is_remembered_for_the_next_run() -> None:

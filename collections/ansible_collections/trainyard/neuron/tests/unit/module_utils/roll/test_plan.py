@@ -90,7 +90,11 @@ def fleet_of(plan: dict[str, Any], changes: dict[str, dict[str, Any]] | None = N
         reports[host] = {}
         for item in entry["replicas"]:
             change = dict((changes or {}).get(item["id"], {}))
-            seats[item["id"]] = {"state": change.pop("state", "ready"), "up": change.pop("up", True)}
+            seats[item["id"]] = {
+                "state": change.pop("state", "ready"),
+                "up": change.pop("up", True),
+                "weight": change.pop("weight", 100),
+            }
             reports[host][item["name"]] = running(**change)
     return read_fleet(plan, reports, {f"r{number}": seats for number in range(routers)})
 
@@ -105,6 +109,52 @@ def test_rolls_replica_by_replica_host_by_host() -> None:
     assert [wave.batch for wave in plan.waves] == [1] * 4 + [2] * 4 + [3] * 8
     assert [wave.canary for wave in plan.waves] == [True] + [False] * 15
     assert {wave.left["m"] for wave in plan.waves} == {15}
+
+
+@pytest.mark.parametrize(
+    ("share", "others", "weight"), [("10%", 1, 11), ("10%", 15, 100), ("5%", 15, 79), ("100%", 3, 100), ("1%", 1, 1)]
+)
+def test_the_first_replica_gets_a_share_of_the_traffic_and_never_more_than_another(
+    share: str, others: int, weight: int
+) -> None:
+    assert Settings.from_dict({"canary_share": share}).canary_weight(others) == weight
+
+
+@pytest.mark.parametrize("share", ["0%", "101%", "3", 0.1, "many"])
+def test_a_share_that_is_no_percentage_is_refused(share: Any) -> None:
+    with pytest.raises(RollError, match="canary_share is"):
+        Settings.from_dict({"canary_share": share})
+
+
+def test_only_the_canary_is_weighed_and_only_while_it_is_watched() -> None:
+    plan = plan_roll(fleet_of(wanted(hosts=1, per_host=2)), Settings())
+    assert [(wave.weights, wave.weights_after) for wave in plan.waves] == [
+        ({"h1:m-0": 11}, {"h1:m-0": 100}),
+        ({}, {}),
+    ]
+    assert "ready at 11%, watch 120 s" in plan.lines()[1]
+    unwatched = plan_roll(fleet_of(wanted(hosts=1, per_host=2)), Settings(canary_seconds=0))
+    assert unwatched.waves[0].weights == {}
+
+
+def test_what_a_person_weighs_otherwise_stays_so() -> None:
+    changes = {"h1:m-0": {"weight": 50}, "h1:m-1": {"weight": 5}}
+    plan = plan_roll(fleet_of(wanted(hosts=1, per_host=2), changes), Settings(batches=("1",)))
+    assert (plan.waves[0].weights, plan.waves[0].weights_after) == ({"h1:m-0": 11}, {"h1:m-0": 50})
+    assert plan.waves[1].weights == {}
+    right = wanted(hosts=1, per_host=2, release=OLD)
+    assert plan_roll(fleet_of(right, changes), Settings()).waves == ()
+
+
+def test_a_canary_whose_controller_died_is_watched_again_and_can_still_go_back() -> None:
+    journal = {"admitted": True, "step": "gated", "was": OLD, "release": NEW}
+    changes = {"h1:m-0": {"running": NEW, "current": NEW, "pending": journal, "weight": 11}}
+    wave = plan_roll(fleet_of(wanted(hosts=1, per_host=2), changes), Settings()).waves[0]
+    (move,) = wave.moves
+    assert move.reason == "an unfinished roll left it at 11% of its weight"
+    assert (move.restart, move.was, wave.canary) == (False, OLD, True)
+    # It has that weight already; what is to be set is the full one, afterwards.
+    assert (wave.weights, wave.weights_after) == ({"h1:m-0": 11}, {"h1:m-0": 100})
 
 
 def test_nothing_to_do_when_everything_runs_what_it_should() -> None:
@@ -299,7 +349,7 @@ def test_the_estimate_counts_drain_load_gate_and_watching() -> None:
         "(1 load times recorded, 1 assumed at 15 min)."
     )
     assert "wave 1 (canary)  h1:m-0  0ld0ld0ld0ld -> new123new123" in first
-    assert "drain, stop, switch, start, gate, ready, watch 100 s; about 12 min; 1 of 2 stay in rotation" in first
+    assert "drain, stop, switch, start, gate, ready at 11%, watch 100 s; about 12 min; 1 of 2 stay in rotation" in first
     assert "watch 10 s" in second
 
 

@@ -33,6 +33,10 @@ class FakeRouter(Router):
         self.told.append(f"{server.name} {state}")
         self.now[server.name] = replace(self.now[server.name], state=state)
 
+    def set_weight(self, server: Server, percent: int) -> None:
+        self.told.append(f"{server.name} {percent}%")
+        self.now[server.name] = replace(self.now[server.name], weight=percent)
+
 
 class Clock:
     def __init__(self) -> None:
@@ -101,3 +105,13 @@ def test_a_preview_tells_the_router_nothing() -> None:
     router = FakeRouter(server("a"), server("b", "drain"))
     assert [server.name for _, server in preview([router], ["a", "b"], "drain").changing] == ["a"]
     assert router.told == []
+
+
+def test_a_weight_is_set_before_the_server_gets_anything_and_kept_where_none_is_named() -> None:
+    router = FakeRouter(server("a", "drain"), replace(server("b"), weight=40), server("c"))
+    done = move([router], ["a", "b", "c"], "ready", 5, weights={"a": 11})
+    assert router.told == ["a 11%", "a maint", "a ready"]
+    assert [server.name for _, server in done.changing] == ["a"]
+    move([router], ["a"], "ready", 5, weights={"a": 100})
+    assert router.told[3:] == ["a 100%"]
+    assert router.now["b"].weight == 40
