@@ -245,6 +245,31 @@ def test_models_are_routed_by_the_body_and_listed_together(tmp_path: Path, stubs
         assert [row["id"] for row in listed["data"]] == ["meta/Llama", "Qwen/Qwen3"]
 
 
+def test_a_model_may_be_named_in_the_path(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    llama, qwen = stubs
+    qwen.model = "Qwen/Qwen3"
+    models = [
+        {"name": "meta/Llama", "servers": [server(llama)]},
+        {"name": "Qwen/Qwen3", "servers": [server(qwen)]},
+    ]
+    with routed(tmp_path, models) as front:
+        for path, status in (
+            ("/models/Qwen/Qwen3/v1/completions", 200),
+            ("/models/none/such/v1/completions", 404),
+            ("/models/Qwen/Qwen3/metrics", 404),
+            ("/models/Qwen/Qwen3/sleep", 404),
+        ):
+            link = http.client.HTTPConnection("127.0.0.1", front.port, timeout=10)
+            link.request("POST", path, json.dumps({"max_tokens": 1}), {"Content-Type": "application/json"})
+            answer = link.getresponse()
+            assert (answer.status, bool(answer.read())) == (status, True), path
+            link.close()
+        assert [path for path, _ in qwen.seen] == ["/v1/completions"]
+        assert llama.seen == []
+        (row,) = json.loads(get(front.port, "/models/Qwen/Qwen3/v1/models")[1])["data"]
+        assert row["id"] == "Qwen/Qwen3"
+
+
 def test_what_is_not_for_clients_is_not_reachable(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
     with routed(tmp_path, one_model(stubs)) as front:
         for path in ("/metrics", "/", "/docs", "/sleep"):
