@@ -16,6 +16,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal impo
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
     ELSEWHERE,
     RollPlan,
+    cannot_leave,
     exchanged_keys,
     out_of_rotation,
     plan_roll,
@@ -23,6 +24,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import 
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet, RollError, Settings
 
+VERBS = ("redeploy", "rollback", "status", "check", "leave")
 HOOKS = ("before", "drain", "undrain", "is_drained", "after")
 GOLDEN = ("The capital of France is", "One, two, three, four,")
 MOVE_KEYS = ("id", "name", "url", "release", "was")
@@ -45,7 +47,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "hosts": {"type": "list", "elements": "str", "required": True},
                 "routers": {"type": "list", "elements": "str", "default": []},
                 "reports": {"type": "str", "default": "trainyard_replicas"},
-                "verb": {"type": "str", "choices": ["redeploy", "rollback", "status", "check"], "default": "redeploy"},
+                "verb": {"type": "str", "choices": list(VERBS), "default": "redeploy"},
+                "leaving": {"type": "list", "elements": "str", "default": []},
                 "settings": {"type": "dict", "default": {}},
                 "thresholds": {"type": "dict", "default": {}},
                 "take_over": {"type": "list", "elements": "str", "default": []},
@@ -82,6 +85,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 self._display.display(line)
             return {"changed": False, **told}
         settings = Settings.from_dict(arguments["settings"])
+        if arguments["verb"] == "leave":
+            problems = cannot_leave(fleet, arguments["leaving"], settings)
+            if problems:
+                raise RollError(problems)
+            return {"changed": False}
         Thresholds.from_dict(arguments["thresholds"])
         plan = plan_roll(fleet, settings, require_staged=arguments["staged"])
         run = identity(arguments["verb"])

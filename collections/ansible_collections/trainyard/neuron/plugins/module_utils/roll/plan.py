@@ -521,6 +521,36 @@ def _seat_words(seat: Seat) -> str:
     return seat.state if seat.state != "ready" else "down"
 
 
+def cannot_leave(fleet: Fleet, hosts: Sequence[str], settings: Settings) -> List[str]:
+    """Why these hosts cannot leave rotation together: for each model, what would be left, and the floor.
+
+    Where the floor is left to us, it is every replica of the hosts that stay, and at least one.
+    """
+    problems = _silence(fleet)
+    for model in dict.fromkeys(target.model for target in fleet.targets if target.host in hosts):
+        targets = [target for target in fleet.targets if target.model == model]
+        staying = [target for target in targets if target.host not in hosts]
+        left = sum(1 for target in staying if fleet.in_rotation(target))
+        floor = max(1, len(staying)) if settings.floor == "auto" else settings.floor_of(len(targets))
+        if left >= floor:
+            continue
+        missing = [
+            "{0} ({1})".format(item.id, _absence(fleet, item)) for item in staying if not fleet.in_rotation(item)
+        ]
+        problems.append(
+            "{0}: {1} of {2} replicas would be in rotation without {3}, and the floor is {4}.{5} Lower it "
+            "(`trainyard_redeploy: {{floor: {1}}}`) to go on all the same.".format(
+                model,
+                left,
+                len(targets),
+                ", ".join(hosts),
+                floor,
+                " Out already: {0}.".format("; ".join(missing)) if missing else "",
+            )
+        )
+    return problems
+
+
 def out_of_rotation(fleet: Fleet) -> Dict[str, str]:
     """Every replica of the plan that serves nobody, with the reason."""
     return {target.id: _absence(fleet, target) for target in fleet.targets if not fleet.in_rotation(target)}
