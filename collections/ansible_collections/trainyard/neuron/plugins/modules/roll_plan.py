@@ -44,6 +44,11 @@ options:
     type: list
     elements: str
     default: []
+  beside:
+    description: Hosts that have no part in the roll, with whose replicas those of O(hosts) are compared too.
+    type: list
+    elements: str
+    default: []
   settings:
     description: >-
       How to roll - C(at_once), C(floor), C(batches), C(drain_deadline_seconds), C(drain_policy), C(soak_seconds),

@@ -12,6 +12,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import 
     cannot_leave,
     duration,
     exchanged_keys,
+    in_rotation,
     out_of_rotation,
     plan_roll,
     read_fleet,
@@ -439,3 +440,22 @@ def test_a_host_stays_where_another_is_out_or_there_is_no_other() -> None:
         in (cannot_leave(alone, ["h1"], Settings())[0])
     )
     assert cannot_leave(alone, ["h1"], Settings(floor="0")) == []
+
+
+def test_a_host_that_comes_back_on_another_release_has_a_canary_and_is_compared_with_the_others() -> None:
+    """All its replicas were stopped, as for a change of the host's SDK; the other hosts have no part in this roll."""
+    stopped = {"active": "inactive", "running": "", "up": False}
+    everywhere = fleet_of(wanted(hosts=3, per_host=2))
+    here = fleet_of(wanted(hosts=1, per_host=2), {"h1:m-0": stopped, "h1:m-1": stopped})
+    beside = [peer for peer in in_rotation(everywhere) if peer.target.host != "h1"]
+    plan = plan_roll(here, Settings(at_once=2), beside=beside)
+    assert ids(plan) == [["h1:m-0"], ["h1:m-1"]]
+    assert [wave.canary for wave in plan.waves] == [True, False]
+    assert {peer.target.id for peer in plan.waves[0].peers} == {"h2:m-0", "h2:m-1", "h3:m-0", "h3:m-1"}
+    assert "h1:m-0" in {peer.target.id for peer in plan.waves[1].peers}
+
+
+def test_replicas_that_only_have_to_start_again_have_no_canary() -> None:
+    stopped = {"active": "inactive", "running": "", "up": False}
+    plan = plan_roll(fleet_of(wanted(hosts=1, per_host=2, release=OLD), {"h1:m-0": stopped}), Settings())
+    assert [(wave.batch, wave.canary) for wave in plan.waves] == [(0, False)]
