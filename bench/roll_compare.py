@@ -251,20 +251,24 @@ def ways(arguments: argparse.Namespace, folder: Path, engines: Sequence[Engine],
     return found
 
 
-def measured(fleet: LabFleet, name: str, way: Way, engines: Sequence[Engine], at_once: int) -> dict[str, Any]:
-    """Restart every replica in one way under load; the account of it."""
+def measured(
+    fleet: LabFleet, name: str, way: Way, engines: Sequence[Engine], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Restart replicas in one way under load; the account of it. A roll restarts all of them."""
+    restarted = engines[: arguments.restarts or len(engines)]
     way.start()
     began = time.monotonic()
     try:
         with fleet.load(way.url, closed=len(engines) * 7 // 4, rate=len(engines) / 5, longest_s=20.0) as account:
             if name == "trainyard":
-                how = {"at_once": at_once, "floor": "50%", "canary_seconds": 5, "soak_seconds": 1}
+                restarted = engines
+                how = {"at_once": arguments.at_once, "floor": "50%", "canary_seconds": 5, "soak_seconds": 1}
                 change = fleet.shaped(environment={"ROLL_TEST": str(int(time.time()))})
                 run = fleet.redeploy({**change, "trainyard_redeploy": how})
                 if run.code:
                     raise SystemExit(run.text[-3000:])
             else:
-                for engine in engines:
+                for engine in restarted:
                     way.leave(engine)
                     restart(engine)
                     way.rejoin(engine)
@@ -272,7 +276,7 @@ def measured(fleet: LabFleet, name: str, way: Way, engines: Sequence[Engine], at
     finally:
         way.stop()
     account.pop("requests")
-    return {"seconds": round(seconds, 1), **account}
+    return {"restarts": len(restarted), "seconds": round(seconds, 1), **account}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -282,6 +286,7 @@ def main(argv: list[str] | None = None) -> int:
     top.add_argument("--vllm-router", default="", help="vllm-router; without it none is tried")
     top.add_argument("--shape", default="{}", help="overrides of the deployment tiny-llama, as JSON")
     top.add_argument("--at-once", type=int, default=1, help="replicas at a time in trainyard's roll (%(default)s)")
+    top.add_argument("--restarts", type=int, default=0, help="restart so many replicas; 0 is all, as a roll does")
     top.add_argument("--only", nargs="*", default=[], help="names of the ways to try")
     top.add_argument("--out", type=Path)
     arguments = top.parse_args(argv)
@@ -301,8 +306,10 @@ def main(argv: list[str] | None = None) -> int:
         for name, way in ways(arguments, folder, engines, f"http://{address}:8080").items():
             if arguments.only and name not in arguments.only:
                 continue
-            record[name] = measured(fleet, name, way, engines, arguments.at_once)
-            counts = {key: record[name][key] for key in ("seconds", "sent", "ok", "failed", "truncated", "gap")}
+            record[name] = measured(fleet, name, way, engines, arguments)
+            counts = {
+                key: record[name][key] for key in ("restarts", "seconds", "sent", "ok", "failed", "truncated", "gap")
+            }
             print(name, json.dumps(counts), flush=True)
             if arguments.out:
                 arguments.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
