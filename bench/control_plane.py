@@ -6,7 +6,7 @@ links, and units that run and start at boot. The roles make it once on stand-in 
 and pyinfra and the plain role are given exactly that to keep. The replicas are small stand-in servers, so that sixteen
 hosts fit on one machine. Hosts and controller share its processors: compare the columns of processor time.
 
-    python bench/control_plane.py --hosts 1 4 8 16 [--rounds 3] [--pyinfra PATH] [--plain 1 4] [--json FILE]
+    python bench/control_plane.py --hosts 1 4 8 16 [--rounds 3] [--plain 1 4] [--json FILE]
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.peers import from_pypi
 from tests.roles.render import replica
 from tests.stand_in import Lab, stand_in
 from trainyard.lab import state
@@ -231,15 +231,15 @@ def run(hosts: Hosts, command: list[str], count: int) -> dict[str, float]:
     }
 
 
-def commands(hosts: Hosts, options: argparse.Namespace, count: int) -> dict[str, list[str]]:
+def commands(hosts: Hosts, count: int, pyinfra: str = "", plain: bool = False) -> dict[str, list[str]]:
     """The ways to keep the state, by name."""
     folder = hosts.folder
     ansible = ["ansible-playbook", "-i", "inventory/lab", "-i", str(folder / "hosts.json"), f"--forks={count}"]
     limit = f"--limit={','.join(hosts.names[:count])}"
     found = {"roles": [*ansible, limit, str(folder / "roles.yml")]}
-    if options.pyinfra:
-        found["pyinfra"] = [options.pyinfra, "-y", str(folder / "inventory.py"), str(folder / "deploy.py")]
-    if count in options.plain:
+    if pyinfra:
+        found["pyinfra"] = [pyinfra, "-y", str(folder / "inventory.py"), str(folder / "deploy.py")]
+    if plain:
         found["plain role"] = [*ansible, limit, str(folder / "plain.yml")]
     return found
 
@@ -249,6 +249,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"provenance": "simulated", "hosts": {}}
     with stand_in("control", max(options.hosts)) as lab, tempfile.TemporaryDirectory() as name:
         hosts = Hosts(lab, Path(name))
+        pyinfra = from_pypi("pyinfra", "pyinfra", Path(name))
         server = Path(__file__).with_name("instrumented_server.py")
         argv = ["ansible", "neuron", "-i", "inventory/lab", "--become", "-m", "ansible.builtin.copy"]
         subprocess.run(
@@ -256,11 +257,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             cwd=ROOT, env=lab.environment, check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         hosts.write(len(hosts.names))
-        run(hosts, commands(hosts, argparse.Namespace(pyinfra="", plain=[]), len(hosts.names))["roles"], 1)
+        run(hosts, commands(hosts, len(hosts.names))["roles"], 1)
         hosts.read_back()
         for count in options.hosts:
             hosts.write(count)
-            ways = commands(hosts, options, count)
+            ways = commands(hosts, count, pyinfra, count in options.plain)
             rows: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
             for number in range(options.rounds + 1):
                 for way, command in ways.items():
@@ -282,7 +283,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hosts", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pyinfra", default=shutil.which("pyinfra"))
     parser.add_argument(
         "--plain", type=int, nargs="*", default=[1, 4], help="numbers of hosts to run the plain role on"
     )

@@ -58,6 +58,7 @@ class Entry:
     prompt_tokens: int = 0
     prompt_digest: str = ""
     connection: int = 0  # requests of one connection have the same number
+    key: str = ""  # SHA-256 of the key that came with it
     status: int = 200
     outcome: str = "running"  # succeeded | failed | cut | hung | aborted
 
@@ -105,12 +106,14 @@ class Connection:
         self.replica = replica
         self.reader = reader
         self.writer = writer
+        self.key = ""
 
     async def serve(self) -> None:
         """Answer requests until the peer leaves."""
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
             while head := await self._head():
                 method, path, headers = head
+                self.key = headers.get("authorization", "").removeprefix("Bearer ")
                 body = await self.reader.readexactly(int(headers.get("content-length", "0")))
                 if not await self._answer(method, path.split("?")[0], body):
                     break
@@ -159,6 +162,7 @@ class Connection:
             prompt_tokens=len(prompt.split()),
             prompt_digest=hashlib.sha256(prompt.encode()).hexdigest()[:12],
             connection=self.writer.get_extra_info("peername")[1],
+            key=hashlib.sha256(self.key.encode()).hexdigest(),
         )
         replica.log.append(entry)
         wanted = request.get("max_completion_tokens") or request.get("max_tokens") or behaviour.output_tokens

@@ -2,16 +2,17 @@
 """What the router costs a token stream, and what its balancing gains, as ratios of one run.
 
 Stand-in servers (asyncio, one process) stream tokens at a fixed pace behind the HAProxy that the role configures, and
-beside it behind nginx and vllm-router, where those are installed. All figures are simulated: they are about routers,
-and say nothing about Trainium.
+beside it behind nginx and vllm-router, which are fetched where they are not installed (``--alone`` does without). All
+figures are simulated: they are about routers, and say nothing about Trainium.
 
-    python bench/serving_router.py [--streams 1 8 32] [--rounds 3] [--nginx PATH] [--vllm-router PATH] [--json FILE]
+    python bench/serving_router.py [--streams 1 8 32] [--rounds 3] [--alone] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import shutil
@@ -27,6 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.peers import from_debian, from_pypi
 from tests.roles.render import render
 
 TOKEN_S = 0.020
@@ -36,6 +38,7 @@ REPLICAS = 8
 #: What the router may add: a millisecond and 5 %.
 ALLOWED_MS, ALLOWED_SHARE = 1.0, 0.05
 LEASTCONN_GAIN = 1.15
+NUMBERS = itertools.count(100)
 
 
 class Server:
@@ -84,7 +87,9 @@ class Server:
 async def request(port: int, tokens: int) -> tuple[float, list[float]]:
     """One streamed completion: time to first token and the gaps after it, in seconds."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    body = json.dumps({"model": "m", "prompt": "x", "max_tokens": tokens, "stream": True}).encode()
+    # No two begin alike: what a router gains by prefixes is another question.
+    prompt = f"{next(NUMBERS)} is the number of this request"
+    body = json.dumps({"model": "m", "prompt": prompt, "max_tokens": tokens, "stream": True}).encode()
     head = (
         f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     )
@@ -214,7 +219,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def routers(servers: list[Server], options: argparse.Namespace) -> dict[str, Callable[[Path], Program]]:
+def routers(servers: list[Server], peers: dict[str, str]) -> dict[str, Callable[[Path], Program]]:
     """Every router and way to balance, by name.
 
     Round robin as a list of addresses does it: each takes its turn however much it has. With the router's queue a full
@@ -225,13 +230,22 @@ def routers(servers: list[Server], options: argparse.Namespace) -> dict[str, Cal
         "leastconn": lambda directory: haproxy(servers, directory),
         "plain round robin": lambda directory: haproxy(servers, directory, **plain),
     }
-    if options.nginx:
-        found["nginx least_conn"] = lambda directory: nginx(options.nginx, servers, directory, "least_conn;")
-        found["nginx round robin"] = lambda directory: nginx(options.nginx, servers, directory, "")
-    if options.vllm_router:
+    if program := peers.get("nginx"):
+        found["nginx least_conn"] = lambda directory: nginx(program, servers, directory, "least_conn;")
+        found["nginx round robin"] = lambda directory: nginx(program, servers, directory, "")
+    if other := peers.get("vllm-router"):
         for policy in ("round_robin", "power_of_two", "cache_aware"):
-            found[f"vllm-router {policy}"] = lambda _, policy=policy: vllm_router(options.vllm_router, servers, policy)
+            found[f"vllm-router {policy}"] = lambda _, policy=policy: vllm_router(other, servers, policy)
     return found
+
+
+def fetched(folder: Path) -> dict[str, str]:
+    """The other routers' programs by name, where they are to be had."""
+    found = {
+        "nginx": from_debian("nginx", "usr/sbin/nginx", folder),
+        "vllm-router": from_pypi("vllm-router", "vllm-router", folder),
+    }
+    return {name: program for name, program in found.items() if program}
 
 
 #: One of each program is compared with no router at all.
@@ -247,7 +261,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     # Exponential lengths of mean 40: the spread of chat, and what round robin suffers from.
     uneven = [max(1, min(400, round(chosen.expovariate(1 / 40)))) for _ in range(options.requests)]
     with tempfile.TemporaryDirectory() as name:
-        for way, start in routers(servers, options).items():
+        peers = {} if options.alone else fetched(Path(name))
+        for way, start in routers(servers, peers).items():
             directory = Path(name) / way.replace(" ", "-")
             directory.mkdir()
             router = start(directory)
@@ -298,8 +313,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=640, help="requests of the comparison of ways to balance")
-    parser.add_argument("--nginx", default=shutil.which("nginx"))
-    parser.add_argument("--vllm-router", default=shutil.which("vllm-router"))
+    parser.add_argument("--alone", action="store_true", help="without nginx and vllm-router")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     result = asyncio.run(measure(options))

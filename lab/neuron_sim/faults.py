@@ -8,6 +8,7 @@ repair, is noted below ``/var/lib/neuron-sim/faults`` instead.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -35,6 +36,7 @@ LASTING = (
     "disk-full",
     "compile-failure",
     "compile-oom",
+    "neuron-ls-collision",
 )
 _BROKEN_HARDWARE = ("device-reset-failure", "hbm-error", "sram-error")
 _HARDWARE_COUNTERS = {
@@ -95,6 +97,16 @@ def find(host: HostConfig, kind: str, replica: str = "", devices: set[int] | Non
         if fault.device < 0 or devices is None or fault.device in devices:
             return fault
     return None
+
+
+def take(host: HostConfig, kind: str) -> bool:
+    """Whether a fault of that kind was on; it is over with this call, and only one of several callers gets it."""
+    for path in (folder / f"{kind}.json" for folder in directories(host)):
+        if path.exists():
+            with contextlib.suppress(FileNotFoundError):  # another caller was faster
+                path.unlink()
+                return True
+    return False
 
 
 def _store(host: HostConfig, fault: Fault) -> None:
@@ -222,7 +234,7 @@ def inject(
         return _truncate(path, ("model.pt",) if kind == "truncate-artifact" else ("*.safetensors",))
     if kind in ("device-reset-failure", *_HARDWARE_COUNTERS):
         return _device_fault(host, kind, replica, device)
-    if kind in ("slow-tokens", "wrong-tokens", "disk-full", "compile-failure", "compile-oom"):
+    if kind in ("slow-tokens", "wrong-tokens", "disk-full", "compile-failure", "compile-oom", "neuron-ls-collision"):
         _store(host, Fault(kind, replica=replica, factor=factor))
         return f"{kind} is on"
     hit = {

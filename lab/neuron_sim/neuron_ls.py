@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Any
 
-from . import ownership, sdk
+from . import faults, ownership, sdk
 from .config import HostConfig, logical_nc_config
 from .hardware import Device, InstanceType, instance_type
 
@@ -176,11 +176,14 @@ def _ring(devices: tuple[Device, ...]) -> list[str]:
 
 
 def main(host: HostConfig, argv: list[str]) -> int:
-    """Run the command; 0, or 1 where there is no device."""
+    """Run the command; 0, or 1 where there is no device, or where a fault says that it met another call of it."""
     options = build_parser().parse_args(argv)
     kind = instance_type(host.instance_type)
     if not host.path("/dev/neuron0").exists():
         print("neuron-ls: no Neuron device found; is the driver (aws-neuronx-dkms) installed?", file=sys.stderr)
+        return 1
+    if faults.take(host, "neuron-ls-collision"):
+        print("neuron-ls: failed to read the devices", file=sys.stderr)
         return 1
     width = _WIDE if options.wide else _NARROW
     devices = describe(host, width=width, all_processes=options.show_all_procs)

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,8 @@ IMBALANCE_LIMIT = 1.15
 BALANCE_SAMPLES = 20
 #: Share of one processor that the busiest client process may use: beyond it, its own work shows in the latencies.
 CLIENT_CPU_LIMIT = 0.85
+#: Share of a load host's processor time that must be free.
+IDLE_LIMIT = 0.05
 #: Share of the asked-for streams that must be in flight on average, in closed loop, start and tail left out.
 STREAMS_LIMIT = 0.9
 #: Two-sided 95 % points of Student's t by degrees of freedom; beyond the table the normal one.
@@ -286,8 +288,22 @@ class Sample(_Model):
     replicas: dict[str, tuple[float, float] | None]
 
 
+class LoadShare(_Model):
+    """One of several machines that sent the load, by its own processes' account."""
+
+    name: str
+    requests: int
+    client_processes: int
+    client_cpu_cores: float
+    """Processors that its processes used on average under load."""
+    busiest_process_cores: float
+    """Share of one processor that its busiest process used while it had a request in flight."""
+    idle_ratio_mean: float | None
+    """Share of its processor time that was free."""
+
+
 class LoadHost(_Model):
-    """The machine that sent the load."""
+    """The machine that sent the load, or on which it was begun."""
 
     name: str
     processors: int
@@ -300,6 +316,8 @@ class LoadHost(_Model):
     """Share of the machine's processor time that was free."""
     late_start_p99_ms: float | None = None
     """Open loop: how long after its time a request started."""
+    shares: list[LoadShare] = Field(default_factory=list)
+    """Each machine's part where several sent; empty where this one sent everything."""
 
 
 class Servers(_Model):
@@ -635,6 +653,34 @@ def _load_host(summary: dict[str, Any], rows: Sequence[Record], windows: dict[in
         busiest_process_cores=under_load("client_busiest"),
         idle_ratio_mean=under_load("host_idle_ratio"),
         late_start_p99_ms=late.p99 if late else None,
+        shares=_shares(rows, sum(end - start for start, end in windows.values())),
+    )
+
+
+def _shares(rows: Sequence[Record], duration_s: float) -> list[LoadShare]:
+    """Each machine's part by the records' own account; none where all came from one machine, which was sampled."""
+    sent = [row for row in rows if (row.get("client") or {}).get("host")]
+    names = sorted({row["client"]["host"] for row in sent})
+    return [
+        _share(name, [row for row in sent if row["client"]["host"] == name], duration_s) for name in names[1:] and names
+    ]
+
+
+def _share(name: str, rows: Sequence[Record], duration_s: float) -> LoadShare:
+    used: dict[int, float] = defaultdict(float)
+    busy: dict[int, float] = defaultdict(float)
+    for row in rows:
+        if row["e2e_s"]:  # nobody knows for how long one that failed was in flight
+            used[row["client"]["process"]] += row["client"]["cpu_s"]
+            busy[row["client"]["process"]] += row["e2e_s"]
+    free = [row["client"]["host_idle_ratio"] for row in rows if row["client"]["host_idle_ratio"] is not None]
+    return LoadShare(
+        name=name,
+        requests=len(rows),
+        client_processes=len({row["client"]["process"] for row in rows}),
+        client_cpu_cores=sum(used.values()) / max(duration_s, 1e-9),
+        busiest_process_cores=max((used[key] / busy[key] for key in used), default=0.0),
+        idle_ratio_mean=statistics.fmean(free) if free else None,
     )
 
 
@@ -685,6 +731,22 @@ def _server_flags(servers: Servers) -> list[tuple[str, str, str]]:
     return found
 
 
+def _limited_clients(host: LoadHost) -> list[str]:
+    """What is said of each machine whose own processors are in the figures."""
+    found = []
+    senders: Sequence[LoadShare | LoadHost] = host.shares or [host]
+    for one in senders:
+        busiest, free = one.busiest_process_cores, one.idle_ratio_mean
+        where = f" on {one.name}" if host.shares else ""
+        if busiest is not None and busiest > CLIENT_CPU_LIMIT:
+            text = f"the client's busiest process{where} used {busiest:.2f} of a processor"
+            found.append(text + ": its own work is in the latencies")
+        elif free is not None and free < IDLE_LIMIT:
+            name = one.name if host.shares else "the load host"
+            found.append(f"{name} had {free:.0%} of its processors free: client and servers may wait for them")
+    return found
+
+
 def _client_flags(
     host: LoadHost, load_: Load, repeats: Sequence[dict[str, Any]], results: Results
 ) -> list[tuple[str, str, str]]:
@@ -693,14 +755,7 @@ def _client_flags(
     if failed:
         text = f"the client exited with {failed[0]['exit_status']}: {failed[0]['log_tail'][-300:]}"
         found.append(("client_error", "error", text))
-    if host.busiest_process_cores is not None and host.busiest_process_cores > CLIENT_CPU_LIMIT:
-        text = f"the client's busiest process used {host.busiest_process_cores:.2f} of a processor"
-        found.append(("client_limited", "warning", text + ": its own work is in the latencies"))
-    elif host.idle_ratio_mean is not None and host.idle_ratio_mean < 0.05:
-        text = (
-            f"the load host had {host.idle_ratio_mean:.0%} of its processors free: client and servers may wait for them"
-        )
-        found.append(("client_limited", "warning", text))
+    found += [("client_limited", "warning", text) for text in _limited_clients(host)]
     if host.late_start_p99_ms is not None and host.late_start_p99_ms > 50:
         text = f"requests started up to {host.late_start_p99_ms:.0f} ms after their time (p99)"
         found.append(("load_not_reached", "warning", text))

@@ -74,7 +74,7 @@ def read_inventory(sources: list[str], group: str, router_group: str, model_conf
         raise InventoryError(f"no host in the group {group!r} of {', '.join(sources)}")
     routers = [host.name for host in inventory.get_hosts(router_group)] if router_group in inventory.groups else []
     clients = [host.name for host in inventory.get_hosts("client")] if "client" in inventory.groups else []
-    return {**fleet_input(variables, hosts, routers, model_configs), "clients": clients}
+    return fleet_input(variables, hosts, routers, model_configs, clients)
 
 
 def host_tables(plan: dict[str, Any]) -> Iterator[tuple[str, Table]]:

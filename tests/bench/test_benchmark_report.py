@@ -294,3 +294,24 @@ def test_what_is_no_report_is_refused_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text('{"version": "7"}')
     with pytest.raises(benchmark_report.ReportError, match=r"report\.json has schema version '7'"):
         benchmark_report.load(tmp_path)
+
+
+def sent_from(index: int, host: str, cpu_s: float, idle: float) -> dict[str, Any]:
+    use = {"host": host, "process": 100 + index % 2, "cpu_s": cpu_s, "host_idle_ratio": idle}
+    return record(index, client=use)
+
+
+def test_each_of_several_load_hosts_is_judged_by_itself() -> None:
+    rows = [sent_from(i, "load-1", 0.038, 0.9) if i % 4 < 2 else sent_from(i, "load-2", 0.342, 0.5) for i in range(20)]
+    report = built(rows=rows)
+    first, second = report.load_host.shares
+    assert (first.name, first.requests, first.client_processes) == ("load-1", 10, 2)
+    assert first.busiest_process_cores == pytest.approx(0.1)
+    assert second.client_cpu_cores == pytest.approx(10 * 0.342 / 3.8)
+    (flag,) = report.flags
+    assert flag.code == "client_limited"
+    assert "on load-2 used 0.90 of a processor" in flag.message  # the first one, which was sampled, had time to spare
+
+
+def test_one_load_host_needs_no_shares() -> None:
+    assert built(rows=[sent_from(i, "load-1", 0.3, 0.9) for i in range(20)]).load_host.shares == []

@@ -8,14 +8,18 @@ of this repository. The servers have known delays: 200 ms to the first token, 20
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import platform
 import secrets
 import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +41,7 @@ PATCHES: list[dict[str, Any]] = yaml.safe_load((FILES / "patches.yml").read_text
 
 #: A cluster that others join asks for a token.
 RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+KEY = f"sk-{secrets.token_hex(16)}"
 
 pytestmark = pytest.mark.skipif(not SOURCE, reason="TRAINYARD_LLMPERF_SOURCE names no source of LLMPerf")
 
@@ -64,15 +69,24 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_tokenizer.make(tmp_path_factory.mktemp("tokenizer") / "tiny")
 
 
+@dataclass
+class Cluster:
+    """A Ray that is up: where it is, and where it writes."""
+
+    address: str
+    directory: Path
+
+
 @pytest.fixture(scope="module")
-def cluster(python: str) -> Iterator[str]:
+def cluster(python: str) -> Iterator[Cluster]:
     """One Ray for all runs, so that each need not start its own; it ends with its process."""
+    directory = Path(tempfile.mkdtemp(prefix="ray"))  # a short path: it has sockets below it
     code = (
-        "import ray, sys; ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False);"
+        "import ray, sys; ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, _temp_dir=sys.argv[1]);"
         "print('ADDRESS', ray.get_runtime_context().gcs_address, flush=True); sys.stdin.read()"
     )
     pipe = subprocess.PIPE
-    argv = [python, "-c", code]
+    argv = [python, "-c", code, str(directory)]
     environment = {**os.environ, **RAY}
     with subprocess.Popen(
         argv, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
@@ -80,9 +94,27 @@ def cluster(python: str) -> Iterator[str]:
         assert process.stdin is not None
         assert process.stdout is not None
         line = next(line for line in process.stdout if line.startswith("ADDRESS"))
-        yield line.split()[1]
+        yield Cluster(line.split()[1], directory)
         process.stdin.close()
         process.wait(timeout=60)
+    shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def second_host(bench: Bench) -> Iterator[str]:
+    """Another host of the cluster, as far as Ray can see: a Ray of its own on this machine under another name."""
+    name = "second-load-host"
+    ray = f"exec {bench.python} -m ray.scripts.scripts start --block --address={bench.cluster.address} --num-cpus=8"
+    argv = ["unshare", "--user", "--map-root-user", "--uts", "sh", "-c", f"hostname {name} && {ray}"]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(
+        argv, stdout=quiet, stderr=quiet, env={**os.environ, **RAY}, start_new_session=True
+    ) as process:
+        try:
+            yield name
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
 
 
 @dataclass
@@ -104,7 +136,7 @@ class Outcome:
 class Bench:
     """LLMPerf with some patches, against servers of its own."""
 
-    def __init__(self, upstream: Path, python: str, tokenizer: Path, cluster: str, scratch: Path) -> None:
+    def __init__(self, upstream: Path, python: str, tokenizer: Path, cluster: Cluster, scratch: Path) -> None:
         self.upstream, self.python, self.tokenizer, self.cluster = upstream, python, tokenizer, cluster
         self.scratch = scratch
 
@@ -139,9 +171,9 @@ class Bench:
         environment = {
             **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
             "OPENAI_API_BASE": ";".join(f"{url}/v1" for url in server.urls),
-            "OPENAI_API_KEY": "none",
+            "OPENAI_API_KEY": KEY,
             "HF_HUB_OFFLINE": "1",
-            "RAY_ADDRESS": self.cluster,
+            "RAY_ADDRESS": self.cluster.address,
             **RAY,
         }
         server.reset()
@@ -163,7 +195,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(
-    upstream: Path, python: str, tokenizer: Path, cluster: str, tmp_path_factory: pytest.TempPathFactory
+    upstream: Path, python: str, tokenizer: Path, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Bench:
     return Bench(upstream, python, tokenizer, cluster, tmp_path_factory.mktemp("bench"))
 
@@ -212,6 +244,28 @@ def seed(bench: Bench, without: str) -> None:
             assert outcome.status == 0, outcome.output[-2000:]
             seen.append({entry["prompt_digest"] for entry in outcome.seen})
     assert not seen[0] & seen[1]
+
+
+def environment(bench: Bench, without: str) -> None:
+    with running_server() as server:
+        outcome = bench.run(server, without, max_num_completed_requests=1, num_concurrent_requests=1)
+    assert [entry["key"] for entry in outcome.seen] == [hashlib.sha256(KEY.encode()).hexdigest()]
+    written = [path for path in bench.cluster.directory.rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if KEY.encode() in path.read_bytes()]
+
+
+def spread(bench: Bench, without: str) -> None:
+    with second_host(bench) as name, running_server() as server:
+        outcome = bench.run(
+            server, without, load_hosts=2, num_concurrent_requests=4, max_num_completed_requests=8, limit_s=180
+        )
+    assert outcome.status == 0, outcome.output[-2000:]
+    sent = Counter(record["client"]["host"] for record in outcome.records)
+    assert sorted(sent) == sorted([name, platform.node()]), sent
+    assert max(sent.values()) - min(sent.values()) <= 2, sent
+    streams = {(record["client"]["host"], record["client"]["process"]) for record in outcome.records}
+    assert Counter(host for host, _ in streams) == {name: 2, platform.node(): 2}
 
 
 def endpoints(bench: Bench, without: str) -> None:
@@ -311,6 +365,8 @@ CHECKS: dict[str, Callable[[Bench, str], None]] = {
     "lazy-clients": lazy_clients,
     "tokenizer": tokenizer_is_given,
     "seed": seed,
+    "environment": environment,
+    "spread": spread,
     "endpoints": endpoints,
     "request-timeout": request_timeout,
     "session": session,

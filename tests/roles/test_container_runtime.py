@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -87,8 +88,11 @@ def test_the_unit_s_container_is_the_image_of_the_digest_with_its_traits_correct
     assert image["Config"]["Entrypoint"] == ["python", "/usr/local/bin/vllm_entrypoint.py"]
     assert "localhost:8080/ping" in " ".join(image["Healthcheck"]["Test"])
     assert container["HostConfig"]["Privileged"] is False
-    devices = {entry["PathOnHost"] for entry in container["HostConfig"]["Devices"]}
-    assert devices == {f"/dev/neuron{number}" for number in range(16)}
+    words = container["Config"]["CreateCommand"]
+    given = {word for option, word in pairwise(words) if option == "--device"}
+    assert given == {f"/dev/neuron{number}" for number in range(16)}
+    seen = lab.on("lab-1", f"podman exec {CONTAINER} python -c 'import os; print(*os.listdir(\"/dev\"))'").split()
+    assert {f"/dev/{name}" for name in seen if name.startswith("neuron")} == given
     assert "vllm_entrypoint" not in json.dumps(container["Config"].get("Entrypoint"))
     assert container["Config"]["Healthcheck"] == {"Test": ["NONE"]}
     group = lab.on("lab-1", f"systemctl show --property=ControlGroup --value {UNIT}")
@@ -142,6 +146,13 @@ def test_an_image_without_a_digest_is_refused(lab: Lab) -> None:
     output, _ = process.communicate()
     assert process.returncode != 0
     assert "has no digest to pull it by: set trainyard_images" in output
+
+
+def test_a_start_without_the_image_is_refused_with_the_way_out(lab: Lab) -> None:
+    """The launcher never pulls: what serves is what provisioning put there."""
+    lab.on("lab-1", f"systemctl stop {UNIT} && podman image rm --all --force")
+    check = "/usr/local/lib/trainyard/replica check qwen-shaped-0 2>&1 || true"
+    assert "is not on this host; run the provision playbook" in lab.on("lab-1", check)
 
 
 def test_teardown_removes_the_container(lab: Lab) -> None:

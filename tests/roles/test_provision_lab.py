@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -39,9 +40,12 @@ def lab() -> Iterator[Lab]:
 
 def test_check_mode_foretells_the_real_run_and_touches_nothing(lab: Lab) -> None:
     foretold = changed_tasks(lab.play(PROVISION, "--check", "--diff", "--tags", "nvme_raid,neuron_venv,host_tools"))
-    assert lab.on("lab-1", "ls -d /data /opt/trainyard /etc/trainyard 2>/dev/null || true") == ""
+    assert lab.on("lab-1", "ls -d /opt/trainyard /etc/trainyard 2>/dev/null; ls -A /data") == ""
     assert changed_tasks(lab.play(PROVISION, "--tags", "nvme_raid,neuron_venv,host_tools")) == foretold
-    assert lab.on("lab-1", "ls -d /data /opt/trainyard/tools").split() == ["/data", "/opt/trainyard/tools"]
+    assert lab.on("lab-1", "ls -d /opt/trainyard/tools /etc/trainyard").split() == [
+        "/etc/trainyard",
+        "/opt/trainyard/tools",
+    ]
 
 
 def test_killed_controller_costs_no_byte_of_a_download(lab: Lab) -> None:
@@ -192,12 +196,12 @@ def test_second_controller_waits_for_the_first_and_compiles_nothing(lab: Lab) ->
     other.mkdir()
     try:
         (other / "inventory.json").write_text(json.dumps(inventory))
-        first = lab.start(PROVISION, COMPILE, *longer)
         before = {host: log.count(CLOSING) for host, log in logs(lab, "artifact", HOSTS).items()}
-        await_unit(lab, "lab-1", "artifact")
-        Lab(other.name).play(PROVISION, COMPILE, *longer)
-        first.communicate()
-        assert first.returncode == 0
+        with ThreadPoolExecutor() as controllers:
+            first = controllers.submit(lab.play, PROVISION, COMPILE, *longer)
+            await_unit(lab, "lab-1", "artifact")
+            Lab(other.name).play(PROVISION, COMPILE, *longer)
+            first.result()
     finally:
         shutil.rmtree(other)
     said = logs(lab, "artifact", HOSTS)

@@ -113,6 +113,16 @@ class Fleet:
         main = self.property(server, "MainPID")
         return main, [pid for pid in self.lab.on(host, f"cat {group}").split() if pid != main]
 
+    def kill(self, host: str, pids: list[str], then: str = "") -> float:
+        """SIGKILL processes of a host; the moment, which the way to the host is no part of."""
+        return float(self.lab.on(host, f"date +%s.%N; kill -9 {' '.join(pids)}; {then}").split()[0])
+
+    def fault(self, host: str, kind: str, replica: str) -> float:
+        """Switch a lasting fault of the simulator on; the moment at which it was."""
+        self.lab.fault(host, kind, "--replica", replica)
+        folders = "/run/neuron-sim/faults /var/lib/neuron-sim/faults"
+        return float(self.lab.on(host, f"stat -c %.Y $(find {folders} -name '{kind}*.json')"))
+
     def routed(self, since: float) -> dict[str, dict[str, Any]]:
         """Where each request went, by its id, from the router's log."""
         router = self.lab.inventory["router"]["hosts"][0]
@@ -204,15 +214,22 @@ def judge(
 
 
 def strike(
-    fleet: Fleet, fault: str, victim: str, bound_s: float, hit: Callable[[], object], returns: bool = True
+    fleet: Fleet, fault: str, victim: str, bound_s: float, hit: Callable[[], float], returns: bool = True
 ) -> tuple[Row, str]:
-    """Let a fault happen under load; the row, and `systemctl status` at the end."""
+    """Let a fault happen under load; the row, and `systemctl status` at the end.
+
+    Args:
+        fleet: the lab.
+        fault: its name in the table.
+        victim: the replica that it hits.
+        bound_s: seconds within which that one has to leave rotation.
+        hit: makes the fault and returns when it was there, by the clock that all hosts share.
+        returns: whether the replica comes back alone.
+    """
     restarts = int(fleet.property(victim, "NRestarts"))
     load = Load(fleet)
     time.sleep(3.0)
-    # The command that makes the fault takes a moment itself, which then counts as time in rotation.
-    began = time.time()
-    hit()
+    began = hit()
     try:
         fleet.wait(lambda: fleet.rotation.out_since(victim, began) is not None, bound_s + 2, f"{victim} is out")
         out_after_s = (fleet.rotation.out_since(victim, began) or 0.0) - began
@@ -245,35 +262,34 @@ def mend(fleet: Fleet, victim: str) -> None:
 def test_sigkill_of_the_server(fleet: Fleet) -> None:
     victim = "lab-1:tiny-llama-0"
     main, _ = fleet.processes(victim)
-    strike(fleet, "SIGKILL of the server", victim, NOTICED_S, lambda: fleet.lab.on("lab-1", f"kill -9 {main}"))
+    strike(fleet, "SIGKILL of the server", victim, NOTICED_S, lambda: fleet.kill("lab-1", [main]))
 
 
 def test_sigkill_of_the_engine(fleet: Fleet) -> None:
     victim = "lab-1:tiny-llama-1"
     _, engine = fleet.processes(victim)
-    strike(fleet, "SIGKILL of the engine", victim, 6.0, lambda: fleet.lab.on("lab-1", f"kill -9 {' '.join(engine)}"))
+    strike(fleet, "SIGKILL of the engine", victim, 6.0, lambda: fleet.kill("lab-1", engine))
 
 
 def test_sigkill_of_both(fleet: Fleet) -> None:
     victim = "lab-1:tiny-llama-2"
     main, engine = fleet.processes(victim)
-    every = " ".join([main, *engine])
-    strike(fleet, "SIGKILL of both", victim, NOTICED_S, lambda: fleet.lab.on("lab-1", f"kill -9 {every}"))
+    strike(fleet, "SIGKILL of both", victim, NOTICED_S, lambda: fleet.kill("lab-1", [main, *engine]))
 
 
 def test_hang(fleet: Fleet) -> None:
     victim = "lab-1:tiny-llama-3"
-    _, status = strike(
-        fleet, "engine hangs", victim, STALLED_S, lambda: fleet.lab.fault("lab-1", "hang", "--replica", "tiny-llama-3")
-    )
+    _, status = strike(fleet, "engine hangs", victim, STALLED_S, lambda: fleet.fault("lab-1", "hang", "tiny-llama-3"))
     assert "active (running)" in status
     assert "ended by the standing probe: stalled" in fleet.lab.on("lab-1", "journalctl -u vllm@tiny-llama-3 -o cat")
 
 
 def test_device_fault(fleet: Fleet) -> None:
     victim = "lab-2:tiny-llama-0"
-    hit: Callable[[], object] = lambda: fleet.lab.fault("lab-2", "hbm-error", "--replica", "tiny-llama-0")  # noqa: E731
-    _, status = strike(fleet, "device fault (HBM)", victim, 6.0, hit, returns=False)
+    _, status = strike(
+        fleet, "device fault (HBM)", victim, 6.0, lambda: fleet.fault("lab-2", "hbm-error", "tiny-llama-0"),
+        returns=False,
+    )  # fmt: skip
     assert "replace: the device's HBM is defective" in status
     fleet.lab.fault("lab-2", "clear")
     mend(fleet, victim)
@@ -289,8 +305,10 @@ def test_port_squatter(fleet: Fleet) -> None:
         'while True:\n c = s.accept()[0]; c.recv(65536); c.sendall(b"' + answer + '"); c.close()'
     )
     fleet.lab.on("lab-2", f"printf '%s' '{squat}' > /run/squat.py")
-    hit = f"kill -9 {main}; sleep 0.5; systemd-run --unit=squat --quiet python3 /run/squat.py"
-    _, status = strike(fleet, "port squatter", victim, NOTICED_S, lambda: fleet.lab.on("lab-2", hit), returns=False)
+    squats = "sleep 0.5; systemd-run --unit=squat --quiet python3 /run/squat.py"
+    _, status = strike(
+        fleet, "port squatter", victim, NOTICED_S, lambda: fleet.kill("lab-2", [main], then=squats), returns=False
+    )
     assert "port 8001 is taken by another program" in status
     fleet.lab.on("lab-2", "systemctl stop squat.service")
     mend(fleet, victim)

@@ -5,11 +5,28 @@ from __future__ import annotations
 
 import itertools
 import os
+import platform
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+#: How long the other load hosts may take to join.
+JOIN_TIMEOUT_S = 180
+
+#: What actors on other hosts are told of the environment: where to send, and how. Ray logs it, so no secret is in it.
+SHARED = (
+    "OPENAI_API_BASE",
+    "PYTHONPATH",
+    "HF_HUB_OFFLINE",
+    "NO_PROXY",
+    "no_proxy",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "TRAINYARD_BENCHMARK_RUN",
+)
 
 #: The command line's additions, set once by `remember`; the defaults are LLMPerf's own behaviour.
 OPTIONS: Any = None
@@ -20,6 +37,7 @@ _DEFAULTS = {
     "request_timeout": 180.0,
     "warm_up": 0,
     "wait_for_start": False,
+    "load_hosts": 1,
 }
 
 
@@ -41,6 +59,12 @@ def add_arguments(parser: Any) -> None:
         action="store_true",
         help="Print `ready`, then read the time to begin at.",
     )
+    parser.add_argument(
+        "--load-hosts",
+        type=int,
+        default=1,
+        help="Hosts of the Ray cluster that send; waited for.",
+    )
 
 
 def remember(options: Any) -> None:
@@ -55,8 +79,106 @@ def option(name: str) -> Any:
 
 
 def metadata(stream: int) -> dict[str, Any]:
-    """Patch base: what a client actor, in a process of its own, must know of a request."""
-    return {"stream": stream, "request_timeout_s": option("request_timeout")}
+    """Patch base: what a client actor, in a process of its own and maybe on another host, must know of a request."""
+    return {
+        "stream": stream,
+        "request_timeout_s": option("request_timeout"),
+        "key": os.environ.get("OPENAI_API_KEY"),
+        "clocks": CLOCKS,
+    }
+
+
+def shared_environment() -> dict[str, str]:
+    """Patch environment: what actors are given through Ray, besides what those of this host inherit."""
+    return {name: os.environ[name] for name in SHARED if name in os.environ}
+
+
+#: How far each load host's clock is ahead of this one's, seconds by host name; empty where there is one host.
+CLOCKS: dict[str, float] = {}
+_NODES: list[str] = []
+_TURNS = itertools.count()
+
+
+def placed(client: Any) -> Any:
+    """Patch spread: the client, to be made on the load host whose turn it is."""
+    if option("load_hosts") < 2:
+        return client
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if not _NODES:
+        _NODES.extend(joined_hosts(option("load_hosts")))
+        CLOCKS.update(clocks_of(_NODES))
+    node = _NODES[next(_TURNS) % len(_NODES)]
+    return client.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+
+
+def joined_hosts(wanted: int) -> list[str]:
+    """Patch spread: the cluster's hosts, sorted, once `wanted` have joined; the program ends when they do not."""
+    import ray
+
+    deadline = time.monotonic() + JOIN_TIMEOUT_S
+    while True:
+        alive = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+        if len(alive) >= wanted:
+            return sorted(alive, key=lambda name: (alive[name], name))[:wanted]
+        if time.monotonic() > deadline:
+            there = f"{len(alive)} of {wanted} load hosts joined within {JOIN_TIMEOUT_S} s"
+            sys.exit(f"{there} ({', '.join(sorted(alive.values()))}): nothing was sent")
+        time.sleep(0.5)
+
+
+def clocks_of(nodes: list[str]) -> dict[str, float]:
+    """Patch spread: seconds that each host's clock is ahead of this one's, of five looks the one that took least."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    @ray.remote
+    class Clock:
+        def read(self) -> tuple[str, float]:
+            return platform.node(), time.time()
+
+    found = {}
+    for node in nodes:
+        clock = Clock.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+        looks = []
+        for _ in range(6):
+            began = time.time()
+            name, there = ray.get(clock.read.remote())
+            ended = time.time()
+            looks.append((ended - began, there - (began + ended) / 2))
+        found[name] = min(looks[1:])[1]  # the first one waited for the process
+        ray.kill(clock)
+    return found
+
+
+class Usage:
+    """Patch accounts: when a request was sent, by which process, and how busy that and its host were meanwhile."""
+
+    def __init__(self, request: Any) -> None:
+        ahead_s = (getattr(request, "metadata", None) or {}).get("clocks", {}).get(platform.node(), 0.0)
+        self.started_at = time.time() - ahead_s
+        self._cpu_s = time.process_time()
+        self._host = host_ticks()
+
+    def until_now(self) -> dict[str, Any]:
+        """The record's fields: wall clock of the first load host, processor seconds, the host's free share (0 to 1)."""
+        now = host_ticks()
+        total = sum(now) - sum(self._host)
+        return {
+            "started_at": self.started_at,
+            "client": {
+                "host": platform.node(),
+                "process": os.getpid(),
+                "cpu_s": round(time.process_time() - self._cpu_s, 6),
+                "host_idle_ratio": round((now[3] - self._host[3]) / total, 4) if total > 0 else None,
+            },
+        }
+
+
+def host_ticks() -> list[float]:
+    """Patch accounts: the host's processor time by kind (user, nice, system, idle, ...), ticks since it started."""
+    with Path("/proc/stat").open(encoding="ascii") as stat:
+        return [float(part) for part in stat.readline().split()[1:9]]
 
 
 def endpoint(client: Any, request: Any) -> str | None:

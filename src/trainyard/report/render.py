@@ -281,6 +281,7 @@ def _facts(report: BenchmarkReport) -> list[tuple[str, str]]:
         ("sampling", f"{load.sampling or 'default'}; end of sequence {'ignored' if load.ignore_eos else 'heeded'}"),
         ("load host", f"{host.name}, {host.processors} processors, the client used {host.client_cpu_cores:.2f}"),
         ("processor free on it", None if host.idle_ratio_mean is None else f"{host.idle_ratio_mean:.0%}"),
+        *[(f"sent from {one.name}", _share(one)) for one in host.shares],
         ("toolkit", f"{report.run.trainyard_version} at {report.run.git_commit or 'an unknown commit'}"),
         (
             "run",
@@ -288,6 +289,11 @@ def _facts(report: BenchmarkReport) -> list[tuple[str, str]]:
         ),
     ]
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
+
+
+def _share(share: benchmark_report.LoadShare) -> str:
+    free = "" if share.idle_ratio_mean is None else f", {share.idle_ratio_mean:.0%} of its processors free"
+    return f"{share.requests} requests, busiest process {share.busiest_process_cores:.2f} of a processor{free}"
 
 
 def _length(length: benchmark_report.Length) -> str:

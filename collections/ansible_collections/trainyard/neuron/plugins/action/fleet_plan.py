@@ -33,9 +33,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         )
         try:
             collected = fleet_input(
-                (task_vars or {})["hostvars"], arguments["hosts"], arguments["routers"], arguments["model_configs"]
+                (task_vars or {})["hostvars"],
+                arguments["hosts"],
+                arguments["routers"],
+                arguments["model_configs"],
+                arguments["clients"],
             )
-            collected["clients"] = arguments["clients"]
             plan = plan_fleet(collected).to_dict()
         except PlanError as error:
             return {

@@ -110,7 +110,7 @@ class Apt:
         steps: List[Tuple[str, Dict[str, Any]]] = []
         if changes.install:
             # What the repository's module imports. It can install that itself only from ansible-core 2.21 on.
-            tools = {"name": ["python3-debian"], "state": "present", "update_cache": True, "cache_valid_time": 3600}
+            tools = {"name": ["python3-debian"], "state": "present", "update_cache": True}
             repository = {
                 "name": ENTRY,
                 "types": ["deb"],

@@ -68,6 +68,12 @@ options:
     description: Key for the router.
     type: str
     default: ""
+  cluster:
+    description:
+      - The Ray cluster of several load hosts, which must be up; C(address) (host:port), C(hosts) (how many it has) and
+        C(token_file) (its token, a path on this host). Empty sends from this host alone.
+    type: dict
+    default: {}
   environment:
     description: Additions to the client's environment.
     type: dict
@@ -143,6 +149,7 @@ ARGUMENT_SPEC: Dict[str, Any] = {
     "replicas": {"type": "list", "elements": "dict", "required": True},
     "load": {"type": "dict", "default": {}},
     "api_key": {"type": "str", "default": "", "no_log": True},
+    "cluster": {"type": "dict", "default": {}},
     "environment": {"type": "dict", "default": {}},
     "idle_timeout_s": {"type": "float", "default": 60},
     "sample_period_s": {"type": "float", "default": 1},
@@ -154,7 +161,7 @@ def prepare(params: Dict[str, Any]) -> runner.Run:
     load = runner.resolve_load(params["load"], runner.slots_of(params["replicas"]))
     client = clients.CLIENTS[params["client"]](params["client_home"], params["client_script"])
     fleet = runner.Fleet(params["url"], params["model"], runner.by_id(params["replicas"]), params["api_key"])
-    client.check({**load, "urls": [fleet.url]})
+    client.check({**load, "urls": [fleet.url], "cluster": params["cluster"]})
     name = params["run_id"] or runner.new_id(params["label"])
     return runner.Run(Path(params["directory"]) / name, fleet, client, load, params)
 

@@ -63,7 +63,6 @@ topology:
   type: dict
 """
 
-import json
 import os
 import platform
 import re
@@ -77,9 +76,8 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology imp
     TopologyError,
     parse_topology,
 )
-
-#: Before SDK 2.28 two calls of neuron-ls at once could fail, so a failure is tried again.
-ATTEMPTS = 3
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.settings import ServingError
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.slices import read_devices
 
 _SYSFS_TYPE = "/sys/devices/virtual/neuron_device/neuron0/info/architecture/instance_type"
 _DMI_TYPE = "/sys/class/dmi/id/product_name"
@@ -113,25 +111,15 @@ def memory_bytes(meminfo: str) -> Optional[int]:
     return int(match.group(1)) * 1024 if match else None
 
 
-def neuron_ls(module: AnsibleModule, path: str) -> Tuple[List[Any], str]:
+def neuron_ls(path: str) -> Tuple[List[Any], str]:
     """Return the devices that `neuron-ls` names, and why there are none."""
     if not os.access(path, os.X_OK):
         return [], "%s is not installed" % path
-    reason = ""
-    for _attempt in range(ATTEMPTS):
-        code, out, err = module.run_command([path, "--json-output"])
-        if code != 0:
-            reason = "neuron-ls ended with %d: %s" % (code, (err or out).strip()[-300:])
-            continue
-        try:
-            devices = json.loads(out)
-        except ValueError as error:
-            reason = "neuron-ls printed no JSON: %s" % error
-            continue
-        if isinstance(devices, list) and devices:
-            return devices, ""
-        reason = "neuron-ls names no device"
-    return [], reason
+    try:
+        devices = read_devices(path)
+    except ServingError as error:
+        return [], str(error)
+    return devices, "" if devices else "neuron-ls names no device"
 
 
 def instance_type(module: AnsibleModule, path: str, given: Optional[str]) -> Optional[str]:
@@ -160,7 +148,7 @@ def host_facts() -> Dict[str, Any]:
 def describe(module: AnsibleModule) -> Dict[str, Any]:
     """Return the module's result."""
     path = module.params["neuron_ls"]
-    devices, reason = neuron_ls(module, path)
+    devices, reason = neuron_ls(path)
     facts = host_facts()
     topology: Dict[str, Any] = {"devices": [], **facts}
     if devices:

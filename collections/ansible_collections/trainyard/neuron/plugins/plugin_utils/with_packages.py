@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.host_packages import have_packages
 
 
 class WithPackages(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -24,17 +25,7 @@ class WithPackages(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         packages = result.get("needs_packages")
         if not packages:
             return result
-        installed: dict[str, Any] = self._execute_module(
-            module_name="ansible.builtin.apt",
-            module_args={
-                "name": packages,
-                "state": "present",
-                "update_cache": True,
-                "cache_valid_time": 3600,
-                "install_recommends": False,
-            },
-            task_vars=task_vars,
-        )
+        installed = have_packages(self, packages, task_vars)
         return installed if installed.get("failed") else self._module(task_vars)
 
     def _module(self, task_vars: dict[str, Any] | None) -> dict[str, Any]:

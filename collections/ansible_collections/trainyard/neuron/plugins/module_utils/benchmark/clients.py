@@ -3,7 +3,8 @@
 
 A record holds `index`, `outcome` (succeeded | failed | timed_out), `error`, `http_status`, `started_at` (wall clock,
 seconds), `ttft_s`, `e2e_s`, `input_tokens`, `output_tokens`, `requested_output_tokens`, `gaps_ms` (times between the
-pieces of a stream, where the client keeps them) and `late_s` (open loop: how long after its time it started).
+pieces of a stream, where the client keeps them) and `late_s` (open loop: how long after its time it started). Where the
+client says so, `client` has the process that sent it: `host`, `process`, its `cpu_s` and the host's `host_idle_ratio`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +45,8 @@ class Client:
 
     name = ""
     distribution = ""
+    #: Whether it can send from several hosts that make up one Ray cluster.
+    spreads = False
 
     def __init__(self, home: str, script: str = "") -> None:
         self.home = home
@@ -60,6 +64,9 @@ class Client:
 
     def check(self, load: Dict[str, Any]) -> None:
         """Raise `ClientError` for a load that this client cannot make."""
+        if load.get("cluster") and not self.spreads:
+            able = " or ".join(sorted(name for name, kind in CLIENTS.items() if kind.spreads))
+            raise ClientError(f"{self.name} sends from one host: leave load_hosts at 1, or use {able}")
 
     def warm_up(self, load: Dict[str, Any], work: Path) -> List[Command]:
         """What to run before the servers' counters are read, where the client cannot warm up and then wait."""
@@ -116,6 +123,7 @@ class Llmperf(Client):
 
     name = "llmperf"
     distribution = "ray"
+    spreads = True
 
     def __init__(self, home: str, script: str = "") -> None:
         del script  # it has its own
@@ -158,9 +166,16 @@ class Llmperf(Client):
             "HF_HUB_OFFLINE": "1",
             "RAY_DISABLE_IMPORT_WARNING": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "token",
             "NO_PROXY": "*",
             "no_proxy": "*",
         }
+        cluster = load.get("cluster")
+        if cluster:
+            argv += ["--load-hosts", str(cluster["hosts"])]
+            environment.update(RAY_ADDRESS=cluster["address"], RAY_AUTH_TOKEN_PATH=cluster["token_file"])
+        else:  # a Ray of its own, which nobody else may join: its ports are open to the network
+            environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         return [Command(argv, environment, waits_for_word=True)]
 
     def version(self) -> str:
@@ -192,6 +207,7 @@ class Llmperf(Client):
             "ttft_s": row.get("ttft_s") or None,
             "e2e_s": row.get("end_to_end_latency_s") or None,
             "gaps_ms": row.get("gaps_ms") or [],
+            "client": row.get("client"),
         }
 
 
@@ -203,6 +219,7 @@ class VllmBench(Client):
 
     def check(self, load: Dict[str, Any]) -> None:
         """It needs a target that is one URL."""
+        super().check(load)
         if len(load["urls"]) > 1:
             raise ClientError("vllm bench serve takes one URL: give it the router's")
         if (

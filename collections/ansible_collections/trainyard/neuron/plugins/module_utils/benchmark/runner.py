@@ -17,9 +17,11 @@ import platform
 import re
 import resource
 import selectors
+import shutil
 import signal
 import subprocess
 import tarfile
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,6 +221,7 @@ class Run:
         self.sample_period_s = float(options.get("sample_period_s") or 1.0)
         self.idle_timeout_s = float(options.get("idle_timeout_s") or 60.0)
         self.tokenizer = str(options.get("tokenizer") or "")
+        self.cluster: Options = options.get("cluster") or {}
 
     def attach(self, named: bool) -> Tuple[Dict[str, Any], bool]:
         """The summary, and whether this call made the run.
@@ -343,6 +346,7 @@ class Run:
             "urls": urls,
             "model": self.fleet.model,
             "tokenizer": self.tokenizer,
+            "cluster": self.cluster,
             "api_key": self.fleet.api_key,
         }
 
@@ -352,11 +356,15 @@ class Run:
 
 @contextlib.contextmanager
 def running(commands: List[clients.Command], work: Path, environment: Dict[str, str]) -> Iterator[List[Process]]:
-    """The client's processes, all of them ready; none is left when the block ends."""
+    """The client's processes, all of them ready; none of them, and nothing that they wrote aside, is left afterwards.
+
+    What they write aside is nobody else's to read, and has a short path: Ray has sockets in it.
+    """
     processes: List[Process] = []
+    aside = tempfile.mkdtemp(prefix="trainyard-")
     try:
         for number, command in enumerate(commands):
-            processes.append(Process(command, work / f"client-{number}.log", environment))
+            processes.append(Process(command, work / f"client-{number}.log", {**environment, "TMPDIR": aside}))
         deadline = time.monotonic() + _READY_TIMEOUT_S
         for process in processes:
             process.wait_ready(deadline)
@@ -364,6 +372,7 @@ def running(commands: List[clients.Command], work: Path, environment: Dict[str, 
     finally:
         for process in processes:
             process.end()
+        shutil.rmtree(aside, ignore_errors=True)  # a process that still ends may write meanwhile
 
 
 def place_in_time(records: List[clients.Record], at: float) -> List[clients.Record]:

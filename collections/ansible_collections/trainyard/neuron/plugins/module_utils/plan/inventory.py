@@ -26,7 +26,11 @@ TOPOLOGY_FACT, PLAN_FACT = "trainyard_topology", "trainyard_fleet"
 
 
 def fleet_input(
-    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], routers: Iterable[str], model_configs: str = ""
+    hostvars: Mapping[str, Mapping[str, Any]],
+    hosts: Iterable[str],
+    routers: Iterable[str],
+    model_configs: str = "",
+    clients: Iterable[str] = (),
 ) -> Dict[str, Any]:
     """Collect what `plan_fleet` reads.
 
@@ -35,14 +39,16 @@ def fleet_input(
         hosts: names of the hosts that serve.
         routers: names of the hosts that balance.
         model_configs: directory with `<repo>/<revision>/config.json` of checkpoints, empty for none.
+        clients: names of the hosts that send load.
 
     Raises:
         PlanError: variables that cannot be templated, all of them.
     """
     problems: List[Problem] = []
     found = {name: _variables(hostvars, name, problems) for name in hosts}
-    router_names = list(routers)
-    extra = {name: _variables(hostvars, name, problems) for name in router_names if name not in found}
+    router_names, client_names = list(routers), list(clients)
+    beside = [name for name in dict.fromkeys(router_names + client_names) if name not in found]
+    extra = {name: _variables(hostvars, name, problems) for name in beside}
     if problems:
         raise PlanError(problems)
     topologies = {name: _topology(values.pop(TOPOLOGY_FACT, None)) for name, values in found.items()}
@@ -50,8 +56,9 @@ def fleet_input(
     return {
         "hosts": found,
         "routers": router_names,
+        "clients": client_names,
         "topologies": topologies,
-        "router_variables": extra,
+        "other_variables": extra,
         "model_configs": read_model_configs(model_configs, models_of(found.values())) if model_configs else {},
     }
 

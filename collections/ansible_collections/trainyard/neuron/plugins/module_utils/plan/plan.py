@@ -63,6 +63,9 @@ LOOPBACK = "127.0.0.1"
 JUDGED_SYSTEMS = ("ubuntu", "amazon", "rocky")
 DEFAULT_ROUTER_PORT = 8080
 
+#: The field of a deployment's `benchmark` that says how many clients send; the others are the load itself.
+LOAD_HOSTS = "load_hosts"
+
 
 @dataclass(frozen=True)
 class FleetPlan:
@@ -91,8 +94,8 @@ def plan_fleet(fleet_input: Mapping[str, Any]) -> FleetPlan:
         fleet_input: `hosts` (name -> its inventory variables), `routers` (names of the hosts that balance),
             `topologies` (name -> what the host reported, absent where it was not asked), and optionally
             `clients` (names of the hosts that send load, which read the replicas' own counters),
-            `router_variables` (name -> variables of routers that serve nothing themselves) and `model_configs`
-            (repo@revision -> the checkpoint's config.json; published models are known without).
+            `other_variables` (name -> variables of routers and clients that serve nothing themselves) and
+            `model_configs` (repo@revision -> the checkpoint's config.json; published models are known without).
 
     Returns:
         The plan; the same for any order of the input.
@@ -114,7 +117,7 @@ class _Planner:
         self._raw: Mapping[str, Mapping[str, Any]] = fleet_input.get("hosts") or {}
         self._routers = sorted(fleet_input.get("routers") or ())
         self._clients = sorted(fleet_input.get("clients") or ())
-        self._router_variables: Mapping[str, Any] = fleet_input.get("router_variables") or {}
+        self._other_variables: Mapping[str, Any] = fleet_input.get("other_variables") or {}
         self._reported: Mapping[str, Any] = fleet_input.get("topologies") or {}
         self._problems: List[Problem] = []
         self._warnings: List[Problem] = []
@@ -137,11 +140,12 @@ class _Planner:
         self._problems += checks.served_name_problems(hosts)
         planned = {host.name: self._host(host) for host in hosts}
         router = self._router(hosts, planned)
+        benchmarks = self._benchmarks(hosts, planned, router)
         if self._problems:
             raise PlanError(self._problems)
         _elect_compile_hosts(planned)
         _name_senders(planned)
-        return FleetPlan(planned, router, _benchmarks(hosts, planned, router), tuple(_unique(self._warnings)))
+        return FleetPlan(planned, router, benchmarks, tuple(_unique(self._warnings)))
 
     def _read(self) -> List[Host]:
         reader = HostReader()
@@ -461,16 +465,16 @@ class _Planner:
         port = min(ports) if ports else DEFAULT_ROUTER_PORT
         return {
             "port": port,
-            "urls": [_url(self._router_address(name, hosts), port) for name in self._routers],
+            "urls": [_url(self._address_of(name, hosts), port) for name in self._routers],
             "models": [{"name": name, "servers": models[name]} for name in sorted(models)],
         }
 
-    def _router_address(self, name: str, hosts: Sequence[Host]) -> str:
-        """Return where clients reach a router: the address of the host, which may serve nothing itself."""
+    def _address_of(self, name: str, hosts: Sequence[Host]) -> str:
+        """Return where others reach a router or a client, which may serve nothing itself."""
         for host in hosts:
             if host.name == name:
                 return host.address
-        given = self._router_variables.get(name) or self._raw.get(name) or {}
+        given = self._other_variables.get(name) or self._raw.get(name) or {}
         return str(given.get("trainyard_address") or given.get("ansible_host") or name)
 
     def _router_ports(self, hosts: Sequence[Host]) -> List[int]:
@@ -480,7 +484,7 @@ class _Planner:
             if name in by_name:
                 port = by_name[name].router_port
             else:
-                given = self._router_variables.get(name) or self._raw.get(name) or {}
+                given = self._other_variables.get(name) or self._raw.get(name) or {}
                 port = given.get("trainyard_router_port", DEFAULT_ROUTER_PORT)
             ports.setdefault(port, []).append(name)
         if len(ports) > 1:
@@ -490,6 +494,51 @@ class _Planner:
             fix = "set it once, in group_vars/all"
             self._problems.append(Problem("", "trainyard_router_port", sorted(ports, key=str), rule, fix))
         return [port for port in ports if isinstance(port, int)]
+
+    def _benchmarks(
+        self, hosts: Sequence[Host], planned: Mapping[str, Mapping[str, Any]], router: Mapping[str, Any]
+    ) -> List[Dict[str, Any]]:
+        """Return what to measure: for each deployment its load, who sends it where, and which replicas will answer."""
+        found: Dict[str, Dict[str, Any]] = {}
+        for host in hosts:
+            for replica in planned[host.name].get("replicas", ()):
+                deployment = _by_name(host, replica["deployment"])
+                entry = found.get(deployment.name)
+                if entry is None:
+                    found[deployment.name] = entry = {
+                        "deployment": deployment.name,
+                        "model": replica["served_name"],
+                        "url": router["urls"][0] if router["urls"] else replica["url"],
+                        "tokenizer": replica["weights_path"],
+                        "load": {name: value for name, value in deployment.benchmark.items() if name != LOAD_HOSTS},
+                        "load_hosts": self._load_hosts(deployment, hosts),
+                        "hosts": [],
+                        "replicas": [],
+                    }
+                entry["replicas"].append(replica)
+                if host.name not in entry["hosts"]:
+                    entry["hosts"].append(host.name)
+        for entry in found.values():
+            begins = entry["load_hosts"][0]["name"] if entry["load_hosts"] else ""
+            # The hosts that serve have the tokenizer with the weights; a load host beside them gets a copy.
+            entry["tokenizer_host"] = "" if begins in entry["hosts"] else entry["hosts"][0]
+        return [found[name] for name in sorted(found)]
+
+    def _load_hosts(self, deployment: Deployment, hosts: Sequence[Host]) -> List[Dict[str, str]]:
+        """Return who sends: as many clients as the load wants, those that serve nothing first."""
+        wanted, known = deployment.benchmark.get(LOAD_HOSTS, 1), len(self._clients)
+        where = "%s.benchmark.%s" % (checks.variable_of(deployment), LOAD_HOSTS)
+        if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
+            self._problems.append(
+                Problem("", where, wanted, "must be a whole number from 1", "give how many hosts send")
+            )
+            return []
+        if wanted > max(1, known):
+            rule = "the inventory group client has %d" % known
+            self._problems.append(Problem("", where, wanted, rule, "put more hosts into it, or lower it"))
+        serving = {host.name for host in hosts}
+        names = sorted(self._clients, key=lambda name: (name in serving, name))
+        return [{"name": name, "address": self._address_of(name, hosts)} for name in names[:wanted]]
 
 
 def _release_problems(deployment: Deployment, host: Host, where: str) -> Tuple[List[Problem], List[Problem]]:
@@ -524,32 +573,6 @@ def _monitor(host: Host) -> Optional[Dict[str, Any]]:
 
 def _url(address: str, port: int) -> str:
     return "http://%s:%d" % ("[%s]" % address if ":" in address else address, port)
-
-
-def _benchmarks(
-    hosts: Sequence[Host], planned: Mapping[str, Mapping[str, Any]], router: Mapping[str, Any]
-) -> List[Dict[str, Any]]:
-    """Return what to measure: for each deployment its load, where to send it, and which replicas will answer."""
-    found: Dict[str, Dict[str, Any]] = {}
-    for host in hosts:
-        for replica in planned[host.name]["replicas"]:
-            deployment = _by_name(host, replica["deployment"])
-            entry = found.setdefault(
-                deployment.name,
-                {
-                    "deployment": deployment.name,
-                    "model": replica["served_name"],
-                    "url": router["urls"][0] if router["urls"] else replica["url"],
-                    "tokenizer": replica["weights_path"],
-                    "load": dict(deployment.benchmark),
-                    "hosts": [],
-                    "replicas": [],
-                },
-            )
-            entry["replicas"].append(replica)
-            if host.name not in entry["hosts"]:
-                entry["hosts"].append(host.name)
-    return [found[name] for name in sorted(found)]
 
 
 def _by_name(host: Host, name: str) -> Deployment:

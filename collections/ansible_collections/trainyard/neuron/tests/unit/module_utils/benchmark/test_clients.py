@@ -37,6 +37,33 @@ def test_llmperf_gets_every_replica_when_they_are_the_target(tmp_path: Path) -> 
     assert command.environment["OPENAI_API_BASE"] == "http://a:8000/v1;http://a:8001/v1"
 
 
+def test_llmperf_has_a_ray_of_its_own_that_nobody_else_may_join(tmp_path: Path) -> None:
+    tokens = set()
+    for _ in range(2):
+        (command,) = clients.Llmperf("/opt/llmperf").commands(load_of(), tmp_path)
+        assert command.environment["RAY_AUTH_MODE"] == "token"
+        assert "RAY_ADDRESS" not in command.environment
+        assert "--load-hosts" not in command.argv
+        tokens.add(command.environment["RAY_AUTH_TOKEN"])
+    assert {len(token) for token in tokens} == {64}
+    assert len(tokens) == 2
+
+
+def test_llmperf_sends_from_a_cluster_of_load_hosts(tmp_path: Path) -> None:
+    cluster = {"address": "10.0.0.1:6379", "hosts": 3, "token_file": "/run/token"}
+    (command,) = clients.Llmperf("/opt/llmperf").commands({**load_of(), "cluster": cluster}, tmp_path)
+    assert options(command.argv)["--load-hosts"] == "3"
+    assert command.environment["RAY_ADDRESS"] == "10.0.0.1:6379"
+    assert command.environment["RAY_AUTH_TOKEN_PATH"] == "/run/token"
+    assert "RAY_AUTH_TOKEN" not in command.environment
+
+
+@pytest.mark.parametrize("client", [clients.Llmeter("/opt/llmeter"), clients.VllmBench("/opt/vllm")])
+def test_other_clients_send_from_one_host(client: clients.Client) -> None:
+    with pytest.raises(clients.ClientError, match="sends from one host: leave load_hosts at 1, or use llmperf"):
+        client.check({**load_of(), "cluster": {"address": "10.0.0.1:6379", "hosts": 2, "token_file": "/run/token"}})
+
+
 def test_llmperf_refuses_an_open_loop() -> None:
     with pytest.raises(clients.ClientError, match="open loop"):
         clients.Llmperf("/opt/llmperf").check(load_of(request_rate_per_s=2.0))

@@ -82,7 +82,13 @@ def test_a_name_that_is_no_host_is_told() -> None:
 
 def test_routers_that_serve_nothing_are_read_for_their_port() -> None:
     hostvars = {"a": {}, "gateway": {"trainyard_router_port": 9090}}
-    assert fleet_input(hostvars, ["a"], ["gateway"])["router_variables"] == {"gateway": {"trainyard_router_port": 9090}}
+    assert fleet_input(hostvars, ["a"], ["gateway"])["other_variables"] == {"gateway": {"trainyard_router_port": 9090}}
+
+
+def test_clients_that_serve_nothing_are_read_for_their_address() -> None:
+    found = fleet_input({"a": {}, "load": {"ansible_host": "10.0.0.9"}}, ["a"], ["a"], clients=["load", "a"])
+    assert found["clients"] == ["load", "a"]
+    assert found["other_variables"] == {"load": {"ansible_host": "10.0.0.9"}}
 
 
 def test_values_become_plain() -> None:

@@ -70,6 +70,33 @@ def test_a_lone_router_host_reaches_its_replicas_over_loopback() -> None:
     assert (replicas(own)[0]["address"], replicas(other)[0]["address"]) == ("127.0.0.1", "192.0.2.1")
 
 
+def test_the_load_comes_from_clients_that_serve_nothing_where_there_are_any() -> None:
+    load = {"load_hosts": 2, "mean_input_tokens": 128}
+    others = {
+        name: {"ansible_host": f"192.0.2.{number}"} for number, name in enumerate(("load-1", "load-2", "load-3"), 7)
+    }
+    fleet = {"a": host(qwen(benchmark=load))}
+    (found,) = plan(fleet, clients=["load-2", "a", "load-1"], other_variables=others)["benchmarks"]
+    assert found["load_hosts"] == [
+        {"name": "load-1", "address": "192.0.2.7"},
+        {"name": "load-2", "address": "192.0.2.8"},
+    ]
+    assert (found["tokenizer_host"], found["hosts"]) == ("a", ["a"])  # the one that begins has no weights
+    assert found["load"] == {"mean_input_tokens": 128}
+    (alone,) = plan({"a": host(qwen())}, clients=["a"])["benchmarks"]
+    assert [one["name"] for one in alone["load_hosts"]] == ["a"]
+    assert alone["tokenizer_host"] == ""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "rule"), [(3, "the inventory group client has 2"), (0, "whole number"), ("2", "whole")]
+)
+def test_a_load_of_more_hosts_than_there_are_is_refused(wanted: Any, rule: str) -> None:
+    with pytest.raises(PlanError, match=r"benchmark.load_hosts") as caught:
+        plan({"a": host(qwen(benchmark={"load_hosts": wanted}))}, clients=["a", "b"])
+    assert rule in str(caught.value)
+
+
 def test_ipv6_addresses_make_valid_urls() -> None:
     found = replicas(plan({"a": host(qwen(), trainyard_address="fd00::1")}))
     assert found[0]["url"] == "http://[fd00::1]:8000"
