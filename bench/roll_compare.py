@@ -33,6 +33,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "collections"))
+
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import metrics
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.host import fetch_metrics
 
