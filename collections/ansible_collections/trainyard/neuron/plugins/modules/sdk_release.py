@@ -251,7 +251,7 @@ class Release:
         if replicas and self.params["in_use"] == "refuse":
             raise sdk.SdkError(
                 f"{what}: {', '.join(replicas)} run on these packages. Have the replicas of one host at a time "
-                "taken out of service for it: --limit HOST:router -e neuron_venv_in_use=drain"
+                "taken out of service for it: `trainyard upgrade` does"
             )
         if replicas and not self.module.check_mode:
             why = "the SDK of this host is being changed"
