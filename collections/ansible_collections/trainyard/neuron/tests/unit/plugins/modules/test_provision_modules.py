@@ -228,7 +228,7 @@ def test_packages_under_running_replicas_are_not_changed(
     monkeypatch.setattr(sdk_release.sdk, "running_replicas", lambda _run: ["vllm@a-0.service"])
     result = call(sdk_release, check=check, releases=[row], **SOURCE)
     assert f"{package} 2.20.0.0 -> 2.21.37.0: vllm@a-0.service run on these packages" in result["msg"]
-    assert "neuron_venv_in_use=drain" in result["msg"]
+    assert "`trainyard upgrade` does" in result["msg"]
     del installed[package]
     assert call(sdk_release, check=check, releases=[row], **SOURCE)["changed"] is True, "a new package is nobody's yet"
 
