@@ -129,7 +129,7 @@ def guarded() -> Iterator[Guarded]:
         lab.variables["trainyard_aws_environment"]["AWS_ENDPOINT_URL"] = lab.inventory["all"]["vars"]["lab_s3_url"]
         made = Guarded(lab)
         made.play("site.yml", "--skip-tags=benchmark")
-        made.authority = lab.on("lab-1", "openssl x509 -in /etc/haproxy/trainyard-self-signed.pem")
+        made.authority = lab.on("lab-1", "openssl x509 -in /etc/ssl/private/trainyard-router.pem")
         yield made
 
 
