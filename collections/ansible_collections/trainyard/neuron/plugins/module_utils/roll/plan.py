@@ -408,7 +408,10 @@ def _waves(
             if not chosen:
                 raise RollError(_floor_problems(fleet, pending, rotation, floor, settings))
             wave = _wave(len(waves) + 1, batch, canary, chosen, rotation, serving, settings)
-            waves.append(replace(wave, peers=_peers(fleet, chosen, done, up, beside)))
+            others = Counter(peer.target.model for peer in beside)
+            weights, after = _weights(wave, others, settings)
+            peers = _peers(fleet, chosen, done, up, beside)
+            waves.append(replace(wave, peers=peers, weights=weights, weights_after=after))
             for move in chosen:
                 done.add(move.target.id)
                 (up.add if move.admit else up.discard)(move.target.id)
@@ -467,18 +470,21 @@ def _wave(
     watch = settings.canary_seconds if canary else settings.soak_seconds
     watch = watch if any(move.admit for move in moves) else 0.0
     seconds = max(move.seconds(settings, watch) for move in moves)
-    weights, after = _weights(moves, left, settings if canary and watch else None)
-    return Wave(number, batch, canary, tuple(moves), left, watch, seconds, weights=weights, weights_after=after)
+    return Wave(number, batch, canary, tuple(moves), left, watch, seconds)
 
 
-def _weights(
-    moves: Sequence[Move], left: Mapping[str, int], trial: Optional[Settings]
-) -> Tuple[Dict[str, int], Dict[str, int]]:
-    """Weights at readmission and after it, of the replicas whose weight a wave touches at all."""
+def _weights(wave: Wave, beside: Mapping[str, int], settings: Settings) -> Tuple[Dict[str, int], Dict[str, int]]:
+    """Weights at readmission and after it, of the replicas whose weight a wave touches at all.
+
+    ``beside`` counts the replicas of each model that share its traffic and have no part in the roll.
+    """
     weights: Dict[str, int] = {}
     after: Dict[str, int] = {}
-    for move in moves:
-        first = min(move.weight, trial.canary_weight(left[move.target.model])) if trial else move.weight
+    for move in wave.moves:
+        model = move.target.model
+        first = move.weight
+        if wave.canary and wave.watch_seconds:
+            first = min(first, settings.canary_weight(wave.left[model] + beside.get(model, 0)))
         if move.admit and (first, move.weight_now) != (move.weight, move.weight):
             weights[move.target.id], after[move.target.id] = first, move.weight
     return weights, after

@@ -453,6 +453,8 @@ def test_a_host_that_comes_back_on_another_release_has_a_canary_and_is_compared_
     assert [wave.canary for wave in plan.waves] == [True, False]
     assert {peer.target.id for peer in plan.waves[0].peers} == {"h2:m-0", "h2:m-1", "h3:m-0", "h3:m-1"}
     assert "h1:m-0" in {peer.target.id for peer in plan.waves[1].peers}
+    # A tenth beside the four that share the traffic, though none of them has a part in this roll.
+    assert plan.waves[0].weights == {"h1:m-0": 44}
 
 
 def test_replicas_that_only_have_to_start_again_have_no_canary() -> None:
