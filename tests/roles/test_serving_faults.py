@@ -121,7 +121,7 @@ class Fleet:
         """Switch a lasting fault of the simulator on; the moment at which it was."""
         self.lab.fault(host, kind, "--replica", replica)
         folders = "/run/neuron-sim/faults /var/lib/neuron-sim/faults"
-        return float(self.lab.on(host, f"stat -c %.Y $(find {folders} -name '{kind}*.json')"))
+        return float(self.lab.on(host, f"stat -c %.Y $(find {folders} -name '{kind}*.json' 2>/dev/null)"))
 
     def routed(self, since: float) -> dict[str, dict[str, Any]]:
         """Where each request went, by its id, from the router's log."""
@@ -229,8 +229,8 @@ def strike(
     restarts = int(fleet.property(victim, "NRestarts"))
     load = Load(fleet)
     time.sleep(3.0)
-    began = hit()
     try:
+        began = hit()
         fleet.wait(lambda: fleet.rotation.out_since(victim, began) is not None, bound_s + 2, f"{victim} is out")
         out_after_s = (fleet.rotation.out_since(victim, began) or 0.0) - began
         if returns:
