@@ -73,6 +73,10 @@ class Row:
     busiest_process_cores: float | None = None
     host_idle_ratio: float | None = None
     flags: list[str] = field(default_factory=list)
+    #: What the client's time to the first token has beyond the servers': before they had the request, and after the
+    #: token had left them.
+    sent_late_ms: float | None = None
+    read_late_ms: float | None = None
 
     @property
     def endpoints(self) -> int:
@@ -146,6 +150,7 @@ def server_view(server: Server, warm_up: int) -> dict[str, float]:
     span_s = max(entry["finished_s"] for entry in entries) - started
     loads = [mean_in_flight([entry for entry in log if entry["arrived_s"] >= started]) for log in logs]
     return {
+        "arrived_s": statistics.fmean(e["arrived_s"] for e in good),
         "requests": len(entries),
         "failed": len(entries) - len(good),
         "ttft_ms": statistics.fmean(e["first_token_s"] - e["arrived_s"] for e in good) * 1000,
@@ -189,6 +194,14 @@ def measure(client: clients.Client, streams: int, failure_ratio: float, tokenize
         "tpot_ms": latency.time_per_output_token_ms.mean if latency.time_per_output_token_ms else 0.0,
         "tokens_per_s": report.results.throughput.output_tokens_per_s,
     }
+    # One machine has one clock; a client that stamps with another one was moved, which is too coarse for this.
+    started = (
+        [row["started_at"] for row in rows if row["outcome"] == "succeeded"] if client.name != "vllm_bench" else []
+    )
+    sent_late_ms = None
+    if started:
+        began_s = statistics.fmean(started) - (time.time() - time.monotonic())
+        sent_late_ms = (seen["arrived_s"] - began_s) * 1000
     return Row(
         client=f"{client.name} {report.load.tool_version}",
         streams=streams,
@@ -199,6 +212,8 @@ def measure(client: clients.Client, streams: int, failure_ratio: float, tokenize
         busiest_process_cores=host.busiest_process_cores,
         host_idle_ratio=host.idle_ratio_mean,
         flags=[flag.code for flag in report.flags],
+        sent_late_ms=sent_late_ms,
+        read_late_ms=None if sent_late_ms is None else found["ttft_ms"] - seen["ttft_ms"] - sent_late_ms,
     )
 
 
@@ -311,6 +326,7 @@ def line(row: Row) -> str:
     cells = [row.client, f"{row.streams}{' *' if row.failure_ratio else ''}"]
     for name, digits in (("ttft_ms", 1), ("tpot_ms", 2), ("tokens_per_s", 0)):
         cells.append(f"{mine[name]:.{digits}f} ({row.difference(name):+.1%})")
+    cells.append("-" if row.sent_late_ms is None else f"{row.sent_late_ms:.1f} + {row.read_late_ms:.1f}")
     cells += [f"{theirs['in_flight']:.1f}", "-" if row.endpoints < 2 else f"{theirs['imbalance']:.1%}"]
     cells.append(f"{mine['requests']} ({theirs['requests']})")
     cells.append(f"{mine['failed']} ({theirs['failed']})")
@@ -353,10 +369,10 @@ def main(argv: list[str] | None = None) -> int:
     print(f"simulated: 200 ms, then 20 ms a token; client (difference from the servers); {os.cpu_count()} processors")
     print(f"load average before: {os.getloadavg()[0]:.2f}; * = one request in ten fails")
     print(
-        "| client | streams | TTFT ms | per token ms | tokens/s | in flight | endpoints differ | requests | failed "
-        "| busiest process | flags |"
+        "| client | streams | TTFT ms | per token ms | tokens/s | of TTFT: sending + reading ms | in flight "
+        "| endpoints differ | requests | failed | busiest process | flags |"
     )
-    print("|" + "---|" * 11)
+    print("|" + "---|" * 12)
     try:
         tokenizer = tiny_tokenizer.make(scratch / "tokenizer")
         for name in args.clients.split(","):

@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -246,6 +247,14 @@ def seed(bench: Bench, without: str) -> None:
     assert not seen[0] & seen[1]
 
 
+def short_prompts(bench: Bench, without: str) -> None:
+    with running_server() as server:
+        outcome = bench.run(server, without, limit_s=45, mean_input_tokens=20)
+    assert outcome.status == 1, outcome.output[-2000:]
+    assert "ask for more input tokens; nothing was sent" in outcome.output
+    assert not outcome.seen
+
+
 def environment(bench: Bench, without: str) -> None:
     with running_server() as server:
         outcome = bench.run(server, without, max_num_completed_requests=1, num_concurrent_requests=1)
@@ -292,6 +301,11 @@ def session(bench: Bench, without: str) -> None:
         outcome = bench.run(server, without, max_num_completed_requests=12, num_concurrent_requests=2)
     connections = [{entry["connection"] for entry in log} for log in outcome.logs]
     assert [len(found) for found in connections] == [2, 2]  # of each stream one, however many requests
+    # The servers' clock is this machine's, too: a request is stamped when it leaves, not when its making begins.
+    ahead_s = time.time() - time.monotonic()
+    sent = sorted(record["started_at"] - ahead_s for record in outcome.records)
+    arrived = sorted(entry["arrived_s"] for entry in outcome.seen)
+    assert abs(statistics.median(after - before for before, after in zip(sent, arrived, strict=True))) < 0.05
 
 
 def inter_token(bench: Bench, without: str) -> None:
@@ -365,6 +379,7 @@ CHECKS: dict[str, Callable[[Bench, str], None]] = {
     "lazy-clients": lazy_clients,
     "tokenizer": tokenizer_is_given,
     "seed": seed,
+    "short-prompts": short_prompts,
     "environment": environment,
     "spread": spread,
     "endpoints": endpoints,

@@ -307,3 +307,16 @@ def test_a_wrong_file_is_refused_with_the_reason(tmp_path: Path, text: str, says
     (tmp_path / "sweep.yml").write_text(text)
     with pytest.raises(spec.SpecError, match=says):
         spec.read(tmp_path / "sweep.yml")
+
+
+def test_the_command_plans_on_a_real_inventory(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yml"
+    grid = {"tensor_parallel_size": [64, 48], "data_parallel_size": ["fill"], "max_num_seqs": [1]}
+    load = {"rounds": 2, "mean_input_tokens": 128, "mean_output_tokens": 32}
+    file.write_text(yaml.safe_dump({"deployment": "llama-3-3-70b", "grid": grid, "load": load}))
+    # A process of its own, as the user starts it: what is imported before decides what Ansible's loader finds after.
+    argv = ["trainyard", "sweep", str(file), "-i", "inventory/trn2", "--check"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 2 configurations are possible, with 1 artifacts to compile" in done.stdout
+    assert "trn2.48xlarge with 64 cores runs 1, 2, 4, 8, 16, 32, 64" in done.stdout

@@ -70,3 +70,10 @@ def assert_accounted(report: dict[str, Any], requests: int) -> None:
     assert (found["asked"], found["sent"], found["succeeded"]) == (requests, requests, requests), found
     assert report["servers"]["agreement"]["agree"], report["servers"]
     assert report["sound"], report["flags"]
+
+
+def left_of_ray(lab: Lab, host: str = "lab-1") -> str:
+    """What of Ray is on a load host: its unit, its processes, its files."""
+    seen = "systemctl list-units --all --no-legend 'trainyard-ray*'; pgrep -fa '[r]aylet|[g]cs_server'"
+    files = "/run/trainyard-ray /tmp/ray /root/.ray /var/lib/trainyard/benchmark/ray-token /dev/shm/*plasma*"
+    return lab.on(f"{seen}; ls -d {files} /tmp/trainyard-* 2>/dev/null; true", host)

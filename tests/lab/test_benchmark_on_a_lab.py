@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.fleet_support import Lab, assert_accounted, running_lab
+from tests.lab.fleet_support import Lab, assert_accounted, left_of_ray, running_lab
 from trainyard.paths import ROOT
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("benchmark-lab")]
@@ -85,13 +85,6 @@ def llmperf() -> dict[str, Any]:
     return {**TOGETHER, "benchmark_llmperf_source": source, "benchmark_load": load}
 
 
-def left_of_the_cluster(lab: Lab, host: str) -> str:
-    """What of Ray is on a host: its unit, its processes, its files."""
-    seen = "systemctl list-units --all --no-legend 'trainyard-ray*'; pgrep -fa '[r]aylet|[g]cs_server'"
-    files = "/run/trainyard-ray /tmp/ray /root/.ray /var/lib/trainyard/benchmark/ray-token"
-    return lab.on(f"{seen}; ls -d {files} /tmp/trainyard-* 2>/dev/null; true", host)
-
-
 def test_several_hosts_send_together_and_leave_nothing(lab: Lab, tmp_path: Path, llmperf: dict[str, Any]) -> None:
     key = {"benchmark_api_key": "sk-lab-0123456789abcdef"}
     report = lab.benchmark(tmp_path, {**llmperf, **key})
@@ -106,14 +99,14 @@ def test_several_hosts_send_together_and_leave_nothing(lab: Lab, tmp_path: Path,
     (repeat,) = json.loads((records.parents[1] / "run.json").read_text())["repeats"]
     assert repeat["started_at"] - 0.1 <= min(started) <= max(started) <= repeat["ended_at"]
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and key["benchmark_api_key"] in path.read_text()]
-    assert [left_of_the_cluster(lab, host) for host in SENDERS] == ["", ""]
+    assert [left_of_ray(lab, host) for host in SENDERS] == ["", ""]
 
 
 def test_check_mode_begins_no_cluster(lab: Lab, tmp_path: Path, llmperf: dict[str, Any]) -> None:
     said = lab.play("playbooks/benchmark.yml", {**llmperf, "trainyard_results_dir": str(tmp_path)}, "--check")
     assert "Load the fleet" in said
     assert not list(tmp_path.iterdir())
-    assert [left_of_the_cluster(lab, host) for host in SENDERS] == ["", ""]
+    assert [left_of_ray(lab, host) for host in SENDERS] == ["", ""]
 
 
 def test_a_load_host_that_cannot_join_stops_the_run_before_it_begins(
@@ -126,7 +119,7 @@ def test_a_load_host_that_cannot_join_stops_the_run_before_it_begins(
     assert done.returncode != 0
     assert "lab-3 cannot send, and the load was to come from 2 hosts: nothing was sent" in " ".join(done.stdout.split())
     assert not list(tmp_path.iterdir())
-    assert [left_of_the_cluster(lab, host) for host in SENDERS] == ["", ""]
+    assert [left_of_ray(lab, host) for host in SENDERS] == ["", ""]
 
 
 def test_a_client_that_sends_from_one_host_is_refused_for_several(lab: Lab, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.fleet_support import Lab, assert_accounted, running_lab
+from tests.lab.fleet_support import Lab, assert_accounted, left_of_ray, running_lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("benchmark-vllm")]
 
@@ -41,3 +41,4 @@ def test_llmperf_through_the_whole_role(lab: Lab, tmp_path: Path, target: str) -
     assert report["results"]["requests"]["output_tokens"]["mean"] == 24
     # Neither replica had all of it.
     assert all(server["requests"] >= 3 for server in report["servers"]["replicas"])
+    assert left_of_ray(lab) == ""

@@ -22,8 +22,14 @@ pytestmark = pytest.mark.lab
 ROLE = os.environ.get("TRAINYARD_ROLE", "")
 PLAYBOOK = f"molecule/{ROLE}/converge.yml"
 
+#: A stand-in host has /data from the start, as a volume of its own; what is to be made has another path.
+MOUNT = "/srv/data"
+
 #: Variables of the inventory that a role's scenario needs; all others are the roles' own defaults.
-VARIABLES: dict[str, dict[str, Any]] = {"neuron_monitor": {"trainyard_monitor_port": 9400}}
+VARIABLES: dict[str, dict[str, Any]] = {
+    "neuron_monitor": {"trainyard_monitor_port": 9400},
+    "nvme_raid": {"nvme_raid_mount": MOUNT},
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +67,14 @@ def test_second_run_changes_nothing(lab: Lab) -> None:
 
 
 def volume_is_a_directory_and_only_with_permission(lab: Lab) -> None:
-    assert lab.on("lab-1", "stat --format='%F %U %a' /data") == "directory root 755"
+    assert lab.on("lab-1", f"stat --format='%F %U %a' {MOUNT}") == "directory root 755"
     argv = lab.command(PLAYBOOK, "--extra-vars", json.dumps({"nvme_raid_when_no_disks": "fail"}))
     refused = subprocess.run(argv, cwd=ROOT, env=lab.environment, capture_output=True, text=True, check=False)
     assert refused.returncode != 0
     assert "this host has no disk of model 'Amazon EC2 NVMe Instance Storage'" in refused.stdout
-    lab.on("lab-1", "chmod 700 /data")
+    lab.on("lab-1", f"chmod 700 {MOUNT}")
     assert changed(lab.play(PLAYBOOK)) == ["nvme_raid : Data volume is here"]
-    assert lab.on("lab-1", "stat --format=%a /data") == "755"
+    assert lab.on("lab-1", f"stat --format=%a {MOUNT}") == "755"
 
 
 def packages_are_held_and_bound(lab: Lab) -> None:

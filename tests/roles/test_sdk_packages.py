@@ -39,8 +39,7 @@ def lab() -> Iterator[Lab]:
 
 def settings(lab: Lab, **more: Any) -> str:
     """The role's variables: the newer release, from the lab's repository."""
-    variables = lab.inventory["_meta"]["hostvars"]["lab-1"]
-    source = str(variables["lab_apt_url"])
+    source = str(lab.inventory["all"]["vars"]["lab_apt_url"])
     return json.dumps(
         {
             # For an image, which brings its own environment: what is tried here are the host's packages.

@@ -88,6 +88,14 @@ def metadata(stream: int) -> dict[str, Any]:
     }
 
 
+def long_enough(least: int, draw: Callable[[], int]) -> int:
+    """Patch short-prompts: a drawn length of at least `least` tokens; the program ends where there is none."""
+    for _ in range(1000):
+        if (drawn := draw()) >= least:
+            return drawn
+    sys.exit(f"a prompt of LLMPerf's has at least {least} tokens: ask for more input tokens; nothing was sent")
+
+
 def shared_environment() -> dict[str, str]:
     """Patch environment: what actors are given through Ray, besides what those of this host inherit."""
     return {name: os.environ[name] for name in SHARED if name in os.environ}
@@ -154,9 +162,11 @@ def clocks_of(nodes: list[str]) -> dict[str, float]:
 class Usage:
     """Patch accounts: when a request was sent, by which process, and how busy that and its host were meanwhile."""
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, client: Any, request: Any) -> None:
         ahead_s = (getattr(request, "metadata", None) or {}).get("clocks", {}).get(platform.node(), 0.0)
-        self.started_at = time.time() - ahead_s
+        self._client = client
+        self._began = time.monotonic()
+        self._began_at = time.time() - ahead_s
         self._cpu_s = time.process_time()
         self._host = host_ticks()
 
@@ -165,7 +175,7 @@ class Usage:
         now = host_ticks()
         total = sum(now) - sum(self._host)
         return {
-            "started_at": self.started_at,
+            "started_at": self._began_at + sent_at(self._client, self._began) - self._began,
             "client": {
                 "host": platform.node(),
                 "process": os.getpid(),
@@ -197,12 +207,25 @@ def endpoint(client: Any, request: Any) -> str | None:
 
 
 def session(client: Any) -> Any:
-    """Patch session: the stream's own connections, which stay open from one request to the next."""
+    """Patch session: the stream's own connections, which stay open between requests and note when one is sent."""
     import requests
+    from requests.adapters import HTTPAdapter
+
+    class Adapter(HTTPAdapter):
+        def send(self, *given: Any, **named: Any) -> Any:
+            client._trainyard_sent = time.monotonic()
+            return super().send(*given, **named)
 
     if not hasattr(client, "_trainyard_session"):
         client._trainyard_session = requests.Session()
+        for scheme in ("http://", "https://"):
+            client._trainyard_session.mount(scheme, Adapter())
     return client._trainyard_session
+
+
+def sent_at(client: Any, began: float) -> float:
+    """Patch session: when the request that was begun at `began` was sent, both on the monotonic clock, seconds."""
+    return max(began, getattr(client, "_trainyard_sent", began))
 
 
 def text_of(delta: dict[str, Any]) -> str | None:

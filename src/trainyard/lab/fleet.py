@@ -32,7 +32,16 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
 
 INSIDE = "/usr/lib/trainyard-lab"
 #: What services need beyond podman's defaults: systemd's sandboxes, device nodes, other users' /proc, a firewall.
-CAPABILITIES = ("SYS_ADMIN", "MKNOD", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "SYS_NICE", "AUDIT_WRITE")
+CAPABILITIES = (
+    "SYS_ADMIN",
+    "MKNOD",
+    "SYS_PTRACE",
+    "DAC_READ_SEARCH",
+    "NET_ADMIN",
+    "NET_RAW",
+    "SYS_NICE",
+    "AUDIT_WRITE",
+)
 READY_TIMEOUT_S = 120
 _AT_ONCE = 4
 

@@ -15,12 +15,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from trainyard import ansible_run
-from trainyard.paths import ROOT
+from trainyard.paths import ROOT  # makes the planner's imports possible
 from trainyard.plan_command import InventoryError, read_inventory
 from trainyard.report import analysis, render
 from trainyard.sweep import engine, spec
 from trainyard.sweep.engine import Budget, StepError, Sweep
 from trainyard.sweep.spec import Point, Spec
+
+# Before Ansible's loader knows the collection, which an inventory is read with: it does not find the rest of a package
+# that it did not load itself.
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError  # isort: skip
 
 
 class Fleet:
@@ -95,8 +100,6 @@ def last_moment(known: Mapping[str, Any], stop_at: datetime | None) -> float | N
 
 def points_of(known: Mapping[str, Any], given: Spec) -> list[Point]:
     """The sweep's points as the planner judges them on this inventory; no host is reached."""
-    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
-    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 
     def plan(fields: Mapping[str, Any]) -> Mapping[str, Any]:
         fleet = copy.deepcopy(dict(known))
