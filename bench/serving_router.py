@@ -115,9 +115,9 @@ async def closed_loop(ports: list[int], streams: int, lengths: list[int]) -> dic
     emptied: list[float] = []
 
     async def client(number: int) -> None:
-        # Spread over a token's time, as the streams of an engine's users are: what starts in one instant waits for its
-        # turn in these clients and servers, which are one thread, and that would be measured.
-        await asyncio.sleep(TOKEN_S * number / streams)
+        # Spread over a stream's time, as in a steady state. What starts in one instant waits for its turn in these
+        # clients and servers, which are one thread, and that would be measured.
+        await asyncio.sleep(TOKEN_S * statistics.mean(lengths) * number / streams)
         while queue:
             tokens = queue.pop()
             if not queue:
@@ -313,7 +313,7 @@ def misses(result: dict[str, Any]) -> list[str]:
 async def compare(servers: list[Server], port: int, streams: int, rounds: int) -> dict[str, dict[str, float]]:
     """Medians over rounds of direct and routed, one after the other."""
     rows: dict[str, list[dict[str, float]]] = {"direct": [], "routed": []}
-    lengths = [50] * max(streams * 2, 4)
+    lengths = [50] * max(streams * 2, 8)
     for _ in range(rounds):
         rows["direct"].append(await closed_loop([server.port for server in servers], streams, lengths))
         rows["routed"].append(await closed_loop([port], streams, lengths))

@@ -565,6 +565,15 @@ def test_the_package_unit_keeps_to_an_exposure_budget_with_the_roles_settings(tm
     assert done.returncode == 0, done.stdout[-400:]
 
 
+@pytest.mark.parametrize("template", ["trainyard.conf.j2", "trainyard-vllm-router@.service.j2"])
+def test_more_replicas_are_no_reason_to_restart_a_router(template: str) -> None:
+    def unit(count: int) -> str:
+        models = [{"name": "a", "servers": [{"id": str(index)} for index in range(count)]}]
+        return render("load_balancer", template, load_balancer_models=models)
+
+    assert unit(2) == unit(100)
+
+
 def test_a_router_of_routers_is_the_same_role_with_routers_as_its_servers(
     tmp_path: Path, stubs: tuple[Stub, Stub]
 ) -> None:

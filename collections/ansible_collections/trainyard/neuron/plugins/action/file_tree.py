@@ -81,7 +81,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             mode=None if mode is None else int(mode, 8),
             validate=item["validate"],
             sensitive=item["sensitive"],
-            prune=tuple(item["prune"] or ()),
+            prune=tuple(item["prune"] or ()) if item["state"] == "directory" else (),
         )
 
     def _content(self, item: dict[str, Any], element: dict[str, Any] | None, variables: dict[str, Any]) -> bytes:
