@@ -316,7 +316,8 @@ def test_the_command_plans_on_a_real_inventory(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"deployment": "llama-3-3-70b", "grid": grid, "load": load}))
     # A process of its own, as the user starts it: what is imported before decides what Ansible's loader finds after.
     argv = ["trainyard", "sweep", str(file), "-i", "inventory/trn2", "--check"]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 2 configurations are possible, with 1 artifacts to compile" in done.stdout
     assert "trn2.48xlarge with 64 cores runs 1, 2, 4, 8, 16, 32, 64" in done.stdout

@@ -209,18 +209,30 @@ def endpoint(client: Any, request: Any) -> str | None:
 def session(client: Any) -> Any:
     """Patch session: the stream's own connections, which stay open between requests and note when one is sent."""
     import requests
-    from requests.adapters import HTTPAdapter
-
-    class Adapter(HTTPAdapter):
-        def send(self, *given: Any, **named: Any) -> Any:
-            client._trainyard_sent = time.monotonic()
-            return super().send(*given, **named)
 
     if not hasattr(client, "_trainyard_session"):
         client._trainyard_session = requests.Session()
         for scheme in ("http://", "https://"):
-            client._trainyard_session.mount(scheme, Adapter())
+            note_sending(client, client._trainyard_session.get_adapter(scheme).poolmanager)
     return client._trainyard_session
+
+
+def note_sending(client: Any, connections: Any) -> None:
+    """Patch session: have a pool's connections note on `client` when they give something to the socket.
+
+    What a request costs before that, and its wait for a processor that many streams share, is no time of the server's.
+    """
+
+    def noting(pool: Any) -> Any:
+        class Connection(pool.ConnectionCls):  # type: ignore[misc]
+            def send(self, data: Any) -> None:
+                client._trainyard_sent = time.monotonic()
+                super().send(data)
+
+        return type("Pool", (pool,), {"ConnectionCls": Connection})
+
+    kinds = connections.pool_classes_by_scheme
+    connections.pool_classes_by_scheme = {scheme: noting(pool) for scheme, pool in kinds.items()}
 
 
 def sent_at(client: Any, began: float) -> float:

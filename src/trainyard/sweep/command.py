@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from trainyard import ansible_run
 from trainyard.paths import ROOT  # makes the planner's imports possible
-from trainyard.plan_command import InventoryError, read_inventory
+from trainyard.plan_command import InventoryError, default_model_configs, read_inventory
 from trainyard.report import analysis, render
 from trainyard.sweep import engine, spec
 from trainyard.sweep.engine import Budget, StepError, Sweep
@@ -120,13 +120,16 @@ def sweep(
     usd: Annotated[float | None, typer.Option(help="Stop before the hosts have cost this much.")] = None,
     stop_at: Annotated[datetime | None, typer.Option(help="End by then, as before a capacity block's end.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try again what failed before.")] = False,
+    model_configs: Annotated[
+        Path | None, typer.Option(help="Directory with REPO/REVISION/config.json; else what `trainyard plan` fetched.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Show the planner's verdicts; run nothing.")] = False,
 ) -> None:
     """Try every configuration of a sweep, resume where it was stopped, and recommend one for the objective."""
     console = Console(highlight=False)
     try:
         given = spec.read(file)
-        known = read_inventory(inventory, "neuron", "router")
+        known = read_inventory(inventory, "neuron", "router", str(model_configs or default_model_configs()))
         points = points_of(known, given)
         deadline = last_moment(known, stop_at)
     except (spec.SpecError, InventoryError) as error:
