@@ -22,7 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,10 @@ NUMBERS = itertools.count(100)
 
 
 class Server:
-    """A stand-in engine: `SLOTS` sequences at a time, the rest waits, a token each 20 ms."""
+    """A stand-in engine: so many sequences at a time, the rest waits, a token each 20 ms."""
 
-    def __init__(self) -> None:
-        self.slots = asyncio.Semaphore(SLOTS)
+    def __init__(self, slots: int) -> None:
+        self.places, self.slots = slots, asyncio.Semaphore(slots)
         self.port = 0
 
     async def start(self) -> asyncio.Server:
@@ -114,6 +115,9 @@ async def closed_loop(ports: list[int], streams: int, lengths: list[int]) -> dic
     emptied: list[float] = []
 
     async def client(number: int) -> None:
+        # Spread over a stream's time, as in a steady state. What starts in one instant waits for its turn in these
+        # clients and servers, which are one thread, and that would be measured.
+        await asyncio.sleep(TOKEN_S * statistics.mean(lengths) * number / streams)
         while queue:
             tokens = queue.pop()
             if not queue:
@@ -165,7 +169,7 @@ def haproxy(servers: list[Server], directory: Path, **variables: Any) -> Program
     """The role's configuration, on the loopback."""
     port = free_port()
     rows = [
-        {"id": f"s{index}", "address": "127.0.0.1", "port": server.port, "max_num_seqs": SLOTS}
+        {"id": f"s{index}", "address": "127.0.0.1", "port": server.port, "max_num_seqs": server.places}
         for index, server in enumerate(servers)
     ]
     text = render(
@@ -252,29 +256,38 @@ def fetched(folder: Path) -> dict[str, str]:
 COSTED = ("leastconn", "nginx least_conn", "vllm-router round_robin")
 
 
+@asynccontextmanager
+async def running(way: str, servers: list[Server], peers: dict[str, str], folder: Path) -> AsyncIterator[int]:
+    """A router in front of the servers, by its name; its port."""
+    directory = Path(tempfile.mkdtemp(dir=folder))
+    router = routers(servers, peers)[way](directory)
+    try:
+        yield await router.ready()
+    finally:
+        router.stop()
+
+
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Direct and routed by turns, so that what else the machine does hits both alike; then the ways to balance."""
-    servers = [Server() for _ in range(REPLICAS)]
-    listening = [await server.start() for server in servers]
+    servers = [Server(SLOTS) for _ in range(REPLICAS)]
+    # What a router costs is asked where nobody waits for a place: at the limit, clients that keep to a server each, as
+    # the direct ones do, are the best there is, and the difference would be that of the ways to balance.
+    roomy = [Server(2 * SLOTS) for _ in range(REPLICAS)]
+    listening = [await server.start() for server in servers + roomy]
     result: dict[str, Any] = {"provenance": "simulated", "token_ms": TOKEN_S * 1000, "cost": {}, "balance": {}}
     chosen = random.Random(1)  # noqa: S311  (lengths, not secrets)
     # Exponential lengths of mean 40: the spread of chat, and what round robin suffers from.
     uneven = [max(1, min(400, round(chosen.expovariate(1 / 40)))) for _ in range(options.requests)]
     with tempfile.TemporaryDirectory() as name:
         peers = {} if options.alone else fetched(Path(name))
-        for way, start in routers(servers, peers).items():
-            directory = Path(name) / way.replace(" ", "-")
-            directory.mkdir()
-            router = start(directory)
-            try:
-                port = await router.ready()
-                if way in COSTED:
+        for way in routers(servers, peers):
+            if way in COSTED:
+                async with running(way, roomy, peers, Path(name)) as port:
                     result["cost"][way] = {
-                        count: await compare(servers, port, count, options.rounds) for count in options.streams
+                        count: await compare(roomy, port, count, options.rounds) for count in options.streams
                     }
+            async with running(way, servers, peers, Path(name)) as port:
                 result["balance"][way] = await closed_loop([port], REPLICAS * SLOTS, uneven)
-            finally:
-                router.stop()
     for server in listening:
         server.close()
     rates = {way: row["requests_per_s"] for way, row in result["balance"].items()}
@@ -300,7 +313,7 @@ def misses(result: dict[str, Any]) -> list[str]:
 async def compare(servers: list[Server], port: int, streams: int, rounds: int) -> dict[str, dict[str, float]]:
     """Medians over rounds of direct and routed, one after the other."""
     rows: dict[str, list[dict[str, float]]] = {"direct": [], "routed": []}
-    lengths = [50] * max(streams * 2, 4)
+    lengths = [50] * max(streams * 2, 8)
     for _ in range(rounds):
         rows["direct"].append(await closed_loop([server.port for server in servers], streams, lengths))
         rows["routed"].append(await closed_loop([port], streams, lengths))

@@ -16,6 +16,7 @@ COMMANDS = {
     "report": "trainyard.report.command:report",
     "show": "trainyard.show_command:show",
     "sweep": "trainyard.sweep.command:sweep",
+    "upgrade": "trainyard.upgrade_command:upgrade",
 }
 
 

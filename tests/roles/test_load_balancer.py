@@ -24,6 +24,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.routing import cl
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import Router
 
 from tests.roles.render import render
+from tests.roles.test_vllm_endpoint import analyze, needs_systemd
 from tests.serving.stub import Stub, free_port, get, post, running
 
 HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
@@ -242,6 +243,31 @@ def test_models_are_routed_by_the_body_and_listed_together(tmp_path: Path, stubs
         assert (status, json.loads(body)["error"]["code"]) == (413, "request_too_large")
         listed = json.loads(get(front.port, "/v1/models")[1])
         assert [row["id"] for row in listed["data"]] == ["meta/Llama", "Qwen/Qwen3"]
+
+
+def test_a_model_may_be_named_in_the_path(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    llama, qwen = stubs
+    qwen.model = "Qwen/Qwen3"
+    models = [
+        {"name": "meta/Llama", "servers": [server(llama)]},
+        {"name": "Qwen/Qwen3", "servers": [server(qwen)]},
+    ]
+    with routed(tmp_path, models) as front:
+        for path, status in (
+            ("/models/Qwen/Qwen3/v1/completions", 200),
+            ("/models/none/such/v1/completions", 404),
+            ("/models/Qwen/Qwen3/metrics", 404),
+            ("/models/Qwen/Qwen3/sleep", 404),
+        ):
+            link = http.client.HTTPConnection("127.0.0.1", front.port, timeout=10)
+            link.request("POST", path, json.dumps({"max_tokens": 1}), {"Content-Type": "application/json"})
+            answer = link.getresponse()
+            assert (answer.status, bool(answer.read())) == (status, True), path
+            link.close()
+        assert [path for path, _ in qwen.seen] == ["/v1/completions"]
+        assert llama.seen == []
+        (row,) = json.loads(get(front.port, "/models/Qwen/Qwen3/v1/models")[1])["data"]
+        assert row["id"] == "Qwen/Qwen3"
 
 
 def test_what_is_not_for_clients_is_not_reachable(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
@@ -517,3 +543,61 @@ def test_slow_and_idle_clients_do_not_disturb_a_stream(tmp_path: Path, stubs: tu
         status, _, _, times = post(front.port, {"max_tokens": 25})
     assert status == 200
     assert 0.6 < statistics.median(gaps(times)) / statistics.median(gaps(undisturbed)) < 1.4
+
+
+@needs_systemd
+def test_the_package_unit_keeps_to_an_exposure_budget_with_the_roles_settings(tmp_path: Path) -> None:
+    units = tmp_path / "etc/systemd/system"
+    (units / "haproxy.service.d").mkdir(parents=True)
+    # As Debian and Ubuntu have it, which alone is at 96.
+    package = "[Unit]\nDescription=x\n[Service]\nType=notify\nExecStart=/usr/sbin/haproxy -Ws\nRestart=always\n"
+    (units / "haproxy.service").write_text(package)
+    (units / "haproxy.service.d/trainyard.conf").write_text(render("load_balancer", "trainyard.conf.j2"))
+    for name in ("usr/sbin/haproxy", "usr/local/lib/trainyard/router", "bin/kill"):
+        program = tmp_path / name
+        program.parent.mkdir(parents=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    for name in ("sysinit", "basic", "shutdown"):
+        (units / f"{name}.target").write_text("[Unit]\nDescription=x\n")
+    assert analyze("verify", tmp_path, "haproxy.service", "--man=no").stderr == ""
+    done = analyze("security", tmp_path, "haproxy.service", "--offline=true", "--threshold=30", "--no-pager")
+    assert done.returncode == 0, done.stdout[-400:]
+
+
+@pytest.mark.parametrize("template", ["trainyard.conf.j2", "trainyard-vllm-router@.service.j2"])
+def test_more_replicas_are_no_reason_to_restart_a_router(template: str) -> None:
+    def unit(count: int) -> str:
+        models = [{"name": "a", "servers": [{"id": str(index)} for index in range(count)]}]
+        return render("load_balancer", template, load_balancer_models=models)
+
+    assert unit(2) == unit(100)
+
+
+def test_a_router_of_routers_is_the_same_role_with_routers_as_its_servers(
+    tmp_path: Path, stubs: tuple[Stub, Stub]
+) -> None:
+    for stub in stubs:
+        stub.token_s = 0.02
+    with ExitStack() as stack:
+        hosts = []
+        for index, stub in enumerate(stubs):
+            folder = tmp_path / f"host-{index}"
+            folder.mkdir()
+            hosts.append(stack.enter_context(routed(folder, one_model((stub,)))))
+        rows = [
+            {"id": f"host-{index}", "address": "127.0.0.1", "port": host.port, "max_num_seqs": 8}
+            for index, host in enumerate(hosts)
+        ]
+        fleet = stack.enter_context(routed(tmp_path, [{"name": "tiny/llama", "servers": rows}]))
+        wait_for(lambda: len(fleet.up()) == 2)
+        _, headers, body, times = post(fleet.port, {"max_tokens": 25}, x_request_id="through-both")
+        assert headers["x-request-id"] == "through-both"
+        assert body.count("data:") == 27
+        assert len(times) >= 20, "the tokens came in bunches"
+        # A host all of whose replicas are drained takes nothing, and says so to the router before it.
+        assert cli.main(["--socket", str(hosts[0].socket), "drain", f"host:{stubs[0].port}"]) == 0
+        wait_for(lambda: fleet.up() == ["host-1"])
+        before = len(stubs[1].seen)
+        assert [post(fleet.port, {"max_tokens": 1})[0] for _ in range(4)] == [200] * 4
+        assert len(stubs[1].seen) == before + 4

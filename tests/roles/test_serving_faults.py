@@ -39,6 +39,18 @@ NOTICED_S = 3.0
 STALLED_S = PROBE["stall_s"] + NOTICED_S
 BACK_S = 60.0
 GIVEN_UP_S = 180.0
+#: The rows of the table.
+ORDER = [
+    "SIGKILL of the server",
+    "SIGKILL of the engine",
+    "SIGKILL of both",
+    "engine hangs",
+    "device fault (HBM)",
+    "port squatter",
+    "slow replica (10 times)",
+    "router reload",
+    "router restart",
+]
 
 
 @dataclass
@@ -121,7 +133,7 @@ class Fleet:
         """Switch a lasting fault of the simulator on; the moment at which it was."""
         self.lab.fault(host, kind, "--replica", replica)
         folders = "/run/neuron-sim/faults /var/lib/neuron-sim/faults"
-        return float(self.lab.on(host, f"stat -c %.Y $(find {folders} -name '{kind}*.json')"))
+        return float(self.lab.on(host, f"stat -c %.Y $(find {folders} -name '{kind}*.json' 2>/dev/null)"))
 
     def routed(self, since: float) -> dict[str, dict[str, Any]]:
         """Where each request went, by its id, from the router's log."""
@@ -176,12 +188,16 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 def write_table(rows: list[Row]) -> None:
-    """Put the rows between the marks of the page."""
+    """Put the rows between the marks of the page; those of faults that this run did not make stay."""
     head = ["fault", "requests that failed", "of these not at the replica", "leaves rotation", "afterwards"]
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *(row.cells() for row in rows))]
     begin, end = "<!-- faults: simulated -->", "<!-- end -->"
     before, _, rest = PAGE.read_text().partition(begin)
-    PAGE.write_text(before + begin + "\n" + "\n".join(lines) + "\n" + end + rest.partition(end)[2])
+    there, _, after = rest.partition(end)
+    cells = {line.split(" | ")[0].removeprefix("| "): line for line in there.strip().splitlines()[2:]}
+    cells |= {row.fault: "| " + " | ".join(row.cells()) + " |" for row in rows}
+    top = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head))]
+    lines = top + [cells[fault] for fault in sorted(cells, key=ORDER.index)]
+    PAGE.write_text(before + begin + "\n" + "\n".join(lines) + "\n" + end + after)
 
 
 def told(requests: list[dict[str, Any]], log: dict[str, dict[str, Any]]) -> str:
@@ -229,8 +245,8 @@ def strike(
     restarts = int(fleet.property(victim, "NRestarts"))
     load = Load(fleet)
     time.sleep(3.0)
-    began = hit()
     try:
+        began = hit()
         fleet.wait(lambda: fleet.rotation.out_since(victim, began) is not None, bound_s + 2, f"{victim} is out")
         out_after_s = (fleet.rotation.out_since(victim, began) or 0.0) - began
         if returns:
@@ -300,12 +316,15 @@ def test_port_squatter(fleet: Fleet) -> None:
     main, _ = fleet.processes(victim)
     # It answers 200 to everything, as a forgotten server would.
     answer = "HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n{}"
+    # What is left of the server may hold the port for a moment: it waits for it, and is there before the restart.
     squat = (
-        'import socket; s = socket.create_server(("' + fleet.lab.address("lab-2") + '", 8001));\n'
+        "import socket, time\ns = None\nwhile not s:\n try:\n"
+        '  s = socket.create_server(("' + fleet.lab.address("lab-2") + '", 8001))\n'
+        " except OSError:\n  time.sleep(0.05)\n"
         'while True:\n c = s.accept()[0]; c.recv(65536); c.sendall(b"' + answer + '"); c.close()'
     )
     fleet.lab.on("lab-2", f"printf '%s' '{squat}' > /run/squat.py")
-    squats = "sleep 0.5; systemd-run --unit=squat --quiet python3 /run/squat.py"
+    squats = "systemd-run --unit=squat --quiet python3 /run/squat.py"
     _, status = strike(
         fleet, "port squatter", victim, NOTICED_S, lambda: fleet.kill("lab-2", [main], then=squats), returns=False
     )

@@ -129,7 +129,7 @@ def guarded() -> Iterator[Guarded]:
         lab.variables["trainyard_aws_environment"]["AWS_ENDPOINT_URL"] = lab.inventory["all"]["vars"]["lab_s3_url"]
         made = Guarded(lab)
         made.play("site.yml", "--skip-tags=benchmark")
-        made.authority = lab.on("lab-1", "openssl x509 -in /etc/haproxy/trainyard-self-signed.pem")
+        made.authority = lab.on("lab-1", "openssl x509 -in /etc/ssl/private/trainyard-router.pem")
         yield made
 
 
@@ -257,6 +257,8 @@ def test_a_second_model_is_added_and_removed_and_the_first_one_does_not_notice(g
     before = guarded.started()
     assert len(before) == 1
     lab = guarded.lab
+    routes_since = "systemctl show -P ActiveEnterTimestampMonotonic haproxy.service"
+    router = lab.on("lab-1", routes_since)
     lab.variables["trainyard_deployment_a_tiny_qwen"] = QWEN
     guarded.play("site.yml", "--skip-tags=benchmark")
     both = guarded.started()
@@ -282,6 +284,7 @@ def test_a_second_model_is_added_and_removed_and_the_first_one_does_not_notice(g
     assert guarded.started() == before
     assert [row["id"] for row in guarded.ask("/v1/models").json()["data"]] == ["trainyard/tiny-llama"]
     assert lab.on("lab-1", "ls /etc/systemd/system | grep -c a-tiny-qwen || true") == "0"
+    assert lab.on("lab-1", routes_since) == router, "the router was restarted, which ends every stream"
 
 
 def test_a_given_certificate_is_spoken_with(guarded: Guarded, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from trainyard.paths import ROOT
 INVENTORY = ROOT / "inventory" / "lab"
 MODEL = "trainyard/tiny-llama"
 PER_TOKEN_S = 0.2
-"""What molecule/redeploy/prepare.yml has the engines take, so that streams last long and cost this machine little."""
+"""What molecule/redeploy has the engines take, so that streams last long and cost this machine little."""
 BASE: dict[str, Any] = {
     "trainyard_redeploy": {
         "canary_seconds": 15,

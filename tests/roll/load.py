@@ -62,7 +62,11 @@ class Shape:
 
 @dataclass
 class Sent:
-    """One request and what became of it; ``at`` is seconds since the start of the load, ``sent_at`` the clock."""
+    """One request and what became of it.
+
+    ``at`` and ``worst_gap_at`` (when its longest wait began) are seconds since the start of the load, ``sent_at`` is
+    the clock.
+    """
 
     number: int
     loop: str
@@ -75,6 +79,7 @@ class Sent:
     got: int = 0
     first_s: float = 0.0
     worst_gap_s: float = 0.0
+    worst_gap_at: float = 0.0
     took_s: float = 0.0
     request_id: str = ""
 
@@ -257,7 +262,10 @@ class Load:
         # The timer that notices a pause may ring after the chunk that came at its end.
         await asyncio.sleep(2 * Pauses.TICK_S)
         seen = [round(end - start - self.pauses.within(start, end), 4) for start, end in waits]
-        item.first_s, item.worst_gap_s = (seen[0], max(seen[1:], default=0.0)) if seen else (0.0, 0.0)
+        item.first_s = seen[0] if seen else 0.0
+        if len(seen) > 1:
+            item.worst_gap_s = max(seen[1:])
+            item.worst_gap_at = round(waits[1 + seen[1:].index(item.worst_gap_s)][0] - self._began, 3)
         item.kind, item.error = verdict(item, usage, done, reason, self.shape)
 
 

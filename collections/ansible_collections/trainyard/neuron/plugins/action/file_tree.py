@@ -11,6 +11,7 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 from ansible_collections.trainyard.neuron.plugins.module_utils import each, file_tree
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.host_packages import have_packages
 
 SOURCES = ("template", "file", "module_util", "content")
 MODULE_UTILS = Path(file_tree.__file__).parent
@@ -34,14 +35,35 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                     entries.append(self._entry(item, element, arguments, variables))
                 except (AnsibleError, OSError, KeyError, ValueError) as error:
                     raise AnsibleActionFail(f"{item['path']}: {error}") from error
-        result: dict[str, Any] = self._execute_module(
-            module_name="trainyard.neuron.file_tree",
-            module_args={"payload": file_tree.pack(entries)},
-            task_vars=task_vars,
-        )
+        payload = {"payload": file_tree.pack(entries)}
+        first = {"packages": arguments["packages"], "users": arguments["users"]}
+        result = self._module({**payload, **first}, task_vars)
+        if lacking := result.get("lacking"):
+            refused = self._install(lacking, task_vars)
+            if refused:
+                return refused
+            result = with_installed(self._module(payload, task_vars), lacking)
         # The payload is of no use in a result, and its censored placeholder would only puzzle.
         result.get("invocation", {}).pop("module_args", None)
         return result
+
+    def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        result: dict[str, Any] = self._execute_module(
+            module_name="trainyard.neuron.file_tree", module_args=arguments, task_vars=task_vars
+        )
+        return result
+
+    def _install(self, lacking: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Make what the host lacks; the result of what failed, or nothing."""
+        results = [have_packages(self, lacking["packages"], task_vars)] if lacking["packages"] else []
+        for row in lacking["users"]:
+            if any(result.get("failed") for result in results):
+                break
+            wanted = {**row, "system": True, "create_home": False}
+            results.append(
+                self._execute_module(module_name="ansible.builtin.user", module_args=wanted, task_vars=task_vars)
+            )
+        return next((result for result in results if result.get("failed")), {})
 
     def _entry(
         self, item: dict[str, Any], element: dict[str, Any] | None, defaults: dict[str, Any], variables: dict[str, Any]
@@ -59,7 +81,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             mode=None if mode is None else int(mode, 8),
             validate=item["validate"],
             sensitive=item["sensitive"],
-            prune=tuple(item["prune"] or ()),
+            prune=tuple(item["prune"] or ()) if item["state"] == "directory" else (),
         )
 
     def _content(self, item: dict[str, Any], element: dict[str, Any] | None, variables: dict[str, Any]) -> bytes:
@@ -95,6 +117,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         shared = Path(role.get_role_path()).parent.parent if role else Path(self._loader.get_basedir()).parent
         paths = [root / "templates" for root in roots] + [shared / "templates"]
         return list(dict.fromkeys(paths))
+
+
+def with_installed(result: dict[str, Any], lacking: dict[str, Any]) -> dict[str, Any]:
+    """The module's result with what was made before it."""
+    made = [f"package {name}" for name in lacking["packages"]] + [f"user {row['name']}" for row in lacking["users"]]
+    told = {**result, "changed": True, "installed": made, "msg": f"{', '.join(made)}; {result.get('msg', '')}"}
+    if "diff" in result:
+        told["diff"] = [{"before": "", "after": f"{row}\n"} for row in made] + list(result["diff"])
+    return told
 
 
 def check_item(item: dict[str, Any]) -> None:

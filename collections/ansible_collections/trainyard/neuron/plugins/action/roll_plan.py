@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import time
+from dataclasses import replace
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -15,14 +16,18 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary impor
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import Holder, LockHeldError, dead_runs
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
     ELSEWHERE,
+    Peer,
     RollPlan,
+    cannot_leave,
     exchanged_keys,
+    in_rotation,
     out_of_rotation,
     plan_roll,
     read_fleet,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet, RollError, Settings
 
+VERBS = ("redeploy", "rollback", "status", "check", "leave")
 HOOKS = ("before", "drain", "undrain", "is_drained", "after")
 GOLDEN = ("The capital of France is", "One, two, three, four,")
 MOVE_KEYS = ("id", "name", "url", "release", "was")
@@ -45,7 +50,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "hosts": {"type": "list", "elements": "str", "required": True},
                 "routers": {"type": "list", "elements": "str", "default": []},
                 "reports": {"type": "str", "default": "trainyard_replicas"},
-                "verb": {"type": "str", "choices": ["redeploy", "rollback", "status", "check"], "default": "redeploy"},
+                "verb": {"type": "str", "choices": list(VERBS), "default": "redeploy"},
+                "leaving": {"type": "list", "elements": "str", "default": []},
+                "beside": {"type": "list", "elements": "str", "default": []},
                 "settings": {"type": "dict", "default": {}},
                 "thresholds": {"type": "dict", "default": {}},
                 "take_over": {"type": "list", "elements": "str", "default": []},
@@ -82,14 +89,28 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 self._display.display(line)
             return {"changed": False, **told}
         settings = Settings.from_dict(arguments["settings"])
+        if arguments["verb"] == "leave":
+            problems = cannot_leave(fleet, arguments["leaving"], settings)
+            if problems:
+                raise RollError(problems)
+            return {"changed": False}
         Thresholds.from_dict(arguments["thresholds"])
-        plan = plan_roll(fleet, settings, require_staged=arguments["staged"])
+        beside = self._beside(arguments, hostvars, here, fleet)
+        plan = plan_roll(fleet, settings, arguments["staged"], beside)
         run = identity(arguments["verb"])
         run["take_over"] = arguments["take_over"] + self._dead(reports, run["owner"])
         fact = as_fact(plan, fleet, settings, {**arguments, "hooks": hooks}, run)
         for line in plan.lines():
             self._display.display(line)
         return {"changed": False, "msg": plan.lines(), "roll": fact}
+
+    def _beside(self, arguments: dict[str, Any], hostvars: Any, here: str, fleet: Fleet) -> list[Peer]:
+        """Replicas that serve on hosts which have no part; one that does not answer has none to compare with."""
+        names = [name for name in arguments["beside"] if name not in arguments["hosts"]]
+        reports = {name: reported(hostvars, name, arguments["reports"]) for name in names}
+        seen = {name: answer["replicas"] for name, answer in reports.items() if answer}
+        others = read_fleet(wanted(hostvars[here][FLEET_FACT], seen, "redeploy"), seen, {})
+        return in_rotation(replace(others, seats=fleet.seats))
 
     def _dead(self, reports: dict[str, Any], owner: str) -> list[str]:
         holders = [Holder(**answer["holder"]) for answer in reports.values() if answer and answer.get("holder")]

@@ -58,7 +58,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         for name, values in manager.steps(host_packages.Changes(**asked), source):
             step: dict[str, Any] = self._execute_module(module_name=name, module_args=values, task_vars=task_vars)
             if step.get("failed"):
-                return step
+                return {
+                    **step,
+                    "msg": ": ".join(filter(None, [step.get("msg"), (step.get("stderr") or "").strip()[-500:]])),
+                }
         return {}
 
     def _build(self, jobs: list[dict[str, Any]], task_vars: dict[str, Any] | None) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
+from ansible_collections.trainyard.neuron.plugins.module_utils.prerequisites import USER_SPEC
+
 FILE_MODE = 0o644
 DIRECTORY_MODE = 0o755
 VALIDATION_TIMEOUT_S = 60
@@ -52,6 +54,8 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "items": {"type": "list", "elements": "dict", "options": ITEM_SPEC},
     "owner": {"type": "str"},
     "group": {"type": "str"},
+    "packages": {"type": "list", "elements": "str", "default": []},
+    "users": {"type": "list", "elements": "dict", "options": USER_SPEC, "default": []},
     "payload": {"type": "str", "no_log": True},
 }
 

@@ -75,6 +75,14 @@ def freed(installed: Mapping[str, Installed], forget: bool = False) -> Changes:
     return Changes(free=tuple(sorted(name for name, package in installed.items() if package.held)), forget=forget)
 
 
+#: Exact versions, up or down: driver and runtime of different releases do not work together.
+APT_GET = (
+    *("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--quiet=2"),
+    *("--allow-downgrades", "--allow-change-held-packages", "--option=DPkg::Lock::Timeout=60"),
+    *("--option=Dpkg::Options::=--force-confdef", "--option=Dpkg::Options::=--force-confold"),
+)
+
+
 class Apt:
     """Debian and Ubuntu."""
 
@@ -119,18 +127,14 @@ class Apt:
                 "components": ["main"],
                 "signed_by": source.key or None,
             }
-            packages = {
-                "name": [f"{name}={version}*" for name, version in changes.install.items()],
-                "state": "present",
-                "update_cache": True,
-                # Exact versions, up or down: driver and runtime of different releases do not work together.
-                "allow_downgrade": True,
-                "allow_change_held_packages": True,
-            }
+            # Ansible's module takes the candidate alone. The first preference that fits decides over that, here the
+            # repository's, so it is always the newest; the command finds any version that is named.
+            packages = [*APT_GET, *(f"{name}={version}*" for name, version in changes.install.items())]
             steps = [
                 ("ansible.builtin.apt", {**tools, "install_recommends": False}),
                 ("ansible.builtin.deb822_repository", repository),
-                ("ansible.builtin.apt", packages),
+                ("ansible.builtin.apt", {"update_cache": True}),
+                ("ansible.builtin.command", {"argv": packages}),
             ]
         for selection, names in (("hold", changes.hold), ("install", changes.free)):
             steps += [("ansible.builtin.dpkg_selections", {"name": name, "selection": selection}) for name in names]

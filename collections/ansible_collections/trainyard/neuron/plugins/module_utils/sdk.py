@@ -127,12 +127,18 @@ def skew_problems(releases: List[Dict[str, Any]], versions: Dict[str, str], load
         rule = pair_rule(driver, runtime)
         if rule:
             problems.append(f"SDK {row['release']}: {rule}")
-    if driver and loaded and not same_version(driver, loaded):
+    if stale_driver(versions, loaded):
         problems.append(
             f"driver {driver} is installed and {loaded} is loaded: unload it when nothing holds it "
             "(modprobe -r neuron; modprobe neuron), or reboot"
         )
     return problems
+
+
+def stale_driver(versions: Dict[str, str], loaded: Optional[str]) -> bool:
+    """Return whether the kernel has another driver loaded than the one that is installed."""
+    driver = versions.get(DRIVER)
+    return bool(driver and loaded and not same_version(driver, loaded))
 
 
 def find_venv(row: Dict[str, Any], root: Root) -> str:

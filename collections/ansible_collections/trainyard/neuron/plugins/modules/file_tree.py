@@ -95,6 +95,32 @@ options:
   group:
     description: Group of every path that names none. Without either, the group is left as it is.
     type: str
+  packages:
+    description:
+      - Distribution packages that have to be there before, each with a version if there has to be one (C(name=3.0.*)).
+      - The module sees what is missing, and the action plugin then does what M(trainyard.neuron.packages)
+        does. A run that has nothing to do is one module run.
+    type: list
+    elements: str
+    default: []
+  users:
+    description: System users that have to be there before, without a home of their own making.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: The user's name, and its group's.
+        type: str
+        required: true
+      home:
+        description: Its home directory.
+        type: str
+        required: true
+      shell:
+        description: Its shell.
+        type: str
+        default: /usr/sbin/nologin
   payload:
     description: Filled by the action plugin with the rendered items. Not for users.
     type: str
@@ -147,6 +173,12 @@ changed_paths:
   type: list
   elements: str
   sample: ["/etc/haproxy/haproxy.cfg"]
+installed:
+  description: What packages and users had to be made first.
+  returned: when there were any
+  type: list
+  elements: str
+  sample: ["package haproxy"]
 notes:
   description: What check mode could not find out.
   returned: success
@@ -158,7 +190,7 @@ notes:
 from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trainyard.neuron.plugins.module_utils import file_tree
+from ansible_collections.trainyard.neuron.plugins.module_utils import file_tree, prerequisites
 
 
 def paths_of(outcome: file_tree.Outcome) -> List[Dict[str, Any]]:
@@ -174,6 +206,12 @@ def main() -> None:
     module = AnsibleModule(argument_spec=file_tree.ARGUMENT_SPEC, supports_check_mode=True)
     if not module.params["payload"]:
         module.fail_json(msg="file_tree renders on the controller: call it as a task, not as a bare module")
+    lacking = {
+        "packages": prerequisites.missing_packages(module.params["packages"]),
+        "users": prerequisites.wrong_users(module.params["users"]),
+    }
+    if any(lacking.values()):
+        module.exit_json(changed=True, lacking=lacking)
     try:
         outcome = file_tree.compare(file_tree.unpack(module.params["payload"]))
         if module.check_mode:

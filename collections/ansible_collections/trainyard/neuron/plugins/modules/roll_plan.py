@@ -34,10 +34,21 @@ options:
   verb:
     description: >-
       V(redeploy) brings every replica to the release of the plan, V(rollback) to its previous one; V(status) only tells
-      what is; V(check) refuses what has to be refused before anything is staged.
+      what is; V(check) refuses what has to be refused before anything is staged; V(leave) refuses where the fleet
+      cannot do without the hosts in O(leaving).
     type: str
-    choices: [redeploy, rollback, status, check]
+    choices: [redeploy, rollback, status, check, leave]
     default: redeploy
+  leaving:
+    description: With O(verb=leave), the hosts of which every replica is to leave rotation.
+    type: list
+    elements: str
+    default: []
+  beside:
+    description: Hosts that have no part in the roll, with whose replicas those of O(hosts) are compared too.
+    type: list
+    elements: str
+    default: []
   settings:
     description: >-
       How to roll - C(at_once), C(floor), C(batches), C(drain_deadline_seconds), C(drain_policy), C(soak_seconds),

@@ -126,6 +126,10 @@ tools:
   description: System packages that the builds need and that are missing.
   returned: when an environment lacks its vLLM
   type: dict
+reboot:
+  description: Whether a reboot brings the installed driver into the kernel and cuts nobody off.
+  returned: when another driver is loaded than the one that is installed
+  type: bool
 stopped:
   description: Replicas that were taken out of service for a change of packages. They are started by the next roll.
   returned: when there are any
@@ -247,7 +251,7 @@ class Release:
         if replicas and self.params["in_use"] == "refuse":
             raise sdk.SdkError(
                 f"{what}: {', '.join(replicas)} run on these packages. Have the replicas of one host at a time "
-                "taken out of service for it: --limit HOST:router -e neuron_venv_in_use=drain"
+                "taken out of service for it: `trainyard upgrade` does"
             )
         if replicas and not self.module.check_mode:
             why = "the SDK of this host is being changed"
@@ -263,6 +267,19 @@ class Release:
             self.run(["systemctl", "stop", MONITOR])
             MONITOR_STOPPED.parent.mkdir(parents=True, exist_ok=True)
             MONITOR_STOPPED.touch()
+
+    def ask_for_reboot(self, problems: List[str]) -> None:
+        """Fail over a driver that the kernel did not let go of, and say whether a reboot cuts nobody off.
+
+        Raises:
+            vacate.VacateError: replicas were to leave first, and still have requests.
+        """
+        replicas = sdk.running_replicas(self.run)
+        if replicas and self.params["in_use"] == "drain" and not self.module.check_mode:
+            why = "this host is about to be rebooted for its driver"
+            vacate.vacate(Host(), replicas, why, self.params["drain_deadline_s"], self.params["stop_timeout_s"])
+            replicas = []
+        self.module.fail_json(msg="; ".join(problems), reboot=not replicas)
 
     def back_in_service(self) -> bool:
         """Undo what was done to make way, once the packages are as wanted; return whether there was anything."""
@@ -292,13 +309,12 @@ class Release:
     def present(self) -> None:
         """Bring packages and environments to the releases."""
         changes = self.package_changes()
-        self.settle(
-            sdk.skew_problems(
-                self.params["releases"],
-                self.versions_to_be(changes),
-                None if sdk.DRIVER in changes.install else sdk.loaded_driver(self.root),
-            )
-        )
+        versions = self.versions_to_be(changes)
+        loaded = None if sdk.DRIVER in changes.install else sdk.loaded_driver(self.root)
+        problems = sdk.skew_problems(self.params["releases"], versions, loaded)
+        if sdk.stale_driver(versions, loaded) and not self.params["allow_drift"]:
+            self.ask_for_reboot(problems)
+        self.settle(problems)
         stopped = self.make_way(changes)
         self.before += [f"{name} {self._is(name)}\n" for name in changes.install]
         self.after += [f"{name} {version}\n" for name, version in changes.install.items()]

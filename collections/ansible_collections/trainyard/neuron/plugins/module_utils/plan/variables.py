@@ -83,6 +83,7 @@ OTHER_VARIABLES = frozenset(
         "trainyard_elb_target_id",
         "trainyard_fleet",
         "trainyard_llmperf",
+        "trainyard_only",
         "trainyard_redeploy",
         "trainyard_redeploy_hooks",
         "trainyard_replicas",

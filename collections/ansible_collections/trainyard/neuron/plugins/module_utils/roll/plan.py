@@ -155,7 +155,7 @@ class RollPlan:
         }
 
 
-def plan_roll(fleet: Fleet, settings: Settings, require_staged: bool = True) -> RollPlan:
+def plan_roll(fleet: Fleet, settings: Settings, require_staged: bool = True, beside: Sequence[Peer] = ()) -> RollPlan:
     """Plan the roll of a fleet.
 
     Args:
@@ -163,6 +163,7 @@ def plan_roll(fleet: Fleet, settings: Settings, require_staged: bool = True) -> 
         settings: how to roll.
         require_staged: refuse replicas whose wanted release is not complete on their host. A dry run stages nothing
             and so cannot ask for it.
+        beside: replicas in rotation on hosts that have no part in the roll; what is rolled is compared with them too.
 
     Raises:
         RollError: with every reason why this roll must not begin. Nothing was touched.
@@ -175,7 +176,7 @@ def plan_roll(fleet: Fleet, settings: Settings, require_staged: bool = True) -> 
         raise RollError(problems + conflicts)
     planned = Counter(target.model for target in fleet.targets)
     floor = {model: settings.floor_of(count) for model, count in planned.items()}
-    waves = _waves(fleet, settings, moves, floor)
+    waves = _waves(fleet, settings, moves, floor, beside)
     return RollPlan(tuple(waves), tuple(unchanged), out, dict(planned), floor, settings)
 
 
@@ -368,11 +369,25 @@ def _batches(hosts: Sequence[str], sizes: Sequence[str]) -> List[List[str]]:
     return batches
 
 
-def _waves(fleet: Fleet, settings: Settings, moves: Sequence[Move], floor: Mapping[str, int]) -> List[Wave]:
+def in_rotation(fleet: Fleet) -> List[Peer]:
+    """Every replica that serves, with the weights that it serves."""
+    return [
+        Peer(target, fleet.seen(target).weights or target.weights)
+        for target in fleet.targets
+        if fleet.in_rotation(target)
+    ]
+
+
+def _waves(
+    fleet: Fleet, settings: Settings, moves: Sequence[Move], floor: Mapping[str, int], beside: Sequence[Peer]
+) -> List[Wave]:
     """Form waves so that no model falls below its floor.
 
     Replicas that serve nobody now come first, whatever their batch: bringing them back costs no capacity and may give
     the rest of the roll the room that it needs. Those that wait for cores of others move with their host.
+
+    The canary is the first of those that leave rotation; where all were stopped before, as for a change of their host's
+    SDK, it is the first that comes back on another release.
     """
     rotation = Counter(target.model for target in fleet.targets if fleet.in_rotation(target))
     up = {target.id for target in fleet.targets if fleet.in_rotation(target)}
@@ -383,16 +398,20 @@ def _waves(fleet: Fleet, settings: Settings, moves: Sequence[Move], floor: Mappi
     queue = [(0, repairs)] if repairs else []
     for number, members in enumerate(_batches(hosts, settings.batches), start=1):
         queue.append((number, [move for move in rolls if move.target.host in members]))
+    stopped = not rolls and any(move.was not in ("", move.target.release) for move in repairs)
     waves: List[Wave] = []
     done: set[str] = {target.id for target in fleet.targets} - {move.target.id for move in moves}
     for batch, pending in queue:
         while pending:
-            first = not any(wave.canary for wave in waves)
-            chosen = _choose(pending, done, rotation, serving, floor, 1 if first and batch else settings.at_once)
+            canary = (batch > 0 or stopped) and not any(wave.canary for wave in waves)
+            chosen = _choose(pending, done, rotation, serving, floor, 1 if canary else settings.at_once)
             if not chosen:
                 raise RollError(_floor_problems(fleet, pending, rotation, floor, settings))
-            wave = _wave(len(waves) + 1, batch, first and batch > 0, chosen, rotation, serving, settings)
-            waves.append(replace(wave, peers=_peers(fleet, chosen, done, up)))
+            wave = _wave(len(waves) + 1, batch, canary, chosen, rotation, serving, settings)
+            others = Counter(peer.target.model for peer in beside)
+            weights, after = _weights(wave, others, settings)
+            peers = _peers(fleet, chosen, done, up, beside)
+            waves.append(replace(wave, peers=peers, weights=weights, weights_after=after))
             for move in chosen:
                 done.add(move.target.id)
                 (up.add if move.admit else up.discard)(move.target.id)
@@ -451,24 +470,29 @@ def _wave(
     watch = settings.canary_seconds if canary else settings.soak_seconds
     watch = watch if any(move.admit for move in moves) else 0.0
     seconds = max(move.seconds(settings, watch) for move in moves)
-    weights, after = _weights(moves, left, settings if canary and watch else None)
-    return Wave(number, batch, canary, tuple(moves), left, watch, seconds, weights=weights, weights_after=after)
+    return Wave(number, batch, canary, tuple(moves), left, watch, seconds)
 
 
-def _weights(
-    moves: Sequence[Move], left: Mapping[str, int], trial: Optional[Settings]
-) -> Tuple[Dict[str, int], Dict[str, int]]:
-    """Weights at readmission and after it, of the replicas whose weight a wave touches at all."""
+def _weights(wave: Wave, beside: Mapping[str, int], settings: Settings) -> Tuple[Dict[str, int], Dict[str, int]]:
+    """Weights at readmission and after it, of the replicas whose weight a wave touches at all.
+
+    ``beside`` counts the replicas of each model that share its traffic and have no part in the roll.
+    """
     weights: Dict[str, int] = {}
     after: Dict[str, int] = {}
-    for move in moves:
-        first = min(move.weight, trial.canary_weight(left[move.target.model])) if trial else move.weight
+    for move in wave.moves:
+        model = move.target.model
+        first = move.weight
+        if wave.canary and wave.watch_seconds:
+            first = min(first, settings.canary_weight(wave.left[model] + beside.get(model, 0)))
         if move.admit and (first, move.weight_now) != (move.weight, move.weight):
             weights[move.target.id], after[move.target.id] = first, move.weight
     return weights, after
 
 
-def _peers(fleet: Fleet, moves: Sequence[Move], done: set[str], up: set[str]) -> Tuple[Peer, ...]:
+def _peers(
+    fleet: Fleet, moves: Sequence[Move], done: set[str], up: set[str], beside: Sequence[Peer]
+) -> Tuple[Peer, ...]:
     """Replicas of ``up`` that stay in rotation while ``moves`` happen; those on the old release first, for contrast."""
     moving = {move.target.id for move in moves}
     models = {move.target.model for move in moves}
@@ -477,6 +501,7 @@ def _peers(fleet: Fleet, moves: Sequence[Move], done: set[str], up: set[str]) ->
         for target in fleet.targets
         if target.model in models and target.id not in moving and target.id in up
     ]
+    found += [peer for peer in beside if peer.target.model in models]
     found.sort(key=lambda peer: peer.target.id in done)
     return tuple(found[:PEERS_WATCHED])
 
@@ -519,6 +544,36 @@ def _absence(fleet: Fleet, target: Target) -> str:
 
 def _seat_words(seat: Seat) -> str:
     return seat.state if seat.state != "ready" else "down"
+
+
+def cannot_leave(fleet: Fleet, hosts: Sequence[str], settings: Settings) -> List[str]:
+    """Why these hosts cannot leave rotation together: for each model, what would be left, and the floor.
+
+    Where the floor is left to us, it is every replica of the hosts that stay, and at least one.
+    """
+    problems = _silence(fleet)
+    for model in dict.fromkeys(target.model for target in fleet.targets if target.host in hosts):
+        targets = [target for target in fleet.targets if target.model == model]
+        staying = [target for target in targets if target.host not in hosts]
+        left = sum(1 for target in staying if fleet.in_rotation(target))
+        floor = max(1, len(staying)) if settings.floor == "auto" else settings.floor_of(len(targets))
+        if left >= floor:
+            continue
+        missing = [
+            "{0} ({1})".format(item.id, _absence(fleet, item)) for item in staying if not fleet.in_rotation(item)
+        ]
+        problems.append(
+            "{0}: {1} of {2} replicas would be in rotation without {3}, and the floor is {4}.{5} Lower it "
+            "(`trainyard_redeploy: {{floor: {1}}}`) to go on all the same.".format(
+                model,
+                left,
+                len(targets),
+                ", ".join(hosts),
+                floor,
+                " Out already: {0}.".format("; ".join(missing)) if missing else "",
+            )
+        )
+    return problems
 
 
 def out_of_rotation(fleet: Fleet) -> Dict[str, str]:

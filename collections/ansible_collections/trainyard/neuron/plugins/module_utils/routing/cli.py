@@ -11,6 +11,7 @@ from typing import List, Optional, Sequence
 
 from .haproxy import SOCKET, Router, RouterError, Server
 from .steering import move
+from .vllm_router import set_workers
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,6 +22,9 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("status", help="one line for each replica")
     save = verbs.add_parser("save", help="write the replicas' states to a file, as the unit does before a reload")
     save.add_argument("file", type=Path)
+    workers = verbs.add_parser("workers", help="tell a vllm-router what it chooses among, as its unit's reload does")
+    workers.add_argument("url", help="where it listens")
+    workers.add_argument("worker", nargs="*", help="an address of each replica")
     for verb, text in (
         ("drain", "send nothing new to a replica and wait until it has finished"),
         ("maint", "take a replica out at once; its requests go on"),
@@ -70,6 +74,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             sys.stdout.write("\n".join(table(router.servers())) + os.linesep)
         elif arguments.verb == "save":
             save(router, arguments.file)
+        elif arguments.verb == "workers":
+            set_workers(arguments.url, arguments.worker)
         else:
             steer(router, arguments.replica, arguments.verb, arguments.timeout_s)
     except (RouterError, OSError) as error:

@@ -14,6 +14,8 @@ from typing import Dict, List, Tuple
 
 SOCKET = "/run/haproxy/admin.sock"
 TIMEOUT_S = 10.0
+PREFIX = "model-"
+"""What the names of the backends that have replicas begin with; others belong to the router itself."""
 STATES = ("ready", "drain", "maint")
 FAILURES = ("hrsp_5xx", "econ", "eresp")
 """Columns of the statistics that count requests failed on the server's side.
@@ -141,7 +143,7 @@ class Router:
         states = {}
         for line in self.command("show servers state").splitlines():
             cells = line.split()
-            if len(cells) < 9 or not cells[0].isdigit():
+            if len(cells) < 9 or not cells[0].isdigit() or not cells[1].startswith(PREFIX):
                 continue
             bits = int(cells[6])
             state = "drain" if bits & _FORCED_DRAIN else "ready"

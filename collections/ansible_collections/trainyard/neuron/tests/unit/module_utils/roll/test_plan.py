@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
+    cannot_leave,
     duration,
     exchanged_keys,
+    in_rotation,
     out_of_rotation,
     plan_roll,
     read_fleet,
@@ -416,3 +418,46 @@ def test_a_replica_that_never_ran_is_new() -> None:
     fleet = read_fleet(plan, {"h1": {"m-0": running(NEW), "m-1": {"staged": [NEW]}}}, {})
     moves = [move for wave in plan_roll(fleet, Settings()).waves for move in wave.moves]
     assert [(move.target.id, move.reason, move.admit) for move in moves] == [("h1:m-1", "new", True)]
+
+
+def test_a_host_leaves_where_the_others_serve_and_no_floor_is_named() -> None:
+    fleet = fleet_of(wanted(release=OLD))
+    assert cannot_leave(fleet, ["h2"], Settings()) == []
+    assert cannot_leave(fleet, ["h2"], Settings(floor="75%")) == []
+    assert (
+        "12 of 16 replicas would be in rotation without h2, and the floor is 13"
+        in (cannot_leave(fleet, ["h2"], Settings(floor="80%"))[0])
+    )
+
+
+def test_a_host_stays_where_another_is_out_or_there_is_no_other() -> None:
+    fleet = fleet_of(wanted(release=OLD), {"h1:m-0": {"active": "failed", "running": "", "up": False}})
+    assert "Out already: h1:m-0 (unit failed)" in cannot_leave(fleet, ["h2"], Settings())[0]
+    assert cannot_leave(fleet, ["h1"], Settings()) == [], "what is out is on the host that leaves"
+    alone = fleet_of(wanted(hosts=1, release=OLD))
+    assert (
+        "0 of 4 replicas would be in rotation without h1, and the floor is 1"
+        in (cannot_leave(alone, ["h1"], Settings())[0])
+    )
+    assert cannot_leave(alone, ["h1"], Settings(floor="0")) == []
+
+
+def test_a_host_that_comes_back_on_another_release_has_a_canary_and_is_compared_with_the_others() -> None:
+    """All its replicas were stopped, as for a change of the host's SDK; the other hosts have no part in this roll."""
+    stopped = {"active": "inactive", "running": "", "up": False}
+    everywhere = fleet_of(wanted(hosts=3, per_host=2))
+    here = fleet_of(wanted(hosts=1, per_host=2), {"h1:m-0": stopped, "h1:m-1": stopped})
+    beside = [peer for peer in in_rotation(everywhere) if peer.target.host != "h1"]
+    plan = plan_roll(here, Settings(at_once=2), beside=beside)
+    assert ids(plan) == [["h1:m-0"], ["h1:m-1"]]
+    assert [wave.canary for wave in plan.waves] == [True, False]
+    assert {peer.target.id for peer in plan.waves[0].peers} == {"h2:m-0", "h2:m-1", "h3:m-0", "h3:m-1"}
+    assert "h1:m-0" in {peer.target.id for peer in plan.waves[1].peers}
+    # A tenth beside the four that share the traffic, though none of them has a part in this roll.
+    assert plan.waves[0].weights == {"h1:m-0": 44}
+
+
+def test_replicas_that_only_have_to_start_again_have_no_canary() -> None:
+    stopped = {"active": "inactive", "running": "", "up": False}
+    plan = plan_roll(fleet_of(wanted(hosts=1, per_host=2, release=OLD), {"h1:m-0": stopped}), Settings())
+    assert [(wave.batch, wave.canary) for wave in plan.waves] == [(0, False)]

@@ -228,7 +228,7 @@ def test_packages_under_running_replicas_are_not_changed(
     monkeypatch.setattr(sdk_release.sdk, "running_replicas", lambda _run: ["vllm@a-0.service"])
     result = call(sdk_release, check=check, releases=[row], **SOURCE)
     assert f"{package} 2.20.0.0 -> 2.21.37.0: vllm@a-0.service run on these packages" in result["msg"]
-    assert "neuron_venv_in_use=drain" in result["msg"]
+    assert "`trainyard upgrade` does" in result["msg"]
     del installed[package]
     assert call(sdk_release, check=check, releases=[row], **SOURCE)["changed"] is True, "a new package is nobody's yet"
 
@@ -255,6 +255,40 @@ def test_replicas_are_taken_out_of_service_when_told_to(
     assert vacated == []
     done = call(sdk_release, releases=[ROW], in_use="drain", **SOURCE)
     assert vacated == [["vllm@a-0.service"]] == [done["stopped"]]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "in_use", "reboot"), [([], "refuse", True), (["vllm@a-0.service"], "refuse", False)]
+)
+def test_a_driver_that_stayed_in_the_kernel_asks_for_a_reboot_only_where_it_cuts_nobody_off(
+    call: Call,
+    installed: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    replicas: list[str],
+    in_use: str,
+    reboot: bool,
+) -> None:
+    installed["aws-neuronx-dkms"] = "2.21.37.0"
+    monkeypatch.setattr(sdk_release.sdk, "loaded_driver", lambda _root: "2.20.0.0")
+    monkeypatch.setattr(sdk_release.sdk, "running_replicas", lambda _run: replicas)
+    done = call(sdk_release, releases=[ROW], in_use=in_use, **SOURCE)
+    assert (done["failed"], done["reboot"]) == (True, reboot)
+    assert "driver 2.21.37.0 is installed and 2.20.0.0 is loaded" in done["msg"]
+    assert not call(sdk_release, releases=[ROW], allow_drift=True, **SOURCE).get("failed")
+
+
+def test_replicas_leave_before_a_host_asks_for_its_reboot(
+    call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vacated: list[list[str]] = []
+    installed["aws-neuronx-dkms"] = "2.21.37.0"
+    monkeypatch.setattr(sdk_release.sdk, "loaded_driver", lambda _root: "2.20.0.0")
+    monkeypatch.setattr(sdk_release.sdk, "running_replicas", lambda _run: ["vllm@a-0.service"])
+    monkeypatch.setattr(sdk_release.vacate, "vacate", lambda _host, units, *_: vacated.append(units))
+    assert call(sdk_release, check=True, releases=[ROW], in_use="drain", **SOURCE)["reboot"] is False
+    assert vacated == []
+    assert call(sdk_release, releases=[ROW], in_use="drain", **SOURCE)["reboot"] is True
+    assert vacated == [["vllm@a-0.service"]]
 
 
 def test_undo_sets_free_what_is_held(call: Call, installed: dict[str, str]) -> None:

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`trainyard upgrade`: host by host to the SDK release of the plan, and no further than the first that fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from trainyard.paths import ROOT
+from trainyard.plan_command import plan_or_exit
+
+Run = Callable[[Sequence[str]], int]
+
+
+def order(plan: Mapping[str, Any]) -> list[str]:
+    """Return the hosts that serve, those that compile for others first: what they compile the others fetch."""
+    hosts = {name: entry for name, entry in plan["hosts"].items() if entry["replicas"]}
+    compilers = {artifact["compile_host"] for entry in hosts.values() for artifact in entry["artifacts"]}
+    return sorted(hosts, key=lambda name: name not in compilers)
+
+
+def command(host: str, inventory: Sequence[str], extra_vars: Sequence[str], check: bool) -> list[str]:
+    """Return the command line for one host."""
+    # Last, so that nothing given by hand sends it to other hosts.
+    variables = [*extra_vars, json.dumps({"trainyard_only": host})]
+    return [
+        "ansible-playbook",
+        str(ROOT / "playbooks" / "upgrade.yml"),
+        *(word for source in inventory for word in ("--inventory", source)),
+        *(word for one in variables for word in ("--extra-vars", one)),
+        *(["--check"] if check else []),
+    ]
+
+
+def roll(hosts: Sequence[str], argv: Callable[[str], Sequence[str]], run: Run) -> tuple[list[str], str]:
+    """Upgrade one host after the other; returns those that are done, and the one that failed or an empty name."""
+    done: list[str] = []
+    for host in hosts:
+        typer.echo(f"==> {host} ({len(done) + 1} of {len(hosts)})")
+        if run(argv(host)):
+            return done, host
+        done.append(host)
+    return done, ""
+
+
+def upgrade(
+    inventory: Annotated[list[str], typer.Option("--inventory", "-i", help="Inventory file, directory or script.")],
+    host: Annotated[list[str] | None, typer.Option(help="Only this host; may be given several times.")] = None,
+    extra_vars: Annotated[list[str] | None, typer.Option("--extra-vars", "-e", help="As ansible-playbook's.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Say what would happen; change nothing.")] = False,
+) -> None:
+    """Bring the fleet to the SDK release of its inventory, driver included, host by host, with no failed request."""
+    hosts = order(plan_or_exit(inventory))
+    unknown = sorted(set(host or []) - set(hosts))
+    if unknown:
+        typer.echo(f"No host of the plan serves under this name: {', '.join(unknown)}; there are {', '.join(hosts)}")
+        raise typer.Exit(2)
+    chosen = [name for name in hosts if not host or name in host]
+    done, failed = roll(
+        chosen,
+        lambda name: command(name, inventory, extra_vars or [], check),
+        lambda argv: subprocess.run(argv, cwd=ROOT, check=False).returncode,
+    )
+    if failed:
+        left = [name for name in chosen if name not in (*done, failed)]
+        typer.echo(f"Stopped at {failed}. Done: {', '.join(done) or 'none'}. Untouched: {', '.join(left) or 'none'}.")
+        typer.echo("Next: mend the cause, then give the same command again; hosts that are done have nothing to do.")
+        raise typer.Exit(1)
+    typer.echo(f"{'Checked' if check else 'Upgraded'}: {', '.join(done) or 'none'}.")
