@@ -31,8 +31,8 @@ LATENCY = {"kind": "model", "as_model": "llama-3.3-70b", "scale": 1.0}
 CORES, LENGTH = 64, 2048
 INPUT, OUTPUT = 1900, 100
 DEGREES, BATCHES = (64, 32, 16, 8), (1, 4, 8)
-#: No configuration is near its limits: what the model says of each holds for what a busy machine measures, too.
-OBJECTIVE = {"time_to_first_token_ms": 1500, "time_per_output_token_ms": 60, "percentile": 40}
+#: Half of the requests may be slower: the middle of the distribution is what the two durations give.
+OBJECTIVE = {"time_to_first_token_ms": 1400, "time_per_output_token_ms": 60, "percentile": 50}
 SWEEP = {
     "deployment": "tiny-llama",
     "grid": {
@@ -68,25 +68,20 @@ class Truth:
         return self.copies * OUTPUT / (self.prefill_s + (OUTPUT - 1) * self.step_s / self.batch)
 
     @property
-    def good_ratio(self) -> float:
-        """Share of the requests that keep the objective.
+    def tpot_ms(self) -> float:
+        """A step, and what of the other sequences' prefills falls to each token."""
+        return (self.step_s + (self.batch - 1) * self.prefill_s / (OUTPUT - 1)) * 1000
 
-        A closed loop of equal answers goes in rounds: a batch's prefills follow one another, then all decode together.
-        The n-th waits for the prefills before its own, and those after it fall between its own tokens.
-        """
-        good = 0
-        for place in range(1, self.batch + 1):
-            ttft_s = place * self.prefill_s
-            tpot_s = self.step_s + (self.batch - place) * self.prefill_s / (OUTPUT - 1)
-            good += (
-                ttft_s * 1000 <= OBJECTIVE["time_to_first_token_ms"]
-                and tpot_s * 1000 <= OBJECTIVE["time_per_output_token_ms"]
-            )
-        return good / self.batch
+    @property
+    def ttft_ms(self) -> float:
+        return self.prefill_s * 1000
 
     @property
     def keeps(self) -> bool:
-        return self.good_ratio * 100 >= OBJECTIVE["percentile"]
+        return (
+            self.tpot_ms <= OBJECTIVE["time_per_output_token_ms"]
+            and self.ttft_ms <= OBJECTIVE["time_to_first_token_ms"]
+        )
 
 
 def sweep(lab: Lab, given: dict[str, Any], directory: Path, *more: str) -> subprocess.Popen[str]:
