@@ -63,7 +63,7 @@ ROLES = PLAY | {
         {"role": "load_balancer", "load_balancer_models": "{{ bench_models }}"},
     ]
 }
-OWNED = {"path": "{{ item.path }}", "owner": "{{ item.user }}", "group": "{{ item.group }}"}
+OWNED = {"dest": "{{ item.path }}", "owner": "{{ item.user }}", "group": "{{ item.group }}"}
 
 
 def each(kind: str, module: str, **arguments: str) -> dict[str, Any]:
