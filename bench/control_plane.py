@@ -63,7 +63,7 @@ ROLES = PLAY | {
         {"role": "load_balancer", "load_balancer_models": "{{ bench_models }}"},
     ]
 }
-OWNED = {"path": "{{ item.path }}", "owner": "{{ item.user }}", "group": "{{ item.group }}"}
+OWNED = {"dest": "{{ item.path }}", "owner": "{{ item.user }}", "group": "{{ item.group }}"}
 
 
 def each(kind: str, module: str, **arguments: str) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class Hosts:
             pid = podman.run("inspect", "--format", "{{.State.Pid}}", known.container(name)).strip()
             line = next(row for row in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if row.startswith("0::"))
             # systemd moved itself into a group below the container's.
-            groups[name] = Path("/sys/fs/cgroup") / line[3:].strip("/").removesuffix("/init.scope")
+            groups[name] = unified() / line[3:].strip("/").removesuffix("/init.scope")
         self.groups = groups
 
     @staticmethod
@@ -202,6 +202,12 @@ class Hosts:
             except OSError:
                 continue
         return total / os.sysconf("SC_CLK_TCK")
+
+
+def unified() -> Path:
+    """Where version 2 of the control groups is mounted, whose processor time needs no controller."""
+    rows = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    return next(Path(row[1]) for row in rows if row[2] == "cgroup2")
 
 
 def _cpu_s(group: Path) -> float:
