@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import exposition
 
@@ -182,14 +182,14 @@ class Processes:
 
     def __init__(self, run: str) -> None:
         self._mark = f"{RUN_VARIABLE}={run}".encode()
-        self._ours: Dict[int, bool] = {}
+        self._ours: Set[int] = set()
 
     def seconds(self) -> Dict[int, float]:
         """Processor seconds that each of them has used so far, as /proc shows them."""
         found = {}
         tick = os.sysconf("SC_CLK_TCK")
         alive = {int(entry.name) for entry in Path("/proc").glob("[0-9]*")}
-        self._ours = {pid: ours for pid, ours in self._ours.items() if pid in alive}
+        self._ours &= alive
         for pid in alive:
             try:
                 if not self._is_ours(pid):
@@ -202,6 +202,7 @@ class Processes:
         return found
 
     def _is_ours(self, pid: int) -> bool:
-        if pid not in self._ours:
-            self._ours[pid] = self._mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        return self._ours[pid]
+        """Whether it has the mark; one without it is looked at again, since until its exec is over it shows none."""
+        if pid not in self._ours and self._mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            self._ours.add(pid)
+        return pid in self._ours

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.benchmark import counters
@@ -53,7 +54,9 @@ def test_a_client_s_processes_are_found_when_their_parent_is_gone() -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env=environment) as process:
         process.wait(timeout=30)  # the child reads the pipe on
         found: dict[int, float] = {}
+        deadline = time.monotonic() + 60
         while max(found.values(), default=0.0) < 0.05:
+            assert time.monotonic() < deadline, found
             found = mine.seconds()
         assert process.pid not in found
         assert len(found) == 1
