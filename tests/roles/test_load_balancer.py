@@ -116,6 +116,11 @@ def logged(front: Front, field: str, *values: str) -> dict[str, dict[str, Any]]:
     return rows
 
 
+def settle(front: Front) -> None:
+    """Until the router counts no request: a client has its answer a moment earlier, and load moves what comes then."""
+    wait_for(lambda: not any(row.busy for row in front.router.servers()))
+
+
 @contextmanager
 def routed(directory: Path, models: list[dict[str, Any]], **variables: Any) -> Iterator[Front]:
     front = Front(directory, models, **variables)
@@ -382,6 +387,7 @@ def test_a_session_stays_with_its_replica_until_that_is_overloaded(tmp_path: Pat
     with routed(tmp_path, one_model(stubs), load_balancer_affinity_header="x-session-id") as front:
         for _ in range(6):
             post(front.port, {"max_tokens": 1}, x_session_id="s-1")
+            settle(front)
         assert sorted(len(stub.seen) for stub in stubs) == [0, 6]
         for stub in stubs:
             stub.token_s = 0.2
@@ -410,8 +416,7 @@ def test_requests_that_begin_alike_go_to_one_replica_until_that_is_overloaded(
             before = [len(stub.seen) for stub in stubs]
             for turn in range(4):
                 assert post(front.port, chat(system, f"question {turn}"))[0] == 200
-                # A client has its answer a moment before the router counts it as over, and load moves requests.
-                wait_for(lambda: not any(row.busy for row in front.router.servers()))
+                settle(front)
             by_system.append([len(stub.seen) - count for stub, count in zip(stubs, before, strict=True)])
         assert all(sorted(pair) == [0, 4] for pair in by_system), by_system
         assert len({tuple(pair) for pair in by_system}) == 2, "every prefix went to one replica"
