@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.trainyard.neuron.plugins.module_utils import patched_source
 
 ARGUMENTS: dict[str, Any] = {
     "archive": {"type": "path", "required": True},
@@ -61,7 +62,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 tool_reason=args["client_reason"],
                 git_commit=commit_of(Path(__file__).parent),
             )
-        except (OSError, ValueError, KeyError, tarfile.TarError) as error:
+        except (OSError, ValueError, KeyError, tarfile.TarError, patched_source.SourceError) as error:
             raise AnsibleActionFail(
                 f"{args['archive']} is no benchmark run that a report can be made of: {error}"
             ) from error
@@ -81,7 +82,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
 def extract(archive: Path) -> Path:
     """Unpack the archive beside itself, remove it, and return the run's directory."""
     with tarfile.open(archive) as tar:
-        tar.extractall(archive.parent, filter="data")
+        patched_source.extract(tar, archive.parent)
     directory = archive.parent / archive.name.removesuffix(".tar.gz")
     if not (directory / "run.json").exists():
         raise ValueError("the archive holds no run.json in a directory of its own name")

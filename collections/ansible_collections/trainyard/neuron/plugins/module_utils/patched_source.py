@@ -141,6 +141,17 @@ def clone(source: str, commit: str, to: Path, run: Run) -> None:
     shutil.rmtree(to / ".git")
 
 
+def extract(bundle: tarfile.TarFile, to: Path) -> None:
+    """The files and directories of a tar archive, all inside; Python 3.11.2 of Debian 12 has no filter for that.
+
+    Raises:
+        SourceError: a name leads out of the directory.
+    """
+    members = [entry for entry in bundle.getmembers() if entry.isfile() or entry.isdir()]
+    _inside([entry.name for entry in members])
+    bundle.extractall(to, members=members)  # noqa: S202 - names and kinds were checked
+
+
 def unpack(archive: Path, to: Path) -> None:
     """The files of a tar or zip archive; the one directory that hosting services put around them is taken off."""
     to.mkdir()
@@ -151,9 +162,7 @@ def unpack(archive: Path, to: Path) -> None:
                 bundle.extractall(to)  # noqa: S202 - the names were checked
         else:
             with tarfile.open(archive) as bundle:
-                members = [entry for entry in bundle.getmembers() if entry.isfile() or entry.isdir()]
-                _inside([entry.name for entry in members])
-                bundle.extractall(to, members=members)  # noqa: S202 - names and kinds were checked
+                extract(bundle, to)
     except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
         raise SourceError(f"{archive} is no archive that can be read: {error}") from error
     entries = list(to.iterdir())
