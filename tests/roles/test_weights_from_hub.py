@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -32,6 +34,7 @@ class Hub:
     revision: str
     models: Path
     fault: Any
+    handler: Any
     sent: dict[str, int] = field(default_factory=dict)
 
     def spec(self, final: Path, revision: str = "") -> dict[str, Any]:
@@ -57,7 +60,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     service = hub.serve(root, "127.0.0.1", 0)
     handler = service.RequestHandlerClass
     url = f"http://127.0.0.1:{service.server_address[1]}"
-    running = Hub(url, hub.read_repository(root, REPOSITORY).revision, root, handler.switch)
+    running = Hub(url, hub.read_repository(root, REPOSITORY).revision, root, handler.switch, handler)
     stream = handler._stream
 
     def counted(self: Any, path: Path, first: int, length: int) -> None:
@@ -165,17 +168,39 @@ def test_hub_that_is_down_for_a_moment_is_asked_again(server: Hub, tmp_path: Pat
     assert job.complete_problems(final, server.spec(final)["inputs"]) == []
 
 
+@pytest.fixture
+def volume(tmp_path: Path) -> Iterator[Path]:
+    """A volume of its own with room for the model and not much more."""
+    sudo = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
+    where = tmp_path / "volume"
+    where.mkdir()
+    options = f"size={4 * SHARD_BYTES},uid={os.getuid()}"
+    if subprocess.run([*sudo, "mount", "-t", "tmpfs", "-o", options, "tmpfs", where], capture_output=True).returncode:
+        pytest.skip("a volume of the test's own needs root, or sudo without a password")
+    yield where
+    subprocess.run([*sudo, "umount", "--lazy", where], check=True)
+
+
 def test_client_that_finds_the_disk_full_is_said_to(
-    server: Hub, tmp_path: Path, report: progress.Progress, monkeypatch: pytest.MonkeyPatch
+    server: Hub, volume: Path, report: progress.Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = tmp_path / "hf"
-    client.write_text("#!/bin/sh\ncat /dev/zero | head -c 10 > /dev/full\n")
-    client.chmod(0o755)
-    monkeypatch.setattr(weights, "HF", client)
-    final = tmp_path / "data" / server.revision
+    """There is room when the download begins; while it runs, somebody else takes it."""
+    stream = server.handler._stream
+
+    def taken(handler: Any, path: Path, first: int, length: int) -> None:
+        with contextlib.suppress(OSError), (volume / "somebody's").open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(CLIENT_STEP_BYTES))
+        stream(handler, path, first, length)
+
+    monkeypatch.setattr(server.handler, "_stream", taken)
+    final = volume / "data" / server.revision
     with pytest.raises(OSError, match="No space left on device"):
         weights.run(server.spec(final), report)
     assert not final.exists()
+    monkeypatch.setattr(server.handler, "_stream", stream)
+    (volume / "somebody's").unlink()
+    assert manifest.full_problems(final, weights.run(server.spec(final), report)) == []
 
 
 def test_corrupt_shard_is_fetched_again_alone(server: Hub, tmp_path: Path, report: progress.Progress) -> None:
