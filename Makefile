@@ -61,7 +61,7 @@ test: lint unit molecule acceptance ## Everything: lint, types, unit tests, the 
 test-lab: $(READY) ## Longer behaviour on stand-in hosts: the lab itself, each role's life, interrupted provisioning, rolls under load
 	pytest -m lab tests/lab tests/roles
 	for role in nvme_raid neuron_venv host_tools neuron_monitor model_weights model_compile; do molecule test --scenario-name $$role; done
-	molecule test --scenario-name redeploy
+	for scenario in redeploy redeploy_faults; do molecule test --scenario-name $$scenario; done
 
 .PHONY: test-vm
 test-vm: $(READY) ## Storage in virtual machines with up to nine NVMe drives (45 minutes: no hardware virtualisation needed)

@@ -34,6 +34,8 @@ BASE: dict[str, Any] = {
     },
 }
 
+_serial = iter(range(int(time.time()), 2**40))
+
 
 @dataclass
 class Run:
@@ -99,6 +101,10 @@ class LabFleet:
         """Variables that change the deployment, and nothing of its shape."""
         shape = self.settings["trainyard_overrides"]["tiny-llama"]
         return {"trainyard_overrides": {"tiny-llama": {**shape, **changes}}}
+
+    def renewed(self) -> dict[str, Any]:
+        """Changes that make a new release of every replica, and no other artifact: a variable that nothing reads."""
+        return self.shaped(environment={"ROLL_TEST": str(next(_serial))})
 
     def retrained(self) -> dict[str, Any]:
         """The model at the hub's branch `next`, pinned: the same shape with other weights."""

