@@ -20,7 +20,7 @@ class Fault:
     status: int = 0
     """HTTP status that requests are answered with; 0 = as usual."""
     count: int = -1
-    """How many requests get `status`; -1 = all until cleared."""
+    """How many requests get `status`, or how many downloads are cut; -1 = all until cleared."""
     retry_after_s: int = 0
     """Value of Retry-After in those answers; 0 = no such header."""
     delay_s: float = 0.0
@@ -74,3 +74,13 @@ class Switch:
             if fault.count > 0:
                 fault.count -= 1
             return fault.status, fault.retry_after_s
+
+    def cut_bytes(self, length_bytes: int) -> int:
+        """After how many bytes a download of this length is cut; 0 = not at all."""
+        with self._lock:
+            fault = self.fault
+            if not 0 < fault.cut_after_bytes < length_bytes or fault.count == 0:
+                return 0
+            if fault.count > 0:
+                fault.count -= 1
+            return fault.cut_after_bytes

@@ -237,13 +237,13 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def _stream(self, path: Path, first: int, length: int) -> None:
         """Send `length` bytes of a file, as slowly or as incompletely as the fault says."""
-        fault, sent = self.switch.fault, 0
+        fault, cut_bytes, sent = self.switch.fault, self.switch.cut_bytes(length), 0
         with path.open("rb") as file:
             file.seek(first)
             while sent < length:
                 size = min(_CHUNK, length - sent)
-                if fault.cut_after_bytes:
-                    size = min(size, fault.cut_after_bytes - sent)
+                if cut_bytes:
+                    size = min(size, cut_bytes - sent)
                     if size <= 0:
                         self.close_connection = True
                         return

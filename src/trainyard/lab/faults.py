@@ -59,7 +59,7 @@ _SERVICE_KINDS: dict[str, tuple[str, Callable[[Details], dict[str, Any]]]] = {
     "hub-429": ("hub", lambda d: {"status": 429, "count": d.count, "retry_after_s": max(1, int(d.seconds))}),
     "hub-5xx": ("hub", lambda d: {"status": 503, "count": d.count}),
     "hub-slow": ("hub", lambda d: {"delay_s": d.seconds, "bytes_per_s": 256_000}),
-    "hub-cut": ("hub", lambda _: {"cut_after_bytes": 1 << 19}),
+    "hub-cut": ("hub", lambda d: {"cut_after_bytes": 1 << 19, "count": d.count}),
     "s3-5xx": ("aws", lambda d: {"status": 503, "count": d.count}),
     "s3-slow": ("aws", lambda d: {"delay_s": d.seconds}),
 }
