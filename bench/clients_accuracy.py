@@ -255,6 +255,7 @@ class Published:
             "HF_HUB_CACHE": str(hub),
             "HF_HUB_OFFLINE": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # its price list would be fetched by every process of the client
             counters.RUN_VARIABLE: str(self.tree),
         }
 

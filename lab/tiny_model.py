@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the lab's model on the spot: a Llama of under a million random weights, with tokenizer and chat template.
+"""Makes the lab's model on the spot: a Llama of 1.4 million random weights, with tokenizer and chat template.
 
-Its shape divides as the plans of real models do (32 attention heads, 8 key/value heads), its files are the same on
-every machine (so is its revision), and its tokenizer has one token for each printable ASCII character: text that the
-model wrote has as many tokens when a benchmark counts it as when the model wrote it.
+Its shape divides as Llama 3.3 70B's and Qwen3 32B's do (64 attention heads, 8 key/value heads: every tensor parallel
+degree up to 64), its files are the same on every machine (so is its revision), and its tokenizer has one token for each
+printable ASCII character: text that the model wrote has as many tokens when a benchmark counts it as when the model
+wrote it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ VOCABULARY_SIZE = 128
 HIDDEN_SIZE = 128
 INTERMEDIATE_SIZE = 256
 LAYERS = 2
-ATTENTION_HEADS = 32
+ATTENTION_HEADS = 64
 KEY_VALUE_HEADS = 8
 HEAD_DIM = 32  # the smallest that vLLM's attention on CPU takes
 POSITIONS = 131072

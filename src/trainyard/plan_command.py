@@ -202,10 +202,22 @@ def default_model_configs() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trainyard" / "model-configs"
 
 
-def _gather(
-    inventory: list[str], group: str, router_group: str, model_configs: Path | None, hub: str, diff: bool
+def read_fleet(
+    inventory: list[str], group: str, router_group: str, model_configs: Path | None = None, hub: str = ""
 ) -> dict[str, Any]:
-    """Return the planner's input, with what the hosts and the hub say where they are asked."""
+    """Return the planner's input with the models' config.json files that are at hand.
+
+    Args:
+        inventory: as `read_inventory`, also the groups.
+        group: group of the hosts that serve.
+        router_group: group of the hosts that balance.
+        model_configs: their directory; None for the one where fetched files are kept.
+        hub: address of a model hub to fetch missing ones from, empty for none.
+
+    Raises:
+        InventoryError: as `read_inventory`, or the hub does not give one.
+        PlanError: as `read_inventory`.
+    """
     from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import models_of, read_model_configs
 
     directory = model_configs or default_model_configs()
@@ -214,6 +226,14 @@ def _gather(
         models = models_of(given["hosts"].values())
         fetch_model_configs(hub, directory, models)
         given["model_configs"] = read_model_configs(str(directory), models)
+    return given
+
+
+def _gather(
+    inventory: list[str], group: str, router_group: str, model_configs: Path | None, hub: str, diff: bool
+) -> dict[str, Any]:
+    """Return the planner's input, with what the hosts and the hub say where they are asked."""
+    given = read_fleet(inventory, group, router_group, model_configs, hub)
     if diff:
         answers = ask_hosts(inventory, group, "trainyard.neuron.topology_info")
         given["topologies"].update({name: answer["topology"] for name, answer in answers.items()})

@@ -311,13 +311,25 @@ def test_a_wrong_file_is_refused_with_the_reason(tmp_path: Path, text: str, says
 
 def test_the_command_plans_on_a_real_inventory(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yml"
-    grid = {"tensor_parallel_size": [64, 48], "data_parallel_size": ["fill"], "max_num_seqs": [1]}
+    grid = {"tensor_parallel_size": [64, 48, 32], "data_parallel_size": ["fill"], "max_num_seqs": [1]}
     load = {"rounds": 2, "mean_input_tokens": 128, "mean_output_tokens": 32}
     file.write_text(yaml.safe_dump({"deployment": "llama-3-3-70b", "grid": grid, "load": load}))
+    # The checkpoint's own config.json, as `trainyard plan --hub` or `trainyard sweep --hub` keeps it, has 32 heads.
+    variables = yaml.safe_load((ROOT / "inventory/trn2/group_vars/llama_3_3_70b/deployment.yml").read_text())
+    model = variables["trainyard_deployment_llama_3_3_70b"]["model"]
+    sizes = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "vocab_size": 128256}
+    config = {"model_type": "llama", **sizes, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 256}
+    kept = tmp_path / "trainyard/model-configs" / model["repo"] / model["revision"] / "config.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(json.dumps(config))
     # A process of its own, as the user starts it: what is imported before decides what Ansible's loader finds after.
     argv = ["trainyard", "sweep", str(file), "-i", "inventory/trn2", "--check"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 of 2 configurations are possible, with 1 artifacts to compile" in done.stdout
-    assert "trn2.48xlarge with 64 cores runs 1, 2, 4, 8, 16, 32, 64" in done.stdout
+    assert "1 of 3 configurations are possible, with 1 artifacts to compile" in done.stdout
+    out = [line for line in done.stdout.splitlines() if " out: " in line]
+    (heads,) = (line for line in out if " tensor_parallel_size=64 " in line)
+    (topology,) = (line for line in out if " tensor_parallel_size=48 " in line)
+    assert "tensor_parallel_size = 64: does not divide the model's 32 attention heads" in heads
+    assert "trn2.48xlarge with 64 cores runs 1, 2, 4, 8, 16, 32, 64" in topology

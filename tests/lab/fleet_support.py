@@ -37,6 +37,11 @@ class Lab:
     def play(self, playbook: str, variables: dict[str, Any], *more: str) -> str:
         return self.run("ansible-playbook", playbook, "-i", self.inventory, "-e", json.dumps(variables), *more)
 
+    @property
+    def hub(self) -> str:
+        """The lab's model hub, as programs on this machine reach it."""
+        return str(json.loads(self.run("trainyard", "lab", "status", "--name", self.name, "--json"))["hub_url"])
+
     def set_speed(self, latency: dict[str, Any]) -> None:
         """How fast the simulated engine answers, for replicas that start from now on."""
         file = "/etc/trainyard-lab.json"

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sweep over a stand-in host whose engine has the speed of a model: what it finds is what the model says.
 
-The engine is simulated with the shape of Llama 3.3 70B (`lab/neuron_sim/latency.py`). What is true of a configuration
-is computed here from the model's two durations alone, without scheduler, server or client.
+The engine is simulated with the shape of Llama 3.3 70B (`lab/neuron_sim/latency.py`). What is true of a configuration,
+which objective is asked for and which configuration is the best is computed from the model's two durations alone
+(`sweep_truth.py`), before anything runs; `test_sweep_truth.py` shows that it is what the scheduler does and that no
+configuration is within a tenth of the objective.
 """
 
 from __future__ import annotations
@@ -14,25 +16,19 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from lab.neuron_sim import latency
 from tests.lab.fleet_support import Lab, running_lab
+from tests.lab.sweep_truth import BATCHES, CORES, DEGREES, INPUT, LENGTH, MODEL, OBJECTIVE, OUTPUT, TRUTH, optimum
 from trainyard.paths import ROOT
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("sweep-lab")]
 
-LATENCY = {"kind": "model", "as_model": "llama-3.3-70b", "scale": 1.0}
-CORES, LENGTH = 64, 2048
-INPUT, OUTPUT = 1900, 100
-DEGREES, BATCHES = (64, 32, 16, 8), (1, 4, 8)
-#: Half of the requests may be slower: the middle of the distribution is what the two durations give.
-OBJECTIVE = {"time_to_first_token_ms": 1400, "time_per_output_token_ms": 60, "percentile": 50}
+LATENCY = {"kind": "model", "as_model": MODEL, "scale": 1.0}
 SWEEP = {
     "deployment": "tiny-llama",
     "grid": {
@@ -41,54 +37,20 @@ SWEEP = {
         "max_num_seqs": list(BATCHES),
         "max_model_len": [LENGTH],
     },
-    "load": {"rounds": 4, "mean_input_tokens": INPUT, "mean_output_tokens": OUTPUT, "timeout_s": 120},
+    # And one that cannot be: the model's config.json, which the lab's hub has, knows no such position.
+    "points": [{"tensor_parallel_size": 64, "data_parallel_size": 1, "max_num_seqs": 1, "max_model_len": 262144}],
+    "load": {"rounds": 3, "mean_input_tokens": INPUT, "mean_output_tokens": OUTPUT, "timeout_s": 120},
     "objective": OBJECTIVE,
     "price_per_host_hour_usd": 40.0,
 }
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What one configuration does when every slot is always taken, by the model alone; tokens/s of the host, ms."""
-
-    prefill_s: float
-    step_s: float
-    copies: int
-    batch: int
-
-    @classmethod
-    def of(cls, degree: int, batch: int) -> Truth:
-        shape = latency.Shape.of(latency.SHAPES["llama-3.3-70b"])
-        replica = latency.Modelled(shape, "trn2", degree, 4, batch, (LENGTH,), (LENGTH,))
-        return cls(replica.prefill_seconds(INPUT), replica.step_seconds([INPUT]), CORES // degree, batch)
-
-    @property
-    def tokens_per_s(self) -> float:
-        """A request costs the device its own prefill, and its share of the steps that the batch makes together."""
-        return self.copies * OUTPUT / (self.prefill_s + (OUTPUT - 1) * self.step_s / self.batch)
-
-    @property
-    def tpot_ms(self) -> float:
-        """A step, and what of the other sequences' prefills falls to each token."""
-        return (self.step_s + (self.batch - 1) * self.prefill_s / (OUTPUT - 1)) * 1000
-
-    @property
-    def ttft_ms(self) -> float:
-        return self.prefill_s * 1000
-
-    @property
-    def keeps(self) -> bool:
-        return (
-            self.tpot_ms <= OBJECTIVE["time_per_output_token_ms"]
-            and self.ttft_ms <= OBJECTIVE["time_to_first_token_ms"]
-        )
 
 
 def sweep(lab: Lab, given: dict[str, Any], directory: Path, *more: str) -> subprocess.Popen[str]:
     directory.mkdir(exist_ok=True)
     file = directory.with_suffix(".yml")
     file.write_text(yaml.safe_dump(given))
-    argv = ["trainyard", "sweep", str(file), "-i", "inventory/lab", "-o", str(directory), *more]
+    configs = ("--hub", lab.hub, "--model-configs", str(directory.with_suffix(".configs")))
+    argv = ["trainyard", "sweep", str(file), "-i", "inventory/lab", "-o", str(directory), *configs, *more]
     return subprocess.Popen(
         argv,
         cwd=ROOT,
@@ -162,6 +124,12 @@ def test_a_killed_sweep_goes_on_and_repeats_no_point(lab: Lab, swept: Path) -> N
     assert sorted(runs) == sorted(f"sweep-{identity}-{key}" for key in keys)
 
 
+def test_the_planner_takes_out_what_cannot_be(swept: Path) -> None:
+    said = (swept / "log").read_text()
+    assert "12 of 13 configurations are possible, with 12 artifacts to compile" in said
+    assert "max_model_len = 262144: is over the model's 131072 positions" in said
+
+
 def test_it_compiles_as_many_artifacts_as_there_are_digests(lab: Lab, swept: Path) -> None:
     report = measured(swept)
     digests = {replica["artifact"] for one in report.values() for replica in one["scenario"]["replicas"]}
@@ -171,11 +139,10 @@ def test_it_compiles_as_many_artifacts_as_there_are_digests(lab: Lab, swept: Pat
 
 
 def test_throughput_is_what_the_model_says(swept: Path) -> None:
-    for (degree, batch), report in measured(swept).items():
-        truth = Truth.of(degree, batch)
+    for name, report in measured(swept).items():
         got = report["results"]["throughput"]["output_tokens_per_s"]
-        # Four rounds end one after the other, and the last ones find fewer beside them.
-        assert got == pytest.approx(truth.tokens_per_s, rel=0.15), (degree, batch)
+        # A round begins when the answers of the one before have come to the client, the router's and its time later.
+        assert got == pytest.approx(TRUTH[name].tokens_per_s, rel=0.15), name
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -189,14 +156,18 @@ def test_the_tutorial_s_law_comes_out(swept: Path, batch: int) -> None:
     assert first[1] > 1.3 * first[0]
 
 
+def test_each_configuration_keeps_the_objective_or_not_as_the_model_says(swept: Path) -> None:
+    found = {name: report["results"]["goodput"]["kept"] for name, report in measured(swept).items()}
+    assert found == {name: truth.keeps(OBJECTIVE) for name, truth in TRUTH.items()}
+
+
 def test_the_recommendation_is_the_model_s_optimum(lab: Lab, swept: Path) -> None:
-    truth = {(degree, batch): Truth.of(degree, batch) for degree in DEGREES for batch in BATCHES}
-    best = max((name for name in truth if truth[name].keeps), key=lambda name: truth[name].tokens_per_s)
     overrides = yaml.safe_load((swept / "recommended.yml").read_text())["trainyard_overrides"]["tiny-llama"]
+    best = optimum()
     assert (overrides["tensor_parallel_size"], overrides["max_num_seqs"]) == best
     assert overrides["data_parallel_size"] == CORES // best[0]
     with (swept / "report.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == len(truth)
+        assert len(list(csv.DictReader(file))) == len(TRUTH)
     # It is a file that the site takes, and what it asks for is what is planned.
     lab.run("ansible-playbook", "playbooks/preflight.yml", "-i", "inventory/lab", "-e", f"@{swept}/recommended.yml")
 
@@ -214,7 +185,7 @@ def test_the_highest_rate_within_an_objective_is_found(lab: Lab, tmp_path: Path)
     }
     process = sweep(lab, given, tmp_path / "rate")
     assert process.wait(timeout=1200) == 0, (tmp_path / "rate/log").read_text()[-3000:]
-    truth = Truth.of(64, 4)
+    truth = TRUTH[64, 4]
     full_per_s = 1 / (truth.prefill_s + 39 * truth.step_s / 4)
     rates = {}
     for entry in journal(tmp_path / "rate"):

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from trainyard import ansible_run
 from trainyard.paths import ROOT  # makes the planner's imports possible
-from trainyard.plan_command import InventoryError, default_model_configs, read_inventory
+from trainyard.plan_command import InventoryError, read_fleet
 from trainyard.report import analysis, render
 from trainyard.sweep import engine, spec
 from trainyard.sweep.engine import Budget, StepError, Sweep
@@ -123,13 +123,14 @@ def sweep(
     model_configs: Annotated[
         Path | None, typer.Option(help="Directory with REPO/REVISION/config.json; else what `trainyard plan` fetched.")
     ] = None,
+    hub: Annotated[str, typer.Option(help="Fetch missing config.json files from this model hub.")] = "",
     check: Annotated[bool, typer.Option("--check", help="Show the planner's verdicts; run nothing.")] = False,
 ) -> None:
     """Try every configuration of a sweep, resume where it was stopped, and recommend one for the objective."""
     console = Console(highlight=False)
     try:
         given = spec.read(file)
-        known = read_inventory(inventory, "neuron", "router", str(model_configs or default_model_configs()))
+        known = read_fleet(inventory, "neuron", "router", model_configs, hub)
         points = points_of(known, given)
         deadline = last_moment(known, stop_at)
     except (spec.SpecError, InventoryError) as error:

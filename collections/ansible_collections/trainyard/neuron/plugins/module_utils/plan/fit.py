@@ -43,6 +43,9 @@ ARCHITECTURES: Mapping[str, bool] = {
 _QUANTIZED = {"fp8": "fp8", "modelopt": "fp8", "mxfp4": "mxfp4"}
 _QUANTIZED_EXPERTS_ONLY = ("mxfp4",)
 
+#: Generations whose engine adds query heads where the cores do not divide them.
+PADDING_GENERATIONS = ("nxdi_v1",)
+
 #: Of a core's memory, kept for the loaded programs, their scratch space and the runtime's buffers. An assumption: the
 #: real figure is in the runtime's memory report after a load.
 RESERVED_BYTES_PER_CORE = GIB
@@ -361,19 +364,38 @@ def fit_problems(fit: Fit, shape: ModelShape, tensor_parallel_size: int, where: 
     return [Problem("", where + ".tensor_parallel_size", tensor_parallel_size, rule, fix)]
 
 
-def head_warnings(shape: ModelShape, tensor_parallel_size: int, where: str) -> List[Problem]:
-    """Return what a degree that does not divide the heads costs; arguments as `fit_problems`."""
+def head_problems(
+    shape: ModelShape, tensor_parallel_size: int, generation: str, where: str
+) -> Tuple[List[Problem], List[Problem]]:
+    """Return (problems, warnings) of a degree that does not divide the heads.
+
+    vLLM compares the degree with the query heads before any engine starts (`verify_with_parallel_config`). The plugin
+    around NxDI switches that off, because NxDI adds heads; nobody does for the other generations.
+
+    Args:
+        shape: the model.
+        tensor_parallel_size: cores of the replica.
+        generation: the SDK row's.
+        where: the variable that holds the deployment.
+    """
     heads = shape.heads(tensor_parallel_size)
     path = where + ".tensor_parallel_size"
-    found = []
-    if heads.padding:
+    problems, warnings = [], []
+    if heads.padding and generation not in PADDING_GENERATIONS:
+        divisors = [str(count) for count in range(1, shape.query_heads + 1) if shape.query_heads % count == 0]
+        rule = "does not divide the model's %d attention heads, and vLLM with %s starts with a divisor only" % (
+            shape.query_heads,
+            generation,
+        )
+        problems.append(Problem("", path, tensor_parallel_size, rule, "use one of %s" % ", ".join(divisors)))
+    elif heads.padding:
         rule = "does not divide %d query heads: %d are added and compute nothing" % (shape.query_heads, heads.padding)
-        found.append(Problem("", path, tensor_parallel_size, rule, "use a divisor of %d" % shape.query_heads))
+        warnings.append(Problem("", path, tensor_parallel_size, rule, "use a divisor of %d" % shape.query_heads))
     if heads.strategy == "converted":
         rule = "shares nothing with %d KV heads: each is kept %g times" % (shape.kv_heads, heads.replication)
         fix = "use a divisor or a multiple of %d" % shape.kv_heads
-        found.append(Problem("", path, tensor_parallel_size, rule, fix))
-    return found
+        warnings.append(Problem("", path, tensor_parallel_size, rule, fix))
+    return problems, warnings
 
 
 def length_problems(shape: ModelShape, max_model_len: int, where: str) -> List[Problem]:

@@ -15,7 +15,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fit import (
     disk_bytes,
     estimate_fit,
     fit_problems,
-    head_warnings,
+    head_problems,
     host_bytes_per_load,
     length_problems,
     loads_at_once,
@@ -108,13 +108,14 @@ def memory_problems(
 ) -> Tuple[List[Problem], List[Problem]]:
     """Return (problems, warnings) of a deployment's model on the cores of a host; arguments as `deployment_fit`."""
     cores = deployment.tensor_parallel_size
-    problems = length_problems(shape, deployment.max_model_len, where)
+    problems, warnings = head_problems(shape, cores, release.generation, where)
+    problems = problems + length_problems(shape, deployment.max_model_len, where)
     try:
         fit = deployment_fit(deployment, release, shape, hbm_bytes_per_core)
     except ConfigError as error:
         fix = "use a dtype that is known here"
         return [*problems, Problem("", where + ".dtype", deployment.dtype, str(error), fix)], []
-    return problems + fit_problems(fit, shape, cores, where), head_warnings(shape, cores, where)
+    return problems + fit_problems(fit, shape, cores, where), warnings
 
 
 def host_memory(

@@ -515,7 +515,7 @@ class _Planner:
                         "hosts": [],
                         "replicas": [],
                     }
-                entry["replicas"].append(replica)
+                entry["replicas"].append(dict(replica, host=host.name))
                 if host.name not in entry["hosts"]:
                     entry["hosts"].append(host.name)
         for entry in found.values():

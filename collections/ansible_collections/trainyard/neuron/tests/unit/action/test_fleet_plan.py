@@ -64,10 +64,12 @@ def test_every_problem_of_every_host_is_in_the_message(tmp_path: Path) -> None:
     hosts = {"a": host(deployment(port=80)), "b": host(deployment(tensor_parallel_size=24))}
     result = play(tmp_path, hosts, BOTH)["plan"]["a"]
     assert result["failed"] is True
-    assert len(result["msg"].splitlines()) == 3
+    assert len(result["msg"].splitlines()) == 4
     assert "a: trainyard_deployment_llama.port = 80" in result["msg"]
-    assert "b: trainyard_deployment_llama.tensor_parallel_size = 24" in result["msg"]
-    assert [problem["host"] for problem in result["problems"]] == ["a", "b"]
+    # Neither the host nor the model has such a degree, and whoever corrects it needs to know both.
+    assert "b: trainyard_deployment_llama.tensor_parallel_size = 24: trn2.48xlarge with 64 cores runs" in result["msg"]
+    assert "b: trainyard_deployment_llama.tensor_parallel_size = 24: does not divide the model's 64" in result["msg"]
+    assert [problem["host"] for problem in result["problems"]] == ["a", "b", "b"]
 
 
 def test_warnings_are_shown(tmp_path: Path) -> None:

@@ -88,6 +88,17 @@ def test_the_load_comes_from_clients_that_serve_nothing_where_there_are_any() ->
     assert alone["tokenizer_host"] == ""
 
 
+def test_what_is_measured_says_of_each_replica_where_it_is() -> None:
+    found = plan({name: host(deployment(), trainyard_address=name) for name in ("a", "b")})
+    (benchmark,) = found["benchmarks"]
+    assert [(row["name"], row["host"]) for row in benchmark["replicas"]] == [
+        ("llama-0", "a"),
+        ("llama-1", "a"),
+        ("llama-0", "b"),
+        ("llama-1", "b"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("wanted", "rule"), [(3, "the inventory group client has 2"), (0, "whole number"), ("2", "whole")]
 )

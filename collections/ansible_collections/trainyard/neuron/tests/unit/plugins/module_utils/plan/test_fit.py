@@ -18,7 +18,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fit import (
     dtype_bytes,
     estimate_fit,
     fit_problems,
-    head_warnings,
+    head_problems,
     host_bytes_per_load,
     length_problems,
     loads_at_once,
@@ -259,12 +259,38 @@ def test_more_of_anything_never_needs_less(cores, sequences, length):
     assert fit(QWEN, 2 * cores, max_num_seqs=sequences, max_model_len=length).needed < one.needed
 
 
-def test_heads_that_do_not_divide_are_warned_of():
-    shape = ModelShape.from_config({**LLAMA_8B, "num_key_value_heads": 6, "num_attention_heads": 30, "head_dim": 128})
-    padded, converted = head_warnings(shape, 8, "x")
+UNEVEN = {**LLAMA_8B, "num_key_value_heads": 6, "num_attention_heads": 30, "head_dim": 128}
+
+
+def test_heads_that_do_not_divide_are_warned_of_where_the_engine_pads():
+    problems, (padded, converted) = head_problems(ModelShape.from_config(UNEVEN), 8, "nxdi_v1", "x")
+    assert problems == []
     assert "does not divide 30 query heads: 2 are added" in padded.rule
     assert "shares nothing with 6 KV heads: each is kept 5.33333 times" in converted.rule
-    assert head_warnings(LLAMA, 32, "x") == []
+    assert head_problems(LLAMA, 32, "nxdi_v1", "x") == ([], [])
+
+
+@pytest.mark.parametrize("generation", ["nxdi_v0", "native"])
+def test_heads_that_do_not_divide_are_refused_where_vllm_would_refuse_them(generation):
+    ((problem,), warnings) = head_problems(ModelShape.from_config(UNEVEN), 8, generation, "x")
+    assert str(problem) == (
+        "x.tensor_parallel_size = 8: does not divide the model's 30 attention heads, and vLLM with "
+        f"{generation} starts with a divisor only. Fix: use one of 1, 2, 3, 5, 6, 10, 15, 30."
+    )
+    assert ["shares nothing" in warning.rule for warning in warnings] == [True]
+    assert head_problems(ModelShape.from_config(UNEVEN), 6, generation, "x") == ([], [])
+
+
+@given(
+    st.integers(1, 128), st.sampled_from([1, 2, 4, 8, 16, 32, 64]), st.sampled_from(["nxdi_v0", "native", "nxdi_v1"])
+)
+def test_a_degree_is_refused_exactly_where_it_does_not_divide_and_nothing_pads(heads, cores, generation):
+    shape = ModelShape.from_config(
+        {**LLAMA_8B, "num_attention_heads": heads, "num_key_value_heads": 1, "head_dim": 128}
+    )
+    problems, _warnings = head_problems(shape, cores, generation, "x")
+    assert bool(problems) == (heads % cores != 0 and generation != "nxdi_v1")
+    assert all(heads % int(choice) == 0 for one in problems for choice in one.fix[len("use one of ") :].split(", "))
 
 
 def test_a_length_that_the_model_was_not_made_for_is_refused():

@@ -103,9 +103,17 @@ def test_llama_does_not_fit_eight_cores_of_trn1():
 
 def test_heads_and_length_are_judged_with_it():
     deployment = replace(QWEN, tensor_parallel_size=24, max_model_len=50000)
-    ((length, *_rest), (heads,)) = memory_problems(deployment, ROW, shape_of(QWEN), TRN2_CORE, "x")
+    padded, unpadded = (
+        memory_problems(deployment, find_release(release), shape_of(QWEN), TRN2_CORE, "x")
+        for release in ("2.27.0", "2.23.0")
+    )
+    ((length, *_rest), (heads,)) = padded
     assert length.variable == "x.max_model_len"
     assert "does not divide 64 query heads: 8 are added" in heads.rule
+    ((heads, length, *_rest), warnings) = unpadded
+    assert heads.variable == "x.tensor_parallel_size"
+    assert "does not divide the model's 64 attention heads" in heads.rule
+    assert (length.variable, warnings) == ("x.max_model_len", [])
 
 
 def test_what_halves_the_cache_and_the_weights():
