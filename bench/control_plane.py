@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -86,6 +89,7 @@ PLAIN = PLAY | {
         },
     ]
 }
+EMPTY = PLAY | {"tasks": [{"ansible.builtin.meta": "noop"}]}
 DEPLOY = """
 import io
 from pyinfra import host
@@ -158,9 +162,19 @@ class Hosts:
         return {"bench_replicas": rows, "bench_models": [{"name": MODEL, "servers": servers}], "bench_units": units}
 
     def write(self, count: int) -> None:
-        """Inventories of the first hosts, for Ansible and for pyinfra."""
-        rows = {name: self.variables() | {"bench_tree": self.trees.get(name, [])} for name in self.names[:count]}
-        (self.folder / "hosts.json").write_text(json.dumps({"neuron": {"hosts": rows}}))
+        """Inventories of the first hosts, for Ansible and for pyinfra: files all of them, and what each way needs."""
+        shared = {key: value for key, value in self.lab.inventory["all"]["vars"].items() if key.startswith("ansible_")}
+        # What stands in for devices needs these of the role.
+        shared |= yaml.safe_load((ROOT / "inventory/lab/group_vars/all/serving.yml").read_text())
+        units = self.variables()["bench_units"]
+        for way, own in (
+            ("roles", lambda _: self.variables()),
+            ("empty", lambda _: self.variables()),
+            ("plain", lambda name: {"bench_tree": self.trees.get(name, []), "bench_units": units}),
+        ):
+            rows = {name: {"ansible_host": self.lab.address(name)} | own(name) for name in self.names[:count]}
+            inventory = {"all": {"vars": shared}, "neuron": {"hosts": rows}}
+            (self.folder / f"{way}-hosts.json").write_text(json.dumps(inventory))
         files = state.paths(self.lab.name)
         common = {
             "ssh_user": "ubuntu",
@@ -170,13 +184,14 @@ class Hosts:
             "_sudo": True,
         }
         told = [
-            (self.lab.address(name), common | {"tree": row["bench_tree"], "units": row["bench_units"]})
-            for name, row in rows.items()
+            (self.lab.address(name), common | {"tree": self.trees.get(name, []), "units": units})
+            for name in self.names[:count]
         ]
         (self.folder / "inventory.py").write_text(f"hosts = {told!r}\n")
         for name, text in (
             ("roles.yml", json.dumps([ROLES])),
             ("plain.yml", json.dumps([PLAIN])),
+            ("empty.yml", json.dumps([EMPTY])),
             ("deploy.py", DEPLOY),
         ):
             (self.folder / name).write_text(text)
@@ -215,14 +230,29 @@ def _cpu_s(group: Path) -> float:
     return int(rows["usage_usec"]) / 1e6
 
 
-def run(hosts: Hosts, command: list[str], count: int) -> dict[str, float]:
-    """One run that must find nothing to do: wall and processor seconds, the hosts' own idling taken off."""
+def changes(text: str) -> str:
+    """The lines in which Ansible or pyinfra says at its end that it changed something."""
+    lines = text.splitlines()
+    changed = [line for line in lines if re.search(r"\bok=\d+\s+changed=[1-9]", line)]
+    # pyinfra's columns: operations, done, failed, without a change.
+    totals = [line.split()[2:] for line in lines if line.strip().startswith("Grand total")]
+    return "\n".join(changed + [" ".join(cells) for cells in totals if cells[0] != cells[-1]])
+
+
+def run(hosts: Hosts, command: list[str], count: int, may_change: bool = False) -> dict[str, float]:
+    """One run: wall and processor seconds, the hosts' own idling taken off.
+
+    Raises:
+        RuntimeError: it failed, or found something to do where it must not.
+    """
     began, idle = time.monotonic(), hosts.cpu_s(count)
     time.sleep(3.0)
     idle_share = (hosts.cpu_s(count) - idle) / (time.monotonic() - began)
     host_s, masters_s, began = hosts.cpu_s(count), hosts.masters_s(), time.monotonic()
     with (hosts.folder / "log").open("w+") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=hosts.lab.environment, stdout=log, stderr=log)
+        # Every way prints what it prints for people.
+        environment = {key: value for key, value in hosts.lab.environment.items() if key != "ANSIBLE_STDOUT_CALLBACK"}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         log.seek(0)
@@ -230,6 +260,8 @@ def run(hosts: Hosts, command: list[str], count: int) -> dict[str, float]:
     wall_s = time.monotonic() - began
     if process.returncode:
         raise RuntimeError(f"{command[0]} failed:\n{text[-3000:]}")
+    if not may_change and (told := changes(text)):
+        raise RuntimeError(f"{command[0]} found something to do:\n{told}")
     return {
         "wall_s": wall_s,
         "controller_cpu_s": usage.ru_utime + usage.ru_stime + hosts.masters_s() - masters_s,
@@ -240,13 +272,16 @@ def run(hosts: Hosts, command: list[str], count: int) -> dict[str, float]:
 def commands(hosts: Hosts, count: int, pyinfra: str = "", plain: bool = False) -> dict[str, list[str]]:
     """The ways to keep the state, by name."""
     folder = hosts.folder
-    ansible = ["ansible-playbook", "-i", "inventory/lab", "-i", str(folder / "hosts.json"), f"--forks={count}"]
-    limit = f"--limit={','.join(hosts.names[:count])}"
-    found = {"roles": [*ansible, limit, str(folder / "roles.yml")]}
+
+    def ansible(way: str) -> list[str]:
+        inventory, playbook = folder / f"{way}-hosts.json", folder / f"{way}.yml"
+        return ["ansible-playbook", "-i", str(inventory), f"--forks={count}", str(playbook)]
+
+    found = {"roles": ansible("roles"), "ansible-core's start": ansible("empty")}
     if pyinfra:
         found["pyinfra"] = [pyinfra, "-y", str(folder / "inventory.py"), str(folder / "deploy.py")]
     if plain:
-        found["plain role"] = [*ansible, limit, str(folder / "plain.yml")]
+        found["plain role"] = ansible("plain")
     return found
 
 
@@ -263,7 +298,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             cwd=ROOT, env=lab.environment, check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         hosts.write(len(hosts.names))
-        run(hosts, commands(hosts, len(hosts.names))["roles"], 1)
+        run(hosts, commands(hosts, len(hosts.names))["roles"], 1, may_change=True)
         hosts.read_back()
         for count in options.hosts:
             hosts.write(count)

@@ -247,20 +247,28 @@ def test_replicas_that_come_and_go_are_told_and_the_rest_stays(tmp_path: Path) -
     assert cli.main(["workers", base, *wanted]) == 1
 
 
-@needs_systemd
-def test_its_unit_is_understood_and_keeps_to_its_exposure_budget(tmp_path: Path) -> None:
-    units = tmp_path / "etc/systemd/system"
+BUDGET = 20
+
+
+def router_unit(root: Path) -> str:
+    """A root directory with the unit, its programs, and the targets it refers to; the name to ask about."""
+    units = root / "etc/systemd/system"
     units.mkdir(parents=True)
     text = render("load_balancer", "trainyard-vllm-router@.service.j2", load_balancer_backend="vllm_router")
     (units / "trainyard-vllm-router@.service").write_text(text)
     for name in ("opt/trainyard/vllm-router/bin/vllm-router", "usr/local/lib/trainyard/router"):
-        program = tmp_path / name
+        program = root / name
         program.parent.mkdir(parents=True)
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)
     for name in ("sysinit", "basic", "shutdown", "network", "multi-user"):
         (units / f"{name}.target").write_text("[Unit]\nDescription=x\n")
-    unit = "trainyard-vllm-router@tiny-llama.service"
+    return "trainyard-vllm-router@tiny-llama.service"
+
+
+@needs_systemd
+def test_its_unit_is_understood_and_keeps_to_its_exposure_budget(tmp_path: Path) -> None:
+    unit = router_unit(tmp_path)
     assert analyze("verify", tmp_path, unit, "--man=no").stderr == ""
-    done = analyze("security", tmp_path, unit, "--offline=true", "--threshold=20", "--no-pager")
+    done = analyze("security", tmp_path, unit, "--offline=true", f"--threshold={BUDGET}", "--no-pager")
     assert done.returncode == 0, done.stdout[-400:]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Controller side of ``trainyard.neuron.file_tree``: renders every item, then sends them all in one module run."""
+"""Controller side of ``trainyard.neuron.file_tree``: renders every item, then sends all of it in one module run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                     entries.append(self._entry(item, element, arguments, variables))
                 except (AnsibleError, OSError, KeyError, ValueError) as error:
                     raise AnsibleActionFail(f"{item['path']}: {error}") from error
-        payload = {"payload": file_tree.pack(entries)}
+        payload = {"payload": file_tree.pack(entries), **services_of(arguments)}
         first = {"packages": arguments["packages"], "users": arguments["users"]}
         result = self._module({**payload, **first}, task_vars)
         if lacking := result.get("lacking"):
@@ -69,13 +69,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         self, item: dict[str, Any], element: dict[str, Any] | None, defaults: dict[str, Any], variables: dict[str, Any]
     ) -> file_tree.Entry:
         check_item(item)
-        mode = item["mode"]
+        mode, names = item["mode"], {**defaults["names"], **(element or {})} or None
         return file_tree.Entry(
-            path=each.fill(item["path"], element),
+            path=each.fill(item["path"], names),
             state=item["state"],
             content=self._content(item, element, variables) if item["state"] == "file" else None,
-            target=each.fill(item["target"], element),
-            previous=each.fill(item["previous"], element),
+            target=each.fill(item["target"], names),
+            previous=each.fill(item["previous"], names),
             owner=item["owner"] or defaults["owner"],
             group=item["group"] or defaults["group"],
             mode=None if mode is None else int(mode, 8),
@@ -117,6 +117,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         shared = Path(role.get_role_path()).parent.parent if role else Path(self._loader.get_basedir()).parent
         paths = [root / "templates" for root in roots] + [shared / "templates"]
         return list(dict.fromkeys(paths))
+
+
+def services_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The units of the task as an argument of the module: rows with ``each`` repeated, nothing if there are none."""
+    services = arguments["services"]
+    if services is None:
+        return {}
+    try:
+        return {"services": {**services, "units": each.expand(services["units"])}}
+    except ValueError as error:
+        raise AnsibleActionFail(f"services: {error}") from error
 
 
 def with_installed(result: dict[str, Any], lacking: dict[str, Any]) -> dict[str, Any]:

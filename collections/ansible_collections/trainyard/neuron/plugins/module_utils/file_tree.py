@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
+from ansible_collections.trainyard.neuron.plugins.module_utils import units
 from ansible_collections.trainyard.neuron.plugins.module_utils.prerequisites import USER_SPEC
 
 FILE_MODE = 0o644
@@ -56,6 +57,8 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "group": {"type": "str"},
     "packages": {"type": "list", "elements": "str", "default": []},
     "users": {"type": "list", "elements": "dict", "options": USER_SPEC, "default": []},
+    "names": {"type": "dict", "default": {}},
+    "services": {"type": "dict", "options": units.ARGUMENT_SPEC},
     "payload": {"type": "str", "no_log": True},
 }
 

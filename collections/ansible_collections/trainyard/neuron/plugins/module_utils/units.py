@@ -52,7 +52,7 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "timeout_s": {"type": "int", "default": 300},
     "allowed_restarts": {"type": "int", "default": 0},
     "journal_lines": {"type": "int", "default": 20},
-    "daemon_reload": {"type": "bool", "default": False},
+    "daemon_reload_on": {"type": "list", "elements": "str", "default": []},
 }
 
 
@@ -357,6 +357,90 @@ def _wait(systemd: Systemd, steps: Sequence[Step], settings: Settings) -> None:
             poll_s = min(poll_s * 1.25, 3.0)
     if problems:
         raise UnitError("\n\n".join(problems))
+
+
+def converge(systemd: Systemd, params: Mapping[str, Any], check_mode: bool, diff: bool) -> Dict[str, Any]:
+    """Compare, carry out unless in check mode, and return a module's result.
+
+    Args:
+        systemd: where the units are.
+        params: what `ARGUMENT_SPEC` describes.
+        check_mode: compare alone.
+        diff: whether the result has a difference for each unit that is not as wanted.
+
+    Raises:
+        UnitError: a unit failed or was not there in time.
+    """
+    wanted = wanted_of(params, systemd)
+    before = systemd.show([want.name for want in wanted])
+    changed_paths = params["changed_paths"]
+    steps = plan(wanted, before, changed_paths)
+    stale = needs_daemon_reload(before, changed_paths)
+    reloads = stale or bool(_matches(params["daemon_reload_on"], changed_paths))
+    after = before
+    if not check_mode:
+        after = carry_out(systemd, steps, reloads, Settings(params["allowed_restarts"], params["journal_lines"]))
+    result: Dict[str, Any] = {
+        "changed": stale or any(step.changes for step in steps),
+        "msg": summary(steps, check_mode),
+        "daemon_reload": reloads,
+        "units": [report(step, after[index]) for index, step in enumerate(steps)],
+    }
+    if diff:
+        result["diff"] = [
+            {
+                "before_header": step.wanted.name,
+                "after_header": step.wanted.name,
+                "before": as_text(step.status, step.wanted),
+                "after": as_wanted_text(step),
+            }
+            for step in steps
+            if step.changes
+        ]
+    return result
+
+
+def wanted_of(params: Mapping[str, Any], systemd: Systemd) -> List[Wanted]:
+    """The wanted units: those that are listed, then those that `prune` finds beside them."""
+    wanted = [
+        Wanted(
+            name=row["name"],
+            state=row["state"],
+            enabled=row["enabled"],
+            expected_environment={key: str(value) for key, value in row["expected_environment"].items()},
+            restart_on=tuple(row["restart_on"]),
+            reload_on=tuple(row["reload_on"]),
+            timeout_s=row["timeout_s"] or params["timeout_s"],
+        )
+        for row in params["units"]
+    ]
+    listed = {want.name for want in wanted}
+    strangers = [name for name in systemd.loaded(params["prune"]) if name not in listed]
+    return wanted + [Wanted(name, "stopped", False, timeout_s=params["timeout_s"]) for name in strangers]
+
+
+def report(step: Step, status: Status) -> Dict[str, Any]:
+    """One unit for the result."""
+    return {
+        "name": step.wanted.name,
+        "did": step.did(),
+        "reasons": list(step.reasons) if step.changes else [],
+        "active": status.active,
+        "since": status.since,
+        "main_pid": status.main_pid,
+    }
+
+
+def summary(steps: Sequence[Step], check_mode: bool) -> str:
+    """One line that a person can read."""
+    changed = [step for step in steps if step.changes]
+    if not changed:
+        return "all {0} units are as wanted".format(len(steps))
+    parts = []
+    for step in changed:
+        why = " because " + ", ".join(step.reasons) if step.verb in ("restart", "reload") else ""
+        parts.append("{0} {1}{2}".format(step.wanted.name, " and ".join(step.did()), why))
+    return "{0}{1}".format("would be: " if check_mode else "", "; ".join(parts))
 
 
 def judge(step: Step, status: Status, waited_s: float, allowed_restarts: int) -> Optional[str]:

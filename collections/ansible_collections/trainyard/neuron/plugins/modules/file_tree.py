@@ -121,6 +121,17 @@ options:
         description: Its shell.
         type: str
         default: /usr/sbin/nologin
+  names:
+    description:
+      - What C({name}) stands for in the paths and targets of every item, beside the keys of an element. A value that
+        many paths share is worked out once so, instead of once in each.
+    type: dict
+    default: {}
+  services:
+    description:
+      - Units that are brought to their wanted state once the paths are in place, in the same module run. Takes the
+        options of M(trainyard.neuron.units); what changed here counts among its changed paths.
+    type: dict
   payload:
     description: Filled by the action plugin with the rendered items. Not for users.
     type: str
@@ -179,6 +190,15 @@ installed:
   type: list
   elements: str
   sample: ["package haproxy"]
+units:
+  description: Every unit as M(trainyard.neuron.units) tells it.
+  returned: with O(services)
+  type: list
+  elements: dict
+daemon_reload:
+  description: Whether systemd was made to read its unit files again.
+  returned: with O(services)
+  type: bool
 notes:
   description: What check mode could not find out.
   returned: success
@@ -190,7 +210,7 @@ notes:
 from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trainyard.neuron.plugins.module_utils import file_tree, prerequisites
+from ansible_collections.trainyard.neuron.plugins.module_utils import file_tree, prerequisites, units
 
 
 def paths_of(outcome: file_tree.Outcome) -> List[Dict[str, Any]]:
@@ -199,6 +219,37 @@ def paths_of(outcome: file_tree.Outcome) -> List[Dict[str, Any]]:
     for change in outcome.changes:
         did.setdefault(change.entry.path, []).extend(change.what)
     return [{"path": path, "changed": bool(done), "did": done} for path, done in sorted(did.items())]
+
+
+def result_of(outcome: file_tree.Outcome, diff: bool) -> Dict[str, Any]:
+    """What was found and done to the paths."""
+    paths = paths_of(outcome)
+    result: Dict[str, Any] = {
+        "changed": bool(outcome.changes),
+        "msg": outcome.summary(),
+        "paths": paths,
+        "changed_paths": [row["path"] for row in paths if row["changed"]],
+        "notes": outcome.notes,
+    }
+    if diff:
+        result["diff"] = [change.as_diff() for change in outcome.changes]
+    return result
+
+
+def bring_up(module: AnsibleModule, result: Dict[str, Any]) -> None:
+    """Bring up the units that the paths are for, and add what was done to them to the result."""
+    wanted = dict(module.params["services"])
+    wanted["changed_paths"] = result["changed_paths"] + wanted["changed_paths"]
+    try:
+        done = units.converge(units.Systemd(), wanted, module.check_mode, module._diff)
+    except units.UnitError as error:
+        # The paths stay as they are now: the next run finds them so, and the units that are not up.
+        module.fail_json(**{**result, "msg": "{0}\n({1})".format(error, result["msg"])})
+    result["changed"] = result["changed"] or done.pop("changed")
+    result["msg"] = "{0}; {1}".format(result["msg"], done.pop("msg"))
+    if module._diff:
+        result["diff"].extend(done.pop("diff"))
+    result.update(done)
 
 
 def main() -> None:
@@ -220,16 +271,9 @@ def main() -> None:
             file_tree.apply(outcome)
     except file_tree.TreeError as error:
         module.fail_json(msg=str(error))
-    paths = paths_of(outcome)
-    result: Dict[str, Any] = {
-        "changed": bool(outcome.changes),
-        "msg": outcome.summary(),
-        "paths": paths,
-        "changed_paths": [row["path"] for row in paths if row["changed"]],
-        "notes": outcome.notes,
-    }
-    if module._diff:
-        result["diff"] = [change.as_diff() for change in outcome.changes]
+    result = result_of(outcome, module._diff)
+    if module.params["services"]:
+        bring_up(module, result)
     module.exit_json(**result)
 
 

@@ -84,10 +84,13 @@ options:
     description: Journal lines that an error shows for each unit.
     type: int
     default: 20
-  daemon_reload:
-    description: Reload systemd even when nothing says that it is needed.
-    type: bool
-    default: false
+  daemon_reload_on:
+    description:
+      - Globs; a path of O(changed_paths) that matches one reloads systemd even if systemd does not ask for it, which
+        compares times of files, so that the older file that a link returns to escapes it.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Says what would be done and does nothing.
@@ -147,91 +150,15 @@ daemon_reload:
   type: bool
 """
 
-from typing import Any, Dict, List
-
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trainyard.neuron.plugins.module_utils import units
-
-
-def wanted_of(params: Dict[str, Any], systemd: units.Systemd) -> List[units.Wanted]:
-    """The wanted units: those that are listed, then those that `prune` finds beside them."""
-    wanted = [
-        units.Wanted(
-            name=row["name"],
-            state=row["state"],
-            enabled=row["enabled"],
-            expected_environment={key: str(value) for key, value in row["expected_environment"].items()},
-            restart_on=tuple(row["restart_on"]),
-            reload_on=tuple(row["reload_on"]),
-            timeout_s=row["timeout_s"] or params["timeout_s"],
-        )
-        for row in params["units"]
-    ]
-    listed = {want.name for want in wanted}
-    strangers = [name for name in systemd.loaded(params["prune"]) if name not in listed]
-    return wanted + [units.Wanted(name, "stopped", False, timeout_s=params["timeout_s"]) for name in strangers]
-
-
-def report(step: units.Step, status: units.Status) -> Dict[str, Any]:
-    """One unit for the result."""
-    return {
-        "name": step.wanted.name,
-        "did": step.did(),
-        "reasons": list(step.reasons) if step.changes else [],
-        "active": status.active,
-        "since": status.since,
-        "main_pid": status.main_pid,
-    }
-
-
-def summary(steps: List[units.Step], check_mode: bool) -> str:
-    """One line that a person can read."""
-    changed = [step for step in steps if step.changes]
-    if not changed:
-        return "all {0} units are as wanted".format(len(steps))
-    parts = []
-    for step in changed:
-        why = " because " + ", ".join(step.reasons) if step.verb in ("restart", "reload") else ""
-        parts.append("{0} {1}{2}".format(step.wanted.name, " and ".join(step.did()), why))
-    return "{0}{1}".format("would be: " if check_mode else "", "; ".join(parts))
-
-
-def converge(module: AnsibleModule, systemd: units.Systemd) -> Dict[str, Any]:
-    """Compare, carry out unless in check mode, and return the module's result."""
-    params = module.params
-    wanted = wanted_of(params, systemd)
-    before = systemd.show([want.name for want in wanted])
-    steps = units.plan(wanted, before, params["changed_paths"])
-    stale = units.needs_daemon_reload(before, params["changed_paths"])
-    after = before
-    if not module.check_mode:
-        settings = units.Settings(params["allowed_restarts"], params["journal_lines"])
-        after = units.carry_out(systemd, steps, stale or params["daemon_reload"], settings)
-    result: Dict[str, Any] = {
-        "changed": stale or any(step.changes for step in steps),
-        "msg": summary(steps, module.check_mode),
-        "daemon_reload": stale or params["daemon_reload"],
-        "units": [report(step, after[index]) for index, step in enumerate(steps)],
-    }
-    if module._diff:
-        result["diff"] = [
-            {
-                "before_header": step.wanted.name,
-                "after_header": step.wanted.name,
-                "before": units.as_text(step.status, step.wanted),
-                "after": units.as_wanted_text(step),
-            }
-            for step in steps
-            if step.changes
-        ]
-    return result
 
 
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(argument_spec=units.ARGUMENT_SPEC, supports_check_mode=True)
     try:
-        result = converge(module, units.Systemd())
+        result = units.converge(units.Systemd(), module.params, module.check_mode, module._diff)
     except units.UnitError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)

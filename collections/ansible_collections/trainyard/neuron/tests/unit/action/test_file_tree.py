@@ -23,7 +23,8 @@ def run(
     """Run one file_tree task inside a role of `project`."""
     tasks = project / "roles/demo/tasks"
     tasks.mkdir(parents=True, exist_ok=True)
-    task = {"name": "Lay out", "trainyard.neuron.file_tree": {"items": items}, "register": "demo"}
+    arguments = {"items": items, "names": {"out": f"{project}/out", "name": "{{ 'for all' }}"}}
+    task = {"name": "Lay out", "trainyard.neuron.file_tree": arguments, "register": "demo"}
     show = {"name": "Show", "ansible.builtin.debug": {"msg": "DID={{ demo.changed_paths | to_json }}"}}
     (tasks / "main.yml").write_text(yaml.safe_dump([task, show]))
     play = [{"name": "Demo", "hosts": "localhost", "connection": "local", "gather_facts": False, "roles": ["demo"]}]
@@ -104,6 +105,26 @@ def test_an_undefined_variable_names_the_path(project: Path) -> None:
     assert result.returncode != 0
     assert f"{project}/out/x" in result.stdout + result.stderr
     assert "no_such_thing" in result.stdout + result.stderr
+
+
+def test_names_stand_in_every_path_and_an_elements_own_come_first(project: Path) -> None:
+    items = [
+        {"path": "{out}/{name}", "state": "directory"},
+        {"path": "{out}/{name}.json", "content": "{out}", "each": [{"name": "one"}]},
+        {"path": "{out}/link", "state": "link", "target": "{out}/{name}"},
+    ]
+    done = run(project, items)
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = project / "out"
+    assert (out / "one.json").read_text() == "{out}"
+    assert (out / "link").readlink() == out / "for all"
+
+
+def test_units_with_each_are_repeated() -> None:
+    rows = [{"name": "{unit}", "each": [{"unit": "a.service"}, {"unit": "b.service"}]}]
+    sent = file_tree.services_of({"services": {"units": rows, "prune": ["x@*"]}})
+    assert sent == {"services": {"units": [{"name": "a.service"}, {"name": "b.service"}], "prune": ["x@*"]}}
+    assert file_tree.services_of({"services": None}) == {}
 
 
 def item(**given: Any) -> dict[str, Any]:
