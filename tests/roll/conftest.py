@@ -156,7 +156,13 @@ class LabFleet:
         done = subprocess.run(
             ["ansible", host, f"--inventory={INVENTORY}", "--become", "-m", "ansible.builtin.shell", "-a", script],
             cwd=ROOT,
-            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+            env={
+                **os.environ,
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                # Molecule asks for colours, which would stand in what the line prints.
+                "ANSIBLE_FORCE_COLOR": "0",
+                "ANSIBLE_NOCOLOR": "1",
+            },
             capture_output=True,
             text=True,
             check=True,
