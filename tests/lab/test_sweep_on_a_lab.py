@@ -51,14 +51,8 @@ def sweep(lab: Lab, given: dict[str, Any], directory: Path, *more: str) -> subpr
     file.write_text(yaml.safe_dump(given))
     configs = ("--hub", lab.hub, "--model-configs", str(directory.with_suffix(".configs")))
     argv = ["trainyard", "sweep", str(file), "-i", "inventory/lab", "-o", str(directory), *configs, *more]
-    return subprocess.Popen(
-        argv,
-        cwd=ROOT,
-        env=lab.environment,
-        stdout=(directory / "log").open("a"),
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with (directory / "log").open("a") as log:
+        return subprocess.Popen(argv, cwd=ROOT, env=lab.environment, stdout=log, stderr=subprocess.STDOUT, text=True)
 
 
 @pytest.fixture(scope="module")
