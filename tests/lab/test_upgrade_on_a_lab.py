@@ -11,18 +11,15 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import find_release
 
-from tests.stand_in import Lab, stand_in
+from tests.roll.conftest import LabFleet, own_fleet
+from tests.stand_in import Lab
 from trainyard.lab.commands import podman_here
 from trainyard.lab.state import load
 from trainyard.paths import ROOT
@@ -43,11 +40,20 @@ TO_NEW = {"trainyard_overrides": {"tiny-llama": {"sdk_release": NEW}}}
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with stand_in("upgrade", 2, "--sdk-release", OLD, "--sdk-release", NEW, **SETTINGS) as made:
-        made.pace(200, 100)
-        made.play("site.yml", "--skip-tags", "benchmark")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, LabFleet]]:
+    folder = tmp_path_factory.mktemp("upgrades")
+    with own_fleet("upgrade", 2, folder, SETTINGS, "--sdk-release", OLD, "--sdk-release", NEW) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def lab(both: tuple[Lab, LabFleet]) -> Lab:
+    return both[0]
+
+
+@pytest.fixture(scope="module")
+def fleet(both: tuple[Lab, LabFleet]) -> LabFleet:
+    return both[1]
 
 
 def packages(lab: Lab, host: str, release: str) -> None:
@@ -62,34 +68,6 @@ def upgrade(lab: Lab, *more: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in lab.environment.items() if name != "ANSIBLE_STDOUT_CALLBACK"}
     words = ["trainyard", "upgrade", "-i", "inventory/lab", "-e", json.dumps({**SETTINGS, **TO_NEW}), *more]
     return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-
-def replicas(lab: Lab) -> dict[str, dict[str, Any]]:
-    """What every host reports of its replicas and, where it has one, of its router."""
-    words = ["ansible", "neuron", "-i", "inventory/lab", "--become", "-m", "trainyard.neuron.replica_info"]
-    environment = {**lab.environment, "ANSIBLE_STDOUT_CALLBACK": "json", "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1"}
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    hosts: dict[str, dict[str, Any]] = json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"]
-    return hosts
-
-
-def running(lab: Lab) -> dict[str, str]:
-    """Release of every replica's process, by replica id."""
-    return {
-        f"{host}:{name}": row["running"]
-        for host, report in replicas(lab).items()
-        for name, row in report["replicas"].items()
-    }
-
-
-def in_rotation(lab: Lab) -> set[str]:
-    """Replicas that the router sends its full share to."""
-    return {
-        name
-        for report in replicas(lab).values()
-        for name, seat in (report["servers"] or {}).items()
-        if seat["state"] == "ready" and seat["up"] and seat["weight"] == 100
-    }
 
 
 @contextlib.contextmanager
@@ -113,43 +91,29 @@ def powered(lab: Lab, host: str) -> Iterator[list[str]]:
         thread.join()
 
 
-@contextlib.contextmanager
-def loaded(lab: Lab, out: Path) -> Iterator[dict[str, Any]]:
-    """Stream from the router; the dictionary holds the account when the block is over."""
-    words = [sys.executable, "-m", "tests.roll.load", f"--url=http://{lab.router_address}:8080"]
-    words += ["--model=trainyard/tiny-llama", "--per-token-s=0.1", "--closed=4", "--rate=0.5", "--longest-s=8"]
-    process = subprocess.Popen([*words, f"--summary-out={out}"], cwd=ROOT, stdout=subprocess.DEVNULL)
-    account: dict[str, Any] = {}
-    try:
-        yield account
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=120)
-        account.update(json.loads(out.read_text()))
-
-
 def test_hosts_change_their_sdk_one_after_the_other_with_a_reboot_and_no_request_fails(
-    lab: Lab, tmp_path: Path
+    lab: Lab, fleet: LabFleet
 ) -> None:
     for host in HOSTS:
         packages(lab, host, OLD)
-    before, booted = running(lab), {host: lab.on(host, BOOTED) for host in HOSTS}
+    before, booted = fleet.running(), {host: lab.on(host, BOOTED) for host in HOSTS}
     # The one that routes is not rebooted: its kernel lets go of the driver.
     lab.fault("lab-2", "driver-held")
-    with loaded(lab, tmp_path / "load.json") as account, powered(lab, "lab-2") as power:
+    url = f"http://{lab.router_address}:8080"
+    with fleet.load(url, closed=4, rate=0.5) as account, powered(lab, "lab-2") as power:
         run = upgrade(lab)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     assert "Upgraded: lab-1, lab-2." in run.stdout
     assert power == ["lab-2 rebooted"]
     assert account["sent"] > 50
-    assert (account["failed"], account["truncated"]) == (0, 0), account
+    assert (account["failed"], account["truncated"]) == (0, 0), account["errors"]
     for host in HOSTS:
         packages(lab, host, NEW)
     assert [lab.on(host, BOOTED) != booted[host] for host in HOSTS] == [False, True]
-    after = running(lab)
+    after = fleet.running()
     assert after.keys() == before.keys()
     assert all(release and release != before[name] for name, release in after.items())
-    assert in_rotation(lab) == set(before)
+    assert fleet.in_rotation() == set(before)
 
 
 def test_a_second_upgrade_does_nothing(lab: Lab) -> None:
@@ -163,7 +127,7 @@ def test_a_second_upgrade_does_nothing(lab: Lab) -> None:
     assert [lab.on(host, STARTED) for host in HOSTS] == before
 
 
-def test_a_router_is_not_rebooted_under_its_streams(lab: Lab) -> None:
+def test_a_router_is_not_rebooted_under_its_streams(lab: Lab, fleet: LabFleet) -> None:
     """What reboots the host that routes would cut every stream, and nobody was asked."""
     lab.fault("lab-1", "driver-held")
     words = {**SETTINGS, "trainyard_overrides": {"tiny-llama": {"sdk_release": OLD}}}
@@ -172,6 +136,4 @@ def test_a_router_is_not_rebooted_under_its_streams(lab: Lab) -> None:
     assert run.returncode == 1
     assert "is a router" in run.stdout, run.stdout[-4000:]
     assert lab.on("lab-1", BOOTED) == booted
-    assert {name for name in in_rotation(lab) if name.startswith("lab-2:")} == {
-        name for name in running(lab) if name.startswith("lab-2:")
-    }
+    assert {name for name in fleet.in_rotation() if "lab-2" in name} == {"lab-2:tiny-llama-0", "lab-2:tiny-llama-1"}

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.stand_in import Lab, stand_in
 from trainyard.paths import ROOT
 
 INVENTORY = ROOT / "inventory" / "lab"
@@ -209,6 +210,26 @@ class LabFleet:
             process.wait(timeout=120)
             account.update(json.loads(out.read_text()))
             account["requests"] = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def own_fleet(
+    name: str, hosts: int, results: Path, settings: dict[str, Any], *more: str
+) -> Iterator[tuple[Lab, LabFleet]]:
+    """A served lab of a test's own, at the pace that the loads expect; gone when the block is over.
+
+    Args:
+        name: what the lab's name begins with.
+        hosts: how many it has.
+        results: where loads leave their accounts.
+        settings: variables given to every playbook.
+        more: further words of `trainyard lab up`.
+    """
+    with stand_in(name, hosts, *more, **settings) as lab, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAINYARD_LAB", lab.name)
+        lab.pace(1000 * PER_TOKEN_S, 1000 * PER_TOKEN_S)
+        lab.play("site.yml", "--skip-tags", "benchmark")
+        yield lab, LabFleet(results, settings)
 
 
 @pytest.fixture(scope="session")
