@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SDK's system packages as dpkg, modinfo and the kernel's module list show them.
 
-The packages are real entries of dpkg's own database (with nothing in them), so every tool that asks dpkg sees them. The
-kernel module cannot be loaded: ``modinfo`` and ``lsmod`` are wrapped in /usr/local/sbin for the name ``neuron`` and
+The packages are real entries of dpkg's own database (with nothing in them), so every tool that asks dpkg sees them.
+These are the machine image's: they come once, and what is installed over them stays, also when the host boots again.
+The kernel module cannot be loaded: ``modinfo`` and ``lsmod`` are wrapped in /usr/local/sbin for the name ``neuron`` and
 pass every other question on.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import time
 from pathlib import Path
@@ -40,7 +42,17 @@ def _stanza(name: str, number: str) -> str:
 
 
 def register(host: HostConfig, row: sdk.Release) -> None:
-    """Make dpkg know the release's packages; others are left as they are."""
+    """Make dpkg know the release's packages, unless it was made to before; others are left as they are."""
+    note = host.path("/var/lib/neuron-sim/image.json")
+    brought = json.dumps(row.packages, sort_keys=True)
+    if note.exists() and note.read_text(encoding="utf-8") == brought:
+        return
+    _write_status(host, row)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(brought, encoding="utf-8")
+
+
+def _write_status(host: HostConfig, row: sdk.Release) -> None:
     status = host.path("/var/lib/dpkg/status")
     info = host.path("/var/lib/dpkg/info")
     info.mkdir(parents=True, exist_ok=True)

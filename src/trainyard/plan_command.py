@@ -86,7 +86,7 @@ def host_tables(plan: dict[str, Any]) -> Iterator[tuple[str, Table]]:
         for title in ("REPLICA", "CORES", "DEVICES", "NUMA", "CPUS", "PORT", "HBM GiB", "ARTIFACT"):
             justify: Literal["left", "right"] = "right" if title in ("PORT", "HBM GiB") else "left"
             table.add_column(title, no_wrap=title != "CPUS", overflow="fold", justify=justify)
-        for replica in host["replicas"]:
+        for replica in [*host["replicas"], *host["spares"]]:
             table.add_row(
                 replica["name"],
                 replica["cores"],

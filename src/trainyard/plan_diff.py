@@ -77,8 +77,9 @@ def changes(plan: dict[str, Any], running: dict[str, dict[str, Any]]) -> list[Ch
             continue
         there = running[host]
         found += [_change(host, name, wanted[name]["release"], there.get(name) or {}) for name in wanted]
+        spares = {spare["name"] for spare in planned["spares"]}
         found += [
-            Change(host, name, STOP, "it is in no plan any more")
+            Change(host, name, STOP, "it stands in for others" if name in spares else "it is in no plan any more")
             for name in sorted(set(there) - set(wanted))
             if there[name].get("running")
         ]

@@ -226,8 +226,11 @@ def test_a_plan_is_compared_with_what_runs() -> None:
 
     plan = {
         "hosts": {
-            "a": {"replicas": [replica("x-0", "new"), replica("x-1", "same"), replica("x-2", "first")]},
-            "b": {"replicas": [replica("x-0", "new")]},
+            "a": {
+                "replicas": [replica("x-0", "new"), replica("x-1", "same"), replica("x-2", "first")],
+                "spares": [replica("x-spare", "other")],
+            },
+            "b": {"replicas": [replica("x-0", "new")], "spares": []},
         }
     }
     there = {

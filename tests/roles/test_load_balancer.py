@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing import cli
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import Router
+from ansible_collections.trainyard.neuron.plugins.module_utils.routing.steering import move
 
 from tests.roles.render import render
 from tests.roles.test_vllm_endpoint import analyze, needs_systemd
@@ -342,6 +343,40 @@ def test_a_drained_replica_finishes_and_stays_out_over_a_restart(tmp_path: Path,
         assert [row.state for row in again.router.find(name)] == ["ready"]
     finally:
         again.stop()
+
+
+def test_a_spare_gets_nothing_until_it_is_made_ready_and_its_state_outlives_a_reload(
+    tmp_path: Path, stubs: tuple[Stub, Stub]
+) -> None:
+    first, second = stubs
+    models = [{"name": "tiny/llama", "servers": [server(first), server(second, spare=True)]}]
+    spare = f"host:{second.port}"
+
+    def state() -> list[str]:
+        return [row.state for row in front.router.find(spare)]
+
+    def reload() -> None:
+        cli.save(front.router, front.states)
+        front.reload()
+
+    with routed(tmp_path, models) as front:
+        wait_for(lambda: front.up() == [f"host:{first.port}"])
+        assert state() == ["maint"]
+        assert post(front.port, {"max_tokens": 1})[0] == 200
+        assert not second.seen
+        # As a roll does it: out of rotation while it starts, ready when it is gated, in maintenance when it is stopped.
+        move([front.router], [spare], "drain", 5.0)
+        assert state() == ["drain"]
+        assert not move([front.router], [spare], "ready", 5.0).problems()
+        reload()
+        wait_for(lambda: len(front.up()) == 2)
+        assert state() == ["ready"]
+        assert [post(front.port, {"max_tokens": 1})[0] for _ in range(8)] == [200] * 8
+        assert second.seen
+        move([front.router], [spare], "drain", 5.0)
+        move([front.router], [spare], "maint", 5.0)
+        reload()
+        assert state() == ["maint"]
 
 
 def test_the_router_program_lists_and_names_what_it_does_not_know(

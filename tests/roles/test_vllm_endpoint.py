@@ -180,6 +180,8 @@ def test_the_fence_names_every_port_and_every_client() -> None:
         "tcp dport { 8000, 8001, 9000 } reject with tcp reset",
     ]
     assert "reject" not in render("vllm_endpoint", "fence.nft.j2", vllm_endpoint_replicas=rows)
+    spare = {"vllm_endpoint_replicas": rows[:1], "vllm_endpoint_spares": rows[1:], "vllm_endpoint_clients": clients}
+    assert render("vllm_endpoint", "fence.nft.j2", **spare) == text
 
 
 def test_two_replicas_of_a_recipe_share_nothing_that_must_be_their_own() -> None:

@@ -234,6 +234,9 @@ def test_two_models_have_addresses_of_their_own(tmp_path: Path, stubs: tuple[Stu
     ]
     assert "ADDRESS=127.100.255.1\n" in rows[0]
     assert 'WORKERS="http://127.101.0.1:8600"' in rows[1]
+    # A spare is there for what the chosen one cannot take, and is not chosen: most of the time it does not run.
+    models[1]["servers"].append({**models[1]["servers"][0], "id": "host:spare", "spare": True})
+    assert rows[1] == render("load_balancer", "vllm-router.env.j2", item={"slug": "Qwen-tiny"}, **given)
 
 
 def test_replicas_that_come_and_go_are_told_and_the_rest_stays(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.stand_in import Lab, stand_in
 from trainyard.paths import ROOT
 
 INVENTORY = ROOT / "inventory" / "lab"
@@ -221,6 +223,53 @@ class LabFleet:
             process.wait(timeout=120)
             account.update(json.loads(out.read_text()))
             account["requests"] = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def own_fleet(
+    name: str, hosts: int, results: Path, settings: dict[str, Any], *more: str
+) -> Iterator[tuple[Lab, LabFleet]]:
+    """A served lab of a test's own, at the pace that the loads expect; gone when the block is over.
+
+    Args:
+        name: what the lab's name begins with.
+        hosts: how many it has.
+        results: where loads leave their accounts.
+        settings: variables given to every playbook.
+        more: further words of `trainyard lab up`.
+    """
+    with stand_in(name, hosts, *more, **settings) as lab, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAINYARD_LAB", lab.name)
+        lab.pace(1000 * PER_TOKEN_S, 1000 * PER_TOKEN_S)
+        lab.play("site.yml", "--skip-tags", "benchmark")
+        yield lab, LabFleet(results, settings)
+
+
+class RotationWatch(threading.Thread):
+    """Looks at the router once a second: the fewest replicas in rotation that it ever saw, and requests so far."""
+
+    def __init__(self, url: str, replicas: int) -> None:
+        super().__init__(daemon=True)
+        self.url = url
+        self.fewest = replicas
+        self.looks = 0
+        self.requests = 0
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(1.0):
+            lines = httpx.get(self.url, timeout=10).text.splitlines()
+            servers = [line for line in lines if line.startswith("haproxy_server_status{") and 'state="UP"' in line]
+            served = [line for line in lines if line.startswith("haproxy_server_sessions_total{")]
+            self.fewest = min(self.fewest, sum(line.endswith(" 1") for line in servers))
+            self.requests = sum(int(float(line.rpartition(" ")[2])) for line in served)
+            self.looks += 1
+
+
+def nothing_lost(account: dict[str, Any]) -> None:
+    """Every request of a load, and there were some, got its whole answer."""
+    assert account["sent"] > 20, "the load proved nothing"
+    assert account["sent"] == account["ok"], account
 
 
 @pytest.fixture(scope="session")

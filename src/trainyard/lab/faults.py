@@ -37,6 +37,16 @@ mountpoint -q {_FULL} || exit 0
 umount --lazy "$(cat {_FULL}/where)"
 umount --lazy {_FULL}
 """
+_MODULES = "/sys/module"
+#: Says of the driver, as a kernel that goes on with it would, the version that is installed now. Over with a boot.
+_HOLD_DRIVER = f"""
+mountpoint -q {_MODULES} && exit 0
+version=$(dpkg-query --show --showformat '${{Version}}' aws-neuronx-dkms)
+mount -t tmpfs -o size=1m,mode=755 tmpfs {_MODULES}
+mkdir {_MODULES}/neuron
+printf '%s\\n' "$version" > {_MODULES}/neuron/version
+"""
+_LET_DRIVER_GO = f"! mountpoint -q {_MODULES} || umount --lazy {_MODULES}"
 #: A folder's content goes, the folder stays: it may be a mount point.
 _WIPE = 'find "$1" -mindepth 1 -delete'
 
@@ -65,7 +75,7 @@ _SERVICE_KINDS: dict[str, tuple[str, Callable[[Details], dict[str, Any]]]] = {
 }
 
 SERVICE_KINDS = tuple(_SERVICE_KINDS)
-HOST_KINDS = ("reboot", "stop", "start", "stop-start", "network-cut", "disk-full")
+HOST_KINDS = ("reboot", "stop", "start", "stop-start", "network-cut", "disk-full", "driver-held")
 
 
 class Faults:
@@ -96,6 +106,7 @@ class Faults:
             "stop-start": self._stop_start,
             "network-cut": self._cut,
             "disk-full": self._fill,
+            "driver-held": self._hold_driver,
             "clear": self._clear,
         }
         action = actions.get(kind)
@@ -175,12 +186,19 @@ class Faults:
         self._exec(host, _FILL, path)
         return f"{path} on {host} is full"
 
+    def _hold_driver(self, host: str, details: Details) -> str:
+        """Have the kernel keep the driver that it has, whatever is installed, until the host boots."""
+        del details
+        self._exec(host, _HOLD_DRIVER)
+        return f"the kernel of {host} keeps its driver until it boots"
+
     def _clear(self, host: str, details: Details) -> str:
-        """Heal the host's network and disk, and switch the stand-in's faults off."""
+        """Heal the host's network and disk, have it let go of its driver, and switch the stand-in's faults off."""
         del details
         for words in (("-D", "INPUT", "-j"), ("-D", "OUTPUT", "-j"), ("-F",), ("-X",)):
             self._iptables(host, *words, _CHAIN, check=False)
         self._exec(host, _DRAIN)
+        self._exec(host, _LET_DRIVER_GO)
         self._inside(host, "clear", Details())
         return f"{host} has no faults"
 

@@ -14,18 +14,13 @@ from typing import Any
 
 import pytest
 
-from tests.roll.conftest import LabFleet, Run
+from tests.roll.conftest import LabFleet, Run, nothing_lost
 
 pytestmark = pytest.mark.lab
 
 CANARY_HOST, CANARY = "lab-1", "tiny-llama-0"
 CANARY_ID = f"{CANARY_HOST}:{CANARY}"
 STATE = "/var/lib/trainyard/roll/state.json"
-
-
-def nothing_lost(account: dict[str, Any]) -> None:
-    assert account["sent"] > 20, "the load proved nothing"
-    assert account["sent"] == account["ok"], account
 
 
 @pytest.fixture(autouse=True)

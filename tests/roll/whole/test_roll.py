@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.roll.conftest import LabFleet
+from tests.roll.conftest import LabFleet, RotationWatch
 
 pytestmark = pytest.mark.lab
 
@@ -21,27 +19,6 @@ ONE_AT_A_TIME = {"at_once": 1, "floor": "auto", "canary_seconds": 20, "soak_seco
 
 
 AT_LEAST = int(os.environ.get("TRAINYARD_ROLL_REQUESTS", "5000"))
-
-
-class RotationWatch(threading.Thread):
-    """Looks at the router once a second: the fewest replicas in rotation that it ever saw, and requests so far."""
-
-    def __init__(self, url: str, replicas: int) -> None:
-        super().__init__(daemon=True)
-        self.url = url
-        self.fewest = replicas
-        self.looks = 0
-        self.requests = 0
-        self.over = threading.Event()
-
-    def run(self) -> None:
-        while not self.over.wait(1.0):
-            lines = httpx.get(self.url, timeout=10).text.splitlines()
-            servers = [line for line in lines if line.startswith("haproxy_server_status{") and 'state="UP"' in line]
-            served = [line for line in lines if line.startswith("haproxy_server_sessions_total{")]
-            self.fewest = min(self.fewest, sum(line.endswith(" 1") for line in servers))
-            self.requests = sum(int(float(line.rpartition(" ")[2])) for line in served)
-            self.looks += 1
 
 
 def test_new_settings_a_new_revision_and_back_lose_nothing_and_keep_all_but_one_in_rotation(

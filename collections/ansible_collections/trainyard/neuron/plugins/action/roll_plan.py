@@ -14,8 +14,8 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary import Thresholds
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import Holder, LockHeldError, dead_runs
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.moves import REPLACE, RETIRE
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
-    ELSEWHERE,
     Peer,
     RollPlan,
     cannot_leave,
@@ -25,7 +25,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import 
     plan_roll,
     read_fleet,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet, RollError, Settings
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import ELSEWHERE, Fleet, RollError, Settings
 
 VERBS = ("redeploy", "rollback", "status", "check", "leave")
 HOOKS = ("before", "drain", "undrain", "is_drained", "after")
@@ -96,7 +96,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             return {"changed": False}
         Thresholds.from_dict(arguments["thresholds"])
         beside = self._beside(arguments, hostvars, here, fleet)
-        plan = plan_roll(fleet, settings, arguments["staged"], beside)
+        plan = plan_roll(fleet, settings, arguments["staged"], beside, insist=arguments["verb"] == "redeploy")
         run = identity(arguments["verb"])
         run["take_over"] = arguments["take_over"] + self._dead(reports, run["owner"])
         fact = as_fact(plan, fleet, settings, {**arguments, "hooks": hooks}, run)
@@ -188,13 +188,13 @@ def wanted(fleet: dict[str, Any], reports: dict[str, Any], verb: str) -> dict[st
     hosts: dict[str, Any] = {}
     for host, entry in taking_part.items():
         known = (reports.get(host) or {}).get("replicas", {})
-        hosts[host] = {
-            "replicas": [
+        hosts[host] = {"memory": entry.get("memory")}
+        for kind in ("replicas", "spares"):
+            hosts[host][kind] = [
                 {**item, "release": before(known.get(item["name"], {}))}
-                for item in entry.get("replicas", [])
+                for item in entry.get(kind, [])
                 if before(known.get(item["name"], {}))
             ]
-        }
     return {"hosts": hosts}
 
 
@@ -234,6 +234,12 @@ def overview(fleet: Fleet) -> dict[str, Any]:
         state = f"out: {out[target.id]}" if target.id in out else "in rotation"
         drift = "" if seen.running in ("", target.release) else f", wanted {target.release}"
         rows.append(f"{target.id}  {seen.active}  release {seen.running or 'none'}{drift}  {state}")
+    for spare in fleet.spares:
+        seen = fleet.seen(spare)
+        if seen.running:
+            rows.append(
+                f"{spare.id}  {seen.active}  release {seen.running}  stands in for others until the next redeploy"
+            )
     return {
         "msg": [*rows, f"{len(fleet.targets) - len(out)} of {len(fleet.targets)} replicas are in rotation."],
         "out": out,
@@ -265,7 +271,9 @@ def as_fact(
     fact["moves"] = {host: [] for host in arguments["hosts"]}
     for wave in fact["waves"]:
         for move in wave["moves"]:
-            fact["moves"][move["host"]].append(move)
+            # Of a spare nothing is to be remembered: what is found of it says all.
+            if move["kind"] == REPLACE:
+                fact["moves"][move["host"]].append(move)
         wave.update(parts(wave, fleet, routers))
         audience = [*wave["on"], *routers, fact["terms"]["lead"], *(wave["watch"] if wave["watch_seconds"] else [])]
         wave["audience"] = list(dict.fromkeys(audience))
@@ -284,6 +292,7 @@ def parts(wave: dict[str, Any], fleet: Fleet, routers: list[str]) -> dict[str, A
     return {
         "on": members,
         "touched": touched,
+        "retired": [move["id"] for move in wave["moves"] if move["kind"] == RETIRE],
         "routed": {router: [name for name in touched if name in fleet.seats[router]] for router in routers},
         "watch": watching,
     }

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.action.roll_plan import named, reported, wanted
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.moves import REPLACE
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import out_of_rotation, read_fleet
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet, RollError
 
@@ -53,6 +55,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             out,
             list(fleet.silent),
             light,
+            [spare.id for spare in fleet.spares if fleet.seen(spare).running],
         )
         for line in lines:
             self._display.display(line)
@@ -81,11 +84,24 @@ def finished(roll: dict[str, Any], fleet: Fleet, out: dict[str, str]) -> dict[st
     for target in fleet.targets:
         if target.host in names and (target.id not in out or target.id in roll["out"]):
             names[target.host].append(target.name)
+    for spare in fleet.spares:
+        names.setdefault(spare.host, []).append(spare.name)
     return names
 
 
+def replaced(waves: list[dict[str, Any]]) -> list[str]:
+    """Replicas that waves bring to another release; spares come and go beside them."""
+    return [move["id"] for wave in waves for move in wave["moves"] if move["kind"] == REPLACE]
+
+
 def told(
-    roll: dict[str, Any], done: int, why: str, out: dict[str, str], silent: list[str], light: dict[str, str]
+    roll: dict[str, Any],
+    done: int,
+    why: str,
+    out: dict[str, str],
+    silent: list[str],
+    light: dict[str, str],
+    standing: Sequence[str] = (),
 ) -> tuple[list[str], bool]:
     """The report's lines, and whether the roll failed.
 
@@ -96,12 +112,13 @@ def told(
         out: replicas out of rotation now, with the reason.
         silent: hosts that do not answer now.
         light: replicas that still get less than others, with the reason.
+        standing: spares that run now.
     """
     waves = roll["waves"]
     verb = roll["terms"]["verb"].capitalize()
     stopped = done < len(waves)
-    moved = sum(len(wave["moves"]) for wave in waves[:done])
-    total = sum(len(wave["moves"]) for wave in waves)
+    moved = len(replaced(waves[:done]))
+    total = len(replaced(waves))
     if stopped:
         at = waves[done]
         names = ", ".join(move["id"] for move in at["moves"])
@@ -109,7 +126,7 @@ def told(
             f"{verb} stopped at wave {done + 1} of {len(waves)} ({names}); {moved} of {total} replicas are rolled."
         ]
         lines += [f"  because: {why}"] if why else []
-        after = [move["id"] for wave in waves[done + 1 :] for move in wave["moves"]]
+        after = replaced(waves[done + 1 :])
         lines += [f"  untouched: {', '.join(after)}"] if after else []
     else:
         lines = [f"{verb} is done: {moved} of {total} replicas rolled in {len(waves)} waves."]
@@ -117,6 +134,7 @@ def told(
     lines += [f"  out of rotation: {name}: {why}" for name, why in sorted(out.items())]
     lines += [f"  gets too little: {name}: {why}" for name, why in sorted(light.items())]
     lines += [f"  does not answer: {name}" for name in silent]
+    lines += [f"  stands in still: {name}" for name in standing]
     failed = stopped or bool(set(out) - expected) or bool(silent) or bool(light)
     if failed:
         lines.append("  Next: mend the cause, then run the same playbook again; it goes on from here.")

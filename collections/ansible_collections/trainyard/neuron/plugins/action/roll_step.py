@@ -136,7 +136,7 @@ def answers(step: str, wave: dict[str, Any], terms: dict[str, Any], hostvars: An
         "drain": routers,
         "replace": list(wave["on"]),
         "restore": list(wave["on"]),
-        "admit": [router for router in routers if any(move["admit"] for move in wave["moves"])],
+        "admit": [router for router in routers if wave["retired"] or any(move["admit"] for move in wave["moves"])],
         "watch": list(dict.fromkeys([*wave["watch"], *terms["routers"]])),
     }[step]
     found: dict[str, Any] = {}
@@ -182,6 +182,9 @@ def _restore(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list
 
 def _admit(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
     del terms
+    retired = [name for name in wave["routed"].get(here, []) if name in wave["retired"]]
+    if retired:
+        return "router_server", {"state": "maint", "servers": retired, "timeout_s": ADMIT_TIMEOUT_S}
     return _ready(here, wave, ready, wave["weights"])
 
 

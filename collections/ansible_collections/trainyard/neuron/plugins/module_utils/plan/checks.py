@@ -4,11 +4,12 @@
 from __future__ import absolute_import, annotations, division, print_function
 
 import math
-from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import (
     AGENT_PORT_OFFSET,
     FILL,
+    LAST_PORT,
     PREFIX,
     Deployment,
 )
@@ -27,6 +28,9 @@ MIRRORED_SETTINGS = {
     "max_length": "max_model_len",
     "n_positions": "max_model_len",
 }
+
+#: How far above its deployment's replicas a spare's port may be.
+PORTS_TRIED = 64
 
 #: So many standard deviations above the mean a benchmark's longest of a thousand requests is to be expected.
 TAIL_SIGMAS = 3
@@ -151,6 +155,19 @@ def _one_driver(host: Host, releases: Mapping[str, SdkRelease]) -> List[Problem]
     last = [item for item in host.deployments if item.name in releases][-1]
     rule = "a host has one Neuron driver, so one SDK release: %s" % who
     return [Problem("", variable_of(last) + ".sdk_release", last.sdk_release, rule, "agree, or use different hosts")]
+
+
+def taken_ports(host: Host, ports: Mapping[str, Sequence[int]], balances: bool) -> Set[int]:
+    """Return every port that somebody has on a host; arguments as `host_problems`."""
+    replicas = {port for each in ports.values() for port in each}
+    others = {port for _name, port in host.other_ports} | ({host.router_port} if balances else set())
+    return others | replicas | {port + AGENT_PORT_OFFSET for port in replicas}
+
+
+def free_port(first: int, taken: Set[int]) -> Optional[int]:
+    """Return the first port from `first` on that is free with its agent's, None where there is none nearby."""
+    tried = range(first, min(first + PORTS_TRIED, LAST_PORT + 1))
+    return next((port for port in tried if not {port, port + AGENT_PORT_OFFSET} & taken), None)
 
 
 def _port_problems(host: Host, ports: Mapping[str, Sequence[int]], balances: bool) -> List[Problem]:

@@ -154,6 +154,27 @@ def free_slices(free: Iterable[int], width: int) -> List[Slice]:
     return found
 
 
+def spare_slices(topology: Topology, requests: Iterable[Request], taken: Iterable[int]) -> Dict[str, Slice]:
+    """Give each request one more slice of its width on the cores that are left, the widest first.
+
+    Args:
+        topology: the host.
+        requests: as of `place`; those with pinned cores get none, since they may have no other cores.
+        taken: cores that somebody has, or nobody gets.
+
+    Returns:
+        By name, for those that there is room for; no two share a core.
+    """
+    nodes = {core: device.numa_node for device in topology.devices for core in device.cores}
+    free = set(topology.cores) - set(taken)
+    found: Dict[str, Slice] = {}
+    for request in sorted(requests, key=lambda request: (-request.width, request.name)):
+        for piece in () if request.pinned else _take(free, request.width, 1, nodes):
+            found[request.name] = piece
+            free -= set(piece.cores)
+    return found
+
+
 def _take(free: Iterable[int], width: int, count: int, nodes: Mapping[int, int]) -> Tuple[Slice, ...]:
     """Return up to `count` free slices, those on the fewest NUMA nodes first, then the lowest; ascending."""
     wanted = sorted(free_slices(free, width), key=lambda piece: (len({nodes[c] for c in piece.cores}), piece.start))

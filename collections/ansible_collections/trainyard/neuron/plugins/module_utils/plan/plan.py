@@ -40,6 +40,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.placement im
     devices_of,
     numa_nodes,
     place,
+    spare_slices,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError, Problem, did_you_mean
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges
@@ -62,6 +63,9 @@ LOOPBACK = "127.0.0.1"
 #: Families of operating systems whose releases are known to work or not to work with a release of the SDK.
 JUDGED_SYSTEMS = ("ubuntu", "amazon", "rocky")
 DEFAULT_ROUTER_PORT = 8080
+
+#: What a deployment's further replica is called in place of its index.
+SPARE = "spare"
 
 #: The field of a deployment's `benchmark` that says how many clients send; the others are the load itself.
 LOAD_HOSTS = "load_hosts"
@@ -174,11 +178,7 @@ class _Planner:
     def _host(self, host: Host) -> Dict[str, Any]:
         releases = self._releases(host)
         placement = self._place(host, releases)
-        ports = {
-            name: [_by_name(host, name).port + index for index in range(len(slices))]
-            for name, slices in placement.slices.items()
-        }
-        found = checks.host_problems(host, releases, ports, balances=host.name in self._routers)
+        found = checks.host_problems(host, releases, _ports(host, placement), balances=host.name in self._routers)
         for variable, degree in host.refused:
             found += checks.tensor_parallel_problems(degree, variable, host.topology)
         self._problems += [problem.on(host.name) for problem in found]
@@ -188,6 +188,7 @@ class _Planner:
         if any(problem.host == host.name for problem in self._problems):
             return {}
         replicas = self._replicas(host, releases, placement)
+        spares = self._spares(host, releases, placement)
         memory = self._host_memory(host, releases, placement)
         return {
             "name": host.name,
@@ -203,6 +204,7 @@ class _Planner:
             "weights": _weights(host),
             "artifacts": self._host_artifacts(host, releases),
             "replicas": replicas,
+            "spares": spares,
             "memory": memory,
             # Where not one load fits by the estimate, which was warned of, one at a time has the best chance.
             "loads_at_once": max(1, memory["loads_at_once"]) if memory else 0,
@@ -282,17 +284,10 @@ class _Planner:
 
     def _place(self, host: Host, releases: Mapping[str, SdkRelease]) -> Placement:
         """Lay the slices of the deployments that are right in themselves."""
-        legal = host.topology.legal_tensor_parallel
-        requests = tuple(
-            Request(item.name, item.tensor_parallel_size, item.data_parallel_size, item.cores)
-            for item in host.deployments
-            if item.tensor_parallel_size in legal and item.name in releases
-        )
+        requests = self._requests(host, releases)
         key = (id(host.topology), requests, host.reserved_cores, host.quarantined_devices)
         if key not in self._placements:
-            blocked = dict.fromkeys(cores_of_devices(host.topology, host.quarantined_devices), "quarantined devices")
-            blocked.update(dict.fromkeys(host.reserved_cores, "reserved cores"))
-            self._placements[key] = place(host.topology, requests, blocked)
+            self._placements[key] = place(host.topology, requests, _blocked(host))
         placement = self._placements[key]
         already = {problem.variable for problem in self._problems if problem.host == host.name}
         for refusal in placement.refusals:
@@ -302,6 +297,14 @@ class _Planner:
                 value = format_ranges(deployment.cores) if refusal.field == "cores" else deployment.data_parallel_size
                 self._problems.append(Problem(host.name, path, value, refusal.rule, refusal.fix))
         return placement
+
+    def _requests(self, host: Host, releases: Mapping[str, SdkRelease]) -> Tuple[Request, ...]:
+        """Return what the deployments that are right in themselves want of a host."""
+        return tuple(
+            Request(item.name, item.tensor_parallel_size, item.data_parallel_size, item.cores)
+            for item in host.deployments
+            if item.tensor_parallel_size in host.topology.legal_tensor_parallel and item.name in releases
+        )
 
     def _artifact(self, deployment: Deployment, release: SdkRelease, topology: Topology) -> Tuple[str, Dict[str, Any]]:
         key = (id(deployment), topology.logical_nc_config, topology.family)
@@ -364,6 +367,36 @@ class _Planner:
                 replicas.append(self._replica(host, deployment, releases[name], index, piece))
         return sorted(replicas, key=lambda replica: (replica["devices"][0], replica["port"]))
 
+    def _spares(self, host: Host, releases: Mapping[str, SdkRelease], placement: Placement) -> List[Dict[str, Any]]:
+        """Return one more replica for each deployment that the host has a free slice, a free port and the memory for.
+
+        They serve only while a roll needs them (see `roll.plan`): nothing of the plan depends on which of them run.
+        """
+        requests = self._requests(host, releases)
+        taken = {core for pieces in placement.slices.values() for piece in pieces for core in piece.cores}
+        slices = spare_slices(host.topology, requests, taken | set(_blocked(host)))
+        ports = checks.taken_ports(host, _ports(host, placement), balances=host.name in self._routers)
+        found = []
+        for name in sorted(slices):
+            deployment = _by_name(host, name)
+            count = len(placement.slices[name])
+            port = checks.free_port(deployment.port + count, ports)
+            if port is None or not self._holds_one_more(host, releases[name], deployment):
+                continue
+            ports |= {port, port + AGENT_PORT_OFFSET}
+            seat = ("%s-%s" % (name, SPARE), port)
+            spare = self._replica(host, deployment, releases[name], count, slices[name], seat)
+            found.append(dict(spare, spare=True))
+        return found
+
+    def _holds_one_more(self, host: Host, release: SdkRelease, deployment: Deployment) -> bool:
+        """Return whether a host's memory takes the load of one more replica; it does where nobody knows either."""
+        shape = self._shape(deployment.model)
+        if host.topology.memory_bytes is None or shape is None:
+            return True
+        more = host_memory([(deployment, release, shape)], [], host.topology.memory_bytes)
+        return more.loads_at_once > 0
+
     def _slice(self, host: Host, piece: Slice) -> Dict[str, Any]:
         """Return what follows from a slice's place on such a host."""
         key = (id(host.topology), host.cpu_pinning, piece)
@@ -381,12 +414,18 @@ class _Planner:
         return self._slices[key]
 
     def _replica(
-        self, host: Host, deployment: Deployment, release: SdkRelease, index: int, piece: Slice
+        self,
+        host: Host,
+        deployment: Deployment,
+        release: SdkRelease,
+        index: int,
+        piece: Slice,
+        seat: Optional[Tuple[str, int]] = None,
     ) -> Dict[str, Any]:
+        """Return a replica; `seat`: name and port where they do not follow from its index."""
         where = self._slice(host, piece)
         digest, _inputs = self._artifact(deployment, release, host.topology)
-        name = "%s-%d" % (deployment.name, index)
-        port = deployment.port + index
+        name, port = seat or ("%s-%d" % (deployment.name, index), deployment.port + index)
         # Where nobody else has to reach it, nobody else can.
         alone = self._routers == [host.name] and set(self._clients) <= {host.name}
         address = LOOPBACK if alone else host.address
@@ -458,10 +497,12 @@ class _Planner:
         """Collect the servers of each model for the routers, and find the routers' port."""
         ports = self._router_ports(hosts)
         models: Dict[str, List[Dict[str, Any]]] = {}
-        for name, host in planned.items():
-            for replica in host.get("replicas", ()):
-                server = {key: replica[key] for key in ("id", "address", "port", "agent_port", "max_num_seqs")}
-                models.setdefault(replica["served_name"], []).append(dict(server, host=name))
+        # The spares last: what counts a model's servers through has the same numbers with them and without.
+        for kind, more in (("replicas", {}), ("spares", {"spare": True})):
+            for name, host in planned.items():
+                for replica in host.get(kind, ()):
+                    server = {key: replica[key] for key in ("id", "address", "port", "agent_port", "max_num_seqs")}
+                    models.setdefault(replica["served_name"], []).append(dict(server, host=name, **more))
         port = min(ports) if ports else DEFAULT_ROUTER_PORT
         return {
             "port": port,
@@ -573,6 +614,21 @@ def _monitor(host: Host) -> Optional[Dict[str, Any]]:
 
 def _url(address: str, port: int) -> str:
     return "http://%s:%d" % ("[%s]" % address if ":" in address else address, port)
+
+
+def _blocked(host: Host) -> Dict[int, str]:
+    """Return the cores that nobody gets, and why."""
+    blocked = dict.fromkeys(cores_of_devices(host.topology, host.quarantined_devices), "quarantined devices")
+    blocked.update(dict.fromkeys(host.reserved_cores, "reserved cores"))
+    return blocked
+
+
+def _ports(host: Host, placement: Placement) -> Dict[str, List[int]]:
+    """Return the ports of each deployment's replicas, by the deployment's name."""
+    return {
+        name: [_by_name(host, name).port + index for index in range(len(slices))]
+        for name, slices in placement.slices.items()
+    }
 
 
 def _by_name(host: Host, name: str) -> Deployment:

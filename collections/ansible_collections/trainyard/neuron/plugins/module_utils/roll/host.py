@@ -168,8 +168,9 @@ class _HaltError(Exception):
 def replace(host: Host, order: Order, name: str, url: str, release: str) -> Result:
     """Bring one drained replica to a release: wait until it is idle, stop, switch, start, gate.
 
-    A replica that already runs the release is only looked at. Nothing is undone here: after an error the replica is
-    left as the step in the result says, out of rotation.
+    Without a release it is stopped; of a spare, nothing is left that a start would take. A replica that already runs
+    the release is only looked at. Nothing is undone here: after an error the replica is left as the step in the result
+    says, out of rotation.
     """
     return _Replacement(host, order, name, url, release, keep_previous=False).run()
 
@@ -206,6 +207,8 @@ class _Replacement:
             elif not result.release:
                 self._step("idle", self._idle)
                 self._step("stop", self._stop)
+                if self.host.releases.current(self.name).get("spare"):
+                    self.host.releases.forget(self.name)
             else:
                 # A release that is not there is found out before anything is stopped.
                 self.host.releases.find(self.name, result.release)

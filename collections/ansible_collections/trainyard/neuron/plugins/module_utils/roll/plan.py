@@ -9,71 +9,26 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.moves import RAISE, REPLACE, RETIRE, Move
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.spares import with_spares
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import (
+    BLUE_GREEN,
+    ELSEWHERE,
     Fleet,
     Observed,
     RollError,
     Seat,
     Settings,
     Target,
+    overlap,
     share_of,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import FULL_WEIGHT
 
-ELSEWHERE = "elsewhere"
-"""Stands among the routers for those that trainyard does not run, and reaches through hooks."""
 PEERS_WATCHED = 8
 """So many peers are enough to compare with, and few enough to ask at the same time in any fleet."""
-
-
-@dataclass(frozen=True)
-class Move:
-    """What happens to one replica.
-
-    Attributes:
-        was: release that runs now, or that would start; empty for a replica that never ran.
-        reason: why it is touched at all.
-        drain: it is in rotation and must leave it first.
-        restart: its process is replaced; otherwise it is only gated again.
-        admit: it goes (back) into rotation after its gate.
-        load_seconds: how long its start will take.
-        load_known: that figure was recorded, not assumed.
-        weight_now: how much its routers send it, in percent of what they are configured to.
-        weight: the same when the roll is done with it.
-        after: ids of replicas that must have moved before, because they hold its cores.
-    """
-
-    target: Target
-    was: str
-    reason: str
-    drain: bool
-    restart: bool
-    admit: bool
-    load_seconds: float
-    load_known: bool
-    weight_now: int = FULL_WEIGHT
-    weight: int = FULL_WEIGHT
-    after: FrozenSet[str] = frozenset()
-
-    def steps(self, watch_seconds: float, weight: int = FULL_WEIGHT) -> List[str]:
-        """The steps in words, for people; ``weight`` is the one at readmission."""
-        words = ["drain"] if self.drain else []
-        words += ["stop", "switch", "start"] if self.restart else []
-        words += ["gate"]
-        if self.admit:
-            words += ["ready" if weight == FULL_WEIGHT else "ready at {0}%".format(weight)]
-            words += ["watch {0:g} s".format(watch_seconds)] if watch_seconds else []
-        else:
-            words += ["stays out"]
-        return words
-
-    def seconds(self, settings: Settings, watch_seconds: float) -> float:
-        """Estimated duration in seconds."""
-        drain = min(settings.drain_assumed_seconds, settings.drain_deadline_seconds) if self.drain else 0.0
-        load = self.load_seconds if self.restart else 0.0
-        return drain + load + settings.gate_seconds + (watch_seconds if self.admit else 0.0)
 
 
 @dataclass(frozen=True)
@@ -115,6 +70,7 @@ class RollPlan:
         out: replicas that are out of rotation and stay so, with the reason.
         planned: replicas of each model in the plan.
         floor: replicas of each model that stay in rotation throughout.
+        spares: for people, what becomes of each spare that could stand in, by its id.
     """
 
     waves: Tuple[Wave, ...]
@@ -123,6 +79,7 @@ class RollPlan:
     planned: Mapping[str, int]
     floor: Mapping[str, int]
     settings: Settings = field(default_factory=Settings)
+    spares: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -138,6 +95,7 @@ class RollPlan:
             text = [_headline(self, moves)]
             for wave in self.waves:
                 text += [_line(self, wave, move) for move in wave.moves]
+        text += ["  spare  {0} {1}".format(name, what) for name, what in sorted(self.spares.items())]
         text += ["  left out  {0}: {1}".format(name, why) for name, why in sorted(self.out.items())]
         return text
 
@@ -155,7 +113,13 @@ class RollPlan:
         }
 
 
-def plan_roll(fleet: Fleet, settings: Settings, require_staged: bool = True, beside: Sequence[Peer] = ()) -> RollPlan:
+def plan_roll(
+    fleet: Fleet,
+    settings: Settings,
+    require_staged: bool = True,
+    beside: Sequence[Peer] = (),
+    insist: bool = True,
+) -> RollPlan:
     """Plan the roll of a fleet.
 
     Args:
@@ -164,6 +128,7 @@ def plan_roll(fleet: Fleet, settings: Settings, require_staged: bool = True, bes
         require_staged: refuse replicas whose wanted release is not complete on their host. A dry run stages nothing
             and so cannot ask for it.
         beside: replicas in rotation on hosts that have no part in the roll; what is rolled is compared with them too.
+        insist: refuse where the strategy is blue/green and a replica would leave rotation with nothing in its place.
 
     Raises:
         RollError: with every reason why this roll must not begin. Nothing was touched.
@@ -172,12 +137,22 @@ def plan_roll(fleet: Fleet, settings: Settings, require_staged: bool = True, bes
     problems = _silence(fleet) + _renamed(fleet, moves) + exchanged_keys(fleet)
     problems += _unstaged(fleet, moves) if require_staged else []
     moves, conflicts = _order_by_cores(fleet, moves)
-    if problems or conflicts:
-        raise RollError(problems + conflicts)
+    found = with_spares(fleet, settings, moves, require_staged, insist)
+    if problems or conflicts or found.problems:
+        raise RollError(problems + conflicts + found.problems)
     planned = Counter(target.model for target in fleet.targets)
     floor = {model: settings.floor_of(count) for model, count in planned.items()}
-    waves = _waves(fleet, settings, moves, floor, beside)
-    return RollPlan(tuple(waves), tuple(unchanged), out, dict(planned), floor, settings)
+    if settings.strategy == BLUE_GREEN and settings.floor == "auto" and insist:
+        # Nothing in rotation now is to be missed: not even by k replicas at a time.
+        up = Counter(target.model for target in fleet.targets if fleet.in_rotation(target))
+        floor = {model: up[model] for model in planned}
+    try:
+        waves = _waves(fleet, settings, found.moves, floor, beside)
+    except RollError as error:
+        used = {move.target.id for move in found.moves if move.kind == RAISE}
+        unused = ["{0} {1}.".format(name, why) for name, why in found.told.items() if name not in used]
+        raise RollError(error.problems + unused) from error
+    return RollPlan(tuple(waves), tuple(unchanged), out, dict(planned), floor, settings, found.told)
 
 
 def _sort_out(fleet: Fleet, settings: Settings) -> Tuple[List[Move], List[str], Dict[str, str]]:
@@ -306,10 +281,10 @@ def _order_by_cores(fleet: Fleet, moves: Sequence[Move]) -> Tuple[List[Move], Li
     ordered: List[Move] = []
     problems: List[str] = []
     for move in moves:
-        holders = _holders(fleet, move) if move.restart else {}
+        holders = fleet.holders(move.target) if move.restart else {}
         for name, cores in holders.items():
             other = moving.get(name)
-            frees = other is not None and other.restart and not _overlap(other.target.cores, move.target.cores)
+            frees = other is not None and other.restart and not overlap(other.target.cores, move.target.cores)
             if not frees:
                 problems.append(
                     "{0}: its cores {1} are held by {2} ({3}), which this roll does not move off them. "
@@ -317,20 +292,6 @@ def _order_by_cores(fleet: Fleet, moves: Sequence[Move]) -> Tuple[List[Move], Li
                 )
         ordered.append(replace(move, after=frozenset(name for name in holders if name in moving)))
     return ordered, problems + ([] if problems else _cycles(ordered))
-
-
-def _holders(fleet: Fleet, move: Move) -> Dict[str, Tuple[int, int]]:
-    """Other replicas on the host of ``move`` that run on cores it is to have."""
-    prefix = move.target.host + ":"
-    return {
-        name: seen.cores
-        for name, seen in fleet.observed.items()
-        if name.startswith(prefix)
-        and name != move.target.id
-        and seen.running
-        and seen.cores
-        and _overlap(seen.cores, move.target.cores)
-    }
 
 
 def _cycles(moves: Sequence[Move]) -> List[str]:
@@ -348,10 +309,6 @@ def _cycles(moves: Sequence[Move]) -> List[str]:
         "{0} wait for each other's cores: a roll, replica by replica, cannot change their slices. "
         "Take the host out of rotation, and run site.yml on it.".format(", ".join(sorted(waiting)))
     ]
-
-
-def _overlap(left: Tuple[int, int], right: Tuple[int, int]) -> bool:
-    return left[0] <= right[1] and right[0] <= left[1]
 
 
 def _range(cores: Tuple[int, int]) -> str:
@@ -389,36 +346,40 @@ def _waves(
     The canary is the first of those that leave rotation; where all were stopped before, as for a change of their host's
     SDK, it is the first that comes back on another release.
     """
-    rotation = Counter(target.model for target in fleet.targets if fleet.in_rotation(target))
-    up = {target.id for target in fleet.targets if fleet.in_rotation(target)}
+    everyone = [target for target in (*fleet.targets, *fleet.spares) if fleet.in_rotation(target)]
+    rotation = Counter(target.model for target in everyone)
+    up = {target.id for target in everyone}
     serving = {move.target.id for move in moves} & up
-    repairs = [move for move in moves if move.target.id not in serving and not move.after]
+    repairs = [move for move in moves if move.kind == REPLACE and move.target.id not in serving and not move.after]
     rolls = [move for move in moves if move not in repairs]
     hosts = list(dict.fromkeys(move.target.host for move in rolls))
     queue = [(0, repairs)] if repairs else []
     for number, members in enumerate(_batches(hosts, settings.batches), start=1):
         queue.append((number, [move for move in rolls if move.target.host in members]))
-    stopped = not rolls and any(move.was not in ("", move.target.release) for move in repairs)
+    stopped = any(move.was not in ("", move.target.release) for move in repairs)
+    stopped = stopped and all(move.kind == RETIRE for move in rolls)
     waves: List[Wave] = []
-    done: set[str] = {target.id for target in fleet.targets} - {move.target.id for move in moves}
+    done: set[str] = {target.id for target in fleet.targets} - {move.key for move in moves}
     for batch, pending in queue:
         while pending:
             canary = (batch > 0 or stopped) and not any(wave.canary for wave in waves)
             chosen = _choose(pending, done, rotation, serving, floor, 1 if canary else settings.at_once)
+            if not chosen and all(move.kind == RETIRE for move in pending):
+                # Others are missing, and these serve: they may as well go on.
+                break
             if not chosen:
                 raise RollError(_floor_problems(fleet, pending, rotation, floor, settings))
+            canary = canary and chosen[0].kind != RETIRE
             wave = _wave(len(waves) + 1, batch, canary, chosen, rotation, serving, settings)
             others = Counter(peer.target.model for peer in beside)
             weights, after = _weights(wave, others, settings)
             peers = _peers(fleet, chosen, done, up, beside)
             waves.append(replace(wave, peers=peers, weights=weights, weights_after=after))
             for move in chosen:
-                done.add(move.target.id)
-                (up.add if move.admit else up.discard)(move.target.id)
-                if move.admit and move.target.id not in serving:
-                    rotation[move.target.model] += 1
-                elif not move.admit and move.target.id in serving:
-                    rotation[move.target.model] -= 1
+                done.add(move.key)
+                rotation[move.target.model] += int(move.admit) - int(move.target.id in serving)
+                for names in (up, serving):
+                    (names.add if move.admit else names.discard)(move.target.id)
             pending = [move for move in pending if move not in chosen]
     return waves
 
@@ -439,12 +400,16 @@ def _choose(
         """Whether the move can be made in this wave, beside those already chosen."""
         if move in chosen or move.after - done:
             return False
+        # What is retired is not readmitted, so its wave takes other steps.
+        if chosen and (move.kind == RETIRE) != (chosen[0].kind == RETIRE):
+            return False
         return move.target.id not in serving or left.get(move.target.model, 0) - 1 >= floor[move.target.model]
 
     while len(chosen) < limit:
         busy = Counter(move.target.host for move in chosen)
         # Loads of one host share its memory and its disks: the host with the fewest is next, in the plan's order.
-        candidates = sorted(filter(spared, pending), key=lambda move: busy[move.target.host])
+        # Spares stay as long as anything else can be done.
+        candidates = sorted(filter(spared, pending), key=lambda move: (move.kind == RETIRE, busy[move.target.host]))
         if not candidates:
             break
         chosen.append(candidates[0])
@@ -594,7 +559,7 @@ def _headline(plan: RollPlan, moves: Sequence[Move]) -> str:
     assumed = sum(1 for move in restarts if not move.load_known)
     return (
         "Roll of {0} replicas on {1} hosts, {2} at a time, {3} waves, about {4} ({5} load times recorded{6}).".format(
-            len(moves),
+            sum(1 for move in moves if move.kind == REPLACE),
             len({move.target.host for move in moves}),
             plan.settings.at_once,
             len(plan.waves),
@@ -612,7 +577,7 @@ def _line(plan: RollPlan, wave: Wave, move: Move) -> str:
         "canary" if wave.canary else "batch {0}".format(wave.batch) if wave.batch else "serves nobody now",
         move.target.id,
         move.was or "nothing",
-        move.target.release,
+        move.target.release or "nothing",
         move.reason,
         ", ".join(move.steps(wave.watch_seconds, wave.weights.get(move.target.id, FULL_WEIGHT))),
         duration(move.seconds(plan.settings, wave.watch_seconds)),
@@ -659,6 +624,7 @@ def _move_dict(move: Move) -> Dict[str, Any]:
         "model": target.model,
         "was": move.was,
         "release": target.release,
+        "kind": move.kind,
         "reason": move.reason,
         "drain": move.drain,
         "restart": move.restart,
@@ -686,7 +652,9 @@ def read_fleet(
     targets = [
         Target.from_plan(host, raw) for host, entry in plan["hosts"].items() for raw in entry.get("replicas", [])
     ]
+    spares = [Target.from_plan(host, raw) for host, entry in plan["hosts"].items() for raw in entry.get("spares", [])]
     wanted = {target.id for target in targets}
+    known = wanted | {spare.id for spare in spares}
     observed: Dict[str, Observed] = {}
     for host, report in reports.items():
         for name, raw in (report or {}).items():
@@ -713,5 +681,7 @@ def read_fleet(
         observed=observed,
         seats=seats,
         silent=tuple(silent),
-        extra={name: seen.running for name, seen in observed.items() if name not in wanted and seen.running},
+        extra={name: seen.running for name, seen in observed.items() if name not in known and seen.running},
+        spares=tuple(spares),
+        measured=frozenset(host for host, entry in plan["hosts"].items() if entry.get("memory")),
     )

@@ -63,8 +63,19 @@ class Releases:
         return release_of(self.root / "current" / (name + ".json"))
 
     def previous(self, name: str) -> Dict[str, Any]:
-        """The plan's entry of the last good release before."""
-        return release_of(self.root / "previous" / (name + ".json"))
+        """The plan's entry of the last good release before; a spare's is that of the replicas that it stands in for."""
+        return release_of(self.root / "previous" / (name + ".json")) or self._beside(name)
+
+    def _beside(self, name: str) -> Dict[str, Any]:
+        """A spare's entry in the release directory that the others of its deployment had before."""
+        own = [release_of(path / (name + ".json")) for path in self.staged(name).values()]
+        deployments = {entry.get("deployment") for entry in own if entry.get("spare")}
+        for link in sorted(self.root.glob("previous/*.json")):
+            if release_of(link).get("deployment") in deployments:
+                found = release_of(link.resolve().parent / (name + ".json"))
+                if found:
+                    return found
+        return {}
 
     def started(self, name: str) -> Dict[str, Any]:
         """The plan's entry that the running process was started with."""
@@ -127,6 +138,14 @@ class Releases:
                 self._link("previous", name, suffix, old[suffix])
             self._link("current", name, suffix, new.get(suffix))
         return True
+
+    def forget(self, name: str) -> bool:
+        """Take a replica's links away, as if it had never run; its releases stay. Returns whether there were any."""
+        links = [self.root / side / (name + suffix) for side in ("current", "previous") for suffix in FILES]
+        there = [path for path in links if path.is_symlink()]
+        for path in there:
+            path.unlink()
+        return bool(there)
 
     def _target(self, side: str, name: str, suffix: str) -> Optional[str]:
         path = self.root / side / (name + suffix)

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import FULL_WEIGHT
 
 POLICIES = ("wait", "abort", "fail")
+AUTO, ROLLING, BLUE_GREEN = "auto", "rolling", "blue_green"
+STRATEGIES = (AUTO, ROLLING, BLUE_GREEN)
+ELSEWHERE = "elsewhere"
+"""Stands among the routers for those that trainyard does not run, and reaches through hooks."""
 
 
 class RollError(ValueError):
@@ -29,6 +33,8 @@ class Settings:
     """How to roll.
 
     Attributes:
+        strategy: ``auto`` has a replica on a spare slice stand in where the plan has one and its host's memory is known
+            to hold it, ``blue_green`` refuses to roll without, ``rolling`` uses none.
         at_once: replicas of the fleet that may be out of rotation at the same time because of the roll.
         floor: replicas of each model that must stay in rotation: a count, ``"75%"`` of the planned ones, or ``"auto"``
             (all but ``at_once``, and at least one).
@@ -45,6 +51,7 @@ class Settings:
         stop_timeout_seconds: how long a stop may take.
     """
 
+    strategy: str = AUTO
     at_once: int = 1
     floor: str = "auto"
     batches: Tuple[str, ...] = ("1", "25%", "100%")
@@ -91,6 +98,11 @@ class Settings:
                 "redeploy settings: drain_policy is {0!r}, not one of {1}".format(
                     values["drain_policy"], ", ".join(POLICIES)
                 )
+            )
+        values["strategy"] = raw.get("strategy", cls.strategy)
+        if values["strategy"] not in STRATEGIES:
+            problems.append(
+                "redeploy settings: strategy is {0!r}, not one of {1}".format(values["strategy"], ", ".join(STRATEGIES))
             )
         if values["floor"] != "auto" and not _is_share(values["floor"], least=0):
             problems.append(
@@ -243,7 +255,8 @@ class Fleet:
     """All that a roll decides from.
 
     ``observed`` is keyed by replica id and ``seats`` by router and replica id. ``silent`` names hosts and routers that
-    did not answer.
+    did not answer, ``measured`` those hosts whose memory the plan knows. ``spares`` are the further replicas of the
+    plan that serve only while a roll needs them (see `roll.spares`).
     """
 
     targets: Tuple[Target, ...]
@@ -251,6 +264,8 @@ class Fleet:
     seats: Mapping[str, Mapping[str, Seat]]
     silent: Tuple[str, ...] = ()
     extra: Mapping[str, str] = field(default_factory=dict)
+    spares: Tuple[Target, ...] = ()
+    measured: FrozenSet[str] = frozenset()
 
     def seen(self, target: Target) -> Observed:
         """What the host said about a replica; a replica that it does not know is one that never ran."""
@@ -260,6 +275,19 @@ class Fleet:
         """The replica's seat at each router that has one."""
         return {router: seats[target.id] for router, seats in self.seats.items() if target.id in seats}
 
+    def holders(self, target: Target) -> Dict[str, Tuple[int, int]]:
+        """Other replicas on the host of ``target`` that run on cores it is to have, and their cores."""
+        prefix = target.host + ":"
+        return {
+            name: seen.cores
+            for name, seen in self.observed.items()
+            if name.startswith(prefix)
+            and name != target.id
+            and seen.running
+            and seen.cores
+            and overlap(seen.cores, target.cores)
+        }
+
     def in_rotation(self, target: Target) -> bool:
         """True if the unit is active and at least one router sends it requests.
 
@@ -268,6 +296,11 @@ class Fleet:
         if self.seen(target).active != "active":
             return False
         return not self.seats or any(seat.in_rotation for seat in self.seats_of(target).values())
+
+
+def overlap(left: Tuple[int, int], right: Tuple[int, int]) -> bool:
+    """Whether two ranges of cores, first and last, have one in common."""
+    return left[0] <= right[1] and right[0] <= left[1]
 
 
 def _is_share(text: str, least: int) -> bool:

@@ -69,7 +69,8 @@ def drained(wave: Mapping[str, Any], answers: Mapping[str, Answer], policy: str)
             if answer.get("left") and policy == "abort":
                 continue
             problems.append("{0}: {1}".format(router, str(answer.get("msg", "no reason given")).strip()))
-    return Outcome(problems, [], [] if problems else ["drained: " + _names(wave)])
+    left = ", ".join(move["id"] for move in wave["moves"] if move["drain"])
+    return Outcome(problems, [], ["drained: " + left] if left and not problems else [])
 
 
 def replaced(wave: Mapping[str, Any], answers: Mapping[str, Answer]) -> Outcome:
@@ -79,6 +80,8 @@ def replaced(wave: Mapping[str, Any], answers: Mapping[str, Answer]) -> Outcome:
         row, why = _row(move, answers.get(move["host"]))
         if row is None:
             problems.append("{0}: {1}".format(move["id"], why))
+        elif not move["release"] and not row.get("error"):
+            seen.append("{0}: stopped, its cores are free{1}".format(move["id"], _times(row)))
         elif row.get("error") or not row.get("gated") or row.get("release") != move["release"]:
             problems.append("{0}: {1}".format(move["id"], row.get("error") or "it did not pass its gate"))
         else:
@@ -115,7 +118,8 @@ def readmitted(wave: Mapping[str, Any], answers: Mapping[str, Answer]) -> Outcom
             problems.append(why)
         elif answer and not answer.get("arrived"):
             problems.append("{0}: {1}".format(router, str(answer.get("msg", "no reason given")).strip()))
-    return Outcome(problems, [], [] if problems else ["in rotation: " + _names(wave)])
+    back = ", ".join(move["id"] for move in wave["moves"] if move["admit"])
+    return Outcome(problems, [], ["in rotation: " + back] if back and not problems else [])
 
 
 def watched(
@@ -196,7 +200,3 @@ def _times(row: Mapping[str, Any]) -> str:
     words = ", ".join("{0} {1:.1f} s".format(step, value) for step, value in seconds.items() if value >= 0.05)
     cut = ", {0:g} requests cut off".format(row["cut_off"]) if row.get("cut_off") else ""
     return " ({0}{1})".format(words, cut) if words or cut else ""
-
-
-def _names(wave: Mapping[str, Any]) -> str:
-    return ", ".join(move["id"] for move in wave["moves"])

@@ -25,7 +25,7 @@ The largest of them is taken, not the sum: one broken request may stand in sever
 FULL_WEIGHT = 100
 """A server's weight in percent of the configured one, when nobody has lowered it."""
 # Bits of srv_admin_state: set by the socket or by the configuration; the others follow from these or from checks.
-_FORCED_MAINT, _CONFIGURED_MAINT, _FORCED_DRAIN = 0x01, 0x04, 0x08
+_FORCED_MAINT, _FORCED_DRAIN = 0x01, 0x08
 
 
 class RouterError(Exception):
@@ -147,7 +147,8 @@ class Router:
                 continue
             bits = int(cells[6])
             state = "drain" if bits & _FORCED_DRAIN else "ready"
-            state = "maint" if bits & (_FORCED_MAINT | _CONFIGURED_MAINT) else state
+            # A server that the configuration disables begins with this bit as well, and loses it when it is made ready.
+            state = "maint" if bits & _FORCED_MAINT else state
             now, configured = int(cells[7]), int(cells[8])
             states[(cells[1], cells[3])] = _Asked(state, round(100 * now / configured) if configured else FULL_WEIGHT)
         return states

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from ansible_collections.trainyard.neuron.plugins.action.roll_plan import (
     alive,
+    as_fact,
     elsewhere,
     files,
+    identity,
     named,
     overview,
     reported,
@@ -247,3 +249,59 @@ def test_what_is_still_out_is_remembered_for_the_next_run() -> None:
     fact, fleet = roll()
     assert finished(fact, fleet, out_of_rotation(fleet)) == {"h1": ["m-0", "m-1"], "h2": ["m-0", "m-1"]}
     assert finished(fact, fleet, {"h1:m-0": "unit failed"})["h1"] == ["m-1"]
+
+
+def with_a_spare(active: str = "inactive", running: str = "") -> tuple[dict[str, Any], Fleet]:
+    """A roll of one host that has room for one more replica, as the playbook has it."""
+    plan = fleet_plan({"h1": 2})
+    entry = plan["hosts"]["h1"]
+    entry["spares"] = [{**entry["replicas"][1], "id": "h1:m-spare", "name": "m-spare", "cores": "64-95"}]
+    reports = {"h1": report()["replicas"] | {"m-spare": {"active": active, "running": running, "staged": ["new"]}}}
+    seats = {"h1:m-0": {"state": "ready"}, "h1:m-1": {"state": "ready"}, "h1:m-spare": {"state": "maint"}}
+    fleet = read_fleet(plan, reports, {"r1": seats})
+    settings = Settings(strategy="blue_green")
+    arguments = {"hosts": ["h1"], "thresholds": {}, "golden": [], "hooks": files({})}
+    return as_fact(
+        plan_roll(fleet, settings), fleet, settings, arguments, {**identity("redeploy"), "take_over": []}
+    ), fleet
+
+
+def test_a_spare_is_out_of_rotation_until_it_is_gated_and_in_maintenance_when_it_is_stopped() -> None:
+    fact, _ = with_a_spare()
+    first, last = fact["waves"][0], fact["waves"][-1]
+    assert PARTS["drain"]("r1", first, fact["terms"], []) == (
+        "router_server",
+        {"state": "drain", "servers": ["h1:m-spare"], "timeout_s": 900.0},
+    )
+    admitted = PARTS["admit"]("r1", first, fact["terms"], ["h1:m-spare"])
+    assert admitted and (admitted[1]["state"], admitted[1]["weights"]) == ("ready", {"h1:m-spare": 22})
+    assert PARTS["admit"]("r1", last, fact["terms"], []) == (
+        "router_server",
+        {"state": "maint", "servers": ["h1:m-spare"], "timeout_s": 60.0},
+    )
+    assert last["on"]["h1"] == [
+        {"id": "h1:m-spare", "name": "m-spare", "url": "http://h1:8001", "release": "", "was": "new"}
+    ]
+
+
+def test_of_a_spare_nothing_is_remembered_and_the_report_counts_replicas() -> None:
+    fact, fleet = with_a_spare("active", "new")
+    assert [move["name"] for move in fact["moves"]["h1"]] == ["m-0", "m-1"]
+    assert "m-spare" in finished(fact, fleet, {})["h1"]
+    lines, failed = told(fact, 1, "h1:m-0 did not start", {}, [], {}, ["h1:m-spare"])
+    assert failed
+    assert "0 of 2 replicas are rolled" in lines[0]
+    assert "  untouched: h1:m-1" in lines
+    assert "  stands in still: h1:m-spare" in lines
+    assert any(row.startswith("h1:m-spare  active  release new  stands in") for row in overview(fleet)["msg"])
+
+
+def test_a_rollback_takes_spares_that_have_a_release_to_go_back_to() -> None:
+    plan = fleet_plan({"h1": 1})
+    spare = {**plan["hosts"]["h1"]["replicas"][0], "id": "h1:m-spare", "name": "m-spare"}
+    plan["hosts"]["h1"] |= {"spares": [spare], "memory": {"loads_at_once": 1}}
+    rows = report(1, previous="older")["replicas"]
+    back = wanted(plan, {"h1": {"replicas": rows | {"m-spare": {"previous": "before"}}}}, "rollback")["hosts"]["h1"]
+    assert [row["release"] for row in back["replicas"] + back["spares"]] == ["older", "before"]
+    assert back["memory"]
+    assert wanted(plan, {"h1": {"replicas": rows}}, "rollback")["hosts"]["h1"]["spares"] == []

@@ -10,6 +10,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.placement im
     devices_of,
     numa_nodes,
     place,
+    spare_slices,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges, parse_ranges
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import (
@@ -133,3 +134,19 @@ def test_a_host_with_fewer_cpus_than_the_table_shares_what_it_has() -> None:
 
 def test_a_size_without_published_cpus_pins_nothing() -> None:
     assert CpuMap(table_topology("trn2.3xlarge")).of(range(4)).cpus == ()
+
+
+def spares(requests: list[Request], taken: str) -> dict[str, str]:
+    found = spare_slices(TRN2, requests, parse_ranges(taken))
+    return {name: format_ranges(piece.cores) for name, piece in found.items()}
+
+
+def test_a_spare_is_one_more_aligned_slice_and_no_two_share_a_core() -> None:
+    assert spares([Request("x", 16, 3)], "0-47") == {"x": "48-63"}
+    assert spares([Request("x", 16, 3)], "0-51") == {}
+    assert spares([Request("x", 32, 1), Request("y", 16, 1)], "0-15") == {"x": "32-63", "y": "16-31"}
+    assert spares([Request("x", 32, 1), Request("y", 16, 1)], "0-31") == {"x": "32-63"}
+
+
+def test_what_is_pinned_to_its_cores_has_no_spare() -> None:
+    assert spares([Request("x", 16, 1, tuple(range(16)))], "0-15") == {}

@@ -108,6 +108,60 @@ def test_a_load_of_more_hosts_than_there_are_is_refused(wanted: Any, rule: str) 
     assert rule in str(caught.value)
 
 
+def spares(found: dict[str, Any], name: str = "a") -> list[tuple[str, str, int]]:
+    return [(spare["name"], spare["cores"], spare["port"]) for spare in found["hosts"][name]["spares"]]
+
+
+def test_a_spare_is_one_more_replica_on_cores_and_a_port_that_nobody_has() -> None:
+    found = plan({"a": host(qwen(data_parallel_size=2)), "b": host(qwen(data_parallel_size=3))}, routers=["a"])
+    # Of the slices that are left, the one on a single NUMA node, as for any replica.
+    assert spares(found) == [("qwen3-32b-spare", "32-47", 8002)]
+    assert spares(found, "b") == [("qwen3-32b-spare", "48-63", 8003)]
+    spare = found["hosts"]["a"]["spares"][0]
+    assert spare["unit"] == "vllm@qwen3-32b-spare.service"
+    assert spare["environment"]["NEURON_RT_VISIBLE_CORES"] == "32-47"
+    assert spare["release"] not in [replica["release"] for replica in replicas(found)]
+    servers = found["router"]["models"][0]["servers"]
+    assert [(server["id"], "spare" in server) for server in servers] == [
+        ("a:qwen3-32b-0", False),
+        ("a:qwen3-32b-1", False),
+        ("b:qwen3-32b-0", False),
+        ("b:qwen3-32b-1", False),
+        ("b:qwen3-32b-2", False),
+        ("a:qwen3-32b-spare", True),
+        ("b:qwen3-32b-spare", True),
+    ]
+    assert [one["id"] for one in found["benchmarks"][0]["replicas"]] == [server["id"] for server in servers[:5]]
+
+
+@pytest.mark.parametrize(
+    "full",
+    [
+        host(qwen()),
+        host(qwen(data_parallel_size=3), trainyard_reserved_cores="60-63"),
+        host(qwen(data_parallel_size=3), trainyard_quarantined_devices=[15]),
+        host(qwen(data_parallel_size=1, cores="0-15")),
+    ],
+    ids=["every slice is taken", "a reserved core", "a broken device", "pinned to its cores"],
+)
+def test_a_host_without_a_free_slice_has_no_spare(full: dict[str, Any]) -> None:
+    assert spares(plan({"a": full})) == []
+
+
+def test_a_spare_takes_the_next_port_that_is_free_with_its_agents() -> None:
+    other = deployment(
+        "other", tensor_parallel_size=16, data_parallel_size=1, port=8003, cores="48-63", sdk_release="2.27.0"
+    )
+    busy = host(qwen(data_parallel_size=2), other, trainyard_monitor_port=8002)
+    assert spares(plan({"a": busy})) == [("qwen3-32b-spare", "32-47", 8004)]
+
+
+def test_a_spare_changes_nothing_about_the_others() -> None:
+    """What a replica runs depends on its own slice: with room beside it and without, it is the same release."""
+    few, many = (replicas(plan({"a": host(qwen(data_parallel_size=count))})) for count in (3, 4))
+    assert many[:3] == few
+
+
 def test_ipv6_addresses_make_valid_urls() -> None:
     found = replicas(plan({"a": host(qwen(), trainyard_address="fd00::1")}))
     assert found[0]["url"] == "http://[fd00::1]:8000"

@@ -227,6 +227,17 @@ def test_a_new_replica_has_nothing_to_go_back_to_and_is_stopped(tmp_path: Path) 
     assert calls(host)[-1] == "stop"
 
 
+def test_a_spare_that_is_retired_is_waited_for_and_leaves_nothing_to_start(tmp_path: Path) -> None:
+    host = host_of(tmp_path, running="new", answers=[BUSY, IDLE])
+    for path in host.releases.root.glob("releases/*/*.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "spare": True}))
+    result = replace(host, Order(run="r"), NAME, URL, "")
+    assert (result.error, result.gated, result.changed) == ("", False, True)
+    assert host.releases.current(NAME) == {}
+    assert replace(host, Order(run="r"), NAME, URL, "").error == "", "the second time as well"
+    assert describe(host)[NAME]["current"] == ""
+
+
 def test_what_the_host_reports(tmp_path: Path) -> None:
     host = host_of(tmp_path)
     (tmp_path / "run" / NAME).mkdir(parents=True)

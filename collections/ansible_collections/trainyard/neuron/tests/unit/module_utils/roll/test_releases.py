@@ -106,3 +106,34 @@ def test_cores_are_read_as_a_range() -> None:
     assert core_range({"cores": "32-63"}) == (32, 63)
     assert core_range({"cores": "5"}) == (5, 5)
     assert core_range({}) is None
+
+
+def spare(root: Path, directory: str, release: str) -> None:
+    """Put a spare beside the replicas of a release directory."""
+    path = root / "etc" / "releases" / directory / "a-spare.json"
+    entry = json.loads(path.with_name("a-0.json").read_text())
+    path.write_text(json.dumps({**entry, "release": release, "spare": True, "deployment": "a"}))
+    path.with_suffix(".env").write_text("")
+    for other in path.parent.glob("a-[0-9].json"):
+        other.write_text(json.dumps({**json.loads(other.read_text()), "deployment": "a"}))
+
+
+def test_a_spare_goes_back_to_the_release_beside_that_of_the_others(releases: Releases, tmp_path: Path) -> None:
+    spare(tmp_path, "one", "t1")
+    assert releases.previous("a-spare") == {}
+    releases.switch("a-0", "r1")
+    stage(tmp_path, "two", a_0="r2")
+    spare(tmp_path, "two", "t2")
+    releases.switch("a-0", "r2")
+    assert releases.previous("a-spare")["release"] == "t1"
+    assert releases.previous("a-1") == {}, "no spare, and it was never switched"
+
+
+def test_of_what_is_forgotten_no_start_takes_anything(releases: Releases, tmp_path: Path) -> None:
+    releases.switch("a-0", "r1")
+    stage(tmp_path, "two", a_0="r2")
+    releases.switch("a-0", "r2")
+    assert releases.forget("a-0")
+    assert (releases.current("a-0"), releases.previous("a-0")) == ({}, {})
+    assert set(releases.staged("a-0")) == {"r1", "r2"}
+    assert not releases.forget("a-0")

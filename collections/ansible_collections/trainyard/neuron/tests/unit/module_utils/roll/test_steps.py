@@ -21,6 +21,7 @@ def move(name: str = "h1:m-0", **more: Any) -> dict[str, Any]:
         "host": host,
         "was": "old",
         "release": "new",
+        "drain": True,
         "admit": True,
         "model": "m",
         "weights": "w",
@@ -58,6 +59,17 @@ def test_one_router_that_is_not_drained_stops_the_wave() -> None:
     assert steps.drained(wave(), {"r1": good, "r2": late}, "abort").problems == []
     assert steps.drained(wave(), {"r1": good, "r2": UNREACHABLE}, "abort").problems
     assert steps.drained(wave(), {"r1": None}, "fail").problems == ["r1 gave no answer"]
+
+
+def test_a_spare_that_is_retired_only_has_to_stop() -> None:
+    gone = wave(move("h1:m-spare", was="new", release="", admit=False))
+    stopped = row("h1:m-spare", release="", gated=False)
+    outcome = steps.replaced(gone, {"h1": {"replicas": [stopped]}})
+    assert (outcome.problems, outcome.ready) == ([], [])
+    assert "h1:m-spare: stopped" in outcome.seen[0]
+    assert steps.readmitted(gone, {"r1": {"arrived": True}}).seen == []
+    failed = {"replicas": [{**stopped, "error": "its cores are held"}]}
+    assert steps.replaced(gone, {"h1": failed}).problems == ["h1:m-spare: its cores are held"]
 
 
 @pytest.mark.parametrize(
