@@ -328,7 +328,11 @@ def usage(bench: Bench, without: str) -> None:
 def reasoning(bench: Bench, without: str) -> None:
     with running_server(reasoning_tokens=10) as server:
         outcome = bench.run(server, without, max_num_completed_requests=4)
-    assert statistics.fmean(record["ttft_s"] for record in outcome.records) == pytest.approx(0.2, rel=0.25)
+    # What the first token is late by is the machine's; that it is the first piece of reasoning, the servers can say.
+    ahead_s = time.time() - time.monotonic()
+    first = sorted(record["started_at"] + record["ttft_s"] - ahead_s for record in outcome.records)
+    written = sorted(entry["first_token_s"] for entry in outcome.seen)
+    assert abs(statistics.median(after - before for before, after in zip(written, first, strict=True))) < 0.05
 
 
 def failures(bench: Bench, without: str) -> None:
