@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import shutil
 import socket
 import ssl
 import statistics
@@ -25,12 +24,11 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy i
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.steering import move
 
 from tests.roles.render import render
+from tests.roles.router_program import HAPROXY, needs_haproxy
 from tests.roles.test_vllm_endpoint import analyze, needs_systemd
 from tests.serving.stub import Stub, free_port, get, post, running
 
-HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
-pytestmark = pytest.mark.skipif(not Path(HAPROXY).exists(), reason="haproxy is not installed")
-
+pytestmark = needs_haproxy
 
 CHUNKED = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
 

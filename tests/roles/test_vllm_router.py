@@ -17,11 +17,12 @@ import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing import cli
 
 from tests.roles.render import render
-from tests.roles.test_load_balancer import HAPROXY, Front, logged, one_model, routed, wait_for
+from tests.roles.router_program import needs_haproxy
+from tests.roles.test_load_balancer import Front, logged, one_model, routed, wait_for
 from tests.roles.test_vllm_endpoint import analyze, needs_systemd
 from tests.serving.stub import Stub, free_port, post, running
 
-pytestmark = pytest.mark.skipif(not Path(HAPROXY).exists(), reason="haproxy is not installed")
+pytestmark = needs_haproxy
 
 CHOOSER, FIRST, SECOND = "127.100.255.1", "127.100.0.1", "127.100.0.2"
 
