@@ -80,7 +80,7 @@ def powered(lab: Lab, host: str) -> Iterator[list[str]]:
     def watch() -> None:
         while not over.wait(1.0):
             if podman.run("inspect", "--format", "{{.State.Status}}", container).strip() == "exited":
-                done.append(lab.fault(host, "reboot"))
+                done.append(lab.fault(host, "reboot").strip())
 
     thread = threading.Thread(target=watch)
     thread.start()
