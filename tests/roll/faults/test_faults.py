@@ -212,18 +212,14 @@ def died_with_its_module(fleet: LabFleet, changes: dict[str, Any], step: str) ->
     """Start a roll whose controller is killed, and whose module on the canary's host is, at a step of the journal."""
     fleet.on(CANARY_HOST, f"echo {base64.b64encode(KILLER.read_bytes()).decode()} | base64 -d > /root/kill_at_step.py")
     process, log = fleet.started(changes, "TASK [Take the lock]")
-    killer = subprocess.Popen(
-        ["trainyard", "lab", "ssh", CANARY_HOST, "sudo", "python3", "-u", "/root/kill_at_step.py", CANARY, step],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert killer.stdout is not None
-    assert killer.stdout.readline().startswith("runs"), log.read_text()[-3000:]
-    # First the controller: it must not see its module die, or it would bring the replica back.
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert killer.stdout.readline().strip() == f"killed at {step}"
-    killer.wait()
+    command = ["trainyard", "lab", "ssh", CANARY_HOST, "sudo", "python3", "-u", "/root/kill_at_step.py", CANARY, step]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killer:
+        assert killer.stdout is not None
+        assert killer.stdout.readline().startswith("runs"), log.read_text()[-3000:]
+        # First the controller: it must not see its module die, or it would bring the replica back.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert killer.stdout.readline().strip() == f"killed at {step}"
 
 
 @pytest.mark.parametrize(
