@@ -221,11 +221,13 @@ def test_monitor_and_exporter_show_a_replica_by_its_tag(tmp_path: Path) -> None:
         exporter.stdin.flush()
 
         def page() -> str:
+            """What the exporter shows once it has read the report."""
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-                    return str(answer.read().decode())
+                    text = str(answer.read().decode())
             except OSError:
                 return ""
+            return text if "runtime_tag=" in text else ""
 
         text = eventually(page)
         exporter.kill()
