@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pwd
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,28 @@ import pytest
 from ansible_collections.trainyard.neuron.plugins.action import file_tree as action
 from ansible_collections.trainyard.neuron.plugins.module_utils import prerequisites
 
+STATUS = """Package: {name}
+Status: {status}
+Architecture: all
+Maintainer: nobody
+Version: {version}
+Description: a test's own
+
+"""
+
 
 @pytest.fixture
 def dpkg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package database in which two packages were ever known, and one is installed."""
-    program = tmp_path / "dpkg-query"
-    program.write_text("#!/bin/sh\necho haproxy installed 3.0.5-1\necho nginx config-files 1.22\nexit 1\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(prerequisites, "QUERY", (str(program),))
+    """A package database in which two packages were ever known, and one is installed, for the real dpkg-query."""
+    if shutil.which("dpkg-query") is None:
+        pytest.skip("this machine has no dpkg")
+    (tmp_path / "info").mkdir()
+    (tmp_path / "updates").mkdir()
+    (tmp_path / "status").write_text(
+        STATUS.format(name="haproxy", status="install ok installed", version="3.0.5-1")
+        + STATUS.format(name="nginx", status="deinstall ok config-files", version="1.22")
+    )
+    monkeypatch.setenv("DPKG_ADMINDIR", str(tmp_path))
 
 
 @pytest.mark.usefixtures("dpkg")
