@@ -120,7 +120,7 @@ def test_a_second_upgrade_does_nothing(lab: Lab) -> None:
     before = [lab.on(host, STARTED) for host in HOSTS]
     run = upgrade(lab)
     assert run.returncode == 0, run.stdout[-6000:]
-    recaps = re.findall(r"^\S+ +: ok=\d+ +changed=(\d+) +unreachable=0 +failed=0", run.stdout, re.MULTILINE)
+    recaps = re.findall(r"^lab-\d+ +: ok=\d+ +changed=(\d+) +unreachable=0 +failed=0", run.stdout, re.MULTILINE)
     assert len(recaps) == 2 * len(HOSTS)
     assert set(recaps) == {"0"}, run.stdout[-6000:]
     assert run.stdout.count("Nothing to roll") == len(HOSTS)
