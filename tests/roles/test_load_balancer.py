@@ -79,6 +79,7 @@ class Front:
         self.router = Router(str(self.socket))
 
     def start(self) -> None:
+        self._ports()
         with self.log.open("ab") as out:
             self.process = subprocess.Popen([HAPROXY, "-db", "-f", str(self.config)], stdout=out, stderr=out)
         wait_for(lambda: get(self.port, "/health")[0] != 0)
@@ -86,11 +87,16 @@ class Front:
     def reload(self) -> None:
         """As the unit's reload does it: a new process takes the sockets over, the old one ends with its last stream."""
         assert self.process
+        self._ports()
         self.replaced.append(self.process)
         take_over = ["-x", str(self.socket), "-sf", str(self.process.pid)]
         with self.log.open("ab") as out:
             self.process = subprocess.Popen([HAPROXY, "-db", "-f", self.config, *take_over], stdout=out, stderr=out)
         wait_for(lambda: f"Pid: {self.process.pid}" in self.router.command("show info") if self.process else False)
+
+    def _ports(self) -> None:
+        """As the unit does it before a start and a reload."""
+        assert cli.main(["--socket", str(self.socket), "ports", str(self.states), str(self.config)]) == 0
 
     def stop(self) -> None:
         assert self.process
@@ -341,6 +347,23 @@ def test_a_drained_replica_finishes_and_stays_out_over_a_restart(tmp_path: Path,
         assert [row.state for row in again.router.find(name)] == ["ready"]
     finally:
         again.stop()
+
+
+def test_a_replica_that_moved_is_found_where_the_configuration_says(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    """Its state outlives a start of the router, its former port does not."""
+    first, second = stubs
+    models = [[{"name": "tiny/llama", "servers": [server(stub, "host:m-0")]}] for stub in stubs]
+    with routed(tmp_path, models[0]) as front:
+        assert post(front.port, {"max_tokens": 1})[0] == 200
+        cli.main(["--socket", str(front.socket), "drain", "host:m-0"])
+        cli.save(front.router, front.states)
+    assert len(first.seen) == 1
+    with routed(tmp_path, models[1]) as again:
+        assert [row.state for row in again.router.find("host:m-0")] == ["drain"]
+        assert cli.main(["--socket", str(again.socket), "ready", "host:m-0"]) == 0
+        wait_for(lambda: again.up() == ["host:m-0"])
+        assert post(again.port, {"max_tokens": 1})[0] == 200
+    assert (len(first.seen), len(second.seen)) == (1, 1)
 
 
 def test_a_spare_gets_nothing_until_it_is_made_ready_and_its_state_outlives_a_reload(

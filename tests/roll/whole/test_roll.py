@@ -71,8 +71,10 @@ def test_new_settings_a_new_revision_and_back_lose_nothing_and_keep_all_but_one_
 
 
 def test_a_key_comes_and_goes_in_a_roll_and_is_exchanged_in_two(fleet: LabFleet, router_url: str) -> None:
-    before = fleet.running()
     how = {"trainyard_redeploy": {**fleet.settings["trainyard_redeploy"], "canary_seconds": 5}}
+    # Whatever was rolled before, what comes back in the end is this.
+    assert fleet.redeploy(how).code == 0
+    before = fleet.running()
 
     def keys(replicas: str, router: str) -> dict[str, Any]:
         return {**how, "vllm_endpoint_api_key": replicas, "load_balancer_upstream_key": router}

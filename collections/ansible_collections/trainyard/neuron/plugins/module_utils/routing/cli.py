@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from .haproxy import SOCKET, Router, RouterError, Server
+from .haproxy import SOCKET, Router, RouterError, Server, with_configured_ports
 from .steering import move
 from .vllm_router import set_workers
 
@@ -22,6 +22,11 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("status", help="one line for each replica")
     save = verbs.add_parser("save", help="write the replicas' states to a file, as the unit does before a reload")
     save.add_argument("file", type=Path)
+    ports = verbs.add_parser(
+        "ports", help="give written states the ports of the configuration, as the unit does before a start"
+    )
+    ports.add_argument("file", type=Path)
+    ports.add_argument("configuration", type=Path)
     workers = verbs.add_parser("workers", help="tell a vllm-router what it chooses among, as its unit's reload does")
     workers.add_argument("url", help="where it listens")
     workers.add_argument("worker", nargs="*", help="an address of each replica")
@@ -49,8 +54,18 @@ def table(servers: Sequence[Server]) -> List[str]:
 
 def save(router: Router, path: Path) -> None:
     """Write the states where HAProxy reads them when it starts, all of them or none."""
+    _write(path, router.saved_state())
+
+
+def configure_ports(path: Path, configuration: Path) -> None:
+    """Give the states in a file the ports of a configuration; where there is no file, nothing is to be done."""
+    if path.exists():
+        _write(path, with_configured_ports(path.read_text(encoding="utf-8"), configuration.read_text(encoding="utf-8")))
+
+
+def _write(path: Path, text: str) -> None:
     staged = path.with_name(path.name + ".new")
-    staged.write_text(router.saved_state(), encoding="utf-8")
+    staged.write_text(text, encoding="utf-8")
     staged.replace(path)
 
 
@@ -74,6 +89,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             sys.stdout.write("\n".join(table(router.servers())) + os.linesep)
         elif arguments.verb == "save":
             save(router, arguments.file)
+        elif arguments.verb == "ports":
+            configure_ports(arguments.file, arguments.configuration)
         elif arguments.verb == "workers":
             set_workers(arguments.url, arguments.worker)
         else:

@@ -26,6 +26,8 @@ FULL_WEIGHT = 100
 """A server's weight in percent of the configured one, when nobody has lowered it."""
 # Bits of srv_admin_state: set by the socket or by the configuration; the others follow from these or from checks.
 _FORCED_MAINT, _FORCED_DRAIN = 0x01, 0x08
+_PORT, _CHECK_PORT, _AGENT_PORT = 18, 21, 24
+"""Fields of a row of the states, counted from 0. Source: HAProxy's management guide, `show servers state`."""
 
 
 class RouterError(Exception):
@@ -181,3 +183,30 @@ class Router:
     def saved_state(self) -> str:
         """The states in the form that HAProxy loads when it starts."""
         return self.command("show servers state")
+
+
+def with_configured_ports(states: str, configuration: str) -> str:
+    """States for a start with a configuration, which must not send requests to where replicas were before it.
+
+    HAProxy takes a server's address from its configuration, but the ports from the states.
+
+    Args:
+        states: what `Router.saved_state` returned.
+        configuration: the text of haproxy.cfg.
+    """
+    ports, backend = {}, ""
+    for line in configuration.splitlines():
+        words = line.split()
+        if words[:1] in (["backend"], ["listen"], ["frontend"]):
+            backend = words[1]
+        elif words[:1] == ["server"]:
+            ports[(backend, words[1])] = words[2].rpartition(":")[2]
+    rows = []
+    for line in states.splitlines():
+        cells = line.split(" ")
+        port = ports.get((cells[1], cells[3])) if len(cells) > _AGENT_PORT else None
+        if port:
+            # 0 leaves the other two as they are configured.
+            cells[_PORT], cells[_CHECK_PORT], cells[_AGENT_PORT] = port, "0", "0"
+        rows.append(" ".join(cells) + "\n")
+    return "".join(rows)
