@@ -72,7 +72,7 @@ def revision(fleet: LabFleet) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        ("truncate -s 10 model.pt", "it did not start"),
+        ("truncate -s 10 model.pt", "died while starting (exit code 1)"),
         ("rm model.pt", "compile"),
     ],
     ids=["it does not load", "it would compile"],
