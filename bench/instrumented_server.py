@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import random
@@ -208,17 +209,20 @@ class Connection:
         began = time.monotonic()
         for index in range(tokens):
             due = began + (behaviour.ttft_ms + index * behaviour.itl_ms) / 1000
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            # Tokens that are due already go out together: a server behind its deadlines must not be what limits.
+            if (ahead_s := due - time.monotonic()) > 0:
+                await self.writer.drain()
+                await asyncio.sleep(ahead_s)
             if chat and index == 0:  # as vLLM does: the role comes with the first token, not before it
-                self._event(chunk(behaviour.model, {"role": "assistant", "content": ""}, chat=chat))
+                self._event(rendered(behaviour.model, "content", "", chat=chat, role=True))
             key = "reasoning_content" if index < behaviour.reasoning_tokens else "content"
             last = index == tokens - 1 and not cut
             text = WORDS[index % len(WORDS)]
-            self._event(chunk(behaviour.model, {key: text[0] if behaviour.letters else text}, chat=chat, last=last))
+            self._event(rendered(behaviour.model, key, text[0] if behaviour.letters else text, chat=chat, last=last))
             if entry.first_token_s is None:
                 entry.first_token_s = time.monotonic()
             entry.output_tokens += 1
-            await self.writer.drain()
+        await self.writer.drain()
         if cut:
             entry.outcome = "cut"
             self.writer.transport.abort()
@@ -258,6 +262,13 @@ def chunk(model: str, delta: dict[str, str], *, chat: bool, last: bool = False) 
         return {"id": "x", "object": "chat.completion.chunk", "created": 0, "model": model, "choices": [choice]}
     choice["text"] = next(iter(delta.values()))
     return {"id": "x", "object": "text_completion", "created": 0, "model": model, "choices": [choice]}
+
+
+@functools.lru_cache(maxsize=256)
+def rendered(model: str, key: str, text: str, *, chat: bool, role: bool = False, last: bool = False) -> str:
+    """A chunk as JSON; streams say the same few over and over, and a client must cost more than this server."""
+    first = {"role": "assistant"} if role else {}
+    return json.dumps(chunk(model, {**first, key: text}, chat=chat, last=last))
 
 
 def whole(model: str, tokens: int, entry: Entry, *, chat: bool) -> dict[str, Any]:

@@ -218,7 +218,7 @@ def test_a_client_that_cannot_drive_the_load_is_flagged_and_does_not_look_good(
 ) -> None:
     """Thirty-two streams of a token each millisecond: ten times what one interpreter can read."""
     server = instrumented(ttft_ms=5, itl_ms=1)
-    result = run_module(server, {"requests": 64, "concurrency": 32, "mean_output_tokens": 150})
+    result = run_module(server, {"requests": 192, "concurrency": 32, "mean_output_tokens": 150})
     report = report_of(tmp_path, result)
     limited = [flag for flag in report.flags if flag.code == "client_limited"]
     assert limited, (report.load_host, report.flags)
