@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ansible.constants as C
+from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils import each, file_tree
@@ -32,11 +33,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         entries: list[file_tree.Entry] = []
         renderer = self._renderer(variables)
         for item in arguments["items"] or []:
-            for element in [None] if item["each"] is None else item["each"]:
-                try:
-                    entries.append(self._entry(item, element, arguments, renderer))
-                except (AnsibleError, OSError, KeyError, ValueError) as error:
-                    raise AnsibleActionFail(f"{item['path']}: {error}") from error
+            try:
+                elements = each.elements_of(item, arguments["lists"])
+                entries.extend(self._entry(item, element, arguments, renderer) for element in elements)
+            except (AnsibleError, OSError, KeyError, ValueError) as error:
+                raise AnsibleActionFail(f"{item['path']}: {error}") from error
         payload = {"payload": file_tree.pack(entries), **services_of(arguments)}
         first = {"packages": arguments["packages"], "users": arguments["users"]}
         result = self._module({**payload, **first}, task_vars)
@@ -68,7 +69,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         return next((result for result in results if result.get("failed")), {})
 
     def _entry(
-        self, item: dict[str, Any], element: dict[str, Any] | None, defaults: dict[str, Any], renderer: Renderer
+        self, item: dict[str, Any], element: Mapping[str, Any] | None, defaults: dict[str, Any], renderer: Renderer
     ) -> file_tree.Entry:
         check_item(item)
         mode, names = item["mode"], {**defaults["names"], **(element or {})} or None
@@ -86,7 +87,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             prune=tuple(item["prune"] or ()) if item["state"] == "directory" else (),
         )
 
-    def _content(self, item: dict[str, Any], element: dict[str, Any] | None, renderer: Renderer) -> bytes:
+    def _content(self, item: dict[str, Any], element: Mapping[str, Any] | None, renderer: Renderer) -> bytes:
         if (name := item["template"]) is not None:
             managed = f"Managed by trainyard ({name}): changes made here are lost."
             given = {} if element is None else {"item": element}
@@ -105,7 +106,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         def resolve(name: str) -> Any:
             return templar.template(variables[name])
 
-        kept = Path(C.config.get_config_value("ANSIBLE_HOME")) / "trainyard" / "templates"
+        kept = Path(constants.config.get_config_value("ANSIBLE_HOME")) / "trainyard" / "templates"
         return Renderer(self._search_path(), frozenset(variables), resolve, kept)
 
     def _search_path(self) -> list[Path]:
@@ -123,7 +124,7 @@ def services_of(arguments: dict[str, Any]) -> dict[str, Any]:
     if services is None:
         return {}
     try:
-        return {"services": {**services, "units": each.expand(services["units"])}}
+        return {"services": {**services, "units": each.expand(services["units"], arguments["lists"])}}
     except ValueError as error:
         raise AnsibleActionFail(f"services: {error}") from error
 

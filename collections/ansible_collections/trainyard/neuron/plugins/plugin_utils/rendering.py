@@ -7,6 +7,7 @@ templates on each of many hosts that was half of what a role cost the controller
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import jinja2
 from ansible.plugins.filter.core import FilterModule
 from ansible.plugins.test.core import TestModule
-from jinja2.runtime import Context, missing
+from jinja2.runtime import Context
+from jinja2.utils import missing
 
 
 class Renderer:
@@ -85,5 +87,6 @@ def _kept_in(cache: Path | None) -> jinja2.BytecodeCache | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
         return None
-    mine = folder.stat()
-    return jinja2.FileSystemBytecodeCache(str(folder)) if mine.st_mode & 0o022 == 0 else None
+    found = folder.stat()
+    safe = found.st_uid == os.getuid() and found.st_mode & 0o022 == 0
+    return jinja2.FileSystemBytecodeCache(str(folder)) if safe else None
