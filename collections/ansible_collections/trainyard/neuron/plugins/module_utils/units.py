@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import subprocess
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -53,6 +53,7 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "allowed_restarts": {"type": "int", "default": 0},
     "journal_lines": {"type": "int", "default": 20},
     "daemon_reload_on": {"type": "list", "elements": "str", "default": []},
+    "stop_before_start": {"type": "list", "elements": "str", "default": []},
 }
 
 
@@ -284,10 +285,12 @@ class Settings:
     Attributes:
         allowed_restarts: how often systemd may restart a unit on its own before the wait gives up on it.
         journal_lines: lines of the journal that an error shows.
+        stop_before_start: globs of units of which none starts before those that stop or restart have stopped.
     """
 
     allowed_restarts: int = 0
     journal_lines: int = 20
+    stop_before_start: Sequence[str] = ()
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
 
@@ -301,9 +304,11 @@ def carry_out(systemd: Systemd, steps: Sequence[Step], daemon_reload: bool, sett
     if daemon_reload:
         systemd.call("daemon-reload")
     _enable(systemd, [step for step in steps if step.enable is not None])
-    stopping = [step.wanted.name for step in steps if step.verb == "stop"]
+    yielding = _yielding(steps, settings.stop_before_start)
+    stopping = [step for step in steps if step.verb == "stop" or step in yielding]
     if stopping:
-        systemd.call("stop", "--no-block", "--", *stopping)
+        systemd.call("stop", "--no-block", "--", *(step.wanted.name for step in stopping))
+    problems = _wait(systemd, [replace(step, verb="stop") for step in yielding], settings)
     started = [step for step in steps if step.verb in ("start", "restart", "reload")]
     # A unit that failed before has used up its start limit: the operator's new attempt begins afresh.
     failed = [step.wanted.name for step in started if step.status.active == "failed"]
@@ -313,9 +318,19 @@ def carry_out(systemd: Systemd, steps: Sequence[Step], daemon_reload: bool, sett
         if step.verb == "reload":
             _reload(systemd, step, settings)
             continue
-        systemd.call(step.verb, "--no-block", "--", step.wanted.name)
-    _wait(systemd, [step for step in steps if step.verb], settings)
+        systemd.call("start" if step in yielding else step.verb, "--no-block", "--", step.wanted.name)
+    problems += _wait(systemd, [step for step in steps if step.verb], settings)
+    if problems:
+        raise UnitError("\n\n".join(dict.fromkeys(problems)))
     return systemd.show([step.wanted.name for step in steps])
+
+
+def _yielding(steps: Sequence[Step], globs: Sequence[str]) -> List[Step]:
+    """Units that match and have to be down before another that matches starts: it may take what they hold."""
+    among = [step for step in steps if any(fnmatch.fnmatchcase(step.wanted.name, glob) for glob in globs)]
+    down = [step for step in among if step.verb in ("stop", "restart")]
+    up = [step for step in among if step.verb in ("start", "restart")]
+    return down if any(one is not other for one in down for other in up) else []
 
 
 def _reload(systemd: Systemd, step: Step, settings: Settings) -> None:
@@ -335,7 +350,8 @@ def _enable(systemd: Systemd, steps: Sequence[Step]) -> None:
             systemd.call(verb, "--", *names)
 
 
-def _wait(systemd: Systemd, steps: Sequence[Step], settings: Settings) -> None:
+def _wait(systemd: Systemd, steps: Sequence[Step], settings: Settings) -> List[str]:
+    """Wait until every step has come to its end; what went wrong, a text for each unit."""
     began = settings.clock()
     waiting = list(steps)
     problems: List[str] = []
@@ -355,8 +371,7 @@ def _wait(systemd: Systemd, steps: Sequence[Step], settings: Settings) -> None:
             settings.sleep(poll_s)
             # Loading takes minutes: a slower poll costs nothing then, and a quick unit is not kept waiting.
             poll_s = min(poll_s * 1.25, 3.0)
-    if problems:
-        raise UnitError("\n\n".join(problems))
+    return problems
 
 
 def converge(systemd: Systemd, params: Mapping[str, Any], check_mode: bool, diff: bool) -> Dict[str, Any]:
@@ -379,7 +394,8 @@ def converge(systemd: Systemd, params: Mapping[str, Any], check_mode: bool, diff
     reloads = stale or bool(_matches(params["daemon_reload_on"], changed_paths))
     after = before
     if not check_mode:
-        after = carry_out(systemd, steps, reloads, Settings(params["allowed_restarts"], params["journal_lines"]))
+        settings = Settings(params["allowed_restarts"], params["journal_lines"], params["stop_before_start"])
+        after = carry_out(systemd, steps, reloads, settings)
     result: Dict[str, Any] = {
         "changed": stale or any(step.changes for step in steps),
         "msg": summary(steps, check_mode),

@@ -90,6 +90,13 @@ options:
     type: list
     elements: str
     default: []
+  stop_before_start:
+    description:
+      - Globs of units that may take over what another of them holds, such as cores. None of those that match starts
+        before all of them that stop or restart have stopped; one that restarts alone simply restarts.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Says what would be done and does nothing.

@@ -103,6 +103,61 @@ def test_carrying_out_waits_for_the_restart_to_finish() -> None:
     assert final[0].main_pid == 12
 
 
+def test_none_starts_before_those_that_share_with_it_have_stopped() -> None:
+    """TP 64 becomes TP 32: the new replica's cores are the old one's until that has stopped."""
+    old, new, other = Wanted("vllm@0.service", restart_on=("x",)), Wanted("vllm@1.service"), Wanted("probe.service")
+    steps = units.plan(
+        [old, new, other],
+        [status(old.name), status(new.name, "inactive"), status(other.name, "inactive")],
+        ["x"],
+    )
+    systemd = FakeSystemd(
+        scripts={
+            old.name: [
+                status(old.name, "deactivating", busy=True),
+                status(old.name, "deactivating", busy=True),
+                status(old.name, "inactive"),
+                status(old.name),
+            ],
+            new.name: [status(new.name)],
+            other.name: [status(other.name)],
+        }
+    )
+    units.carry_out(systemd, steps, False, settings(stop_before_start=("vllm@*.service",)))
+    assert systemd.calls == [
+        "stop --no-block vllm@0.service",
+        "start --no-block vllm@0.service",
+        "start --no-block vllm@1.service",
+        "start --no-block probe.service",
+    ]
+    assert systemd.scripts[old.name] == [status(old.name)]  # it was looked at until it was down, and then up
+
+
+def test_one_that_will_not_stop_is_named_and_the_others_start_all_the_same() -> None:
+    stuck, gone = Wanted("vllm@0.service", "stopped", timeout_s=5), Wanted("vllm@1.service")
+    systemd = FakeSystemd(
+        scripts={stuck.name: [status(stuck.name, "deactivating", busy=True)], gone.name: [status(gone.name)]}
+    )
+    steps = units.plan([stuck, gone], [status(stuck.name), status(gone.name, "inactive")], [])
+    with pytest.raises(units.UnitError, match=r"vllm@0\.service is still deactivating"):
+        units.carry_out(systemd, steps, False, settings(stop_before_start=("vllm@*",)))
+    assert "start --no-block vllm@1.service" in systemd.calls
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        [Wanted("vllm@0.service", restart_on=("x",))],
+        [Wanted("vllm@0.service", restart_on=("x",)), Wanted("probe.service", restart_on=("x",))],
+    ],
+)
+def test_one_that_restarts_alone_simply_restarts(wanted: list[Wanted]) -> None:
+    found = [status(want.name) for want in wanted]
+    systemd = FakeSystemd(scripts={row.name: [row] for row in found})
+    units.carry_out(systemd, units.plan(wanted, found, ["x"]), False, settings(stop_before_start=("vllm@*",)))
+    assert systemd.calls == [f"restart --no-block {want.name}" for want in wanted]
+
+
 def test_a_unit_that_dies_while_starting_is_reported_with_its_last_words() -> None:
     dead = status(active="activating", sub="auto-restart", result="exit-code", exit_status="3", main_pid=0)
     systemd = FakeSystemd(scripts={"a.service": [status(active="activating", busy=True), dead]})
