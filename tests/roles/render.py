@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
+from ansible.template import Templar
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.rendering import Renderer
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,14 +27,10 @@ def variables(role: str, **given: Any) -> dict[str, Any]:
 
 def render(role: str, template: str, **given: Any) -> str:
     """The text of one template of a role."""
+    known = variables(role, **given)
+    templar = Templar(loader=DataLoader(), variables=known)
     search = [ROOT / "roles" / role / "templates", ROOT / "templates"]
-    source = next(path / template for path in search if (path / template).is_file())
-    templar = Templar(loader=DataLoader(), variables=variables(role, **given))
-    templar = templar.copy_with_new_env(
-        searchpath=[str(path) for path in search], available_variables=variables(role, **given)
-    )
-    text = trust_as_template(source.read_text())
-    return str(templar.template(text, escape_backslashes=False, overrides={"trim_blocks": True, "lstrip_blocks": True}))
+    return Renderer(search, frozenset(known), lambda name: templar.template(known[name])).render(template)
 
 
 def replica(index: int = 0, **given: Any) -> dict[str, Any]:

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible.template import trust_as_template
 from ansible_collections.trainyard.neuron.plugins.module_utils import each, file_tree
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.host_packages import have_packages
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.rendering import Renderer
 
 SOURCES = ("template", "file", "module_util", "content")
 MODULE_UTILS = Path(file_tree.__file__).parent
@@ -29,12 +31,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         super().run(tmp, variables)
         _, arguments = self.validate_argument_spec(argument_spec=file_tree.ARGUMENT_SPEC)
         entries: list[file_tree.Entry] = []
+        renderer = self._renderer(variables)
         for item in arguments["items"] or []:
-            for element in [None] if item["each"] is None else item["each"]:
-                try:
-                    entries.append(self._entry(item, element, arguments, variables))
-                except (AnsibleError, OSError, KeyError, ValueError) as error:
-                    raise AnsibleActionFail(f"{item['path']}: {error}") from error
+            try:
+                elements = each.elements_of(item, arguments["lists"])
+                entries.extend(self._entry(item, element, arguments, renderer) for element in elements)
+            except (AnsibleError, OSError, KeyError, ValueError) as error:
+                raise AnsibleActionFail(f"{item['path']}: {error}") from error
         payload = {"payload": file_tree.pack(entries), **services_of(arguments)}
         first = {"packages": arguments["packages"], "users": arguments["users"]}
         result = self._module({**payload, **first}, task_vars)
@@ -66,14 +69,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         return next((result for result in results if result.get("failed")), {})
 
     def _entry(
-        self, item: dict[str, Any], element: dict[str, Any] | None, defaults: dict[str, Any], variables: dict[str, Any]
+        self, item: dict[str, Any], element: Mapping[str, Any] | None, defaults: dict[str, Any], renderer: Renderer
     ) -> file_tree.Entry:
         check_item(item)
         mode, names = item["mode"], {**defaults["names"], **(element or {})} or None
         return file_tree.Entry(
             path=each.fill(item["path"], names),
             state=item["state"],
-            content=self._content(item, element, variables) if item["state"] == "file" else None,
+            content=self._content(item, element, renderer) if item["state"] == "file" else None,
             target=each.fill(item["target"], names),
             previous=each.fill(item["previous"], names),
             owner=item["owner"] or defaults["owner"],
@@ -84,9 +87,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             prune=tuple(item["prune"] or ()) if item["state"] == "directory" else (),
         )
 
-    def _content(self, item: dict[str, Any], element: dict[str, Any] | None, variables: dict[str, Any]) -> bytes:
-        if item["template"] is not None:
-            return self._render(item["template"], element, variables).encode()
+    def _content(self, item: dict[str, Any], element: Mapping[str, Any] | None, renderer: Renderer) -> bytes:
+        if (name := item["template"]) is not None:
+            managed = f"Managed by trainyard ({name}): changes made here are lost."
+            given = {} if element is None else {"item": element}
+            return renderer.render(name, ansible_managed=managed, **given).encode()
         if item["file"] is not None:
             found: str = self._find_needle("files", each.fill(item["file"], element))
             return Path(found).read_bytes()
@@ -95,20 +100,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             return shared.read_bytes()
         return as_text(item["content"]).encode()
 
-    def _render(self, name: str, element: dict[str, Any] | None, variables: dict[str, Any]) -> str:
-        search = self._search_path()
-        source = next((path / name for path in search if (path / name).is_file()), None)
-        if source is None:
-            raise AnsibleActionFail(f"template {name} is in none of {', '.join(map(str, search))}")
-        scope = {"ansible_managed": f"Managed by trainyard ({name}): changes made here are lost.", **variables}
-        if element is not None:
-            scope["item"] = element
-        templar = self._templar.copy_with_new_env(searchpath=[str(path) for path in search], available_variables=scope)
-        text = trust_as_template(self._loader.get_text_file_contents(str(source)))
-        rendered = templar.template(
-            text, escape_backslashes=False, overrides={"trim_blocks": True, "lstrip_blocks": True}
-        )
-        return as_text(rendered)
+    def _renderer(self, variables: dict[str, Any]) -> Renderer:
+        templar = self._templar.copy_with_new_env(available_variables=variables)
+
+        def resolve(name: str) -> Any:
+            return templar.template(variables[name])
+
+        kept = Path(constants.config.get_config_value("ANSIBLE_HOME")) / "trainyard" / "templates"
+        return Renderer(self._search_path(), frozenset(variables), resolve, kept)
 
     def _search_path(self) -> list[Path]:
         """Where templates are looked up: role, playbook, then what is shared by the roles of one directory."""
@@ -125,7 +124,7 @@ def services_of(arguments: dict[str, Any]) -> dict[str, Any]:
     if services is None:
         return {}
     try:
-        return {"services": {**services, "units": each.expand(services["units"])}}
+        return {"services": {**services, "units": each.expand(services["units"], arguments["lists"])}}
     except ValueError as error:
         raise AnsibleActionFail(f"services: {error}") from error
 

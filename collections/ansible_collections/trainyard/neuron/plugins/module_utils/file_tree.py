@@ -43,7 +43,7 @@ ITEM_SPEC: Dict[str, Dict[str, Any]] = {
     "content": {"type": "raw"},
     "target": {"type": "str"},
     "previous": {"type": "str"},
-    "each": {"type": "list", "elements": "dict"},
+    "each": {"type": "raw"},
     "owner": {"type": "str"},
     "group": {"type": "str"},
     "mode": {"type": "str"},
@@ -58,6 +58,7 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "packages": {"type": "list", "elements": "str", "default": []},
     "users": {"type": "list", "elements": "dict", "options": USER_SPEC, "default": []},
     "names": {"type": "dict", "default": {}},
+    "lists": {"type": "dict", "default": {}},
     "services": {"type": "dict", "options": units.ARGUMENT_SPEC},
     "payload": {"type": "str", "no_log": True},
 }

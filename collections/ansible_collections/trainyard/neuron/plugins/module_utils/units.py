@@ -37,7 +37,7 @@ RUNNING = ("active", "reloading")
 
 UNIT_SPEC: Dict[str, Dict[str, Any]] = {
     "name": {"type": "str", "required": True},
-    "each": {"type": "list", "elements": "dict"},
+    "each": {"type": "raw"},
     "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
     "enabled": {"type": "bool"},
     "expected_environment": {"type": "dict", "default": {}},

@@ -39,6 +39,8 @@ options:
         description:
           - Jinja template for the content of a file, looked up in the C(templates) directory of the role, then of the
             playbook, then in the C(templates) directory beside C(roles), which holds what several roles share.
+          - It has the variables of the task, and the filters and tests of Jinja and of ansible-core, but no lookups.
+            What it names has to be defined.
           - Blank space and line end around a block tag are removed (C(lstrip_blocks) and C(trim_blocks)).
         type: str
       file:
@@ -62,9 +64,9 @@ options:
         type: str
       each:
         description:
-          - Repeats the item for each element of a list of dictionaries. A template sees the element as C(item).
-        type: list
-        elements: dict
+          - Repeats the item for each element of a list of dictionaries, or of the one of O(lists) that is named.
+          - A template sees the element as C(item).
+        type: raw
       owner:
         description: User that owns the path. Defaults to O(owner).
         type: str
@@ -125,6 +127,12 @@ options:
     description:
       - What C({name}) stands for in the paths and targets of every item, beside the keys of an element. A value that
         many paths share is worked out once so, instead of once in each.
+    type: dict
+    default: {}
+  lists:
+    description:
+      - Lists of dictionaries by name, for O(items[].each) and for C(each) of the units. A list that many share is
+        worked out once so, instead of once in each.
     type: dict
     default: {}
   services:

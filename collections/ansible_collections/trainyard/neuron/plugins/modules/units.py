@@ -31,8 +31,7 @@ options:
         description:
           - Repeats the row for each element of a list of dictionaries; C({key}) in the other options of the row stands
             for that key of the element.
-        type: list
-        elements: dict
+        type: raw
       state:
         description: What the unit is to be.
         type: str
