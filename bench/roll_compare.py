@@ -214,6 +214,8 @@ class VllmRouter(Program):
         self.drains = drains
         argv = [binary, "--host", "127.0.0.1", "--port", str(port), "--policy", "round_robin"]
         argv += ["--prometheus-port", str(free_port()), "--health-check-interval-secs", "1"]
+        # A worker that is added is looked at after this long first: 30 s unless told otherwise.
+        argv += ["--worker-startup-check-interval", "1"]
         argv += ["--worker-urls", *(engine.url for engine in engines)]
         super().__init__(argv, port, folder / "vllm-router.log")
 

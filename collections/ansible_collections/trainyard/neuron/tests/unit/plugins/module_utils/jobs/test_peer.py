@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A transfer from host to host: the real programs of both sides; in place of SSH, one that runs the key's command."""
+"""A transfer from host to host: the real programs of both sides, with a wire that runs the key's command at once.
+
+Over SSH it runs between eight stand-in hosts (tests/job_role_life).
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -26,8 +28,9 @@ OTHERS_LINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOther somebody@example"
 NOW_S = 1_800_000_000.0
 INPUTS = {"repo": "a/b", "revision": "r", "source": "huggingface", "uri": None, "exclude": []}
 
-#: Does what sshd does with a key that has a command: runs that command, whatever was asked for.
-SSH = """#!{python}
+#: Stands where `ssh` stands and does what sshd does with a key that has a command: runs that, whatever was asked for.
+#: The sender's own program does the rest; only whether its unit is at work is told by a file, since none runs here.
+WIRE = """
 import os, pathlib, re, subprocess, sys
 home = pathlib.Path({home!r})
 request = " ".join(sys.argv[sys.argv.index("ubuntu@10.0.0.1") + 1:])
@@ -37,7 +40,12 @@ found = [re.search('command="([^"]*)"', line) for line in lines if "receiver=h2"
 if not found:
     sys.exit("ubuntu@10.0.0.1: Permission denied (publickey).")
 words = found[0][1].split()
-argv = [{python!r}, "-m", "trainyard_jobs", *words[words.index("trainyard_jobs") + 1:]]
+program = (
+    "import pathlib, sys; from trainyard_jobs import __main__, job; "
+    "job.unit_runs = lambda *_: pathlib.Path(" + repr(str(home / "unit_runs")) + ").exists(); "
+    "sys.exit(__main__.main(sys.argv[1:]))"
+)
+argv = [{python!r}, "-c", program, *words[words.index("trainyard_jobs") + 1:]]
 os.environ.update(HOME=str(home), PYTHONPATH={library!r}, SSH_ORIGINAL_COMMAND=request)
 cut = home / "cut"
 if cut.exists() and "get" in sys.argv:
@@ -100,13 +108,10 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pair:
     library = tmp_path / "library"
     library.mkdir()
     (library / "trainyard_jobs").symlink_to(Path(peer.__file__).parent)
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "ssh").write_text(SSH.format(python=sys.executable, home=str(made.home), library=str(library)))
-    (programs / "ssh").chmod(0o755)
-    (programs / "systemctl").write_text(f"#!/bin/sh\ncat {made.home}/unit 2>/dev/null || echo inactive\n")
-    (programs / "systemctl").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    wire = tmp_path / "wire.py"
+    wire.write_text(WIRE.format(python=sys.executable, home=str(made.home), library=str(library)))
+    really = peer.Peer._argv
+    monkeypatch.setattr(peer.Peer, "_argv", lambda self, *request: [sys.executable, str(wire), *really(self, *request)])
     monkeypatch.setattr(peer, "folder_of", lambda *_: made.folder)
     return made
 
@@ -158,7 +163,7 @@ def test_file_that_arrived_wrong_is_fetched_again_alone(pair: Pair) -> None:
 
 
 def test_receiver_waits_for_a_sender_that_is_not_done_and_for_its_turn(pair: Pair) -> None:
-    (pair.home / "unit").write_text("active\n")
+    (pair.home / "unit_runs").touch()
     pair.introduce(turn=1)
     pair.keys.grant(trust.Grant("weights-m-1", str(pair.sent), "h3", 0, KEY), NOW_S)
     waits = []
