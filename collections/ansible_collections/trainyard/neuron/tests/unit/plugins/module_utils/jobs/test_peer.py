@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A transfer from host to host: the real programs of both sides, with a wire that runs the key's command at once.
 
-Over SSH it runs between eight stand-in hosts (tests/job_role_life).
+Over SSH it runs between eight stand-in hosts (tests/roles/test_fan_out_lab.py).
 """
 
 from __future__ import annotations
