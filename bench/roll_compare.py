@@ -300,6 +300,13 @@ def main(argv: list[str] | None = None) -> int:
         overrides = {"trainyard_overrides": {"tiny-llama": json.loads(arguments.shape)}}
         fleet = LabFleet(folder, {**BASE, **overrides})
         inventory = fleet.inventory()
+        # A replica whose only router is on its own host listens on loopback: with clients everywhere, none does.
+        reachable = folder / "reachable.json"
+        reachable.write_text(json.dumps({"client": {"hosts": {name: {} for name in inventory["neuron"]["hosts"]}}}))
+        fleet.arguments = (f"--inventory={reachable}",)
+        served = fleet.run("serve", {})
+        if served.code:
+            raise SystemExit(served.text[-3000:])
         address = inventory["_meta"]["hostvars"][inventory["router"]["hosts"][0]]["ansible_host"]
         engines = [
             Engine(host, row["unit"], row["url"])

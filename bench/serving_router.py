@@ -15,7 +15,6 @@ import asyncio
 import itertools
 import json
 import random
-import shutil
 import socket
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.peers import from_debian, from_pypi
 from tests.roles.render import render
+from tests.roles.router_program import HAPROXY
 
 TOKEN_S = 0.020
 # As Llama 3.3 70B is served: four sequences a replica; eight of them are four hosts.
@@ -189,7 +189,7 @@ def haproxy(servers: list[Server], directory: Path, **variables: Any) -> Program
     kept = [row for row in text.splitlines() if not row.strip().startswith(("chroot ", "user ", "group ", "log std"))]
     path = directory / "haproxy.cfg"
     path.write_text("\n".join(kept).replace(" user haproxy group haproxy", "") + "\n")
-    return Program(port, [shutil.which("haproxy") or "/usr/sbin/haproxy", "-db", "-f", str(path)])
+    return Program(port, [HAPROXY, "-db", "-f", str(path)])
 
 
 def nginx(program: str, servers: list[Server], directory: Path, method: str) -> Program:

@@ -55,10 +55,12 @@ class LabFleet:
     Attributes:
         settings: variables given to every playbook: the deployment's shape, and how to roll.
         results: where loads leave their accounts.
+        arguments: given to every playbook.
     """
 
     results: Path
     settings: dict[str, Any] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
 
     def command(self, playbook: str, changes: Mapping[str, Any], *more: str) -> list[str]:
         """The command line of a playbook run."""
@@ -68,6 +70,7 @@ class LabFleet:
             str(ROOT / "playbooks" / f"{playbook}.yml"),
             f"--inventory={INVENTORY}",
             f"--extra-vars={json.dumps(variables)}",
+            *self.arguments,
             *more,
         ]
 
