@@ -240,8 +240,9 @@ def restart(engine: Engine) -> None:
     Raises:
         subprocess.CalledProcessError: it does not come up.
     """
-    command = ["trainyard", "lab", "ssh", engine.host, "sudo", "systemctl", "restart", engine.unit]
-    subprocess.run(command, check=True, capture_output=True)
+    for verb in ("reset-failed", "restart"):  # one way after another restarts it more often than its start limit
+        command = ["trainyard", "lab", "ssh", engine.host, "sudo", "systemctl", verb, engine.unit]
+        subprocess.run(command, check=True, capture_output=True)
 
 
 def ways(arguments: argparse.Namespace, folder: Path, engines: Sequence[Engine], router: str) -> dict[str, Way]:
