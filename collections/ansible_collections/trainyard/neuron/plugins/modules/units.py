@@ -94,6 +94,7 @@ options:
     description:
       - Globs of units that may take over what another of them holds, such as cores. None of those that match starts
         before all of them that stop or restart have stopped; one that restarts alone simply restarts.
+      - Stopping may take O(timeout_s) then, and starting as long again.
     type: list
     elements: str
     default: []

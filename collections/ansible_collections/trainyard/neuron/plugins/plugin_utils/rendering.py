@@ -2,7 +2,7 @@
 """Renders the templates of a task with Jinja2: each is compiled once a controller, each variable resolved once a task.
 
 Ansible compiles a template anew for every file and host, and resolves a variable anew wherever it is named; with a few
-templates on each of many hosts that was half of what a role cost the controller (bench/control_plane.py).
+templates on each of many hosts that was a good third of the controller's work for a host (bench/control_plane.py).
 """
 
 from __future__ import annotations
