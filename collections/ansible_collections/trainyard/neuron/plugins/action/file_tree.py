@@ -11,12 +11,12 @@ from typing import Any
 from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.trainyard.neuron.plugins.module_utils import each, file_tree
+from ansible_collections.trainyard.neuron.plugins.module_utils import each, entries, options
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.host_packages import have_packages
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.rendering import Renderer
 
 SOURCES = ("template", "file", "module_util", "content")
-MODULE_UTILS = Path(file_tree.__file__).parent
+MODULE_UTILS = Path(each.__file__).parent
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -29,16 +29,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         """Render and apply; returns the module's result."""
         variables = dict(task_vars or {})
         super().run(tmp, variables)
-        _, arguments = self.validate_argument_spec(argument_spec=file_tree.ARGUMENT_SPEC)
-        entries: list[file_tree.Entry] = []
+        _, arguments = self.validate_argument_spec(argument_spec=options.FILE_TREE_SPEC)
+        wanted: list[entries.Entry] = []
         renderer = self._renderer(variables)
         for item in arguments["items"] or []:
             try:
                 elements = each.elements_of(item, arguments["lists"])
-                entries.extend(self._entry(item, element, arguments, renderer) for element in elements)
+                wanted.extend(self._entry(item, element, arguments, renderer) for element in elements)
             except (AnsibleError, OSError, KeyError, ValueError) as error:
                 raise AnsibleActionFail(f"{item['path']}: {error}") from error
-        payload = {"payload": file_tree.pack(entries), **services_of(arguments)}
+        payload = {"payload": entries.pack(wanted), **services_of(arguments)}
         first = {"packages": arguments["packages"], "users": arguments["users"]}
         result = self._module({**payload, **first}, task_vars)
         if lacking := result.get("lacking"):
@@ -70,10 +70,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
 
     def _entry(
         self, item: dict[str, Any], element: Mapping[str, Any] | None, defaults: dict[str, Any], renderer: Renderer
-    ) -> file_tree.Entry:
+    ) -> entries.Entry:
         check_item(item)
         mode, names = item["mode"], {**defaults["names"], **(element or {})} or None
-        return file_tree.Entry(
+        return entries.Entry(
             path=each.fill(item["path"], names),
             state=item["state"],
             content=self._content(item, element, renderer) if item["state"] == "file" else None,

@@ -8,11 +8,9 @@ half-way puts back what had already changed. Standard library only: it runs on t
 
 from __future__ import annotations
 
-import base64
 import fnmatch
 import grp
 import hashlib
-import json
 import os
 import pwd
 import shlex
@@ -20,89 +18,19 @@ import shutil
 import stat
 import subprocess
 import tempfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
-from ansible_collections.trainyard.neuron.plugins.module_utils import units
-from ansible_collections.trainyard.neuron.plugins.module_utils.prerequisites import USER_SPEC
+from ansible_collections.trainyard.neuron.plugins.module_utils.entries import Entry
 
-FILE_MODE = 0o644
-DIRECTORY_MODE = 0o755
 VALIDATION_TIMEOUT_S = 60
 DIFF_LIMIT_BYTES = 256 * 1024
 SENSITIVE_TEXT = "(sensitive: not shown)\n"
 
-ITEM_SPEC: Dict[str, Dict[str, Any]] = {
-    "path": {"type": "str", "required": True},
-    "state": {"type": "str", "choices": ["file", "directory", "link", "absent"], "default": "file"},
-    "template": {"type": "str"},
-    "file": {"type": "str"},
-    "module_util": {"type": "str"},
-    "content": {"type": "raw"},
-    "target": {"type": "str"},
-    "previous": {"type": "str"},
-    "each": {"type": "raw"},
-    "owner": {"type": "str"},
-    "group": {"type": "str"},
-    "mode": {"type": "str"},
-    "validate": {"type": "str"},
-    "sensitive": {"type": "bool", "default": False},
-    "prune": {"type": "list", "elements": "str"},
-}
-ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
-    "items": {"type": "list", "elements": "dict", "options": ITEM_SPEC},
-    "owner": {"type": "str"},
-    "group": {"type": "str"},
-    "packages": {"type": "list", "elements": "str", "default": []},
-    "users": {"type": "list", "elements": "dict", "options": USER_SPEC, "default": []},
-    "names": {"type": "dict", "default": {}},
-    "lists": {"type": "dict", "default": {}},
-    "services": {"type": "dict", "options": units.ARGUMENT_SPEC},
-    "payload": {"type": "str", "no_log": True},
-}
-
 
 class TreeError(Exception):
     """What could not be brought to the wanted state: says the cause and what was left behind."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One wanted path.
-
-    Attributes:
-        path: absolute path on the host.
-        state: ``file``, ``directory``, ``link`` or ``absent``.
-        content: the bytes of a file.
-        target: what a link points to, as it is written into the link.
-        previous: a second link that gets the old target when this one moves.
-        owner: user name or number; None leaves it as it is.
-        group: group name or number; None leaves it as it is.
-        mode: permission bits; None stands for 0644 (file) and 0755 (directory).
-        validate: command that must exit 0 before the file lands, with ``%s`` for the staged file.
-        sensitive: keep the content out of every diff and message.
-        prune: names (globs) inside a directory that are removed when no other entry wants them.
-    """
-
-    path: str
-    state: str = "file"
-    content: Optional[bytes] = None
-    target: Optional[str] = None
-    previous: Optional[str] = None
-    owner: Optional[str] = None
-    group: Optional[str] = None
-    mode: Optional[int] = None
-    validate: Optional[str] = None
-    sensitive: bool = False
-    prune: Tuple[str, ...] = ()
-
-    def wanted_mode(self) -> int:
-        """Permission bits that the path is to have."""
-        if self.mode is not None:
-            return self.mode
-        return DIRECTORY_MODE if self.state == "directory" else FILE_MODE
 
 
 @dataclass(frozen=True)
@@ -152,32 +80,6 @@ class Outcome:
             return "all {0} paths are as wanted".format(total)
         parts = ["{0} ({1})".format(change.entry.path, ", ".join(change.what)) for change in self.changes]
         return "{0} of {1} paths changed: {2}".format(len(self.changes), total, "; ".join(parts))
-
-
-def pack(entries: Sequence[Entry]) -> str:
-    """Entries as one printable string, the form in which they travel to the host.
-
-    It is one opaque, unlogged parameter on purpose: Ansible censors every *value* of a ``no_log`` parameter in all
-    output, so a parameter per content would blank out the diffs of the files that are no secret.
-    """
-    rows = []
-    for entry in entries:
-        row = {key: value for key, value in vars(entry).items() if value is not None and value is not False}
-        if entry.content is not None:
-            row["content"] = base64.b64encode(entry.content).decode("ascii")
-        rows.append(row)
-    return base64.b64encode(zlib.compress(json.dumps(rows).encode("utf-8"))).decode("ascii")
-
-
-def unpack(payload: str) -> List[Entry]:
-    """The inverse of `pack`."""
-    entries = []
-    for row in json.loads(zlib.decompress(base64.b64decode(payload)).decode("utf-8")):
-        if "content" in row:
-            row["content"] = base64.b64decode(row["content"])
-        row["prune"] = tuple(row.get("prune", ()))
-        entries.append(Entry(**row))
-    return entries
 
 
 def observe(path: str) -> Seen:

@@ -9,14 +9,9 @@ from __future__ import annotations
 import fnmatch
 import pwd
 import subprocess
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import List, Mapping, Sequence
 
 QUERY = ("dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status} ${Version}\\n")
-USER_SPEC: Dict[str, Dict[str, Any]] = {
-    "name": {"type": "str", "required": True},
-    "home": {"type": "str", "required": True},
-    "shell": {"type": "str", "default": "/usr/sbin/nologin"},
-}
 
 
 def missing_packages(wanted: Sequence[str]) -> List[str]:

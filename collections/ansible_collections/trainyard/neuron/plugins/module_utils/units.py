@@ -35,27 +35,6 @@ COMMAND_TIMEOUT_S = 120
 RUNNING = ("active", "reloading")
 """Active states in which a unit serves; `activating` is on the way there."""
 
-UNIT_SPEC: Dict[str, Dict[str, Any]] = {
-    "name": {"type": "str", "required": True},
-    "each": {"type": "raw"},
-    "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
-    "enabled": {"type": "bool"},
-    "expected_environment": {"type": "dict", "default": {}},
-    "restart_on": {"type": "list", "elements": "str", "default": []},
-    "reload_on": {"type": "list", "elements": "str", "default": []},
-    "timeout_s": {"type": "int"},
-}
-ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
-    "units": {"type": "list", "elements": "dict", "options": UNIT_SPEC, "required": True},
-    "changed_paths": {"type": "list", "elements": "str", "default": []},
-    "prune": {"type": "list", "elements": "str", "default": []},
-    "timeout_s": {"type": "int", "default": 300},
-    "allowed_restarts": {"type": "int", "default": 0},
-    "journal_lines": {"type": "int", "default": 20},
-    "daemon_reload_on": {"type": "list", "elements": "str", "default": []},
-    "stop_before_start": {"type": "list", "elements": "str", "default": []},
-}
-
 
 class UnitError(Exception):
     """A systemctl call that failed, or units that did not reach their state in time."""

@@ -218,7 +218,8 @@ notes:
 from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trainyard.neuron.plugins.module_utils import file_tree, prerequisites, units
+from ansible_collections.trainyard.neuron.plugins.module_utils import file_tree, options, prerequisites, units
+from ansible_collections.trainyard.neuron.plugins.module_utils.entries import unpack
 
 
 def paths_of(outcome: file_tree.Outcome) -> List[Dict[str, Any]]:
@@ -262,7 +263,7 @@ def bring_up(module: AnsibleModule, result: Dict[str, Any]) -> None:
 
 def main() -> None:
     """Compare, and apply unless in check mode."""
-    module = AnsibleModule(argument_spec=file_tree.ARGUMENT_SPEC, supports_check_mode=True)
+    module = AnsibleModule(argument_spec=options.FILE_TREE_SPEC, supports_check_mode=True)
     if not module.params["payload"]:
         module.fail_json(msg="file_tree renders on the controller: call it as a task, not as a bare module")
     lacking = {
@@ -272,7 +273,7 @@ def main() -> None:
     if any(lacking.values()):
         module.exit_json(changed=True, lacking=lacking)
     try:
-        outcome = file_tree.compare(file_tree.unpack(module.params["payload"]))
+        outcome = file_tree.compare(unpack(module.params["payload"]))
         if module.check_mode:
             file_tree.rehearse(outcome)
         else:

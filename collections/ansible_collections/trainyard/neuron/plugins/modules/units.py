@@ -158,12 +158,12 @@ daemon_reload:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trainyard.neuron.plugins.module_utils import units
+from ansible_collections.trainyard.neuron.plugins.module_utils import options, units
 
 
 def main() -> None:
     """Entry point."""
-    module = AnsibleModule(argument_spec=units.ARGUMENT_SPEC, supports_check_mode=True)
+    module = AnsibleModule(argument_spec=options.UNITS_SPEC, supports_check_mode=True)
     try:
         result = units.converge(units.Systemd(), module.params, module.check_mode, module._diff)
     except units.UnitError as error:

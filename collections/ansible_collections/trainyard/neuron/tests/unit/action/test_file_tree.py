@@ -128,7 +128,7 @@ def test_units_with_each_are_repeated() -> None:
 
 
 def item(**given: Any) -> dict[str, Any]:
-    return {**dict.fromkeys(file_tree.file_tree.ITEM_SPEC), "state": "file", "path": "/x", **given}
+    return {**dict.fromkeys(file_tree.options.ITEM_SPEC), "state": "file", "path": "/x", **given}
 
 
 @pytest.mark.parametrize(

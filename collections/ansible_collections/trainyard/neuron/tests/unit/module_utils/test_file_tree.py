@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils import file_tree
-from ansible_collections.trainyard.neuron.plugins.module_utils.file_tree import Entry, TreeError
+from ansible_collections.trainyard.neuron.plugins.module_utils.entries import Entry, pack, unpack
+from ansible_collections.trainyard.neuron.plugins.module_utils.file_tree import TreeError
 
 
 def converge(*entries: Entry) -> file_tree.Outcome:
-    outcome = file_tree.compare(file_tree.unpack(file_tree.pack(entries)))
+    outcome = file_tree.compare(unpack(pack(entries)))
     file_tree.apply(outcome)
     return outcome
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.trainyard.neuron.plugins.module_utils import file_tree as core
-from ansible_collections.trainyard.neuron.plugins.module_utils import units
+from ansible_collections.trainyard.neuron.plugins.module_utils import entries, units
 from ansible_collections.trainyard.neuron.plugins.modules import file_tree
 
 ROW = "ActiveState={active}\nSubState=running\nUnitFileState=enabled\nNeedDaemonReload=no\nMainPID=0\nResult={result}\n"
@@ -42,7 +41,7 @@ def run(capsys: pytest.CaptureFixture[str], path: Path, **params: Any) -> dict[s
         "units": [{"name": "a.service", "restart_on": [str(path)]}],
         "daemon_reload_on": [str(path)],
     }
-    params = {"payload": core.pack([core.Entry(str(path), content=b"new")]), "services": services, **params}
+    params = {"payload": entries.pack([entries.Entry(str(path), content=b"new")]), "services": services, **params}
     with patch_module_args(params), pytest.raises(SystemExit):
         file_tree.main()
     return dict(json.loads(capsys.readouterr().out))

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run starts with is left alone by Python's garbage collector; what it makes itself is still collected."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from trainyard.paths import ROOT
+
+# In a process of its own: the collector is set for all of it.
+SCRIPT = """
+import gc, weakref
+from ansible.plugins.loader import callback_loader, init_plugin_loader
+
+init_plugin_loader()
+
+class Cycle:
+    def __init__(self):
+        self.itself = self
+
+loaded = Cycle()
+assert any(found is loaded for found in gc.get_objects())
+assert callback_loader.get("trainyard.neuron.garbage_collection")
+print("looked at:", any(found is loaded for found in gc.get_objects()))
+
+ended = []
+for _ in range(200_000):
+    cycle = Cycle()
+    if not ended:
+        weakref.finalize(cycle, ended.append, True)
+print("collected:", bool(ended))
+"""
+
+
+def test_the_start_is_left_alone_and_the_rest_is_collected() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["looked at: False", "collected: True"]
