@@ -2,9 +2,12 @@
 """What it costs to find that the serving state has nothing to change: the roles, pyinfra, a plain fine-grained role.
 
 Serving state is what `vllm_endpoint` and `load_balancer` leave on a host: the user, the package, directories, files,
-links, and units that run and start at boot. The roles make it once on stand-in hosts; then it is read back from them,
-and pyinfra and the plain role are given exactly that to keep. The replicas are small stand-in servers, so that sixteen
-hosts fit on one machine. Hosts and controller share its processors: compare the columns of processor time.
+links, and units that run and start at boot. The roles make it once on stand-in hosts; then it is read back from them.
+pyinfra does the same work with its own operations: it renders the roles' templates from the values that they name (the
+roles find out those themselves, and check their arguments besides) and copies the programs. Beside it, for the record,
+pyinfra with every file given as it is to be, with nothing to render, and the plain role, which is given the same. The
+replicas are small stand-in servers, so that sixteen hosts fit on one machine. Hosts and controller share its
+processors: compare the columns of processor time.
 
     python bench/control_plane.py --hosts 1 4 8 16 [--rounds 3] [--plain 1 4] [--json FILE]
 """
@@ -12,6 +15,7 @@ hosts fit on one machine. Hosts and controller share its processors: compare the
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -24,12 +28,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "collections"))
 
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.rendering import Renderer
+
 from bench.peers import from_pypi
-from tests.roles.render import replica
+from tests.roles.render import replica, variables
 from tests.stand_in import Lab, stand_in
 from trainyard.lab import state
 from trainyard.lab.commands import podman_here
@@ -91,10 +99,23 @@ PLAIN = PLAY | {
     ]
 }
 EMPTY = PLAY | {"tasks": [{"ansible.builtin.meta": "noop"}]}
+FILE_TREE = "trainyard.neuron.file_tree"
 DEPLOY = """
-import io
+import json, re
+from jinja2 import FileSystemLoader
+from jinja2.ext import Extension
 from pyinfra import host
 from pyinfra.operations import apt, files, server, systemd
+class AsInAnsible(Extension):
+    def __init__(self, environment):
+        super().__init__(environment)
+        environment.filters |= dict(
+            combine=lambda first, then: first | then,
+            to_json=json.dumps,
+            to_nice_json=lambda value, **options: json.dumps(value, indent=4, **options),
+            regex_replace=lambda text, pattern, by: re.sub(pattern, by, text),
+        )
+        environment.tests["search"] = lambda text, pattern: re.search(pattern, text) is not None
 server.user(user="vllm", system=True, home="/var/lib/vllm", shell="/usr/sbin/nologin", ensure_home=False)
 apt.packages(packages=["haproxy"])
 for row in host.data.tree:
@@ -103,8 +124,13 @@ for row in host.data.tree:
         files.directory(path=name, mode=row["mode"], **who)
     elif row["kind"] == "link":
         files.link(path=name, target=row["target"], **who)
+    elif "template" in row:
+        blocks = dict(trim_blocks=True, lstrip_blocks=True)
+        rules = blocks | dict(extensions=[AsInAnsible], loader=FileSystemLoader(row["search"]))
+        data = host.data.named | dict(item=row["item"], ansible_managed=row["managed"])
+        files.template(src=row["template"], dest=name, mode=row["mode"], jinja_env_kwargs=rules, **who, **data)
     else:
-        files.put(src=io.BytesIO(row["content"].encode()), dest=name, mode=row["mode"], **who)
+        files.put(src=row["source"], dest=name, mode=row["mode"], **who)
 for unit in host.data.units:
     systemd.service(service=unit, running=True, enabled=True)
 """
@@ -116,6 +142,9 @@ class Hosts:
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab, self.folder = lab, folder
         self.trees: dict[str, list[dict[str, Any]]] = {}
+        #: As `trees`, with the template in the place of what was rendered; and the values that the templates name.
+        self.rendered: dict[str, list[dict[str, Any]]] = {}
+        self.named: dict[str, Any] = {}
         self.names = list(lab.inventory["neuron"]["hosts"])
         known = state.load(lab.name)
         assert known
@@ -165,8 +194,7 @@ class Hosts:
     def write(self, count: int) -> None:
         """Inventories of the first hosts, for Ansible and for pyinfra: files all of them, and what each way needs."""
         shared = {key: value for key, value in self.lab.inventory["all"]["vars"].items() if key.startswith("ansible_")}
-        # What stands in for devices needs these of the role.
-        shared |= yaml.safe_load((ROOT / "inventory/lab/group_vars/all/serving.yml").read_text())
+        shared |= self.stand_in_variables()
         units = self.variables()["bench_units"]
         for way, own in (
             ("roles", lambda _: self.variables()),
@@ -184,11 +212,16 @@ class Hosts:
             "ssh_strict_host_key_checking": "yes",
             "_sudo": True,
         }
-        told = [
-            (self.lab.address(name), common | {"tree": self.trees.get(name, []), "units": units})
-            for name in self.names[:count]
-        ]
-        (self.folder / "inventory.py").write_text(f"hosts = {told!r}\n")
+        for file, trees in (("rendering.py", self.rendered), ("finished.py", self.trees)):
+            told = [
+                (
+                    self.lab.address(name),
+                    common | {"tree": self.files_of(trees[name]), "units": units, "named": self.named},
+                )
+                for name in self.names[:count]
+                if name in trees
+            ]
+            (self.folder / file).write_text(f"hosts = {told!r}\n")
         for name, text in (
             ("roles.yml", json.dumps([ROLES])),
             ("plain.yml", json.dumps([PLAIN])),
@@ -202,6 +235,28 @@ class Hosts:
         (self.folder / "read_back.py").write_text(READ_BACK)
         script = f"python3 - <<'EOF'\n{READ_BACK}\nEOF"
         self.trees = {name: json.loads(self.lab.on(name, script)) for name in self.names}
+        told = self.variables()
+        given = {"vllm_endpoint_replicas": told["bench_replicas"], "load_balancer_models": told["bench_models"]}
+        sources, self.named = templates(given | self.stand_in_variables())
+        rows = {row["name"]: row for row in told["bench_replicas"]}
+        self.rendered = {name: [as_rendered(row, sources, rows) for row in tree] for name, tree in self.trees.items()}
+
+    def files_of(self, tree: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The tree with the content of its files in files of this machine."""
+        found = []
+        for row in tree:
+            if "content" in row:
+                source = self.folder / hashlib.sha256(row["content"].encode()).hexdigest()
+                source.write_text(row["content"])
+                row = {key: value for key, value in row.items() if key != "content"} | {"source": str(source)}
+            found.append(row)
+        return found
+
+    @staticmethod
+    def stand_in_variables() -> dict[str, Any]:
+        """What the role needs where something stands in for devices."""
+        found: dict[str, Any] = yaml.safe_load((ROOT / "inventory/lab/group_vars/all/serving.yml").read_text())
+        return found
 
     def cpu_s(self, count: int) -> float:
         """Processor time of the first hosts since they came up, in seconds."""
@@ -218,6 +273,46 @@ class Hosts:
             except OSError:
                 continue
         return total / os.sysconf("SC_CLK_TCK")
+
+
+def templates(given: dict[str, Any]) -> tuple[list[tuple[re.Pattern[str], Path]], dict[str, Any]]:
+    """Which paths the roles render from which template, and the values that the templates ask for."""
+    paths: list[tuple[re.Pattern[str], Path]] = []
+    named: dict[str, Any] = {}
+    for role in ("vllm_endpoint", "load_balancer"):
+        home, known = ROOT / "roles" / role, variables(role, **given)
+        del known["ansible_managed"]
+        templar = Templar(loader=DataLoader(), variables=known)
+
+        def resolve(name: str, templar: Templar = templar, known: dict[str, Any] = known) -> Any:
+            named[name] = templar.template(known[name])
+            return named[name]
+
+        renderer = Renderer([home / "templates", ROOT / "templates"], frozenset(known), resolve)
+        for task in DataLoader().load_from_file(str(home / "tasks/present.yml"), trusted_as_template=True):
+            for item in task.get(FILE_TREE, {}).get("items", []):
+                if "template" not in item or item["path"].startswith("{path}"):
+                    continue  # a pair's, which these hosts are not
+                pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(templar.template(item["path"])))
+                paths.append((re.compile(pattern), home / "templates" / item["template"]))
+                if item.get("each") != "choosers":
+                    renderer.render(item["template"], item=given["vllm_endpoint_replicas"][0], ansible_managed="")
+    return paths, json.loads(json.dumps(named))
+
+
+def as_rendered(
+    row: dict[str, Any], sources: list[tuple[re.Pattern[str], Path]], replicas: dict[str, Any]
+) -> dict[str, Any]:
+    """A row of a tree, by its template where the roles render it."""
+    for pattern, template in sources:
+        if row["kind"] == "file" and (found := pattern.fullmatch(row["path"])):
+            return {key: value for key, value in row.items() if key != "content"} | {
+                "template": str(template),
+                "search": [str(template.parent), str(ROOT / "templates")],
+                "managed": f"Managed by trainyard ({template.name}): changes made here are lost.",
+                "item": replicas.get(found.groupdict().get("name", "")),
+            }
+    return row
 
 
 def unified() -> Path:
@@ -280,7 +375,8 @@ def commands(hosts: Hosts, count: int, pyinfra: str = "", plain: bool = False) -
 
     found = {"roles": ansible("roles"), "ansible-core's start": ansible("empty")}
     if pyinfra:
-        found["pyinfra"] = [pyinfra, "-y", str(folder / "inventory.py"), str(folder / "deploy.py")]
+        for way, inventory in (("pyinfra", "rendering.py"), ("pyinfra, nothing to render", "finished.py")):
+            found[way] = [pyinfra, "-y", str(folder / inventory), str(folder / "deploy.py")]
     if plain:
         found["plain role"] = ansible("plain")
     return found
@@ -321,7 +417,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, print a table, and write the figures as JSON on request; 1 if pyinfra was cheaper anywhere."""
+    """Measure, print a table, and write the figures as JSON on request; 1 if pyinfra did the same work cheaper."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hosts", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--rounds", type=int, default=3)
