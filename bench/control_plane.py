@@ -290,10 +290,14 @@ def templates(given: dict[str, Any]) -> tuple[list[tuple[re.Pattern[str], Path]]
 
         renderer = Renderer([home / "templates", ROOT / "templates"], frozenset(known), resolve)
         for task in DataLoader().load_from_file(str(home / "tasks/present.yml"), trusted_as_template=True):
+            names = templar.template(task.get(FILE_TREE, {}).get("names", {}))
             for item in task.get(FILE_TREE, {}).get("items", []):
                 if "template" not in item or item["path"].startswith("{path}"):
                     continue  # a pair's, which these hosts are not
-                pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(templar.template(item["path"])))
+                path = re.escape(templar.template(item["path"]))
+                for name, value in names.items():
+                    path = path.replace(re.escape(f"{{{name}}}"), re.escape(value))
+                pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", path)
                 paths.append((re.compile(pattern), home / "templates" / item["template"]))
                 if item.get("each") != "choosers":
                     renderer.render(item["template"], item=given["vllm_endpoint_replicas"][0], ansible_managed="")

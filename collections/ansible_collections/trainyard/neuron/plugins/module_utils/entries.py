@@ -60,17 +60,17 @@ def pack(entries: Sequence[Entry]) -> str:
     for entry in entries:
         row = {key: value for key, value in vars(entry).items() if value is not None and value is not False}
         if entry.content is not None:
-            row["content"] = base64.b64encode(entry.content).decode("ascii")
+            row["content"] = entry.content.decode("utf-8", "surrogateescape")
         rows.append(row)
-    return base64.b64encode(zlib.compress(json.dumps(rows).encode("utf-8"))).decode("ascii")
+    return base64.b64encode(zlib.compress(json.dumps(rows).encode("ascii"), zlib.Z_BEST_SPEED)).decode("ascii")
 
 
 def unpack(payload: str) -> List[Entry]:
     """The inverse of `pack`."""
     entries = []
-    for row in json.loads(zlib.decompress(base64.b64decode(payload)).decode("utf-8")):
+    for row in json.loads(zlib.decompress(base64.b64decode(payload)).decode("ascii")):
         if "content" in row:
-            row["content"] = base64.b64decode(row["content"])
+            row["content"] = row["content"].encode("utf-8", "surrogateescape")
         row["prune"] = tuple(row.get("prune", ()))
         entries.append(Entry(**row))
     return entries
