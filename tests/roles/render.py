@@ -15,13 +15,17 @@ ROOT = Path(__file__).parents[2]
 
 
 def variables(role: str, **given: Any) -> dict[str, Any]:
-    """The role's variables with those of the case on top."""
+    """The role's variables, and what its task shares, with those of the case on top."""
     loader = DataLoader()
     merged: dict[str, Any] = {"ansible_managed": "Managed by trainyard: changes made here are lost."}
     for part in ("defaults", "vars"):
         path = ROOT / "roles" / role / part / "main.yml"
         if path.is_file():
             merged |= loader.load_from_file(str(path), trusted_as_template=True) or {}
+    tasks = ROOT / "roles" / role / "tasks/present.yml"
+    for task in loader.load_from_file(str(tasks), trusted_as_template=True) if tasks.is_file() else []:
+        told = task.get("trainyard.neuron.file_tree", {})
+        merged |= told.get("names", {}) | told.get("lists", {})
     return merged | given
 
 

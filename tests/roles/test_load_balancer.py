@@ -662,7 +662,7 @@ def test_a_router_of_routers_is_the_same_role_with_routers_as_its_servers(
             folder.mkdir()
             hosts.append(stack.enter_context(routed(folder, one_model((stub,)))))
         rows = [
-            {"id": f"host-{index}", "address": "127.0.0.1", "port": host.port, "max_num_seqs": 8}
+            {"id": f"host-{index}", "address": "127.0.0.1", "port": host.port, "max_num_seqs": 8, "router": True}
             for index, host in enumerate(hosts)
         ]
         fleet = stack.enter_context(routed(tmp_path, [{"name": "tiny/llama", "servers": rows}]))
@@ -671,9 +671,21 @@ def test_a_router_of_routers_is_the_same_role_with_routers_as_its_servers(
         assert headers["x-request-id"] == "through-both"
         assert body.count("data:") == 27
         assert len(times) >= 20, "the tokens came in bunches"
-        # A host all of whose replicas are drained takes nothing, and says so to the router before it.
+        # A host all of whose replicas are drained takes nothing, and says so to the router before it. What comes until
+        # that has asked is sent to another host.
         assert cli.main(["--socket", str(hosts[0].socket), "drain", f"host:{stubs[0].port}"]) == 0
-        wait_for(lambda: fleet.up() == ["host-1"])
         before = len(stubs[1].seen)
+        assert [post(fleet.port, {"max_tokens": 1})[0] for _ in range(8)] == [200] * 8
+        wait_for(lambda: fleet.up() == ["host-1"])
         assert [post(fleet.port, {"max_tokens": 1})[0] for _ in range(4)] == [200] * 4
-        assert len(stubs[1].seen) == before + 4
+        assert len(stubs[1].seen) == before + 12
+
+
+def test_a_router_says_of_each_model_whether_it_has_a_replica(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    models = [{"name": f"org/{name}", "servers": [server(stub)]} for name, stub in zip("ab", stubs, strict=True)]
+    with routed(tmp_path, models) as front:
+        assert [get(front.port, f"/models/org/{name}/health")[0] for name in "ab"] == [200, 200]
+        assert cli.main(["--socket", str(front.socket), "drain", f"host:{stubs[0].port}"]) == 0
+        assert [get(front.port, f"/models/org/{name}/health")[0] for name in "ab"] == [503, 200]
+        assert get(front.port, "/health")[0] == 200
+        assert get(front.port, "/models/org/c/health")[0] == 404

@@ -230,7 +230,12 @@ class LabFleet:
 
 @contextlib.contextmanager
 def own_fleet(
-    name: str, hosts: int, results: Path, settings: dict[str, Any], *more: str
+    name: str,
+    hosts: int,
+    results: Path,
+    settings: dict[str, Any],
+    *more: str,
+    groups: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Lab, LabFleet]]:
     """A served lab of a test's own, at the pace that the loads expect; gone when the block is over.
 
@@ -240,12 +245,16 @@ def own_fleet(
         results: where loads leave their accounts.
         settings: variables given to every playbook.
         more: further words of `trainyard lab up`.
+        groups: what the inventory says beside the lab's own.
     """
     with stand_in(name, hosts, *more, **settings) as lab, pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRAINYARD_LAB", lab.name)
+        beside = lab.folder / "beside.json"
+        beside.write_text(json.dumps(groups or {}))
+        lab.inventories.append(str(beside))
         lab.pace(1000 * PER_TOKEN_S, 1000 * PER_TOKEN_S)
         lab.play("site.yml", "--skip-tags", "benchmark")
-        yield lab, LabFleet(results, settings)
+        yield lab, LabFleet(results, settings, (f"--inventory={beside}",))
 
 
 class RotationWatch(threading.Thread):

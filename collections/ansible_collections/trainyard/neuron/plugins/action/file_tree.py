@@ -31,7 +31,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         super().run(tmp, variables)
         _, arguments = self.validate_argument_spec(argument_spec=options.FILE_TREE_SPEC)
         wanted: list[entries.Entry] = []
-        renderer = self._renderer(variables)
+        renderer = self._renderer(variables, {**arguments["names"], **arguments["lists"]})
         for item in arguments["items"] or []:
             try:
                 elements = each.elements_of(item, arguments["lists"])
@@ -100,14 +100,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             return shared.read_bytes()
         return as_text(item["content"]).encode()
 
-    def _renderer(self, variables: dict[str, Any]) -> Renderer:
+    def _renderer(self, variables: dict[str, Any], shared: dict[str, Any]) -> Renderer:
         templar = self._templar.copy_with_new_env(available_variables=variables)
 
         def resolve(name: str) -> Any:
             return templar.template(variables[name])
 
         kept = Path(constants.config.get_config_value("ANSIBLE_HOME")) / "trainyard" / "templates"
-        return Renderer(self._search_path(), frozenset(variables), resolve, kept)
+        return Renderer(self._search_path(), frozenset(variables), resolve, kept, shared)
 
     def _search_path(self) -> list[Path]:
         """Where templates are looked up: role, playbook, then what is shared by the roles of one directory."""

@@ -8,7 +8,7 @@ templates on each of many hosts that was a good third of the controller's work f
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,16 @@ class Renderer:
         names: the variables that there are
         resolve: gives the value of one of them
         cache: where compiled templates are kept for later runs; without it, or where it cannot be written, nowhere
+        shared: values that are there already, before any variable of that name
     """
 
     def __init__(
-        self, search: Sequence[Path], names: frozenset[str], resolve: Callable[[str], Any], cache: Path | None = None
+        self,
+        search: Sequence[Path],
+        names: frozenset[str],
+        resolve: Callable[[str], Any],
+        cache: Path | None = None,
+        shared: Mapping[str, Any] | None = None,
     ) -> None:
         known: dict[str, Any] = {}
 
@@ -55,6 +61,7 @@ class Renderer:
             autoescape=False,  # noqa: S701 - units and configuration, no page
         )
         self._environment.context_class = Resolved
+        self._environment.globals.update(shared or {})
         # Where both have one (`default`, `map`, ...), ansible-core's is for its own environment only.
         for known_here, core in (
             (self._environment.filters, FilterModule().filters()),

@@ -14,6 +14,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan import check
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.artifact import artifact_digest, artifact_inputs
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import (
     AGENT_PORT_OFFSET,
+    PREFIX,
     Deployment,
     ModelRef,
 )
@@ -50,6 +51,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
     release_problems,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering import render_compile, render_serve
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.routers import Tiers, shares, tiers_of
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.variables import Host, HostReader
 
@@ -62,7 +64,7 @@ LOOPBACK = "127.0.0.1"
 
 #: Families of operating systems whose releases are known to work or not to work with a release of the SDK.
 JUDGED_SYSTEMS = ("ubuntu", "amazon", "rocky")
-DEFAULT_ROUTER_PORT = 8080
+ROUTER_PORT, DEFAULT_ROUTER_PORT = "trainyard_router_port", 8080
 
 #: What a deployment's further replica is called in place of its index.
 SPARE = "spare"
@@ -123,6 +125,7 @@ class _Planner:
         self._clients = sorted(fleet_input.get("clients") or ())
         self._other_variables: Mapping[str, Any] = fleet_input.get("other_variables") or {}
         self._reported: Mapping[str, Any] = fleet_input.get("topologies") or {}
+        self._tiers = Tiers((), ())
         self._problems: List[Problem] = []
         self._warnings: List[Problem] = []
         self._placements: Dict[Any, Placement] = {}
@@ -141,6 +144,7 @@ class _Planner:
             rule = "has no host to plan for"
             raise PlanError([Problem("", "inventory group neuron", [], rule, "put the Trainium hosts into it")])
         hosts = self._read()
+        self._read_routers()
         self._problems += checks.served_name_problems(hosts)
         planned = {host.name: self._host(host) for host in hosts}
         router = self._router(hosts, planned)
@@ -162,6 +166,12 @@ class _Planner:
                 hosts.append(host)
         self._check_overrides(hosts, reader)
         return hosts
+
+    def _read_routers(self) -> None:
+        serving = [name for name, raw in self._raw.items() if any(raw[key] for key in raw if key.startswith(PREFIX))]
+        variables = {name: self._beside(name) for name in self._routers}
+        self._tiers, problems = tiers_of(self._routers, variables, serving)
+        self._problems += problems
 
     def _check_overrides(self, hosts: Sequence[Host], reader: HostReader) -> None:
         """An override of a deployment that nobody has is a slip."""
@@ -427,7 +437,7 @@ class _Planner:
         digest, _inputs = self._artifact(deployment, release, host.topology)
         name, port = seat or ("%s-%d" % (deployment.name, index), deployment.port + index)
         # Where nobody else has to reach it, nobody else can.
-        alone = self._routers == [host.name] and set(self._clients) <= {host.name}
+        alone = self._routes_alone(host.name) and set(self._clients) <= {host.name}
         address = LOOPBACK if alone else host.address
         rendered = render_serve(
             deployment,
@@ -495,7 +505,6 @@ class _Planner:
 
     def _router(self, hosts: Sequence[Host], planned: Mapping[str, Mapping[str, Any]]) -> Dict[str, Any]:
         """Collect the servers of each model for the routers, and find the routers' port."""
-        ports = self._router_ports(hosts)
         models: Dict[str, List[Dict[str, Any]]] = {}
         # The spares last: what counts a model's servers through has the same numbers with them and without.
         for kind, more in (("replicas", {}), ("spares", {"spare": True})):
@@ -503,38 +512,52 @@ class _Planner:
                 for replica in host.get(kind, ()):
                     server = {key: replica[key] for key in ("id", "address", "port", "agent_port", "max_num_seqs")}
                     models.setdefault(replica["served_name"], []).append(dict(server, host=name, **more))
-        port = min(ports) if ports else DEFAULT_ROUTER_PORT
+        tiers = self._tiers
+        rows = [{"name": name, "servers": models[name]} for name in sorted(models)]
+        port, facing = self._router_port(tiers.inner, hosts), self._router_port(tiers.facing, hosts)
+        addresses = {name: self._address_of(name, hosts) for name in self._routers}
         return {
             "port": port,
-            "urls": [_url(self._address_of(name, hosts), port) for name in self._routers],
-            "models": [{"name": name, "servers": models[name]} for name in sorted(models)],
+            "urls": [_url(addresses[name], facing) for name in tiers.facing],
+            "names": list(tiers.inner),
+            "models": rows,
+            "own": shares(tiers, rows, addresses, port, facing),
         }
+
+    def _routes_alone(self, name: str) -> bool:
+        """Tell whether nobody but the router of this very host sends requests to its replicas."""
+        return self._tiers.inner == (name,) or (bool(self._tiers.outer) and name in self._tiers.inner)
 
     def _address_of(self, name: str, hosts: Sequence[Host]) -> str:
         """Return where others reach a router or a client, which may serve nothing itself."""
         for host in hosts:
             if host.name == name:
                 return host.address
-        given = self._other_variables.get(name) or self._raw.get(name) or {}
+        given = self._beside(name)
         return str(given.get("trainyard_address") or given.get("ansible_host") or name)
 
-    def _router_ports(self, hosts: Sequence[Host]) -> List[int]:
+    def _router_port(self, names: Sequence[str], hosts: Sequence[Host]) -> int:
+        """Return the port of routers that stand side by side."""
         ports: Dict[int, List[str]] = {}
         by_name = {host.name: host for host in hosts}
-        for name in self._routers:
-            if name in by_name:
-                port = by_name[name].router_port
-            else:
-                given = self._other_variables.get(name) or self._raw.get(name) or {}
-                port = given.get("trainyard_router_port", DEFAULT_ROUTER_PORT)
+        for name in names:
+            port = (
+                by_name[name].router_port
+                if name in by_name
+                else self._beside(name).get(ROUTER_PORT, DEFAULT_ROUTER_PORT)
+            )
             ports.setdefault(port, []).append(name)
         if len(ports) > 1:
             rule = "all routers must listen on one port: %s" % ", ".join(
                 "%s has %s" % (names[0], port) for port, names in sorted(ports.items(), key=str)
             )
             fix = "set it once, in group_vars/all"
-            self._problems.append(Problem("", "trainyard_router_port", sorted(ports, key=str), rule, fix))
-        return [port for port in ports if isinstance(port, int)]
+            self._problems.append(Problem("", ROUTER_PORT, sorted(ports, key=str), rule, fix))
+        return min((port for port in ports if isinstance(port, int)), default=DEFAULT_ROUTER_PORT)
+
+    def _beside(self, name: str) -> Mapping[str, Any]:
+        """Return the variables of a host that may serve nothing itself."""
+        return self._other_variables.get(name) or self._raw.get(name) or {}
 
     def _benchmarks(
         self, hosts: Sequence[Host], planned: Mapping[str, Mapping[str, Any]], router: Mapping[str, Any]

@@ -27,6 +27,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields impor
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import KEY_INPUT
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.routers import OVER, REPLICAS, ROUTERS
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import (
     INSTANCE_TYPES,
     Topology,
@@ -64,6 +65,7 @@ _FIELDS: Dict[str, Field] = {
     "trainyard_cpu_pinning": Field(one_of(CPU_PINNING), default="numa"),
     "trainyard_router_port": Field(_PORT, default=8080),
     "trainyard_router_metrics_port": Field(optional(_PORT)),
+    OVER: Field(one_of((REPLICAS, ROUTERS)), default=REPLICAS),
     "trainyard_monitor_port": Field(optional(_PORT)),
     "trainyard_images": Field(images_by_digest, default={}),
     "trainyard_overrides": Field(lambda value: value, default={}),
