@@ -39,8 +39,8 @@ options:
         description:
           - Jinja template for the content of a file, looked up in the C(templates) directory of the role, then of the
             playbook, then in the C(templates) directory beside C(roles), which holds what several roles share.
-          - It has O(names), O(lists) and the variables of the task, and the filters and tests of Jinja and of ansible-core,
-            but no lookups.
+          - It has O(names), O(lists) and the variables of the task, and the filters and tests of Jinja and of
+            ansible-core, but no lookups.
             What it names has to be defined.
           - Blank space and line end around a block tag are removed (C(lstrip_blocks) and C(trim_blocks)).
         type: str

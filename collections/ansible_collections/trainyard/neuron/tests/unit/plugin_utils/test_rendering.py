@@ -40,6 +40,14 @@ def test_a_variable_is_resolved_once_and_only_where_it_is_named(renderer: Callab
     assert given.asked == ["address", "port"]
 
 
+def test_what_a_task_shares_stands_before_a_variable_of_that_name(tmp_path: Path) -> None:
+    (tmp_path / "a.j2").write_text("{{ release }} {{ item.name }}\n")
+    given = Given(release="a variable's")
+    made = Renderer([tmp_path], frozenset(given.values), given, shared={"release": "the task's", "item": None})
+    assert made.render("a.j2", item={"name": "x"}) == "the task's x\n"
+    assert not given.asked
+
+
 def test_what_is_given_stands_before_a_variable_of_that_name(renderer: Callable[..., Renderer]) -> None:
     given = Given(item="of the task")
     made = renderer(given, a="{{ item }}")
