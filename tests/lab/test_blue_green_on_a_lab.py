@@ -34,16 +34,6 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, LabFle
 
 
 @pytest.fixture(scope="module")
-def lab(both: tuple[Lab, LabFleet]) -> Lab:
-    return both[0]
-
-
-@pytest.fixture(scope="module")
-def fleet(both: tuple[Lab, LabFleet]) -> LabFleet:
-    return both[1]
-
-
-@pytest.fixture(scope="module")
 def url(lab: Lab) -> str:
     return f"http://{lab.router_address}:8080"
 

@@ -29,16 +29,6 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, LabFle
         yield made
 
 
-@pytest.fixture(scope="module")
-def lab(both: tuple[Lab, LabFleet]) -> Lab:
-    return both[0]
-
-
-@pytest.fixture(scope="module")
-def fleet(both: tuple[Lab, LabFleet]) -> LabFleet:
-    return both[1]
-
-
 def servers(fleet: LabFleet) -> dict[str, set[str]]:
     """What each router knows."""
     return {host: set(report["servers"] or {}) for host, report in fleet.reports().items()}

@@ -46,16 +46,6 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, LabFle
         yield made
 
 
-@pytest.fixture(scope="module")
-def lab(both: tuple[Lab, LabFleet]) -> Lab:
-    return both[0]
-
-
-@pytest.fixture(scope="module")
-def fleet(both: tuple[Lab, LabFleet]) -> LabFleet:
-    return both[1]
-
-
 def packages(lab: Lab, host: str, release: str) -> None:
     """The host has the release's packages, and keeps upgrades from them."""
     found = lab.on(host, SHOW)

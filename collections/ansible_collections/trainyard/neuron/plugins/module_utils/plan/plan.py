@@ -514,7 +514,8 @@ class _Planner:
                     models.setdefault(replica["served_name"], []).append(dict(server, host=name, **more))
         tiers = self._tiers
         rows = [{"name": name, "servers": models[name]} for name in sorted(models)]
-        port, facing = self._router_port(tiers.inner, hosts), self._router_port(tiers.facing, hosts)
+        port = self._router_port(tiers.inner, hosts)
+        facing = self._router_port(tiers.outer, hosts) if tiers.outer else port
         addresses = {name: self._address_of(name, hosts) for name in self._routers}
         return {
             "port": port,
