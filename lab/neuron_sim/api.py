@@ -226,7 +226,6 @@ class Api:
         metrics = self._metrics
         words = self._tokenizer.generate(generation.text_seed)
         request = self._engine.submit(generation.prompt_tokens, generation.limit, generation.arrived)
-        metrics.prompt_tokens += generation.prompt_tokens
         text = ""
         last = first = generation.arrived
         stops = [stop for stop in generation.stop if stop]
@@ -238,6 +237,8 @@ class Api:
                 fresh = produced - generation.produced
                 if generation.produced == 0:
                     first = now
+                    # As vLLM does: a prompt counts when it has been read, so one that waits at a stuck engine does not.
+                    metrics.prompt_tokens += generation.prompt_tokens
                     metrics.ttft.observe(now - generation.arrived)
                 else:
                     metrics.itl.observe((now - last) / fresh, fresh)

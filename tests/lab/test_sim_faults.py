@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import http.client
 import json
+import re
 import shutil
 import sys
 import time
@@ -73,9 +74,16 @@ def test_server_sigkill_leaves_the_engine(host: SimHost) -> None:
     assert host.busy_devices() == list(range(8))
 
 
+def tokens_read(server: Server) -> float:
+    page = server.request("/metrics")[1]
+    (line,) = re.findall(r"^vllm:prompt_tokens_total\S* (\S+)$", page, flags=re.MULTILINE)
+    return float(line)
+
+
 def test_hang_keeps_health_at_200_and_sends_no_token(host: SimHost) -> None:
     """vllm#24207 and others: only a completion tells."""
     server = host.serve_v0(env=REPLICA).wait_ready()
+    before = tokens_read(server)
     fault(host, "hang", "--replica", "tiny-0")
     assert server.request("/health")[0] == 200
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=0.5)
@@ -83,9 +91,12 @@ def test_hang_keeps_health_at_200_and_sends_no_token(host: SimHost) -> None:
     connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
     with pytest.raises(TimeoutError):
         connection.getresponse()
+    # A prompt that nobody reads is no progress: else every new request would hide the stall.
+    assert tokens_read(server) == before
     connection.close()
     fault(host, "clear", "--only", "hang")
     assert server.json("/v1/completions", {"prompt": "x", "max_tokens": 1})
+    assert tokens_read(server) > before
 
 
 def test_slow_tokens_slow_down_one_replica_by_the_factor(host: SimHost) -> None:
