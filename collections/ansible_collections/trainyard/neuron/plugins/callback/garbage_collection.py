@@ -2,7 +2,7 @@
 """Sets Python's garbage collector for a controller that forks a process for every task and host.
 
 A collection walks all that Ansible has loaded, finds nothing there, and its marks make each worker copy the pages that
-it would else share. At one host it was a tenth of the controller's processor time (bench/control_plane.py).
+it would else share. At one host it was a tenth of the controller's processor time (simulated; bench/control_plane.py).
 """
 
 from __future__ import annotations

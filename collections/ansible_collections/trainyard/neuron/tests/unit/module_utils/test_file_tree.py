@@ -4,10 +4,18 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import hypothesis.strategies as st
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils import file_tree
 from ansible_collections.trainyard.neuron.plugins.module_utils.entries import Entry, pack, unpack
 from ansible_collections.trainyard.neuron.plugins.module_utils.file_tree import TreeError
+from hypothesis import given
+
+
+@given(content=st.one_of(st.binary(), st.text().map(lambda text: text.encode("utf-8"))))
+def test_any_content_travels_as_it_is(content: bytes) -> None:
+    entries = [Entry("/x", content=content, mode=0o640, prune=("*",)), Entry("/y", state="link", target="x")]
+    assert unpack(pack(entries)) == entries
 
 
 def converge(*entries: Entry) -> file_tree.Outcome:
