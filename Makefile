@@ -63,6 +63,10 @@ test-lab: $(READY) ## Longer behaviour on stand-in hosts: the lab itself, each r
 	for role in nvme_raid neuron_venv host_tools neuron_monitor model_weights model_compile; do molecule test --scenario-name $$role; done
 	for scenario in redeploy redeploy_faults; do molecule test --scenario-name $$scenario; done
 
+.PHONY: mutants
+mutants: $(READY) ## Put plausible mistakes into the code, one at a time: the tests notice each (before a release)
+	python tests/mutants/run.py
+
 .PHONY: test-vm
 test-vm: $(READY) ## Storage in virtual machines with up to nine NVMe drives (45 minutes: no hardware virtualisation needed)
 	pytest -m vm tests/vm

@@ -46,6 +46,26 @@ def test_a_server_that_does_not_listen_is_named() -> None:
         counters.read("http://127.0.0.1:9", timeout_s=1)
 
 
+def looks(monkeypatch: pytest.MonkeyPatch, *snaps: counters.Snapshot) -> list[counters.Snapshot]:
+    """Have a replica show these, one a look, and the last from then on; returns those that are still to be shown."""
+    left = list(snaps)
+    monkeypatch.setattr(counters, "read", lambda _url: left.pop(0) if len(left) > 1 else left[0])
+    return left
+
+
+def test_a_replica_is_settled_when_two_looks_agree_and_nothing_runs_or_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = counters.Snapshot(requests=1, waiting=1)
+    left = looks(monkeypatch, waits, waits, counters.Snapshot(requests=1), counters.Snapshot(requests=2))
+    assert counters.settled({"a": "http://a"}, 60, pause_s=0) == {"a": counters.Snapshot(requests=2)}
+    assert len(left) == 1
+
+
+def test_a_replica_that_only_waits_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks(monkeypatch, counters.Snapshot(waiting=3))
+    with pytest.raises(counters.UnreachableError, match="a runs 0, 3 wait"):
+        counters.settled({"a": "http://a"}, 0, pause_s=0)
+
+
 def test_a_client_s_processes_are_found_when_their_parent_is_gone() -> None:
     burn = "import sys, time\nwhile time.process_time() < 0.2: pass\nsys.stdin.read()"
     code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {burn!r}], start_new_session=True)"

@@ -107,6 +107,13 @@ def test_too_little_traffic_is_said_and_golden_completions_still_count() -> None
     assert "noise" in verdict.worse[0]
 
 
+def test_peers_with_too_little_traffic_are_no_measure() -> None:
+    slow = watched(ttft=9, per_token=9, length=9)
+    verdict = compare(slow, [watched(3)], Thresholds(), same_weights=True)
+    assert verdict.ok
+    assert "time to first token not compared: 100 requests here and 3 at the peers, 20 wanted of each" in verdict.notes
+
+
 def test_other_weights_may_answer_otherwise() -> None:
     other = watched(golden={"Count:": "uno dos tres", "Say hello.": "hola amigo"})
     verdict = compare(other, [watched()], Thresholds(), same_weights=False)

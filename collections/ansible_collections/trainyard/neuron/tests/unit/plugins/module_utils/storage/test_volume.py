@@ -156,6 +156,11 @@ def test_taken_mount_point_is_refused() -> None:
         volume.plan(volume.Found((blank(1), blank(2)), fstab=("/dev/sdf /data ext4 defaults 0 2",)), WANTED)
 
 
+def test_another_device_at_the_mount_point_is_refused_when_the_volume_is_there_too() -> None:
+    with pytest.raises(volume.RefusedError, match="/dev/sdf is mounted there"):
+        volume.plan(whole(mounted="/dev/sdf"), WANTED)
+
+
 @pytest.mark.parametrize("name", ["", "thirteen-char"])
 def test_name_must_fit_the_label(name: str) -> None:
     with pytest.raises(volume.RefusedError, match="1 to 12 characters"):

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts one plausible mistake at a time into a copy of the tree and asks whether its tests notice.
+
+``mutants.yml`` has the mistakes, a line each: the file, the text as it is (once in the file), as it would be, and the
+tests that are to notice. A mistake counts as noticed when one of them fails by an assertion. An error of another kind
+(an import, a fixture) and a comparison of two checksums say that something changed, not what: they do not count.
+
+Usage: ``python tests/mutants/run.py [--area AREA ...] [--match TEXT] [--jobs N]``; exits with 1 if one lives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from typing import Any
+from xml.etree import ElementTree
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+LIST = Path(__file__).with_name("mutants.yml")
+AREAS = (
+    "plan",
+    "templates",
+    "roll",
+    "serving",
+    "jobs",
+    "storage",
+    "routing",
+    "patches",
+    "benchmark",
+    "lab",
+    "security",
+)
+#: A test that runs longer than this under a mistake has noticed nothing.
+LIMIT_S = 600
+_ASSERTION = re.compile(r"^(AssertionError|assert\b|Failed:|hypothesis\.errors|ExceptionGroup)", re.MULTILINE)
+_CHECKSUMS = re.compile(r"assert '[0-9a-f]{12,64}' == '[0-9a-f]{12,64}'")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mistake.
+
+    Attributes:
+        area: which part of the toolkit it is in, one of ``AREAS``.
+        file: path from the root of the tree.
+        old: the text that is replaced; it stands in the file exactly once.
+        new: what stands there instead.
+        tests: what pytest is to run, paths from the root with or without ``::test``.
+    """
+
+    area: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """The mistake in a line."""
+        return f"[{self.area}] {self.file}: {_short(self.old)} -> {_short(self.new) or '(nothing)'}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the tests said of one mistake: ``killed``, or why it does not count as noticed."""
+
+    mutant: Mutant
+    killed: bool
+    why: str
+    seconds: float
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _short(text: str, limit: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def load(path: Path = LIST) -> list[Mutant]:
+    """The mistakes of a data file.
+
+    Raises:
+        KeyError, TypeError: a row that lacks a field or has one that is unknown.
+    """
+    rows: list[dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return [Mutant(**{**row, "tests": tuple(row["tests"])}) for row in rows]
+
+
+def fault(mutant: Mutant, root: Path = ROOT) -> str:
+    """Why a row of the data file cannot be used; empty if it can."""
+    path = root / mutant.file
+    if mutant.area not in AREAS:
+        return f"{mutant}: no such area"
+    if not path.is_file():
+        return f"{mutant}: there is no such file"
+    count = path.read_text(encoding="utf-8").count(mutant.old)
+    if count != 1:
+        return f"{mutant}: the text stands {count} times in the file"
+    missing = [test for test in mutant.tests if not (root / test.partition("::")[0]).exists()]
+    return f"{mutant}: no such test: {', '.join(missing)}" if missing or not mutant.tests else ""
+
+
+def _copy(target: Path) -> None:
+    """What git knows of the tree, as it lies here."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        source = ROOT / name
+        if source.is_symlink() or source.is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / name, follow_symlinks=False)
+
+
+@contextmanager
+def _applied(mutant: Mutant, tree: Path) -> Iterator[None]:
+    path = tree / mutant.file
+    before = path.read_text(encoding="utf-8")
+    path.write_text(before.replace(mutant.old, mutant.new), encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.write_text(before, encoding="utf-8")
+
+
+def _pytest(tree: Path, tests: list[str], report: Path) -> int:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(tree / "src"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "ANSIBLE_CONFIG": str(tree / "ansible.cfg"),
+    }
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider"]
+    command += ["-m", "not lab and not vm", f"--junitxml={report}", *tests]
+    try:
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, check=False, timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return -1
+    return done.returncode
+
+
+def verdict(returned: int, report: str) -> str:
+    """Why a run of pytest does not count as having noticed a mistake; empty if it does.
+
+    Args:
+        returned: pytest's exit code, -1 if it ran out of time.
+        report: its JUnit report; empty if it wrote none.
+    """
+    if returned == 0:
+        return "lives"
+    if returned < 0:
+        return f"lives: no answer within {LIMIT_S} s"
+    # pytest's own report of this machine, not a stranger's.
+    nodes = ElementTree.fromstring(report).iter("failure") if report else ()  # noqa: S314
+    failures = [node.get("message", "") for node in nodes]
+    if not failures:
+        return "an error, and no assertion, noticed it"
+    if any(_ASSERTION.search(text) and not _CHECKSUMS.search(text) for text in failures):
+        return ""
+    return f"noticed by a checksum or an accident only: {_short(failures[0], 100)}"
+
+
+def _try(mutant: Mutant, trees: Queue[Path]) -> Outcome:
+    tree = trees.get()
+    began = time.monotonic()
+    report = tree / ".mutant.xml"
+    try:
+        report.unlink(missing_ok=True)
+        with _applied(mutant, tree):
+            returned = _pytest(tree, list(mutant.tests), report)
+        why = verdict(returned, report.read_text(encoding="utf-8") if report.exists() else "")
+    finally:
+        trees.put(tree)
+    return Outcome(mutant, not why, why, time.monotonic() - began)
+
+
+def _sound(mutants: list[Mutant], tree: Path) -> bool:
+    """Whether the tests pass where nothing is wrong: else they would notice anything."""
+    tests = sorted({test for mutant in mutants for test in mutant.tests})
+    # A file that is run whole has each of its tests.
+    tests = [test for test in tests if "::" not in test or test.partition("::")[0] not in tests]
+    return _pytest(tree, tests, tree / ".sound.xml") == 0
+
+
+def main() -> int:
+    """Try them all; the survivors are named at the end."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--area", action="append", choices=AREAS, help="only these areas")
+    parser.add_argument("--match", default="", help="only mistakes whose line has this text")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at once")
+    arguments = parser.parse_args()
+    mutants = [
+        mutant
+        for mutant in load()
+        if (not arguments.area or mutant.area in arguments.area) and arguments.match in str(mutant)
+    ]
+    faults = list(filter(None, map(fault, mutants)))
+    if faults or not mutants:
+        _say("\n".join(faults) or "no mistake is chosen")
+        return 1
+    with tempfile.TemporaryDirectory(prefix="trainyard-mutants-") as folder:
+        trees: Queue[Path] = Queue()
+        for number in range(max(1, arguments.jobs)):
+            tree = Path(folder, str(number))
+            _copy(tree)
+            trees.put(tree)
+        first = trees.get()
+        _say(f"{len(mutants)} mistakes; first the tests where there is none")
+        if not _sound(mutants, first):
+            _say("The tests fail without any mistake: mend that first.")
+            return 1
+        trees.put(first)
+        survivors = []
+        with ThreadPoolExecutor(max(1, arguments.jobs)) as pool:
+            for outcome in pool.map(lambda mutant: _try(mutant, trees), mutants):
+                _say(f"{'killed' if outcome.killed else 'ALIVE '} {outcome.seconds:5.1f} s  {outcome.mutant}")
+                if not outcome.killed:
+                    survivors.append(outcome)
+    for outcome in survivors:
+        _say(f"\n{outcome.mutant}\n  {outcome.why}\n  tests: {' '.join(outcome.mutant.tests)}")
+    _say(f"\nmutants={len(mutants)} killed={len(mutants) - len(survivors)} alive={len(survivors)}")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The list of mistakes is usable, and a run of pytest is judged as `make mutants` says."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.mutants.run import AREAS, Mutant, fault, load, verdict
+
+
+def test_each_mistake_can_be_made_and_names_tests_that_exist():
+    assert [text for text in map(fault, load()) if text] == []
+
+
+def test_areas_are_those_that_can_be_chosen():
+    assert {mutant.area for mutant in load()} <= set(AREAS)
+
+
+def test_no_mistake_is_listed_twice():
+    keys = [(mutant.file, mutant.old, mutant.new) for mutant in load()]
+    assert len(keys) == len(set(keys))
+
+
+def test_a_text_that_is_gone_is_told(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1\n", encoding="utf-8")
+    (tmp_path / "test_a.py").write_text("", encoding="utf-8")
+    row = {"area": "plan", "file": "a.py", "new": "x = 2", "tests": ("test_a.py",)}
+    assert fault(Mutant(old="x = 1", **row), tmp_path) == ""
+    assert "stands 0 times" in fault(Mutant(old="y = 1", **row), tmp_path)
+    assert "no such test" in fault(Mutant(old="x = 1", **{**row, "tests": ("test_b.py::t",)}), tmp_path)
+
+
+def report(message: str) -> str:
+    return f'<testsuites><testsuite><testcase><failure message="{message}"/></testcase></testsuite></testsuites>'
+
+
+@pytest.mark.parametrize(
+    ("returned", "text", "expected"),
+    [
+        (0, "", "lives"),
+        (-1, "", "no answer"),
+        (
+            2,
+            "<testsuites><testsuite><testcase><error message='ImportError'/></testcase></testsuite></testsuites>",
+            "an error",
+        ),
+        (1, report("AssertionError: assert 3 == 4"), ""),
+        (1, report("assert 3 == 4"), ""),
+        (1, report("Failed: DID NOT RAISE ValueError"), ""),
+        (1, report("AssertionError: assert '0123456789ab' == 'ba9876543210'"), "checksum"),
+        (1, report("KeyError: 'x'"), "accident"),
+    ],
+)
+def test_only_an_assertion_counts(returned, text, expected):
+    said = verdict(returned, text)
+    assert expected in said if expected else said == ""
