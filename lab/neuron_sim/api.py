@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import json
 import random
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -52,6 +53,7 @@ class Generation:
     text_seed: str
     stop: list[str]
     arrived: float
+    prompt: str = ""
     produced: int = 0
     reason: str = "abort"
 
@@ -101,6 +103,7 @@ class Api:
         try:
             await route(request, reply)
         except RequestError as error:
+            self._log_refusal(error)
             await reply.send_json(error.status, error.body())
         except EngineDeadError:
             self._engine.noticed_dead.set()
@@ -109,6 +112,17 @@ class Api:
             else:
                 reply.keep_alive = False
                 raise ConnectionError("the engine is dead") from None
+
+    def _log_refusal(self, error: RequestError) -> None:
+        """As vLLM's handlers log what they refuse: with the client's own words (``Error with model %s``)."""
+        if error.status == 404:
+            body = error.body()
+            words = f"object='error' message={body['message']!r} type={error.kind!r} param=None code={error.status}"
+            self._log(f"Error with model {words}", "ERROR", "serving_engine.py:197")
+
+    def _log(self, text: str, level: str, source: str) -> None:
+        place = f"{source}]" if self._settings.vllm_version < (0, 8) else f"[{source}]"
+        print(f"{level} {time.strftime('%m-%d %H:%M:%S')} {place} {text}", file=sys.stderr, flush=True)
 
     async def _health(self, _: HttpRequest, reply: Reply) -> None:
         if self._engine.dead:
@@ -216,7 +230,7 @@ class Api:
                 limit = longest - prompt_tokens
         stop = body.get("stop") or []
         stops = [stop] if isinstance(stop, str) else list(stop)
-        return Generation(prompt_tokens, int(limit), natural, text_seed, stops, request.arrived)
+        return Generation(prompt_tokens, int(limit), natural, text_seed, stops, request.arrived, text)
 
     async def _tokens(self, generation: Generation) -> AsyncIterator[tuple[str, str | None]]:
         """The texts of a generation as the engine produces them; the last one carries the finish reason.
@@ -225,6 +239,8 @@ class Api:
         """
         metrics = self._metrics
         words = self._tokenizer.generate(generation.text_seed)
+        if self._settings.log_requests:
+            self._log(f"Received request {uuid.uuid4().hex}: prompt: {generation.prompt!r}", "INFO", "logger.py:39")
         request = self._engine.submit(generation.prompt_tokens, generation.limit, generation.arrived)
         text = ""
         last = first = generation.arrived

@@ -72,6 +72,17 @@ def say(text: str, level: str = "INFO") -> None:
     print(f"{level} {time.strftime('%m-%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
+def loader_line(vllm: tuple[int, ...], text: str, level: str = "INFO") -> str:
+    """A line of the model loader as each vLLM line prints it (sources: logs in issues of the fork and of the plugin).
+
+    The fork's loader speaks through vLLM's logger; the plugin's is none of vLLM's own, and V1 names the process first.
+    """
+    if vllm >= (0, 11):
+        return f"(EngineCore_DP0 pid={os.getpid()}) {level}:vllm_neuron.worker.neuronx_distributed_model_loader:{text}"
+    source = "neuronx_distributed.py:244]" if vllm < (0, 8) else "[neuronx_distributed.py:244]"
+    return f"{level} {time.strftime('%m-%d %H:%M:%S')} {source} {text}"
+
+
 # The documentation leaves out what stands between the operation and the verdict.
 COLLECTIVE_TEXT = (
     "ERROR  NRT: Collective operation REDUCE_SCATTER with this replica group is currently not supported\n"
@@ -92,6 +103,10 @@ class _BringUp:
     def devices(self) -> set[int]:
         per_device = self.kind.cores_per_device(self.lnc)
         return {core // per_device for core in self.cores}
+
+    def loader_says(self, text: str, level: str = "INFO") -> None:
+        """A line of the model loader."""
+        print(loader_line(self.row.vllm_version, text, level), file=sys.stderr, flush=True)
 
     def wait(self, seconds: float) -> None:
         """Let modelled time pass."""
@@ -287,15 +302,15 @@ class _BringUp:
             if self.row.generation == sdk.V0:
                 config = {**config, **self.serve.neuron_settings}
             else:
-                say(f"Successfully loaded pre-compiled model artifacts from {path}")
+                self.loader_says(f"Successfully loaded pre-compiled model artifacts from {path}")
                 if self.serve.neuron_settings:
-                    say("Using pre-compiled artifacts, override_neuron_config will be ignored", "WARNING")
+                    self.loader_says("Using pre-compiled artifacts, override_neuron_config will be ignored", "WARNING")
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-            say(f"Exception: {error}", "WARNING")
+            self.loader_says(f"Exception: {error}", "WARNING")
             if self.row.generation == sdk.V0:
-                say(f"Failed to load the model from {path} Recompiling...", "WARNING")
+                self.loader_says(f"Failed to load the model from {path} Recompiling...", "WARNING")
             else:
-                say(f"Unable to find precompiled artifacts from {path}. Recompiling...", "WARNING")
+                self.loader_says(f"Unable to find precompiled artifacts from {path}. Recompiling...", "WARNING")
             compiler.compile_model(self.host, self.row, self.serve.model, wanted, path)
             config = self.load_artifact(path)
         self.check_memory(int(config["max_batch_size"]), int(config["seq_len"]))

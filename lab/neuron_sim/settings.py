@@ -22,6 +22,7 @@ class ServeSettings:
         model: path (or name) as given on the command line.
         tensor_parallel_size: logical cores of this server.
         neuron_settings: engine settings that override the defaults, by NxDI name.
+        log_requests: whether each prompt is logged; V0 does unless told not to, V1 only if told to.
         shutdown_timeout_seconds: how long SIGTERM waits for running requests; 0 aborts them.
     """
 
@@ -41,6 +42,7 @@ class ServeSettings:
     prefix_caching: bool = False
     data_parallel_size: int = 1
     api_key: str = ""
+    log_requests: bool = False
     shutdown_timeout_seconds: float = 0.0
     latency: dict[str, Any] = field(default_factory=dict)
 
@@ -83,9 +85,17 @@ def from_options(
         prefix_caching=_prefix_caching(options, row.generation),
         data_parallel_size=getattr(options, "data_parallel_size", None) or 1,
         api_key=_api_key(options),
+        log_requests=logs_requests(options),
         shutdown_timeout_seconds=float(getattr(options, "shutdown_timeout", None) or 0),
         latency=latency,
     )
+
+
+def logs_requests(options: argparse.Namespace) -> bool:
+    """Whether a server logs each prompt: V0 unless told not to, later lines only if told to."""
+    if hasattr(options, "enable_log_requests"):
+        return bool(options.enable_log_requests)
+    return not getattr(options, "disable_log_requests", False)
 
 
 def _dtype(options: argparse.Namespace, model_config: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
 )
 
 from lab.neuron_sim import sdk, vllm_options
+from lab.neuron_sim.settings import logs_requests
 from tests.lab.sim_support import SimHost
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,7 @@ def test_the_server_of_every_release_takes_its_command(deployment: Deployment, r
     assert options.tensor_parallel_size == deployment.tensor_parallel_size
     assert options.max_model_len == deployment.max_model_len
     assert options.port == 8000
+    assert not logs_requests(options), "prompts would stand in the journal"
 
 
 def _compile(host: SimHost, deployment: Deployment, row: SdkRelease) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import time
+
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import phases
 
@@ -82,3 +84,67 @@ def test_a_start_is_followed_phase_by_phase() -> None:
         "serving",
     ]
     assert str(phases.follow(progress, "loading weights 7%")) == "loading weights 7 %"
+
+
+ARTIFACT = "/data/artifacts/abc"
+SAID_V0 = f"Failed to load the model from {ARTIFACT}, Recompiling..."
+SAID_V1 = f"Unable to find precompiled artifacts from {ARTIFACT}. Recompiling..."
+LOADER_LINES = [
+    # The fork: vLLM's own logger, with brackets from 0.8 on.
+    f"WARNING 09-14 02:23:18 neuronx_distributed.py:170] {SAID_V0}",
+    f"WARNING 09-14 02:23:18 [neuronx_distributed.py:244] {SAID_V0.replace(',', '')}",
+    # The plugin: a logger that is none of vLLM's, in a process whose name V1 puts before each line.
+    f"(EngineCore_DP0 pid=272) WARNING:vllm_neuron.worker.neuronx_distributed_model_loader:{SAID_V1}",
+    f"(EngineCore_DP0 pid=272) WARNING 12-22 19:08:38 [worker/neuronx_distributed_model_loader.py:226] {SAID_V1}",
+    f"(EngineCore_DP0 pid=272) {SAID_V1}",
+    SAID_V1,
+]
+
+
+@pytest.mark.parametrize("line", LOADER_LINES)
+def test_the_loader_is_heard_when_it_compiles_what_was_given_to_it(line: str) -> None:
+    assert phases.compiles(line, ARTIFACT)
+    assert not phases.compiles(line, "/data/artifacts/other")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"ERROR 11-30 09:41:46 [serving_chat.py:200] Error with model object='error' message='The model `{SAID_V1}` "
+        "does not exist.' type='NotFoundError' param=None code=404",
+        f"INFO 11-30 09:41:46 [logger.py:39] Received request cmpl-1: prompt: '{SAID_V1}'",
+        f"INFO 11-30 09:41:46 [logger.py:39] {SAID_V1}",
+        f'INFO:     10.0.0.9:1 - "GET /{SAID_V1} HTTP/1.1" 404 Not Found',
+        f"(APIServer pid=9) ERROR 11-30 09:41:46 [serving_engine.py:197] {LOADER_LINES[0]}",
+        f" {SAID_V1}",
+        f"{SAID_V1} and more",
+    ],
+)
+def test_what_a_client_makes_a_server_log_is_not_the_loader(line: str) -> None:
+    assert not phases.compiles(line, ARTIFACT)
+
+
+@pytest.mark.parametrize("line", [line for line, _, _ in KNOWN])
+def test_no_client_can_make_a_server_that_answers_look_broken(line: str) -> None:
+    said = f"ERROR 11-30 09:41:46 [serving_chat.py:200] Error with model message='The model `{line}` does not exist.'"
+    assert phases.diagnose([said], served=True) is None
+
+
+def test_the_runtimes_own_lines_count_at_any_time() -> None:
+    own = "2026-Nov-30 09:41:46.000123   123:456   ERROR  NRT:nrt_infer_v2   status=1202 message=NC_UE"
+    for line in (own, f"(EngineCore_DP0 pid=272) {own}", "(FATAL-RT-UNDEFINED-STATE) status=1202"):
+        found = phases.diagnose(["Error with model `status=1201`", line], served=True)
+        assert found
+        assert found.line == line
+
+
+def test_a_long_line_costs_no_more_than_a_short_one() -> None:
+    """Each of 39 KB repeats the beginning of a pattern: quadratic, were it read to its end."""
+    starts = ("Failed to load the model from ", "max_model_len ", "Failed to allocate ", "1", "Engine core proc ")
+    lines = [(start * 40_000)[:39_000] for start in starts] * 20
+    began = time.process_time()
+    for line in lines:
+        phases.follow(phases.Progress(), "Compiling " + line)
+        phases.compiles(line, ARTIFACT)
+    phases.diagnose(lines)
+    assert time.process_time() - began < 2.0

@@ -20,6 +20,7 @@ import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import (
     cli,
     container,
+    phases,
     settings,
     slices,
     turns,
@@ -271,14 +272,85 @@ def test_settle_returns_when_the_slice_is_free_and_names_who_keeps_it(host: Path
         cli.settle(replica(host, 1, settle_timeout_s=0.2))
 
 
-def test_the_server_ended_by_the_probe_is_explained(host: Path) -> None:
-    with running() as stub, process(TRAINYARD_REPLICA="tiny-llama-0") as server:
+START = "5d1f0c8f2b0e4b6c9d7a3e1f8c2b4a60"
+
+
+def recompiling(wanted: Replica) -> str:
+    """What the fork's loader says when the artifact does not load."""
+    said = f"Failed to load the model from {wanted.artifact_path}, Recompiling..."
+    return f"WARNING 09-14 02:23:18 [neuronx_distributed.py:244] {said}"
+
+
+@contextmanager
+def starting(host: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A server on its way up: nobody listens yet."""
+    with process(TRAINYARD_REPLICA="tiny-llama-0", INVOCATION_ID=START, **environment) as server:
         (host / "run/tiny-llama-0/pid").write_text(f"{server.pid}\n")
-        watcher = watch.Watcher(replica(host, stub.port), Limits(), lambda _line: None)
-        watcher.log_line("Unable to find precompiled artifacts from /data/a. Recompiling...")
+        yield server
+
+
+def test_the_server_ended_by_the_probe_is_explained(host: Path) -> None:
+    with starting(host) as server:
+        wanted = replica(host, free_port())
+        watch.Watcher(wanted, Limits(), lambda _line: None).log_line(recompiling(wanted), START)
         assert server.wait(5) == -9
     text = cli.explain(replica(host, 1))
     assert text.startswith("ended by the standing probe: it began to compile instead of loading")
+
+
+def test_a_server_that_answers_is_not_ended_by_anything_that_it_logs(host: Path) -> None:
+    """Its clients write in its log: before the gate, while it listens already, and after."""
+    with running() as stub, starting(host) as server:
+        wanted = replica(host, stub.port)
+        watcher = watch.Watcher(wanted, Limits(), lambda _line: None)
+        watcher.log_line(recompiling(wanted), START)
+        gated(host, server)
+        stub.server_close()
+        watcher.log_line(recompiling(wanted), START)
+        assert watcher.progress.phase == "compiling", "only the line before the gate was looked at"
+        watcher.log_line("Warming up", START)
+        assert watcher.progress.phase == "compiling"
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.wait(0.5)
+
+
+@pytest.mark.parametrize("invocation", ["", "another start"])
+def test_a_line_of_another_start_ends_nothing(host: Path, invocation: str) -> None:
+    with starting(host) as server:
+        wanted = replica(host, free_port())
+        watch.Watcher(wanted, Limits(), lambda _line: None).log_line(recompiling(wanted), invocation)
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.wait(0.5)
+
+
+def test_a_line_of_the_journal_is_cut_before_anything_looks_at_it(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"_SYSTEMD_UNIT": "vllm@tiny-llama-0.service", "_SYSTEMD_INVOCATION_ID": START}
+    rows = [
+        row | {"MESSAGE": "x" * 39_000},
+        row | {"MESSAGE": list(b"y\xff" * 20_000)},
+        row | {"MESSAGE": None},
+        row | {"MESSAGE": {"a": 1}},
+        row | {"MESSAGE": [1, "a"]},
+        ["no row"],
+    ]
+    text = "\n".join(json.dumps(entry) for entry in rows) + "\nno JSON\n"
+    (host / "bin").mkdir()
+    (host / "bin/journal").write_text(text)
+    (host / "bin/journalctl").write_text(f"#!/bin/sh\ncat {host}/bin/journal\n")
+    (host / "bin/journalctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(host / "bin"), prepend=os.pathsep)
+    seen: list[tuple[int, str, str]] = []
+
+    class Listener:
+        def log_line(self, line: str, invocation: str) -> None:
+            seen.append((len(line), line[:1], invocation))
+
+    follower = watch.Host(lambda _line: None)
+    follower.watchers["tiny-llama-0"] = Listener()  # type: ignore[assignment]
+    follower.follow_journal()
+    assert [entry[1] for entry in seen] == ["x", "y", "", "{"]
+    assert {entry[2] for entry in seen} == {START}
+    assert max(entry[0] for entry in seen) == phases.MAX_LINE
 
 
 def test_a_process_that_only_got_the_number_is_not_ended(host: Path) -> None:

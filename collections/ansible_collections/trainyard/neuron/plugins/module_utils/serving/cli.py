@@ -218,7 +218,8 @@ def explain(replica: Replica) -> str:
     """What ended a server, in words: the probe, or an error that its log shows. Empty if nothing is known."""
     ended = replica.scratch / "ended"
     found = ["ended by the standing probe: " + ended.read_text(encoding="utf-8").strip()] if ended.is_file() else []
-    diagnosis = phases.diagnose(watch.last_words("vllm@{0}.service".format(replica.name)))
+    served = (replica.scratch / "gate.json").exists()
+    diagnosis = phases.diagnose(watch.last_words("vllm@{0}.service".format(replica.name)), served)
     return "; ".join(found + ([str(diagnosis)] if diagnosis else []))
 
 

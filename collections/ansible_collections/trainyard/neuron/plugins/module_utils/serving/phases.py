@@ -14,6 +14,28 @@ from typing import List, Optional, Pattern, Sequence, Tuple
 
 CONTEXT_LINES = 2
 SEVERITY = ("replace", "fix", "retry")
+MAX_LINE = 1024
+"""Characters of a line that are looked at: a pattern's time must not grow with what somebody writes into the log."""
+
+# How the engine's lines begin: vLLM V1 puts the process before what its children write, and the message follows the
+# prefix of vLLM's own logger, that of Python's plain one, or (a logger without a handler) none.
+_PROCESS = r"(?:\([A-Za-z]\w* pid=\d+\) ?)?"
+_LOADER = (
+    r"(?:WARNING \d\d-\d\d \d\d:\d\d:\d\d \[?(?:[\w./]*/)?neuronx_distributed\w*\.py:\d+\] |"
+    r"WARNING:[\w.]*\bneuronx_distributed\w*:)?"
+)
+_RECOMPILES = re.compile(
+    _PROCESS
+    + _LOADER
+    + r"(?:Unable to find precompiled artifacts from (?P<v1>\S+?)\.|Failed to load the model from (?P<v0>\S+?),?)"
+    + r" Recompiling\.\.\.$"
+)
+# The runtime's own lines, whoever asks for what: its time stamp and its component, or one of its fixed beginnings.
+_RUNTIME = re.compile(
+    _PROCESS
+    + r"(?:\d{4}-\w{3}-\d\d \d\d:\d\d:\d\d[.\d]*\s+\d+:\d+\s+)?"
+    + r"(?:(?:ERROR|FATAL)\s+(?:NRT|TDRV|NMGR|KMGR|HAL|NCFW|ENC)\b|\(FATAL-RT|NEURON_HW_ERR=)"
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +99,7 @@ RULES = (
         "add the device to trainyard_quarantined_devices, or replace the instance",
     ),
     _rule(
-        r"Unable to find precompiled artifacts|Failed to load the model from .*[Rr]ecompiling",
+        r"Unable to find precompiled artifacts from|Failed to load the model from .*[Rr]ecompiling",
         "fix",
         "the artifact does not load, and the server began to compile instead",
         "run the compile playbook; the artifact was removed, or made by another SDK release",
@@ -169,6 +191,7 @@ PHASES = (
 
 def follow(before: Progress, line: str) -> Progress:
     """The progress after one more line of the log."""
+    line = bounded(line)
     for phase, pattern in PHASES:
         if pattern.search(line):
             count = _OF.search(line)
@@ -179,18 +202,37 @@ def follow(before: Progress, line: str) -> Progress:
     return before
 
 
-def compiles(line: str) -> bool:
-    """True for the line by which a server says that it will compile, although an artifact was given to it."""
-    return bool(re.search(r"Unable to find precompiled artifacts|Failed to load the model from .*[Rr]ecompiling", line))
+def bounded(line: str) -> str:
+    """As much of a line as is looked at."""
+    return line[:MAX_LINE]
 
 
-def diagnose(lines: Sequence[str]) -> Optional[Diagnosis]:
-    """The gravest thing that the lines say, and of that the first; None if they say nothing that is known."""
+def compiles(line: str, artifact: str) -> bool:
+    """True for the loader's line by which it says that it will compile, although an artifact was given to it.
+
+    Args:
+        line: one line of the server's log, from its beginning.
+        artifact: the directory of the artifact; the line names it.
+    """
+    found = _RECOMPILES.match(bounded(line).rstrip())
+    return found is not None and (found["v1"] or found["v0"]).rstrip("/") == artifact.rstrip("/")
+
+
+def diagnose(lines: Sequence[str], served: bool = False) -> Optional[Diagnosis]:
+    """The gravest thing that the lines say, and of that the first; None if they say nothing that is known.
+
+    Args:
+        lines: what the server logged in one start.
+        served: it has answered clients, who can make it log what they like: then only the runtime's own lines count.
+    """
     found: List[Tuple[int, int, Diagnosis]] = []
-    for index, line in enumerate(lines):
+    cut = [bounded(line) for line in lines]
+    for index, line in enumerate(cut):
+        if served and not _RUNTIME.match(line):
+            continue
         for pattern, kind, cause, action in RULES:
             if pattern.search(line):
-                around = tuple(lines[max(0, index - CONTEXT_LINES) : index + CONTEXT_LINES + 1])
+                around = tuple(cut[max(0, index - CONTEXT_LINES) : index + CONTEXT_LINES + 1])
                 found.append((SEVERITY.index(kind), index, Diagnosis(kind, cause, action, line.strip(), around)))
                 break
     return min(found, key=lambda row: row[:2])[2] if found else None

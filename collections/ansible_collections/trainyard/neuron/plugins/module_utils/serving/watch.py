@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from . import exposition, phases, probe, settings, slices
 from .engines import Engines
@@ -117,11 +117,40 @@ class Watcher(threading.Thread):
         reason = leaving() or ("" if self.verdict.up else self.verdict.reason)
         return "down #{0}\n".format(reason).encode("ascii", "replace") if reason else b"up\n"
 
-    def log_line(self, line: str) -> None:
-        """Take one line of the replica's log: its progress, and the sign of a compile that nobody asked for."""
+    def log_line(self, line: str, invocation: str = "") -> None:
+        """Take one line of the replica's log: the progress of a start, and the sign of a compile that nobody asked for.
+
+        A server that has answered logs what its clients send, so nothing that it says counts from then on: a start
+        ends with its gate, and a line decides only while the port is still closed to everybody.
+
+        Args:
+            line: the line.
+            invocation: systemd's id of the start that it belongs to.
+        """
+        if self._gated():
+            return
         self.progress = phases.follow(self.progress, line)
-        if phases.compiles(line) and self.replica.artifact_path:
-            self.end("it began to compile instead of loading {0}".format(self.replica.artifact_path))
+        artifact = self.replica.artifact_path
+        if artifact and phases.compiles(line, artifact) and self._is_of_this_start(invocation) and self._is_shut():
+            self.end("it began to compile instead of loading {0}".format(artifact))
+
+    def _gated(self) -> bool:
+        """Whether this start has passed its gate."""
+        return (self.replica.scratch / "gate.json").is_file()
+
+    def _is_of_this_start(self, invocation: str) -> bool:
+        pid = self._pid()
+        return bool(invocation) and bool(pid) and slices.environment_of(pid).get("INVOCATION_ID") == invocation
+
+    def _is_shut(self) -> bool:
+        """Whether nobody can have sent the server anything: vLLM listens only when its engine is up."""
+        try:
+            with socket.create_connection(self.replica.address, timeout=TICK_S):
+                return False
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
 
     def end(self, reason: str) -> None:
         """End the server, for systemd to start it again; the reason goes to its journal by way of a file."""
@@ -137,7 +166,7 @@ class Watcher(threading.Thread):
 
     def _sample(self) -> Sample:
         pid = self._pid()
-        if not (self.replica.scratch / "gate.json").is_file() or not pid or self._stopping():
+        if not self._gated() or not pid or self._stopping():
             return Sample(gated=False)
         text = probe.Client(self.replica.url, key_of(pid), METRICS_TIMEOUT_S).text("/metrics")
         if text is None:
@@ -260,26 +289,36 @@ class Host:
 
     def follow_journal(self) -> None:
         """Hand every new line of a replica's journal to its watcher, until journalctl ends."""
-        command = ["journalctl", "--follow", "--lines=0", "--output=json", "--output-fields=MESSAGE,_SYSTEMD_UNIT"]
+        fields = "MESSAGE,_SYSTEMD_UNIT,_SYSTEMD_INVOCATION_ID"
+        command = ["journalctl", "--follow", "--lines=0", "--output=json", "--output-fields=" + fields]
         command.append("--unit=vllm@*.service")
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as reader:
             for raw in reader.stdout or []:
-                unit, line = _journal_line(raw)
-                watcher = self.watchers.get(unit[len("vllm@") : -len(".service")])
+                entry = _journal_line(raw)
+                watcher = self.watchers.get(entry.unit[len("vllm@") : -len(".service")])
                 if watcher:
-                    watcher.log_line(line)
+                    watcher.log_line(entry.line, entry.invocation)
 
 
-def _journal_line(raw: bytes) -> Tuple[str, str]:
+class _Entry(NamedTuple):
+    """A line of the journal, cut to what is looked at; all empty where journalctl printed something else."""
+
+    unit: str = ""
+    line: str = ""
+    invocation: str = ""
+
+
+def _journal_line(raw: bytes) -> _Entry:
     try:
         row = json.loads(raw.decode("utf-8", "replace"))
         message = row.get("MESSAGE") or ""
         if isinstance(message, list):
             # journalctl prints text that is not plain as a list of bytes.
-            message = bytes(message).decode("utf-8", "replace")
-        return str(row.get("_SYSTEMD_UNIT", "")), str(message)
-    except ValueError:
-        return "", ""
+            message = bytes(message[: 4 * phases.MAX_LINE]).decode("utf-8", "replace")
+        unit, invocation = row.get("_SYSTEMD_UNIT", ""), row.get("_SYSTEMD_INVOCATION_ID", "")
+        return _Entry(str(unit), phases.bounded(str(message)), str(invocation))
+    except (ValueError, TypeError, AttributeError):
+        return _Entry()
 
 
 def watch(say: Say) -> None:
@@ -313,4 +352,4 @@ def last_words(unit: str, lines: int = 400) -> List[str]:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return done.stdout.decode("utf-8", "replace").splitlines()
+    return [phases.bounded(line) for line in done.stdout.decode("utf-8", "replace").splitlines()]
