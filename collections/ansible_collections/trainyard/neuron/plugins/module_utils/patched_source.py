@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import names
+
 #: Not part of a source tree: what version control and running it leave behind.
 IGNORED = (".git", "__pycache__", ".pytest_cache")
 
@@ -43,8 +45,8 @@ class Edit:
 def files_of(root: Path) -> List[Path]:
     """Every regular file below `root` that belongs to the source, sorted by its path; a link is refused."""
     found = []
-    for directory, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if name not in IGNORED and not name.endswith(".egg-info"))
+    for directory, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if name not in IGNORED and not name.endswith(".egg-info"))
         for name in files:
             path = Path(directory) / name
             if path.is_symlink() or not stat.S_ISREG(path.stat().st_mode):
@@ -148,7 +150,7 @@ def extract(bundle: tarfile.TarFile, to: Path) -> None:
         SourceError: a name leads out of the directory.
     """
     members = [entry for entry in bundle.getmembers() if entry.isfile() or entry.isdir()]
-    _inside([entry.name for entry in members])
+    _inside([entry.name for entry in members], "the archive")
     bundle.extractall(to, members=members)  # noqa: S202 - names and kinds were checked
 
 
@@ -158,7 +160,7 @@ def unpack(archive: Path, to: Path) -> None:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as bundle:
-                _inside(bundle.namelist())
+                _inside(bundle.namelist(), "the archive")
                 bundle.extractall(to)  # noqa: S202 - the names were checked
         else:
             with tarfile.open(archive) as bundle:
@@ -173,10 +175,21 @@ def unpack(archive: Path, to: Path) -> None:
         inner.rename(to)
 
 
-def _inside(names: Iterable[str]) -> None:
-    for name in names:
-        if name.startswith("/") or ".." in Path(name).parts:
-            raise SourceError(f"the archive names a path outside of itself: {name}")
+def _inside(given: Iterable[str], origin: str) -> None:
+    """Refuse the names of an archive that lead out of it; `./` before and `/` behind one are customary.
+
+    Raises:
+        SourceError: with the first such name.
+    """
+    for name in given:
+        plain = name.rstrip("/")
+        while plain.startswith("./"):
+            plain = plain[2:]
+        try:
+            if plain not in ("", ".") or name.startswith("/"):
+                names.relative(plain if plain not in ("", ".") else name, origin)
+        except names.BadNameError as error:
+            raise SourceError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import time
 import traceback
 from typing import List
 
-from . import artifact, build, job, manifest, progress, send, store, weights
+from . import artifact, build, job, manifest, names, progress, send, store, weights
 
 KINDS = {"weights": weights.run, "artifact": artifact.run, "build": build.run}
 
@@ -28,7 +28,7 @@ def main(arguments: List[str]) -> int:
         described = KINDS[kind](spec, report)
     except job.JobError as error:
         report.fail(error.cause, error.left, error.next_step)
-    except (store.StoreError, manifest.ManifestError) as error:
+    except (store.StoreError, manifest.ManifestError, names.BadNameError) as error:
         report.fail(
             str(error), "nothing half made has the final name", "correct what the message names, then run again"
         )

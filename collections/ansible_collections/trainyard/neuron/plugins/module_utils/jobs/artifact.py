@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from . import job, manifest, peer, progress, store, transfer
+from . import job, manifest, names, peer, progress, store, transfer
 
 #: Seconds between two looks at whether another host has finished.
 WAIT_S = 5.0
@@ -154,11 +154,12 @@ class StoreSource:
         """Fetch what is not there yet."""
         for entry in expected:
             if transfer.lacks(staging, entry):
-                self._shared.get(self._digest, entry["path"], staging / entry["path"], lambda _count: None)
+                target = names.inside(staging, entry["path"], self.name)
+                self._shared.get(self._digest, entry["path"], target, lambda _count: None)
 
     def forget(self, staging: Path, name: str) -> None:
         """Remove a wrong file, so that it is fetched anew and alone."""
-        (staging / name).unlink(missing_ok=True)
+        names.inside(staging, name, self.name).unlink(missing_ok=True)
 
 
 def fetch(

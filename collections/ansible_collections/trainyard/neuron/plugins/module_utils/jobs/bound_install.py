@@ -13,9 +13,17 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
+from urllib.parse import unquote, urlsplit
+
+from . import names
 
 #: Python distributions that are AWS Neuron's. Source: the package lists of the SDK's release notes.
 NEURON_NAME = re.compile(r"(.*-)?(lib)?neuron(x|xla)?(-.*)?|nki(-.*)?|libtorch-neuronx-lite")
+
+#: Forms of what an index says, for a line of a requirements file. Sources: PEP 508, PEP 440, RFC 3986.
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_VERSION = re.compile(r"[A-Za-z0-9.!+_-]+")
+_URL = re.compile(r"(https?|file)://[!-~]+")
 
 #: (argv, environment) -> (status, output, errors)
 Run = Callable[[List[str], Dict[str, str]], Tuple[int, str, str]]
@@ -70,7 +78,7 @@ def resolve(python: str, requirements: List[str], neuron_index: str, general_ind
         run: runs a command.
 
     Raises:
-        BindingError: pip cannot resolve the set; with what it said.
+        BindingError: pip cannot resolve the set, with what it said; or what an index names is no name, address or sum.
     """
     argv = [python, "-m", "pip", "install", "--dry-run", "--quiet", "--report", "-", *requirements]
     status, output, errors = run(argv, indexes(neuron_index, general_index))
@@ -82,12 +90,27 @@ def resolve(python: str, requirements: List[str], neuron_index: str, general_ind
 def _resolved(entry: Dict[str, Any]) -> Resolved:
     archive = entry["download_info"].get("archive_info", {})
     hashes = archive.get("hashes") or {}
-    return Resolved(
+    package = Resolved(
         name=entry["metadata"]["name"],
         version=entry["metadata"]["version"],
         url=entry["download_info"]["url"],
         hashes=tuple(sorted(hashes.items())),
     )
+    # An index and the metadata of a wheel chose these, and they become a line of a requirements file.
+    for value, form in ((package.name, _NAME), (package.version, _VERSION), (package.url, _URL)):
+        if not isinstance(value, str) or not form.fullmatch(value):
+            raise BindingError(
+                f"pip would install {package.name!r} from {package.url!r}, and {value!r} is no such name"
+            )
+    for algorithm, value in package.hashes:
+        if not re.fullmatch(r"[a-z0-9]+", algorithm) or not re.fullmatch(r"[0-9a-f]+", str(value)):
+            raise BindingError(f"{package.name}: the sum {algorithm}:{value!r} is none")
+    if archive:
+        try:
+            names.relative(unquote(urlsplit(package.url).path.rsplit("/", 1)[-1]), package.url)
+        except names.BadNameError as error:
+            raise BindingError(str(error)) from error
+    return package
 
 
 def unbound(packages: List[Resolved], neuron_index: str) -> List[str]:

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
-from . import bound_install, job, manifest, progress
+from . import bound_install, job, manifest, names, progress
 
 #: What the fork's build reads to leave out the kernels of other devices.
 TARGET = {"VLLM_TARGET_DEVICE": "neuron"}
@@ -68,7 +68,10 @@ def requirements_of(checkout: Path, inputs: Dict[str, Any]) -> Path:
     Raises:
         job.JobError: it is not there; with those that are.
     """
-    path = checkout / str(inputs["requirements"])
+    try:
+        path = names.inside(checkout, inputs["requirements"], f"{inputs['repo']} at {inputs['commit'][:12]}")
+    except names.BadNameError as error:
+        raise _failed(inputs, str(error)) from error
     if path.is_file():
         return path
     found = sorted(str(entry.relative_to(checkout)) for entry in checkout.rglob("*neuron*.txt"))

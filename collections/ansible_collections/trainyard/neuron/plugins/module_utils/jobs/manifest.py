@@ -11,13 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Optional
+from typing import Any, Callable, Dict, Iterable, List, Optional, Union
+
+from . import names
 
 NAME = "manifest.json"
 VERSION = 1
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 #: Bookkeeping of the clients that fill a directory; no part of the result.
 EXCLUDED_TOP_LEVEL = frozenset({NAME, ".cache", ".locks"})
@@ -62,12 +67,12 @@ def list_files(root: Path) -> List[str]:
         here.
     """
     found = []
-    for folder, names, files in os.walk(root):
+    for folder, folders, files in os.walk(root):
         relative = Path(folder).relative_to(root)
         if relative == Path():
-            names[:] = [name for name in names if name not in EXCLUDED_TOP_LEVEL]
+            folders[:] = [name for name in folders if name not in EXCLUDED_TOP_LEVEL]
             files = [name for name in files if name not in EXCLUDED_TOP_LEVEL]
-        for name in [*files, *(name for name in names if (Path(folder) / name).is_symlink())]:
+        for name in [*files, *(name for name in folders if (Path(folder) / name).is_symlink())]:
             if (Path(folder) / name).is_symlink():
                 raise ManifestError(f"{Path(folder) / name} is a symbolic link; a result holds its files itself")
             found.append((relative / name).as_posix())
@@ -125,36 +130,63 @@ def of_files(
     }
 
 
-def parse(text: str, origin: str) -> Dict[str, Any]:
+def parse(text: Union[str, bytes], origin: str) -> Dict[str, Any]:
     """Return a manifest from its JSON text.
 
     Raises:
-        ManifestError: not JSON, of another version, or with a file name that would leave the directory.
+        ManifestError: not JSON, of another version, without what a manifest says, or with a file name that is refused.
     """
     try:
         manifest = json.loads(text)
+        if not isinstance(manifest, dict):
+            raise ManifestError(f"{origin}: not a manifest (it is no JSON object)")
         if manifest["version"] != VERSION:
-            raise ManifestError(f"{origin}: manifest version {manifest['version']}, this program reads {VERSION}")
-        for entry in manifest["files"]:
-            name = Path(entry["path"])
-            if name.is_absolute() or ".." in name.parts:
-                raise ManifestError(f"{origin}: file name {entry['path']!r} leads out of the directory")
-            int(entry["size"])
-            str(entry["sha256"])
+            raise ManifestError(
+                f"{origin}: manifest version {names.shown(manifest['version'])}, this program reads {VERSION}"
+            )
+        _check_form(manifest, origin)
         if manifest["files_digest"] != files_digest(manifest["files"]):
             raise ManifestError(f"{origin}: the list of files is not the one that was written")
-    except (ValueError, KeyError, TypeError) as error:
+    except names.BadNameError as error:
+        raise ManifestError(str(error)) from error
+    except KeyError as error:
+        raise ManifestError(f"{origin}: not a manifest (it says no {error.args[0]})") from error
+    except (ValueError, TypeError, RecursionError) as error:
         raise ManifestError(f"{origin}: not a manifest ({type(error).__name__}: {error})") from error
-    return dict(manifest)
+    return manifest
+
+
+def _check_form(manifest: Dict[str, Any], origin: str) -> None:
+    """Refuse a manifest whose parts are not of the kind that all readers take them for.
+
+    Raises:
+        ManifestError: such a part.
+        KeyError: a part that is not there.
+        names.BadNameError: a file name or a size that is refused.
+    """
+    kinds = {"files": list, "files_digest": str, "inputs": dict, "made": dict, "kind": str, "id": str}
+    for key, kind in kinds.items():
+        if not isinstance(manifest[key], kind):
+            raise ManifestError(f"{origin}: not a manifest ({key} is {names.shown(manifest[key])})")
+    for entry in manifest["files"]:
+        if not isinstance(entry, dict) or not isinstance(entry["sha256"], str) or not SHA256.fullmatch(entry["sha256"]):
+            raise ManifestError(f"{origin}: not a manifest (a file is {names.shown(entry)})")
+    names.listing(manifest["files"], origin)
 
 
 def read(root: Path) -> Optional[Dict[str, Any]]:
-    """Return the manifest of a directory, or None where there is none (a half-made directory, or no directory)."""
+    """Return the manifest of a directory, or None where there is none (a half-made directory, or no directory).
+
+    Raises:
+        ManifestError: what is there cannot be read as one.
+    """
     path = root / NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except IsADirectoryError as error:
+        raise ManifestError(f"{path}: not a manifest (it is a directory)") from error
     return parse(text, str(path))
 
 

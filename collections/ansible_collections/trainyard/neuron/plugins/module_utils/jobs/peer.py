@@ -14,9 +14,9 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from . import job, manifest, progress
+from . import job, manifest, names, progress
 
 #: Seconds between two questions to a sender that is not ready.
 LOOK_S = 2.0
@@ -63,11 +63,8 @@ class Peer:
             answer = self._ask_status(sleep)
             state = answer.get("state")
             if state == "complete":
-                described = manifest.parse(json.dumps(answer["manifest"]), self.name)
-                if described["inputs"] != self._inputs:
-                    raise PeerError(f"{self.name} has one that was made from other inputs")
+                described, ahead = self._complete(answer)
                 total = sum(entry["size"] for entry in described["files"])
-                ahead = int(answer["ahead"])
                 if ahead == 0 or waited_s > ahead * (TURN_S + total / TURN_BYTES_PER_S):
                     self._manifest = described
                     return described
@@ -83,6 +80,23 @@ class Peer:
                 self._report.wait(f"waiting for {self.name}, which has not begun")
             sleep(LOOK_S)
 
+    def _complete(self, answer: Dict[str, Any]) -> Tuple[Dict[str, Any], int]:
+        """Return the manifest of a complete result, and how many receivers are before this host.
+
+        Raises:
+            PeerError: the answer is not one, or the result is of other inputs.
+        """
+        try:
+            described = manifest.parse(json.dumps(answer.get("manifest")), self.name)
+        except manifest.ManifestError as error:
+            raise PeerError(str(error)) from error
+        ahead = answer.get("ahead")
+        if isinstance(ahead, bool) or not isinstance(ahead, int) or ahead < 0:
+            raise PeerError(f"{self.name} answers what is no status: {names.shown(ahead)} receivers are before this")
+        if described["inputs"] != self._inputs:
+            raise PeerError(f"{self.name} has one that was made from other inputs")
+        return described, ahead
+
     def expected(self) -> List[Dict[str, Any]]:
         """Return the sender's files, all with their SHA-256."""
         return list((self._manifest or self.wait())["files"])
@@ -92,14 +106,16 @@ class Peer:
         order = {entry["path"]: index for index, entry in enumerate(self._manifest["files"])}
         with ThreadPoolExecutor(max_workers=STREAMS) as pool:
             for done in [
-                pool.submit(self._get, order[entry["path"]], staging / entry["path"], entry["size"])
+                pool.submit(
+                    self._get, order[entry["path"]], names.inside(staging, entry["path"], self.name), entry["size"]
+                )
                 for entry in expected
             ]:
                 done.result()
 
     def forget(self, staging: Path, name: str) -> None:
         """Remove a wrong file, so that it is fetched anew and alone."""
-        (staging / name).unlink(missing_ok=True)
+        names.inside(staging, name, self.name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Have the sender forget the key, and forget it here. A sender that is gone forgets it when it expires."""
@@ -133,9 +149,12 @@ class Peer:
             done = self._run("status")
             if done.returncode == 0:
                 try:
-                    return dict(json.loads(done.stdout))
-                except ValueError as error:
-                    raise PeerError(f"{self.name} answers what is no status: {done.stdout[:80]!r}") from error
+                    answer = json.loads(done.stdout)
+                except (ValueError, RecursionError):
+                    answer = None
+                if not isinstance(answer, dict):
+                    raise PeerError(f"{self.name} answers what is no status: {done.stdout[:80]!r}")
+                return answer
             if silent_s > SILENCE_S:
                 raise PeerError(f"{self.name} at {self._address}: {_last_line(done.stderr) or 'no answer'}")
             self._report.wait(f"waiting for {self.name}, which does not answer ({_last_line(done.stderr)})")

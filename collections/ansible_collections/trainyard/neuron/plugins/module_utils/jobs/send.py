@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, Dict, List
 
-from . import job, manifest, progress, trust
+from . import job, manifest, names, progress, trust
 
 
 def main(arguments: List[str]) -> int:
@@ -33,7 +33,7 @@ def main(arguments: List[str]) -> int:
         else:
             print("this key answers to: status, get INDEX OFFSET, done", file=sys.stderr)  # noqa: T201
             return 2
-    except (OSError, IndexError, manifest.ManifestError) as error:
+    except (OSError, IndexError, names.BadNameError, manifest.ManifestError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the receiver's log
         return 1
     return 0
@@ -54,7 +54,7 @@ def send(path: Path, index: int, offset: int, target: IO[bytes]) -> None:
     described = manifest.read(path)
     if described is None:
         raise FileNotFoundError(f"{path} is not complete")
-    with (path / described["files"][index]["path"]).open("rb") as stream:
+    with names.inside(path, described["files"][index]["path"], str(path)).open("rb") as stream:
         stream.seek(offset)
         shutil.copyfileobj(stream, target, 1 << 20)
         target.flush()

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
-from . import manifest
+from . import manifest, names
 
 OnBytes = Callable[[int], None]
 
@@ -47,7 +47,7 @@ class PathStore:
 
     def get(self, digest: str, name: str, target: Path, on_bytes: OnBytes) -> None:
         """Copy one file of an artifact to `target`."""
-        shutil.copyfile(self._root / digest / name, target)
+        shutil.copyfile(names.inside(self._root / digest, name, self.uri), target)
         on_bytes(target.stat().st_size)
 
     def put(self, digest: str, root: Path, described: Dict[str, Any], on_bytes: OnBytes) -> None:
@@ -56,9 +56,9 @@ class PathStore:
         staging = self._root / f".{digest}.{os.getpid()}.partial"
         try:
             for entry in described["files"]:
-                target = staging / entry["path"]
+                target = names.inside(staging, entry["path"], str(root))
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(root / entry["path"], target)
+                shutil.copyfile(names.inside(root, entry["path"], str(root)), target)
                 on_bytes(entry["size"])
             manifest.publish(staging, final, described)
         finally:
@@ -133,7 +133,7 @@ class S3Store:
             raise StoreError(f"{self.uri}: {error}") from error
         except BotoCoreError as error:
             raise StoreError(f"{self.uri}: {error}") from error
-        return manifest.parse(body.decode(), f"s3://{self._bucket}/{key}")
+        return manifest.parse(body, f"s3://{self._bucket}/{key}")
 
     def get(self, digest: str, name: str, target: Path, on_bytes: OnBytes) -> None:
         """Download one file of an artifact to `target`, in parallel parts."""
@@ -147,7 +147,8 @@ class S3Store:
         try:
             for entry in described["files"]:
                 key = self._key(digest, entry["path"])
-                self._client.upload_file(str(root / entry["path"]), self._bucket, key, Callback=on_bytes)
+                source = names.inside(root, entry["path"], str(root))
+                self._client.upload_file(str(source), self._bucket, key, Callback=on_bytes)
             self._client.put_object(
                 Bucket=self._bucket, Key=self._key(digest, manifest.NAME), Body=manifest.dump(described).encode()
             )
@@ -177,7 +178,7 @@ class S3Store:
         """Return who holds a lock, and the condition under which it may be written."""
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=f"{self._prefix}{digest}.lock")
-            return lock_holder(answer["Body"].read().decode()), {"IfMatch": answer["ETag"]}
+            return lock_holder(answer["Body"].read().decode(errors="replace")), {"IfMatch": answer["ETag"]}
         except s3_errors() as error:
             if _is(error, "NoSuchKey"):
                 return None, {"IfNoneMatch": "*"}

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any, Dict, List, Protocol
 
-from . import job, manifest, progress
+from . import job, manifest, names, progress
 
 #: How often a file that arrived wrong is fetched again before the job gives up.
 REPAIRS = 2
@@ -34,9 +34,9 @@ def bring(source: Source, staging: Path, identifier: str, report: progress.Progr
     What an earlier run brought is kept; what the source does not list is removed.
 
     Raises:
-        JobError: no room for it, or files that stay wrong.
+        JobError: a file name that is refused, no room for it, or files that stay wrong.
     """
-    expected = source.expected()
+    expected = checked(source)
     need = sum(entry["size"] for entry in expected)
     have = job.tree_bytes(staging) if staging.exists() else 0
     job.require_space(staging.parent, need - have, f"{identifier} from {source.name}")
@@ -65,6 +65,30 @@ def bring(source: Source, staging: Path, identifier: str, report: progress.Progr
     )
 
 
+def checked(source: Source) -> List[Dict[str, Any]]:
+    """Return what a source lists, when every name of it is one of a file below the staging directory.
+
+    Raises:
+        JobError: a name that is refused, one that is there twice, or one that is kept for the manifest.
+    """
+    try:
+        expected = names.listing(source.expected(), source.name)
+    except names.BadNameError as error:
+        raise _refused(str(error)) from error
+    kept = sorted(entry["path"] for entry in expected if entry["path"].split("/")[0] in manifest.EXCLUDED_TOP_LEVEL)
+    if kept:
+        raise _refused(f"{source.name} lists {', '.join(kept)}, a name that is kept for this program's own files")
+    return expected
+
+
+def _refused(cause: str) -> job.JobError:
+    return job.JobError(
+        cause,
+        "nothing was fetched, written or removed",
+        "ask who may write to that source how the name came there; remove or rename it there, then run again",
+    )
+
+
 def wrong_files(staging: Path, files: List[Dict[str, Any]], expected: List[Dict[str, Any]]) -> Dict[str, str]:
     """Return the files that are missing or differ from what the source states, with the reason."""
     found = {entry["path"]: entry for entry in files}
@@ -84,7 +108,7 @@ def wrong_files(staging: Path, files: List[Dict[str, Any]], expected: List[Dict[
 
 def lacks(staging: Path, entry: Dict[str, Any]) -> bool:
     """Return whether a file is still to be fetched, by its size; its folder is made."""
-    target = staging / entry["path"]
+    target = names.inside(staging, entry["path"], str(staging))
     target.parent.mkdir(parents=True, exist_ok=True)
     return not (target.is_file() and target.stat().st_size == entry["size"])
 

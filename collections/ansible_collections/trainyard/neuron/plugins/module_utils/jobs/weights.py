@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import glob
 import os
 import re
 import shutil
@@ -16,9 +17,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
-from . import job, manifest, peer, progress, transfer
+from . import job, manifest, names, peer, progress, transfer
 
 #: A revision of S3 or path weights that is a content digest and not just a label.
 CONTENT_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -124,8 +125,8 @@ class HubSource:
         self._finish_partials(staging, expected)
         argv = [str(HF), "download", self._inputs["repo"], "--revision", self._inputs["revision"]]
         argv += ["--local-dir", str(staging), "--max-workers", str(self._workers), "--format", "quiet"]
-        for pattern in self._inputs["exclude"]:
-            argv += ["--exclude", pattern]
+        # The client lists the repository anew: it takes the files that were checked here, whatever it is told then.
+        argv += [f"--include={glob.escape(entry['path'])}" for entry in expected]
         environment = dict(os.environ, HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_TELEMETRY="1")
         if self._endpoint:
             environment["HF_ENDPOINT"] = self._endpoint
@@ -154,7 +155,8 @@ class HubSource:
         notes = staging / ".cache" / "huggingface" / "download"
         for entry in expected:
             partials = sorted(notes.rglob(f"*.{entry.get('sha256')}.*incomplete"), key=lambda path: path.stat().st_size)
-            if partials and not (staging / entry["path"]).exists() and 0 < partials[-1].stat().st_size < entry["size"]:
+            target = names.inside(staging, entry["path"], self.name)
+            if partials and not target.exists() and 0 < partials[-1].stat().st_size < entry["size"]:
                 url = hf_hub_url(
                     self._inputs["repo"], entry["path"], revision=self._inputs["revision"], endpoint=self._endpoint
                 )
@@ -164,15 +166,16 @@ class HubSource:
                     headers = build_hf_headers(token=os.environ.get("HF_TOKEN") or False)
                     http_get(url, stream, resume_size=had_bytes, headers=headers, expected_size=entry["size"])
                 if manifest.hash_file(partials[-1]) == entry["sha256"]:
-                    (staging / entry["path"]).parent.mkdir(parents=True, exist_ok=True)
-                    partials.pop().replace(staging / entry["path"])
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    partials.pop().replace(target)
             for partial in partials:
                 partial.unlink()
 
     def forget(self, staging: Path, name: str) -> None:
         """Remove a wrong file and what the client remembers of it, so that it is fetched anew and alone."""
-        (staging / name).unlink(missing_ok=True)
-        (staging / ".cache" / "huggingface" / "download" / f"{name}.metadata").unlink(missing_ok=True)
+        names.inside(staging, name, self.name).unlink(missing_ok=True)
+        notes = staging / ".cache" / "huggingface" / "download"
+        names.inside(notes, f"{name}.metadata", self.name).unlink(missing_ok=True)
 
 
 class S3Source:
@@ -220,7 +223,7 @@ class S3Source:
         for entry in expected:
             if not transfer.lacks(staging, entry):
                 continue
-            target = staging / entry["path"]
+            target = names.inside(staging, entry["path"], self.name)
             try:
                 self._client.download_file(self._bucket, self._prefix + entry["path"], str(target))
             except store.s3_errors() as error:
@@ -230,19 +233,28 @@ class S3Source:
 
     def forget(self, staging: Path, name: str) -> None:
         """Remove a wrong file, so that it is fetched anew and alone."""
-        (staging / name).unlink(missing_ok=True)
+        names.inside(staging, name, self.name).unlink(missing_ok=True)
 
 
 class PathSource:
-    """A directory of this host, usually on a shared file system; links in it are followed."""
+    """A directory of this host, usually on a shared file system.
+
+    Links in it are followed as far as they stay in it; those of a hub's cache may lead to its blobs. The job reads as
+    root, so a link of somebody who may write there could else have any file of the host copied to where all may read.
+    """
 
     def __init__(self, spec: Dict[str, Any]) -> None:
         self._inputs = spec["inputs"]
         self.name = str(self._inputs["uri"])
         self._root = Path(self.name)
+        self._real = Path(os.path.realpath(self._root))
 
     def expected(self) -> List[Dict[str, Any]]:
-        """Return `{path, size, sha256 if stated}` of every wanted file."""
+        """Return `{path, size, sha256 if stated}` of every wanted file.
+
+        Raises:
+            job.JobError: no directory, or a link in it that leads out.
+        """
         if not self._root.is_dir():
             raise job.JobError(
                 f"{self._root} is not a directory on this host",
@@ -252,29 +264,55 @@ class PathSource:
         described = manifest.read(self._root)
         if described is not None:
             return list(described["files"])
-        files = []
-        for folder, names, found in os.walk(self._root, followlinks=True):
-            names[:] = [name for name in names if name not in manifest.EXCLUDED_TOP_LEVEL]
-            for name in found:
-                path = Path(folder) / name
-                relative = path.relative_to(self._root).as_posix()
-                if relative not in manifest.EXCLUDED_TOP_LEVEL and not excluded(relative, self._inputs["exclude"]):
-                    files.append({"path": relative, "size": path.stat().st_size})
-        return sorted(files, key=lambda entry: str(entry["path"]))
+        return [{"path": name, "size": self._source(name).stat().st_size} for name in sorted(self._names(Path()))]
+
+    def _names(self, folder: Path) -> Iterator[str]:
+        """Yield the wanted files below a folder of this directory."""
+        for entry in sorted((self._root / folder).iterdir()):
+            relative = (folder / entry.name).as_posix()
+            if relative in manifest.EXCLUDED_TOP_LEVEL or excluded(relative, self._inputs["exclude"]):
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                yield from self._names(folder / entry.name)
+            else:
+                yield relative
+
+    def _source(self, name: str) -> Path:
+        """Return the real file of a name.
+
+        Raises:
+            job.JobError: it is no regular file, or a link takes it out of the directory.
+        """
+        real = Path(os.path.realpath(self._root / names.relative(name, self.name)))
+        homes = [self._real]
+        if self._real.parent.name == "snapshots":
+            homes.append(self._real.parent.parent / "blobs")
+        if not any(home in real.parents for home in homes):
+            raise self._refused(name, f"a link to {real}, outside of it")
+        if not real.is_file():
+            raise self._refused(name, "no regular file")
+        return real
+
+    def _refused(self, name: str, why: str) -> job.JobError:
+        return job.JobError(
+            f"{self.name}: {names.shown(name)} is {why}",
+            "nothing was written",
+            "put the file itself there, or name the directory that it is in as the uri of the model",
+        )
 
     def fetch(self, staging: Path, expected: List[Dict[str, Any]]) -> None:
         """Copy what is not there yet; a file takes its name only when it is whole."""
         for entry in expected:
             if not transfer.lacks(staging, entry):
                 continue
-            target = staging / entry["path"]
+            target = names.inside(staging, entry["path"], self.name)
             partial = target.with_name(f".{target.name}.partial")
-            shutil.copyfile(self._root / entry["path"], partial)
+            shutil.copyfile(self._source(entry["path"]), partial)
             partial.replace(target)
 
     def forget(self, staging: Path, name: str) -> None:
         """Remove a wrong file, so that it is copied anew and alone."""
-        (staging / name).unlink(missing_ok=True)
+        names.inside(staging, name, self.name).unlink(missing_ok=True)
 
 
 SOURCES: Dict[str, Callable[[Dict[str, Any]], transfer.Source]] = {

@@ -61,18 +61,50 @@ def test_manifest_that_was_tampered_with_is_refused(result: Path) -> None:
         manifest.parse(manifest.dump(described), "m")
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b"])
-def test_file_names_that_leave_the_directory_are_refused(name: str) -> None:
-    files = [{"path": name, "size": 1, "sha256": "0" * 64}]
-    text = json.dumps({"version": 1, "files": files, "files_digest": manifest.files_digest(files)})
-    with pytest.raises(manifest.ManifestError, match="leads out of"):
-        manifest.parse(text, "m")
+def text_of(**changes: object) -> str:
+    """A manifest of one file, with changes; None leaves a key out."""
+    files: object = changes.pop("files", [{"path": "a", "size": 1, "sha256": "0" * 64}])
+    whole = {"version": 1, "kind": "artifact", "id": "d", "inputs": {}, "made": {}, "files": files, "files_digest": "x"}
+    if isinstance(files, list) and all(isinstance(entry, dict) for entry in files):
+        whole["files_digest"] = manifest.files_digest(files)
+    return json.dumps({key: value for key, value in {**whole, **changes}.items() if value is not None})
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', '{"version": 2, "files": []}', "nonsense"])
+def test_the_manifest_that_the_next_tests_spoil_is_one() -> None:
+    assert manifest.parse(text_of(), "m")["files"][0]["path"] == "a"
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "a\\..\\b", "a\0b", "a\nb", "", "x" * 300])
+def test_file_names_that_leave_the_directory_or_hide_are_refused(name: str) -> None:
+    with pytest.raises(manifest.ManifestError, match=r"m lists files that are refused: "):
+        manifest.parse(text_of(files=[{"path": name, "size": 1, "sha256": "0" * 64}]), "m")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "null", "1", '{"version": 1}', '{"version": 2, "files": []}', "nonsense", "[" * 100_000),
+        *(text_of(**{key: None}) for key in ("version", "kind", "id", "inputs", "made", "files_digest")),
+        *(text_of(**{key: 7}) for key in ("kind", "id", "inputs", "made", "files", "files_digest")),
+        text_of(files=[7]),
+        text_of(files=[{"path": "a", "size": 1, "sha256": "0" * 63}]),
+        text_of(files=[{"path": "a", "size": "1", "sha256": "0" * 64}]),
+        text_of(files=[{"path": "a", "size": -1, "sha256": "0" * 64}]),
+        text_of(files=[{"path": "a", "size": 1, "sha256": "0" * 64}] * 2),
+        text_of()[:-20],
+        text_of() + "\0" * 100,
+    ],
+)
 def test_what_is_no_manifest_is_said_to_be_none(text: str) -> None:
-    with pytest.raises(manifest.ManifestError, match=r"m: "):
+    with pytest.raises(manifest.ManifestError, match=r"^m[: ]"):
         manifest.parse(text, "m")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 512, b"\xff\xfe", b"{"])
+def test_a_manifest_file_that_a_power_cut_left_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / manifest.NAME).write_bytes(content)
+    with pytest.raises(manifest.ManifestError, match=r"manifest\.json: not a manifest"):
+        manifest.read(tmp_path)
 
 
 def test_links_are_no_content(result: Path) -> None:
