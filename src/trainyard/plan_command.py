@@ -159,6 +159,19 @@ def summary(plan: dict[str, Any]) -> str:
     )
 
 
+def reached_by(plan: dict[str, Any]) -> list[str]:
+    """Return a line for each router about who may reach it."""
+    router = plan["router"]
+    lines = []
+    for name, access in router["access"].items():
+        port = router["own"].get(name, router)["port"]
+        lines.append(
+            f"{name} takes requests on port {port} from {access['requests']}; "
+            f"its metrics on port {access['metrics_port']} are for {access['metrics']}"
+        )
+    return lines
+
+
 def plan_or_exit(inventory: list[str], group: str = "neuron", router_group: str = "router") -> dict[str, Any]:
     """Return the plan of an inventory, for a command that reaches no host for it.
 
@@ -288,7 +301,8 @@ def _show(found: dict[str, Any]) -> None:
         console.print(heading, soft_wrap=True)
         console.print(table)
         console.print()
-    console.print(summary(found), soft_wrap=True, markup=False)
+    for line in [summary(found), *reached_by(found)]:
+        console.print(line, soft_wrap=True, markup=False)
     for warning in found["warnings"]:
         errors.print(f"[yellow]{WARNING}[/]: ", end="")
         text = "{host}: {variable}: {rule}. Fix: {fix}".format(**warning)

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
+from ansible_collections.trainyard.neuron.plugins.filter import router_access
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.rendering import Renderer
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,9 @@ def render(role: str, template: str, **given: Any) -> str:
     """The text of one template of a role."""
     known = variables(role, **given)
     templar = Templar(loader=DataLoader(), variables=known)
+    # Ansible finds a collection's filters when its loader brought the collection, which pytest did here.
+    for name, function in router_access.FilterModule().filters().items():
+        templar._engine.environment.filters[f"trainyard.neuron.{name}"] = function
     search = [ROOT / "roles" / role / "templates", ROOT / "templates"]
     return Renderer(search, frozenset(known), lambda name: templar.template(known[name])).render(template)
 

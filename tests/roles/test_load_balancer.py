@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.trainyard.neuron.plugins.filter.router_access import router_access
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing import cli
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import Router
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.steering import move
@@ -443,6 +444,34 @@ def test_a_key_has_its_requests_per_minute_and_others_theirs(tmp_path: Path, stu
         assert json.loads(body)["error"]["type"] == "rate_limit_error"
         assert headers["retry-after"] == "30"
         assert {post(front.port, {"max_tokens": 1}, Authorization="Bearer sk-l")[0] for _ in range(5)} == {200}
+
+
+def first_answer(port: int, source: str) -> str:
+    """The beginning of what a client with that address is told of the models; empty where it is told nothing."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0)) as link:
+        try:
+            link.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return link.recv(65536).decode()
+        except ConnectionError:
+            return ""
+
+
+def test_a_router_without_keys_and_tls_answers_private_networks_alone(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    # The machine's own addresses play the networks: of the loopback's, one is private.
+    closed = {"load_balancer_address": "127.0.0.1", "load_balancer_metrics_address": "127.0.0.1"}
+    shut = router_access(closed) | {"private_networks": ["127.0.0.1/32"]}
+    keyed = router_access(closed | {"load_balancer_keys": [key_row("a", "sk-a")]})
+    assert keyed["private_only"], "keys in clear text"
+    for name, given, answers in (
+        ("shut", shut, (False, False)),
+        ("open", shut | {"private_only": False, "metrics_private_only": False}, (True, True)),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        with routed(folder, one_model(stubs), __load_balancer_access=given) as front:
+            for port, answered in zip((front.port, front.metrics), answers, strict=True):
+                assert first_answer(port, "127.0.0.1").startswith("HTTP/1.1 ")
+                assert first_answer(port, "127.0.0.2").startswith("HTTP/1.1 ") == answered, (name, port)
 
 
 def test_a_session_stays_with_its_replica_until_that_is_overloaded(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Tuple
 
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan import router_access
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import PREFIX as DEPLOYMENT
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError, Problem
 
@@ -45,10 +46,10 @@ def fleet_input(
         PlanError: variables that cannot be templated, all of them.
     """
     problems: List[Problem] = []
-    found = {name: _variables(hostvars, name, problems) for name in hosts}
     router_names, client_names = list(routers), list(clients)
+    found = {name: _variables(hostvars, name, problems, name in router_names) for name in hosts}
     beside = [name for name in dict.fromkeys(router_names + client_names) if name not in found]
-    extra = {name: _variables(hostvars, name, problems) for name in beside}
+    extra = {name: _variables(hostvars, name, problems, name in router_names) for name in beside}
     if problems:
         raise PlanError(problems)
     topologies = {name: _topology(values.pop(TOPOLOGY_FACT, None)) for name, values in found.items()}
@@ -106,18 +107,24 @@ def _topology(result: Any) -> Any:
     return result
 
 
-def _variables(hostvars: Mapping[str, Mapping[str, Any]], name: str, problems: List[Problem]) -> Dict[str, Any]:
+def _variables(
+    hostvars: Mapping[str, Mapping[str, Any]], name: str, problems: List[Problem], routes: bool
+) -> Dict[str, Any]:
     if name not in hostvars:
         problems.append(Problem("", "hosts", name, "is no host of the inventory", "correct the name"))
         return {}
     values: Dict[str, Any] = {}
+    others = (ADDRESS, KEY_VARIABLE) + (router_access.VARIABLES if routes else ())
     for key in sorted(hostvars[name]):
-        if key not in (ADDRESS, KEY_VARIABLE) and (not key.startswith(PREFIX) or key == PLAN_FACT):
+        if key not in others and (not key.startswith(PREFIX) or key == PLAN_FACT):
             continue
         try:
             value = hostvars[name][key]
             if key == KEY_VARIABLE:
                 values[KEY_INPUT] = fingerprint(str(value or ""))
+            elif key == router_access.KEYS:
+                # How many there are, and not what they are.
+                values[key] = [{}] * len(value) if isinstance(value, (list, tuple)) else bool(value)
             elif key == TOPOLOGY_FACT or not _is_result(value):
                 values[key] = plain(value)
         except Exception as error:  # noqa: BLE001 - whatever a template can raise is the variable's problem, not ours

@@ -51,6 +51,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
     release_problems,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering import render_compile, render_serve
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.router_access import router_access
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.routers import Tiers, shares, tiers_of
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.variables import Host, HostReader
@@ -523,7 +524,14 @@ class _Planner:
             "names": list(tiers.inner),
             "models": rows,
             "own": shares(tiers, rows, addresses, port, facing),
+            "access": {name: self._access(name, addresses[name]) for name in self._routers},
         }
+
+    def _access(self, name: str, address: str) -> Dict[str, Any]:
+        """Return who may reach a router, and complain of what must not be reached so."""
+        access, problems = router_access(self._beside(name), address)
+        self._problems += [problem.on(name) for problem in problems]
+        return access.to_dict()
 
     def _routes_alone(self, name: str) -> bool:
         """Tell whether nobody but the router of this very host sends requests to its replicas."""
