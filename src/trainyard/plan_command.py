@@ -178,7 +178,7 @@ def plan_or_exit(inventory: list[str], group: str = "neuron", router_group: str 
     Raises:
         typer.Exit: with 1 where the plan has problems, with 2 where the inventory cannot be read; both are told.
     """
-    return _planned(lambda: read_inventory(inventory, group, router_group), inventory)[1]
+    return _planned(lambda: read_fleet(inventory, group, router_group), inventory)[1]
 
 
 def _planned(read: Callable[[], dict[str, Any]], inventory: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -210,11 +210,6 @@ def topology_of(plan: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[s
     return found
 
 
-def default_model_configs() -> Path:
-    """Return where fetched config.json files are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trainyard" / "model-configs"
-
-
 def read_fleet(
     inventory: list[str], group: str, router_group: str, model_configs: Path | None = None, hub: str = ""
 ) -> dict[str, Any]:
@@ -231,9 +226,13 @@ def read_fleet(
         InventoryError: as `read_inventory`, or the hub does not give one.
         PlanError: as `read_inventory`.
     """
-    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import models_of, read_model_configs
+    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import (
+        default_model_configs,
+        models_of,
+        read_model_configs,
+    )
 
-    directory = model_configs or default_model_configs()
+    directory = model_configs or Path(default_model_configs())
     given = read_inventory(inventory, group, router_group, str(directory))
     if hub:
         models = models_of(given["hosts"].values())

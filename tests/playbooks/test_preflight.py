@@ -26,6 +26,7 @@ DEPLOYMENT: dict[str, Any] = {
     "max_num_seqs": 4,
     "max_model_len": 8192,
     "port": 8000,
+    "neuron_config": {"model_type": "llama"},
 }
 
 

@@ -34,6 +34,7 @@ DEPLOYMENT: dict[str, Any] = {
     "dtype": "bfloat16",
     "block_size": 32,
     "port": 8000,
+    "neuron_config": {"model_type": "llama"},
 }
 UNIT = "vllm@qwen-shaped-0.service"
 CONTAINER = "vllm-qwen-shaped-0"

@@ -41,6 +41,7 @@ FLEET: dict[str, Any] = {
         "max_model_len": 2048,
         "dtype": "bfloat16",
         "port": 8500,
+        "neuron_config": {"model_type": "llama"},
     },
 }
 

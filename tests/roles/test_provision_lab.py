@@ -142,6 +142,7 @@ TWO_MODELS = json.dumps(
             "max_model_len": 1024,
             "dtype": "bfloat16",
             "port": 8500,
+            "neuron_config": {"model_type": "llama"},
         },
     }
 )

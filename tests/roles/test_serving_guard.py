@@ -57,6 +57,7 @@ QWEN = {
     "max_model_len": 512,
     "dtype": "bfloat16",
     "port": 8100,
+    "neuron_config": {"model_type": "llama"},
 }
 
 

@@ -6,7 +6,11 @@ from __future__ import absolute_import, annotations, division, print_function
 from typing import Any, Dict, Optional
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import PLAN_FACT, fleet_input
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import (
+    PLAN_FACT,
+    default_model_configs,
+    fleet_input,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 
@@ -36,7 +40,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 (task_vars or {})["hostvars"],
                 arguments["hosts"],
                 arguments["routers"],
-                arguments["model_configs"],
+                arguments["model_configs"] or default_model_configs(),
                 arguments["clients"],
             )
             plan = plan_fleet(collected).to_dict()

@@ -85,6 +85,7 @@ class Deployment:
         neuron_config: engine settings that are compiled in.
         engine_args: further vLLM flags by name; None removes one that would be there.
         cores: exactly these cores of every host (`0-31`); empty lets the planner choose, which is the rule.
+        model_config: the checkpoint's config.json where it is at hand; the planner gives it, no inventory does.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Deployment:
     environment: Mapping[str, str] = field(default_factory=dict)
     benchmark: Mapping[str, Any] = field(default_factory=dict)
     cores: Tuple[int, ...] = ()
+    model_config: Optional[Mapping[str, Any]] = None
 
 
 def _name(value: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
 
@@ -34,10 +34,25 @@ ARCHITECTURES: Mapping[str, bool] = {
     "mistral": False,
     "qwen2": False,
     "qwen3": False,
+    "gemma3": False,
     "qwen3_moe": True,
     "mixtral": True,
     "gpt_oss": True,
+    "llama4": True,
 }
+
+#: model_type of a part that reads text -> the architecture that it is.
+_TEXT_PARTS: Mapping[str, str] = {
+    "gemma3_text": "gemma3",
+    "llama4_text": "llama4",
+    "qwen2_5_vl": "qwen2",
+    "qwen2_5_vl_text": "qwen2",
+    "qwen3_vl_text": "qwen3",
+    "qwen3_vl_moe_text": "qwen3_moe",
+}
+
+#: Position encodings of config.json that do not make a longer sequence of the one that the file names.
+_UNSCALED_ROPES = ("default", "llama3", "longrope", "su", "mrope", "proportional")
 
 #: quant_method of a checkpoint -> what its linear layers (or its experts alone) are stored in.
 _QUANTIZED = {"fp8": "fp8", "modelopt": "fp8", "mxfp4": "mxfp4"}
@@ -49,6 +64,10 @@ PADDING_GENERATIONS = ("nxdi_v1",)
 #: Of a core's memory, kept for the loaded programs, their scratch space and the runtime's buffers. An assumption: the
 #: real figure is in the runtime's memory report after a load.
 RESERVED_BYTES_PER_CORE = GIB
+
+#: What runtimes from 2.35 on keep of each core beside that, for profiles of transfers between host and device.
+PROFILE_RESERVED_BYTES_PER_CORE = 64 << 20
+PROFILE_RUNTIME = (2, 35)
 
 #: Bytes of the compiled programs of one artifact, without weights. An assumption, on the large side.
 PROGRAM_BYTES = 2 * GIB
@@ -92,6 +111,14 @@ class ModelShape:
         dtype: what the checkpoint is stored in.
         quantization: what its quantized layers are stored in, None for none.
         max_positions: longest sequence in tokens that the model was made for, None where the file does not say.
+        rope_type: how positions are stretched (`yarn`, `linear`); empty where they are not, or where the model's own
+            code has it done.
+        rope_positions: longest sequence with the positions stretched, None where they are not.
+        plain_positions: longest sequence of an engine that does not stretch them, None where they are not.
+        dense_layers: layers of a mixture whose MLP is dense.
+        dense_size: width of that MLP.
+        shared_size: width of the expert of each layer that every token passes.
+        sees: whether there is a part for images, which none of these sizes counts.
     """
 
     model_type: str
@@ -108,6 +135,13 @@ class ModelShape:
     dtype: str = "bfloat16"
     quantization: Optional[str] = None
     max_positions: Optional[int] = None
+    rope_type: str = ""
+    rope_positions: Optional[int] = None
+    plain_positions: Optional[int] = None
+    dense_layers: int = 0
+    dense_size: int = 0
+    shared_size: int = 0
+    sees: bool = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ModelShape:
@@ -116,33 +150,46 @@ class ModelShape:
         Raises:
             ConfigError: it is none of a known architecture, or lacks a size.
         """
+        if not isinstance(config, Mapping):
+            raise ConfigError("it is a %s and no mapping" % type(config).__name__)
         text = config.get("text_config")
         source: Mapping[str, Any] = {**config, **text} if isinstance(text, Mapping) else config
-        model_type = str(source.get("model_type"))
+        given = str(source.get("model_type"))
+        model_type = _TEXT_PARTS.get(given, given)
         if model_type not in ARCHITECTURES:
             raise ConfigError(
-                "model_type %r is none of %s, so its memory cannot be told"
-                % (model_type, ", ".join(sorted(ARCHITECTURES)))
+                "model_type %r is none of %s, so its memory cannot be told" % (given, ", ".join(sorted(ARCHITECTURES)))
             )
         hidden, heads = _size(source, "hidden_size"), _size(source, "num_attention_heads")
         is_mixture = ARCHITECTURES[model_type]
+        layers = _size(source, "num_hidden_layers")
+        dtype = str(source.get("torch_dtype") or source.get("dtype") or "bfloat16")
+        dtype_bytes(dtype)
+        step = _size(source, "interleave_moe_layer_step", 1)
+        longest = _size(source, "max_position_embeddings") if source.get("max_position_embeddings") else None
+        is_llama4 = model_type == "llama4"
         return cls(
             model_type=model_type,
             hidden_size=hidden,
-            layers=_size(source, "num_hidden_layers"),
+            layers=layers,
             query_heads=heads,
             kv_heads=_size(source, "num_key_value_heads", heads),
             head_size=_size(source, "head_dim", hidden // heads),
             intermediate_size=_size(source, "intermediate_size"),
             vocabulary=_size(source, "vocab_size"),
-            tied_embeddings=bool(source.get("tie_word_embeddings", False)),
+            tied_embeddings=bool(source.get("tie_word_embeddings", model_type == "gemma3")),
             experts=_size(source, "num_local_experts" if "num_local_experts" in source else "num_experts")
             if is_mixture
             else 0,
             expert_size=_size(source, "moe_intermediate_size", _size(source, "intermediate_size")) if is_mixture else 0,
-            dtype=str(source.get("torch_dtype") or source.get("dtype") or "bfloat16"),
+            dtype=dtype,
             quantization=_quantization(source),
-            max_positions=source.get("max_position_embeddings"),
+            max_positions=longest,
+            dense_layers=layers - layers // step if is_llama4 else 0,
+            dense_size=_size(source, "intermediate_size_mlp") if is_llama4 else 0,
+            shared_size=_size(source, "intermediate_size") if is_llama4 else 0,
+            sees="vision_config" in config,
+            **_positions(source, model_type, longest),
         )
 
     @property
@@ -159,11 +206,13 @@ class ModelShape:
 
     @property
     def _mlp(self) -> int:
-        """Parameters of one layer's MLP: gate, up and down; for a mixture of all experts, without their router."""
+        """Parameters of all layers' MLPs: gate, up and down; for a mixture of all experts, without their router."""
         if not self.experts:
-            return 3 * self.hidden_size * self.intermediate_size
+            return self.layers * 3 * self.hidden_size * self.intermediate_size
         biases = 2 * self.expert_size + self.hidden_size if self.model_type == "gpt_oss" else 0
-        return self.experts * (3 * self.hidden_size * self.expert_size + biases)
+        experts = self.experts * (3 * self.hidden_size * self.expert_size + biases)
+        shared, dense = 3 * self.hidden_size * self.shared_size, 3 * self.hidden_size * self.dense_size
+        return (self.layers - self.dense_layers) * (experts + shared) + self.dense_layers * dense
 
     @property
     def _router(self) -> int:
@@ -172,9 +221,9 @@ class ModelShape:
 
     @property
     def _norms(self) -> int:
-        """Parameters of one layer's norms: before attention, before the MLP; Qwen3 also has one on queries and keys."""
-        per_head = 2 * self.head_size if self.model_type in ("qwen3", "qwen3_moe") else 0
-        return 2 * self.hidden_size + per_head
+        """Parameters of one layer's norms: before attention and MLP, for some also after, or on queries and keys."""
+        per_head = 2 * self.head_size if self.model_type in ("qwen3", "qwen3_moe", "gemma3") else 0
+        return (4 if self.model_type == "gemma3" else 2) * self.hidden_size + per_head
 
     @property
     def parameter_groups(self) -> Dict[str, int]:
@@ -183,8 +232,8 @@ class ModelShape:
         return {
             "embedding": embeddings,
             "attention": self.layers * self._attention,
-            "mlp": self.layers * self._mlp,
-            "router": self.layers * self._router,
+            "mlp": self._mlp,
+            "router": (self.layers - self.dense_layers) * self._router,
             "norm": self.layers * self._norms + self.hidden_size,
         }
 
@@ -275,6 +324,25 @@ def _size(config: Mapping[str, Any], name: str, default: Optional[int] = None) -
     return value
 
 
+def _positions(config: Mapping[str, Any], model_type: str, longest: Optional[int]) -> Dict[str, Any]:
+    """Return how far a model's positions are stretched, as vLLM works it out; nothing where they are not.
+
+    YaRN multiplies the length that it was trained with, the others the one that the file names. Gemma 3 names the
+    length after stretching.
+    """
+    rope = config.get("rope_scaling") or config.get("rope_parameters")
+    if not isinstance(rope, Mapping):
+        return {}
+    kind, factor = str(rope.get("rope_type") or rope.get("type") or "default"), rope.get("factor")
+    if kind in _UNSCALED_ROPES or longest is None or model_type == "gemma3":
+        return {}
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or factor <= 0:
+        return {}
+    plain = _size(rope, "original_max_position_embeddings", longest) if "yarn" in kind else longest
+    stretched = longest if kind != "yarn" and "yarn" in kind else int(plain * factor)
+    return {"rope_type": kind, "rope_positions": stretched, "plain_positions": plain}
+
+
 def _quantization(config: Mapping[str, Any]) -> Optional[str]:
     found = config.get("quantization_config")
     if not isinstance(found, Mapping) or not found:
@@ -299,12 +367,13 @@ def estimate_fit(
     kv_dtype: Optional[str] = None,
     kv_tokens: Optional[int] = None,
     prompt_tokens: Optional[int] = None,
+    reserved_bytes: int = RESERVED_BYTES_PER_CORE,
 ) -> Fit:
     """Estimate what one core of a replica needs.
 
     Per core: weights = (parameters + what replicated KV heads and padded query heads add) x bytes / cores;
     KV cache = kv_tokens x bytes of a token / cores; activations = prompt_tokens x (4 x hidden + 2 x MLP width / cores)
-    x bytes, for one prompt in work; and `RESERVED_BYTES_PER_CORE` for programs and runtime.
+    x bytes, for one prompt in work; and `reserved_bytes` for programs and runtime.
 
     Args:
         shape: the model.
@@ -316,6 +385,7 @@ def estimate_fit(
         kv_dtype: what the KV cache is kept in; None for `dtype`.
         kv_tokens: tokens that the cache holds; None for every sequence at full length.
         prompt_tokens: longest prompt; None for `max_model_len`.
+        reserved_bytes: what `reserved_bytes_per_core` says of the runtime.
     """
     cores = tensor_parallel_size
     heads = shape.heads(cores)
@@ -331,20 +401,25 @@ def estimate_fit(
         weights=math.ceil(weights),
         kv_cache=math.ceil(cache),
         activations=math.ceil(prompt * width * number),
-        reserved=RESERVED_BYTES_PER_CORE,
+        reserved=reserved_bytes,
         available=hbm_bytes_per_core,
         heads=heads,
     )
 
 
-def fit_problems(fit: Fit, shape: ModelShape, tensor_parallel_size: int, where: str) -> List[Problem]:
+def reserved_bytes_per_core(runtime: Tuple[int, ...]) -> int:
+    """Return what is kept of a core for programs and the runtime, by the runtime's version."""
+    return RESERVED_BYTES_PER_CORE + (PROFILE_RESERVED_BYTES_PER_CORE if runtime[:2] >= PROFILE_RUNTIME else 0)
+
+
+def fit_problems(fit: Fit, tensor_parallel_size: int, where: str, degrees: Sequence[int] = ()) -> List[Problem]:
     """Return the problem of a replica that does not fit its cores, nothing for one that does.
 
     Args:
         fit: the estimate.
-        shape: the model.
         tensor_parallel_size: cores of the replica.
         where: the variable that holds the deployment.
+        degrees: what the host runs and the model's heads allow; empty where that is not known.
     """
     if fit.fits:
         return []
@@ -356,16 +431,34 @@ def fit_problems(fit: Fit, shape: ModelShape, tensor_parallel_size: int, where: 
         fit.available / GIB,
         parts,
     )
+    least = tensor_parallel_size + 1
+    lower = "lower max_num_seqs or max_model_len"
     if fit.weights + fit.reserved > fit.available:
-        least = math.ceil(shape.weights_bytes() / max(fit.available - fit.reserved, 1))
-        fix = "raise tensor_parallel_size to %d or more" % least
+        least = max(least, math.ceil(fit.weights * tensor_parallel_size / max(fit.available - fit.reserved, 1)))
+        lower = "use a host with more cores, or quantized weights"
+    wider = [degree for degree in degrees if degree >= least]
+    if wider:
+        fix = "raise tensor_parallel_size to %s" % _either(wider)
+        fix += ", or %s" % lower if least == tensor_parallel_size + 1 else ""
+    elif degrees:
+        fix = lower
     else:
-        fix = "raise tensor_parallel_size, or lower max_num_seqs or max_model_len"
+        fix = "raise tensor_parallel_size to %d or more" % least
+        fix += ", or %s" % lower if least == tensor_parallel_size + 1 else ""
     return [Problem("", where + ".tensor_parallel_size", tensor_parallel_size, rule, fix)]
 
 
+def _either(numbers: Sequence[int]) -> str:
+    return " or ".join(filter(None, (", ".join(map(str, numbers[:-1])), str(numbers[-1]))))
+
+
+def degrees_for(shape: ModelShape, legal: Sequence[int], generation: str) -> List[int]:
+    """Return the legal degrees of a host that a model's heads allow; arguments as `head_problems`."""
+    return [degree for degree in legal if generation in PADDING_GENERATIONS or not shape.heads(degree).padding]
+
+
 def head_problems(
-    shape: ModelShape, tensor_parallel_size: int, generation: str, where: str
+    shape: ModelShape, tensor_parallel_size: int, generation: str, where: str, legal: Sequence[int] = ()
 ) -> Tuple[List[Problem], List[Problem]]:
     """Return (problems, warnings) of a degree that does not divide the heads.
 
@@ -377,33 +470,69 @@ def head_problems(
         tensor_parallel_size: cores of the replica.
         generation: the SDK row's.
         where: the variable that holds the deployment.
+        legal: degrees that the host runs; empty where that is not known.
     """
     heads = shape.heads(tensor_parallel_size)
     path = where + ".tensor_parallel_size"
     problems, warnings = [], []
+    tried = legal or range(1, shape.query_heads + 1)
+    divisors = [degree for degree in tried if shape.query_heads % degree == 0]
     if heads.padding and generation not in PADDING_GENERATIONS:
-        divisors = [str(count) for count in range(1, shape.query_heads + 1) if shape.query_heads % count == 0]
         rule = "does not divide the model's %d attention heads, and vLLM with %s starts with a divisor only" % (
             shape.query_heads,
             generation,
         )
-        problems.append(Problem("", path, tensor_parallel_size, rule, "use one of %s" % ", ".join(divisors)))
+        problems.append(Problem("", path, tensor_parallel_size, rule, "use %s" % _either(divisors)))
     elif heads.padding:
         rule = "does not divide %d query heads: %d are added and compute nothing" % (shape.query_heads, heads.padding)
-        warnings.append(Problem("", path, tensor_parallel_size, rule, "use a divisor of %d" % shape.query_heads))
+        warnings.append(Problem("", path, tensor_parallel_size, rule, "use %s" % _either(divisors)))
     if heads.strategy == "converted":
         rule = "shares nothing with %d KV heads: each is kept %g times" % (shape.kv_heads, heads.replication)
-        fix = "use a divisor or a multiple of %d" % shape.kv_heads
-        warnings.append(Problem("", path, tensor_parallel_size, rule, fix))
+        sharing = [degree for degree in tried if shape.heads(degree).strategy != "converted" and degree in divisors]
+        warnings.append(Problem("", path, tensor_parallel_size, rule, "use %s" % _either(sharing or [1])))
     return problems, warnings
 
 
-def length_problems(shape: ModelShape, max_model_len: int, where: str) -> List[Problem]:
-    """Return the problem of a length in tokens that the model was not made for."""
-    if shape.max_positions is None or max_model_len <= shape.max_positions:
-        return []
-    rule = "is over the model's %d positions" % shape.max_positions
-    return [Problem("", where + ".max_model_len", max_model_len, rule, "give %d or less" % shape.max_positions)]
+def length_problems(
+    shape: ModelShape, max_model_len: int, where: str, generation: str = ""
+) -> Tuple[List[Problem], List[Problem]]:
+    """Return (problems, warnings) of a length in tokens that the model was not made for.
+
+    NxDI stretches positions for Llama 3 alone; vLLM does what config.json says.
+
+    Args:
+        shape: the model.
+        max_model_len: tokens of a sequence.
+        where: the variable that holds the deployment.
+        generation: the SDK row's.
+    """
+    if shape.max_positions is None:
+        return [], []
+    path, limit = where + ".max_model_len", shape.max_positions
+    if shape.rope_positions is None or shape.plain_positions is None:
+        rule = "is over the model's %d positions" % limit
+    elif generation.startswith("nxdi"):
+        limit = shape.plain_positions
+        rule = "is over the %d positions that are left where rope_scaling (%s) is not read, as by NxDI" % (
+            limit,
+            shape.rope_type,
+        )
+    else:
+        limit = shape.rope_positions
+        rule = "is over the model's %d positions (rope_scaling %s from %d)" % (
+            limit,
+            shape.rope_type,
+            shape.plain_positions,
+        )
+    if max_model_len > limit:
+        return [Problem("", path, max_model_len, rule, "give %d or less" % limit)], []
+    if shape.rope_positions is not None and "yarn" in shape.rope_type and max_model_len > shape.max_positions:
+        rule = "is over max_position_embeddings (%d): vLLM after 2026-09 no longer multiplies it for YaRN" % (
+            shape.max_positions
+        )
+        fix = "write the stretched length into config.json, or by engine_args.hf-overrides, before an upgrade"
+        return [], [Problem("", path, max_model_len, rule, fix)]
+    return [], []
 
 
 def host_bytes_per_load(checkpoint_bytes: int, generation: str, presharded: bool = False) -> int:

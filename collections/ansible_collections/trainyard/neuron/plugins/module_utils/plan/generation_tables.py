@@ -122,20 +122,26 @@ DEMO_MODEL_TYPES: Mapping[str, Tuple[int, int]] = {
     "gemma3": (0, 10),
 }
 
-#: Architecture by the model's name, the first pattern that is found in it (lower case); a repository whose name does
-#: not tell says it by neuron_config.model_type.
-MODEL_TYPE_PATTERNS: Tuple[Tuple[str, str], ...] = (
-    (r"distill-llama", "llama"),
-    (r"qwen3.*-a\d+b", "qwen3_moe"),
-    (r"qwen3", "qwen3"),
-    (r"qwen2|qwen1\.5|qwq|distill-qwen", "qwen2"),
-    (r"mixtral", "mixtral"),
-    (r"mistral", "mistral"),
-    (r"dbrx", "dbrx"),
-    (r"gemma-?3", "gemma3"),
-    (r"gpt-?oss", "gpt_oss"),
-    (r"llama", "llama"),
-)
+#: config.json's model_type -> what `inference_demo` calls it, where the two differ.
+DEMO_MODEL_TYPE_OF: Mapping[str, str] = {"gemma3_text": "gemma3"}
+
+#: Architectures that another one's program computes as well: (config.json's, the one that is said).
+SAME_PROGRAM = frozenset((("mistral", "llama"),))
+
+#: What the native plugin's documentation has a recipe for: config.json's model_type -> first SDK release.
+NATIVE_MODEL_TYPES: Mapping[str, Tuple[int, int]] = {
+    "llama": (2, 31),
+    "gpt_oss": (2, 31),
+    "qwen3_vl": (2, 31),
+    "qwen3": (2, 33),
+    "qwen3_moe": (2, 33),
+}
+
+#: quant_method of checkpoints that NxDI's own way of quantizing may be given.
+NXDI_QUANTIZED = ("fp8",)
+
+#: Words in a repository's name that say that its checkpoint is none of the plain model whose name is beside them.
+TELLING_WORDS = ("gguf", "awq", "gptq", "vl", "vision", "omni", "next", "guard", "embedding", "fp8", "nvfp4", "int8")
 
 #: Keys of neuron_config that speak to the planner and not to the engine.
 PLANNER_KEYS = ("model_type",)

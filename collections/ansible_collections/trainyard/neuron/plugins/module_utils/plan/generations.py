@@ -7,26 +7,33 @@ This is the interface of `generation_tables.py` (the data) and `rendering.py` (i
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_tables import (
     DEMO_DROPPED,
     DEMO_FLAGS,
+    DEMO_MODEL_TYPE_OF,
     DEMO_MODEL_TYPES,
     DEMO_SAMPLING_FLAGS,
     FOREIGN_FLAGS,
     FOREIGN_VARIABLES,
+    NATIVE_MODEL_TYPES,
     NATIVE_NAMES,
     NATIVE_SEGMENTS,
+    NXDI_QUANTIZED,
     OWNED_SETTINGS,
     PLANNER_KEYS,
     PREFIX_FLAG,
+    SAME_PROGRAM,
+    TELLING_WORDS,
     DemoFlag,
     Generation,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import (
+    NATIVE,
     NXDI_V0,
     NXDI_V1,
     SdkRelease,
@@ -38,10 +45,12 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering im
     Placement,
     Rendered,
     RenderError,
+    architecture_of,
     compiled_settings,
     generation_of,
     model_type_of,
     native_config,
+    quantization_of,
     render_compile,
     render_serve,
     sampling_of,
@@ -90,10 +99,12 @@ def argument_problems(
     problems += _owned_problems(deployment, where) + _number_problems(deployment, where)
     if generation.compiler == "inference_demo":
         problems += _model_type_problems(deployment, release, where)
+        problems += _checkpoint_problems(deployment, release, where)
         problems += _setting_problems(deployment, release, where)
         problems += _block_problems(deployment, release, generation, where)
         problems += _length_problems(deployment, where)
     else:
+        problems += _checkpoint_problems(deployment, release, where)
         problems += _native_problems(deployment, release, where)
     return problems
 
@@ -146,29 +157,100 @@ def _number_problems(deployment: Deployment, where: str) -> List[Problem]:
 
 
 def _model_type_problems(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
+    """Return why the compiler cannot be told the architecture, or does not compile it."""
     nxdi = version_number(release.nxdi or "0")[:2]
     known = sorted(name for name, since in DEMO_MODEL_TYPES.items() if since <= nxdi)
+    given, said = deployment.neuron_config.get("model_type"), architecture_of(deployment)
+    path = where + (".model.repo" if given is None else ".neuron_config.model_type")
+    if given is not None and not isinstance(given, str):
+        return [Problem("", path, given, "must be text", "use one of %s" % ", ".join(known))]
     model_type = model_type_of(deployment)
-    if model_type in known:
-        return []
     if model_type is None:
-        return [
-            Problem(
-                "",
-                where + ".model.repo",
-                deployment.model.repo,
-                "does not tell the model's architecture, which the compiler needs",
-                "set neuron_config.model_type to one of %s" % ", ".join(known),
-            )
-        ]
+        return [_unknown_architecture(deployment, where, known)]
+    value = deployment.model.repo if given is None else given
+    if model_type in known:
+        if given is None or said is None or _same_architecture(said, given):
+            return []
+        rule = "config.json of %s says model_type %s" % (deployment.model.repo, said)
+        return [Problem("", path, given, rule, "remove it")]
     since = DEMO_MODEL_TYPES.get(model_type)
-    fix = did_you_mean(model_type, known) or "use one of %s" % ", ".join(known)
+    fix = did_you_mean(model_type, known) if given is not None else ""
     if since is not None:
         fix = "use an SDK release with NxDI %d.%d or later" % since
-    value = deployment.neuron_config.get("model_type", deployment.model.repo)
-    variable = ".neuron_config.model_type" if "model_type" in deployment.neuron_config else ".model.repo"
+    elif model_type in NATIVE_MODEL_TYPES:
+        fix = "use generation native, SDK %d.%d or later" % NATIVE_MODEL_TYPES[model_type]
     rule = "inference_demo of NxDI %s does not compile %s" % (release.nxdi, model_type)
-    return [Problem("", where + variable, value, rule, fix)]
+    return [Problem("", path, value, rule, fix or "it compiles %s" % ", ".join(known))]
+
+
+def _same_architecture(said: str, given: str) -> bool:
+    return DEMO_MODEL_TYPE_OF.get(said, said) == given or (said, given) in SAME_PROGRAM
+
+
+def _unknown_architecture(deployment: Deployment, where: str, known: List[str]) -> Problem:
+    """Return that nothing tells the architecture, and which file would settle it."""
+    model = deployment.model
+    file = "%s/%s/config.json" % (model.repo, model.revision)
+    if deployment.model_config is None:
+        rule = "the compiler needs the architecture, which config.json tells and a repository's name does not"
+        words = re.split(r"[^a-z0-9]+", model.repo.lower())
+        told = next((word for word in TELLING_WORDS if word in words), "")
+        if told:
+            rule += " (%s in it speaks against a plain model)" % told
+        fix = "give %s: below --model-configs DIR, or fetched by trainyard plan --hub https://huggingface.co" % file
+    else:
+        rule, fix = "its config.json has no model_type, which the compiler needs", "repair %s" % file
+    fix += "; or set neuron_config.model_type to one of %s" % ", ".join(known)
+    return Problem("", where + ".model.repo", model.repo, rule, fix)
+
+
+def _checkpoint_problems(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
+    """Return why the engine cannot read the checkpoint's numbers, as its config.json gives them."""
+    found = quantization_of(deployment, release)
+    if not found:
+        return []
+    method = str(found.get("quant_method"))
+    path, value = where + ".model.repo", deployment.model.repo
+    told = "config.json of it has quantization_config.quant_method %s" % method
+    if release.generation == NATIVE:
+        if _native_reads(method, found):
+            return []
+        rule = "%s, and the native plugin reads FP8 of ModelOpt with one scale for each tensor" % told
+        return [Problem("", path, value, rule, "use the model in BF16, or a checkpoint that ModelOpt made")]
+    if deployment.neuron_config.get("quantized") and method in NXDI_QUANTIZED and not found.get("weight_block_size"):
+        return []
+    rule = "%s, which NxDI does not read" % told
+    fix = "use the model in BF16; NxDI quantizes it itself"
+    if method in NXDI_QUANTIZED:
+        rule += " unless neuron_config.quantized is set, and then from NxDI's own checkpoint"
+    return [Problem("", path, value, rule, fix)]
+
+
+def _native_reads(method: str, found: Mapping[str, Any]) -> bool:
+    """Return whether the native plugin reads such a checkpoint; scales for the KV cache alone never hurt."""
+    if method == "compressed-tensors":
+        return bool(found.get("kv_cache_scheme")) and not found.get("config_groups")
+    if method == "fp8":
+        return not found.get("weight_block_size") and found.get("activation_scheme") == "static"
+    return method == "mxfp4" or (method == "modelopt" and found.get("quant_algo", "FP8") == "FP8")
+
+
+def _model_warnings(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
+    """Return what of the model is undocumented, or needs a word more."""
+    model, path = deployment.model, where + ".model.repo"
+    said, found = architecture_of(deployment), []
+    if release.generation == NATIVE and said is not None:
+        since = NATIVE_MODEL_TYPES.get(said)
+        if since is None or since > release.number[:2]:
+            rule = "the native plugin of SDK %s has no recipe for %s" % (release.release, said)
+            advice = "expect its first start to say no" if since is None else "use SDK %d.%d or later" % since
+            found.append(Problem("", path, model.repo, rule, advice))
+        quantization = quantization_of(deployment, release) or {}
+        if quantization.get("quant_method") == "mxfp4":
+            rule = "is stored in MXFP4, which only trn3 computes with; trn2 serves it in BF16"
+            advice = "on trn2 set engine_args.hf-overrides to {quantization_config: {}}"
+            found.append(Problem("", path, model.repo, rule, advice))
+    return found
 
 
 def _setting_problems(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
@@ -364,7 +446,8 @@ def argument_warnings(
 ) -> List[Problem]:
     """Return what of a deployment works otherwise than it reads; arguments as `argument_problems`."""
     generation = generation_of(release)
-    found = _sampling_warnings(deployment, release, generation, where)
+    found = _model_warnings(deployment, release, where)
+    found += _sampling_warnings(deployment, release, generation, where)
     if deployment.block_size is not None and not generation.block_size_flag:
         rule = "has no effect in %s, whose block is the whole sequence" % release.generation
         found.append(Problem("", where + ".block_size", deployment.block_size, rule, "set it to null"))

@@ -5,6 +5,7 @@ from __future__ import absolute_import, annotations, division, print_function
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Tuple
@@ -73,6 +74,11 @@ def models_of(hosts: Iterable[Mapping[str, Any]]) -> List[Tuple[str, str]]:
             if isinstance(model, Mapping) and all(isinstance(model.get(part), str) for part in ("repo", "revision")):
                 found.add((str(model["repo"]), str(model["revision"])))
     return sorted(found)
+
+
+def default_model_configs() -> str:
+    """Return where config.json files that were fetched are kept, which every plan of this user reads."""
+    return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trainyard" / "model-configs")
 
 
 def model_config_path(directory: str, repo: str, revision: str) -> Path:

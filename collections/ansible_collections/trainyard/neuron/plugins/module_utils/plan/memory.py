@@ -12,6 +12,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fit import (
     Fit,
     ModelShape,
     artifact_bytes,
+    degrees_for,
     disk_bytes,
     estimate_fit,
     fit_problems,
@@ -19,9 +20,10 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fit import (
     host_bytes_per_load,
     length_problems,
     loads_at_once,
+    reserved_bytes_per_core,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import NATIVE, SdkRelease
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import NATIVE, SdkRelease, version_number
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering import block_count
 
 
@@ -67,23 +69,27 @@ def deployment_fit(deployment: Deployment, release: SdkRelease, shape: ModelShap
         max_num_seqs=deployment.max_num_seqs,
         max_model_len=deployment.max_model_len,
         hbm_bytes_per_core=hbm_bytes_per_core,
-        dtype=_weights_dtype(deployment, shape),
-        kv_dtype=_cache_dtype(deployment),
+        dtype=_weights_dtype(deployment, release, shape),
+        kv_dtype=_cache_dtype(deployment, release),
         kv_tokens=block_count(deployment) * deployment.block_size if paged and deployment.block_size else None,
         prompt_tokens=_prompt_tokens(deployment),
+        reserved_bytes=reserved_bytes_per_core(version_number(release.runtime)),
     )
 
 
-def _weights_dtype(deployment: Deployment, shape: ModelShape) -> str:
-    """Return what the weights are held in on the device: FP8 as the checkpoint has it, else the deployment's dtype."""
-    if deployment.neuron_config.get("quantized"):
-        return str(deployment.neuron_config.get("quantization_dtype", "int8"))
+def _weights_dtype(deployment: Deployment, release: SdkRelease, shape: ModelShape) -> str:
+    """Return what the weights are held in on the device: quantized where the compiler, or natively the file, has it."""
+    if release.generation != NATIVE:
+        if deployment.neuron_config.get("quantized"):
+            return str(deployment.neuron_config.get("quantization_dtype", "int8"))
+        return deployment.dtype
     return "fp8" if shape.quantization == "fp8" else deployment.dtype
 
 
-def _cache_dtype(deployment: Deployment) -> str:
-    if deployment.neuron_config.get("kv_cache_quant"):
-        return "fp8"
+def _cache_dtype(deployment: Deployment, release: SdkRelease) -> str:
+    """Return what the KV cache is held in: `inference_demo` compiles it in, and the flag is the native server's."""
+    if release.generation != NATIVE:
+        return "fp8" if deployment.neuron_config.get("kv_cache_quant") else deployment.dtype
     named = deployment.engine_args.get("kv-cache-dtype")
     return deployment.dtype if named in (None, "auto") else str(named)
 
@@ -104,18 +110,39 @@ def _last(values: Any) -> Any:
 
 
 def memory_problems(
-    deployment: Deployment, release: SdkRelease, shape: ModelShape, hbm_bytes_per_core: int, where: str
+    deployment: Deployment,
+    release: SdkRelease,
+    shape: ModelShape,
+    hbm_bytes_per_core: int,
+    where: str,
+    legal: Sequence[int] = (),
 ) -> Tuple[List[Problem], List[Problem]]:
-    """Return (problems, warnings) of a deployment's model on the cores of a host; arguments as `deployment_fit`."""
+    """Return (problems, warnings) of a deployment's model on the cores of a host.
+
+    Args:
+        deployment: as `deployment_fit`, and the next three.
+        release: its SDK row.
+        shape: its model.
+        hbm_bytes_per_core: device memory of one logical core.
+        where: the variable that holds the deployment, which the problems name.
+        legal: tensor parallel degrees that the host runs.
+    """
     cores = deployment.tensor_parallel_size
-    problems, warnings = head_problems(shape, cores, release.generation, where)
-    problems = problems + length_problems(shape, deployment.max_model_len, where)
+    problems, warnings = head_problems(shape, cores, release.generation, where, legal)
+    too_long, surprising = length_problems(shape, deployment.max_model_len, where, release.generation)
+    if deployment.environment.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN") == "1":
+        too_long, surprising = [], too_long + surprising
+    problems, warnings = problems + too_long, warnings + surprising
     try:
         fit = deployment_fit(deployment, release, shape, hbm_bytes_per_core)
     except ConfigError as error:
         fix = "use a dtype that is known here"
         return [*problems, Problem("", where + ".dtype", deployment.dtype, str(error), fix)], []
-    return problems + fit_problems(fit, shape, cores, where), warnings
+    if shape.sees:
+        rule = "also reads images: the part that does is in no estimate of memory"
+        warnings.append(Problem("", where + ".model.repo", deployment.model.repo, rule, "leave it some room"))
+    degrees = degrees_for(shape, legal, release.generation)
+    return problems + fit_problems(fit, cores, where, degrees), warnings
 
 
 def host_memory(

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan import checks
@@ -24,7 +24,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generations 
     argument_problems,
     argument_warnings,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.known_models import known_shape
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.known_models import known_config
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.memory import (
     HostMemory,
     deployment_fit,
@@ -137,6 +137,8 @@ class _Planner:
         self._memories: Dict[Any, HostMemory] = {}
         self._hbm: Dict[Any, Optional[int]] = {}
         self._shapes: Dict[ModelRef, Optional[ModelShape]] = {}
+        self._unread: Dict[ModelRef, str] = {}
+        self._with_configs: Dict[int, Tuple[Deployment, Deployment]] = {}
         self._judged: Dict[Any, Tuple[Optional[SdkRelease], List[Problem], List[Problem]]] = {}
 
     def plan(self) -> FleetPlan:
@@ -164,7 +166,7 @@ class _Planner:
             self._problems += problems
             self._warnings += warnings
             if host is not None:
-                hosts.append(host)
+                hosts.append(self._with_config(host))
         self._check_overrides(hosts, reader)
         return hosts
 
@@ -254,21 +256,50 @@ class _Planner:
         self, deployment: Deployment, row: SdkRelease, topology: Topology, where: str
     ) -> Tuple[List[Problem], List[Problem]]:
         """Return what does not fit, and what it costs; of a model that nobody knows nothing is said."""
-        try:
-            shape = self._shape(deployment.model)
-        except ConfigError as error:
-            fix = "correct the file, or take it away to plan without estimates"
-            return [Problem("", where + ".model", deployment.model.repo, "config.json: %s" % error, fix)], []
+        shape = self._shape(deployment.model)
         if shape is None:
-            return [], []
-        return memory_problems(deployment, row, shape, topology.hbm_bytes_per_core, where)
+            return [], [self._unknown_size(deployment.model, where)]
+        return memory_problems(
+            deployment, row, shape, topology.hbm_bytes_per_core, where, topology.legal_tensor_parallel
+        )
 
     def _shape(self, model: ModelRef) -> Optional[ModelShape]:
         """Return a model's shape, from its config.json where it was given, else by its published name."""
         if model not in self._shapes:
-            given = self._model_configs.get("%s@%s" % (model.repo, model.revision))
-            self._shapes[model] = known_shape(model.repo) if given is None else ModelShape.from_config(given)
+            given = self._model_configs.get(_model_key(model), known_config(model.repo))
+            try:
+                self._shapes[model] = None if given is None else ModelShape.from_config(given)
+            except ConfigError as error:
+                # The engine may know more architectures than this: what cannot be told is not refused.
+                self._shapes[model], self._unread[model] = None, str(error)
         return self._shapes[model]
+
+    def _unknown_size(self, model: ModelRef, where: str) -> Problem:
+        """Return that nothing is said of a model's memory, and what would change that."""
+        rule = "has no size that is known here, so nothing is said of memory, heads and length"
+        if model in self._unread:
+            return Problem("", where + ".model.repo", model.repo, rule, "read config.json: %s" % self._unread[model])
+        fix = "give %s/%s/config.json below --model-configs DIR, or fetch it by trainyard plan --hub %s" % (
+            model.repo,
+            model.revision,
+            "https://huggingface.co",
+        )
+        return Problem("", where + ".model.repo", model.repo, rule + ", and quantized weights are not seen", fix)
+
+    def _with_config(self, host: Host) -> Host:
+        """Return a host with its models' config.json files in its deployments, equal deployments still one object."""
+        if not self._model_configs:
+            return host
+        return replace(host, deployments=tuple(self._configured(item) for item in host.deployments))
+
+    def _configured(self, deployment: Deployment) -> Deployment:
+        config = self._model_configs.get(_model_key(deployment.model))
+        if not isinstance(config, Mapping):
+            return deployment
+        key = id(deployment)
+        if key not in self._with_configs:
+            self._with_configs[key] = (deployment, replace(deployment, model_config=config))
+        return self._with_configs[key][1]
 
     def _host_memory(self, host: Host, releases: Mapping[str, SdkRelease], placement: Placement) -> Any:
         """Return the estimates of a host's memory and disk, None where a model or the host's memory is not known."""
@@ -665,6 +696,10 @@ def _ports(host: Host, placement: Placement) -> Dict[str, List[int]]:
 
 def _by_name(host: Host, name: str) -> Deployment:
     return next(deployment for deployment in host.deployments if deployment.name == name)
+
+
+def _model_key(model: ModelRef) -> str:
+    return "%s@%s" % (model.repo, model.revision)
 
 
 def weights_id(model: ModelRef) -> str:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,10 +14,10 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_t
     COMMON_ENVIRONMENT,
     COMMON_SERVE_ENVIRONMENT,
     DEMO_FLAGS,
+    DEMO_MODEL_TYPE_OF,
     DEMO_SAMPLING_FLAGS,
     GENERATIONS,
     GRAPHLESS_FLAGS,
-    MODEL_TYPE_PATTERNS,
     NATIVE_NAMES,
     NATIVE_SIBLINGS,
     NXDI_SAMPLING_KEYS,
@@ -28,7 +27,8 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_t
     VARIANTS,
     Generation,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.known_models import known_config
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import NATIVE, SdkRelease
 
 #: What `inference_demo` insists on although nothing is generated with --compile-only.
 COMPILE_PROMPT = "Hello"
@@ -94,16 +94,36 @@ def _variant(name: str, vllm: Optional[str]) -> Generation:
     return replace(GENERATIONS[name], **VARIANTS.get((name, vllm), {}))
 
 
+def config_of(deployment: Deployment) -> Optional[Mapping[str, Any]]:
+    """Return the model's config.json: the one at hand, else that of an exact, published repository; None for none."""
+    return known_config(deployment.model.repo) if deployment.model_config is None else deployment.model_config
+
+
+def architecture_of(deployment: Deployment) -> Optional[str]:
+    """Return the model_type of the model's config.json, None where none is at hand or it does not say."""
+    found = (config_of(deployment) or {}).get("model_type")
+    return found if isinstance(found, str) else None
+
+
+def quantization_of(deployment: Deployment, release: SdkRelease) -> Optional[Mapping[str, Any]]:
+    """Return the quantization_config of the checkpoint as the engine is told it, None for plain weights."""
+    found = (config_of(deployment) or {}).get("quantization_config")
+    overrides = deployment.engine_args.get("hf-overrides")
+    if release.generation == NATIVE and isinstance(overrides, Mapping):
+        found = overrides.get("quantization_config", found)
+    return found if isinstance(found, Mapping) and found else None
+
+
 def model_type_of(deployment: Deployment) -> Optional[str]:
-    """Return the architecture (`llama`, `qwen3_moe`), from the deployment or else from the repository's name."""
+    """Return what the compiler calls the architecture (`llama`, `qwen3_moe`), None where nothing tells it.
+
+    A repository's name tells nothing: that of a vision or a quantized model contains that of another architecture.
+    """
     given = deployment.neuron_config.get("model_type")
     if isinstance(given, str):
         return given
-    name = deployment.model.repo.rsplit("/", 1)[-1].lower()
-    for pattern, model_type in MODEL_TYPE_PATTERNS:
-        if re.search(pattern, name):
-            return model_type
-    return None
+    found = architecture_of(deployment)
+    return None if found is None else DEMO_MODEL_TYPE_OF.get(found, found)
 
 
 def block_count(deployment: Deployment) -> int:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fit import (
     ConfigError,
     ModelShape,
     artifact_bytes,
+    degrees_for,
     disk_bytes,
     dtype_bytes,
     estimate_fit,
@@ -22,7 +25,9 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fit import (
     host_bytes_per_load,
     length_problems,
     loads_at_once,
+    reserved_bytes_per_core,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import version_number
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -224,7 +229,7 @@ def test_the_llama_recipe_fits_its_cores_and_its_parts_follow_the_formula():
     assert found.reserved == RESERVED_BYTES_PER_CORE
     assert found.needed == found.weights + found.kv_cache + found.activations + found.reserved
     assert found.fits
-    assert fit_problems(found, LLAMA, 32, "x") == []
+    assert fit_problems(found, 32, "x") == []
 
 
 def test_the_qwen_recipe_fits_its_cores():
@@ -232,7 +237,7 @@ def test_the_qwen_recipe_fits_its_cores():
 
 
 def test_a_model_on_too_few_cores_is_refused_with_the_number_that_would_do():
-    (problem,) = fit_problems(fit(LLAMA, 4), LLAMA, 4, "trainyard_deployment_x")
+    (problem,) = fit_problems(fit(LLAMA, 4), 4, "trainyard_deployment_x")
     assert problem.variable == "trainyard_deployment_x.tensor_parallel_size"
     assert problem.value == 4
     assert "of a core that has 24.0 GiB" in problem.rule
@@ -242,8 +247,25 @@ def test_a_model_on_too_few_cores_is_refused_with_the_number_that_would_do():
 
 def test_too_large_a_cache_is_refused_with_what_would_make_it_smaller():
     found = fit(LLAMA, 32, max_num_seqs=256)
-    (problem,) = fit_problems(found, LLAMA, 32, "x")
-    assert problem.fix == "raise tensor_parallel_size, or lower max_num_seqs or max_model_len"
+    (problem,) = fit_problems(found, 32, "x")
+    assert problem.fix == "raise tensor_parallel_size to 33 or more, or lower max_num_seqs or max_model_len"
+    (problem,) = fit_problems(found, 32, "x", [1, 2, 4, 8, 16, 32, 64])
+    assert problem.fix == "raise tensor_parallel_size to 64, or lower max_num_seqs or max_model_len"
+    (problem,) = fit_problems(found, 32, "x", [1, 2, 4, 8, 16, 32])
+    assert problem.fix == "lower max_num_seqs or max_model_len"
+
+
+def test_a_fix_names_only_degrees_that_the_host_runs_and_the_heads_allow():
+    legal = [1, 2, 4, 8, 16, 32, 64]
+    forty = ModelShape.from_config({**QWEN25_7B, "num_attention_heads": 40, "num_key_value_heads": 8})
+    ((problem,), _warnings) = head_problems(forty, 16, "native", "x", legal)
+    assert problem.fix == "use 1, 2, 4 or 8"
+    (problem,) = fit_problems(fit(LLAMA, 4), 4, "x", degrees_for(LLAMA, legal, "native"))
+    assert problem.fix == "raise tensor_parallel_size to 8, 16, 32 or 64"
+    (problem,) = fit_problems(fit(LLAMA, 4), 4, "x", [1, 2, 4])
+    assert problem.fix == "use a host with more cores, or quantized weights"
+    assert degrees_for(forty, legal, "native") == [1, 2, 4, 8]
+    assert degrees_for(forty, legal, "nxdi_v1") == legal
 
 
 def test_a_cache_of_blocks_or_of_fp8_is_counted_as_such():
@@ -275,7 +297,7 @@ def test_heads_that_do_not_divide_are_refused_where_vllm_would_refuse_them(gener
     ((problem,), warnings) = head_problems(ModelShape.from_config(UNEVEN), 8, generation, "x")
     assert str(problem) == (
         "x.tensor_parallel_size = 8: does not divide the model's 30 attention heads, and vLLM with "
-        f"{generation} starts with a divisor only. Fix: use one of 1, 2, 3, 5, 6, 10, 15, 30."
+        f"{generation} starts with a divisor only. Fix: use 1, 2, 3, 5, 6, 10, 15 or 30."
     )
     assert ["shares nothing" in warning.rule for warning in warnings] == [True]
     assert head_problems(ModelShape.from_config(UNEVEN), 6, generation, "x") == ([], [])
@@ -290,14 +312,49 @@ def test_a_degree_is_refused_exactly_where_it_does_not_divide_and_nothing_pads(h
     )
     problems, _warnings = head_problems(shape, cores, generation, "x")
     assert bool(problems) == (heads % cores != 0 and generation != "nxdi_v1")
-    assert all(heads % int(choice) == 0 for one in problems for choice in one.fix[len("use one of ") :].split(", "))
+    assert all(heads % int(choice) == 0 for one in problems for choice in re.findall(r"\d+", one.fix))
 
 
 def test_a_length_that_the_model_was_not_made_for_is_refused():
-    (problem,) = length_problems(QWEN, 65536, "x")
+    ((problem,), []) = length_problems(QWEN, 65536, "x")
     assert problem.fix == "give 40960 or less"
-    assert length_problems(QWEN, 40960, "x") == []
-    assert length_problems(ModelShape.from_config(QWEN25_7B), 1 << 20, "x") == []
+    assert length_problems(QWEN, 40960, "x") == ([], [])
+    assert length_problems(ModelShape.from_config(QWEN25_7B), 1 << 20, "x") == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("rope", "native", "nxdi"),
+    [
+        # vLLM's rule: YaRN multiplies the length of the training, the others the one that the file names.
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072, 32768),
+        ({"type": "yarn", "factor": 4.0}, 163840, 40960),
+        ({"rope_type": "linear", "factor": 2.0}, 81920, 40960),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}, 40960, 40960),
+        ({"rope_type": "default", "rope_theta": 1e6}, 40960, 40960),
+        ({"rope_type": "deepseek_yarn", "factor": 4.0, "original_max_position_embeddings": 10240}, 40960, 10240),
+        ({"rope_type": "yarn", "factor": "4"}, 40960, 40960),
+    ],
+)
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_stretched_positions_are_those_of_the_engine(rope, native, nxdi, key):
+    shape = ModelShape.from_config({**QWEN3_32B, key: rope})
+    for generation, limit in (("native", native), ("nxdi_v1", nxdi), ("nxdi_v0", nxdi)):
+        assert length_problems(shape, limit, "x", generation)[0] == []
+        ((problem,), _warnings) = length_problems(shape, limit + 1, "x", generation)
+        assert problem.fix == f"give {limit} or less"
+
+
+def test_a_yarn_that_newer_vllm_reads_otherwise_is_warned_of():
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    shape = ModelShape.from_config({**QWEN3_32B, "rope_scaling": rope})
+    ([], (warning,)) = length_problems(shape, 131072, "x", "native")
+    assert "is over max_position_embeddings (40960)" in warning.rule
+    assert length_problems(shape, 40960, "x", "native") == ([], [])
+
+
+@pytest.mark.parametrize(("runtime", "more"), [("2.25.57.0", 0), ("2.34.10.0", 0), ("2.35.30.0", 64 << 20)])
+def test_a_runtime_that_profiles_transfers_keeps_more_of_a_core(runtime, more):
+    assert reserved_bytes_per_core(version_number(runtime)) == RESERVED_BYTES_PER_CORE + more
 
 
 def test_how_many_replicas_may_load_at_once():
@@ -335,13 +392,13 @@ def test_disk_holds_the_weights_the_artifacts_and_the_one_that_is_being_made():
 
 def test_a_vision_language_model_is_read_by_its_text_part():
     config = {"model_type": "qwen3_vl", "vision_config": {"hidden_size": 1}, "text_config": QWEN3_32B}
-    assert ModelShape.from_config(config) == QWEN
+    assert ModelShape.from_config(config) == replace(QWEN, sees=True)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mamba2"}, "model_type 'mamba2' is none of gpt_oss, llama"),
+        ({"model_type": "mamba2"}, "model_type 'mamba2' is none of gemma3, gpt_oss, llama"),
         ({"hidden_size": None}, "hidden_size is None"),
         ({"num_hidden_layers": "80"}, "num_hidden_layers is '80', and must be a whole number"),
         ({"vocab_size": 0}, "vocab_size is 0"),
@@ -349,11 +406,19 @@ def test_a_vision_language_model_is_read_by_its_text_part():
         ({"quantization_config": {"quant_method": "awq"}}, "quant_method 'awq'"),
         ({"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}, "quant_algo 'NVFP4'"),
         ({"model_type": "mixtral"}, "num_experts is None"),
+        ({"torch_dtype": "auto"}, "dtype 'auto' is none of"),
+        ({"max_position_embeddings": "long"}, "max_position_embeddings is 'long'"),
     ],
 )
 def test_a_config_that_cannot_be_read_says_why(changes, message):
     with pytest.raises(ConfigError, match=message):
         ModelShape.from_config({**LLAMA_8B, **changes})
+
+
+@pytest.mark.parametrize("config", [[], [LLAMA_8B], "x", None, 7])
+def test_a_config_that_is_no_mapping_says_so(config):
+    with pytest.raises(ConfigError, match="no mapping"):
+        ModelShape.from_config(config)
 
 
 def test_an_unknown_dtype_is_refused():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -399,22 +400,82 @@ def test_a_server_that_can_refuse_long_prompts_is_told_to():
     ("repo", "model_type"),
     [
         ("meta-llama/Llama-3.3-70B-Instruct", "llama"),
-        ("trainyard/tiny-llama", "llama"),
         ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "llama"),
         ("deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", "qwen2"),
         ("Qwen/Qwen3-32B", "qwen3"),
         ("Qwen/Qwen3-30B-A3B-Instruct-2507", "qwen3_moe"),
-        ("Qwen/Qwen2.5-7B-Instruct", "qwen2"),
-        ("mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral"),
         ("mistralai/Mistral-7B-Instruct-v0.3", "mistral"),
         ("openai/gpt-oss-20b", "gpt_oss"),
         ("google/gemma-3-27b-it", "gemma3"),
+        ("google/gemma-3-1b-it", "gemma3"),
+        ("Qwen/Qwen2.5-VL-72B-Instruct", "qwen2_5_vl"),
+        ("meta-llama/Llama-3.2-11B-Vision-Instruct", "mllama"),
+        ("meta-llama/Llama-4-Scout-17B-16E-Instruct", "llama4"),
+        # A name proves nothing, however much it resembles one that is known.
+        ("trainyard/tiny-llama", None),
+        ("acme/Llama-3.3-70B-Instruct", None),
         ("acme/assistant", None),
+        *((f"acme/Qwen3-32B-{word}", None) for word in ("VL", "Omni", "Next", "GGUF", "AWQ", "GPTQ", "Guard")),
+        ("Qwen/Qwen3-Embedding-8B", None),
     ],
 )
-def test_the_architecture_is_read_off_the_models_name(repo, model_type):
+def test_the_architecture_is_that_of_an_exact_repository_or_of_config_json(repo, model_type):
     model = {"repo": repo, "revision": "0" * 40}
-    assert model_type_of(deployment_of(LLAMA, model=model)) == model_type
+    deployment = deployment_of(LLAMA, model=model)
+    assert model_type_of(deployment) == model_type
+    for said, compiled in (("qwen2", "qwen2"), ("gemma3_text", "gemma3"), ("qwen2_5_vl", "qwen2_5_vl")):
+        assert model_type_of(replace(deployment, model_config={"model_type": said})) == compiled
+
+
+def test_what_is_said_against_config_json_is_refused():
+    row = find_release("2.27.0")
+    acme = deployment_of(LLAMA, model={"repo": "acme/x", "revision": "0" * 40}, neuron_config={"model_type": "llama"})
+    assert argument_problems(acme, row, WHERE) == []
+    assert argument_problems(replace(acme, model_config={"model_type": "llama"}), row, WHERE) == []
+    # Mistral's program is Llama's.
+    assert argument_problems(replace(acme, model_config={"model_type": "mistral"}), row, WHERE) == []
+    (problem,) = argument_problems(replace(acme, model_config={"model_type": "qwen2"}), row, WHERE)
+    assert (problem.variable, problem.rule) == (
+        WHERE + ".neuron_config.model_type",
+        "config.json of acme/x says model_type qwen2",
+    )
+
+
+def test_a_plan_without_an_architecture_says_which_file_would_settle_it():
+    awq = deployment_of(LLAMA, model={"repo": "Qwen/Qwen3-32B-AWQ", "revision": "0" * 40})
+    (problem,) = argument_problems(awq, find_release("2.27.0"), WHERE)
+    assert "awq in it speaks against a plain model" in problem.rule
+    assert f"give Qwen/Qwen3-32B-AWQ/{'0' * 40}/config.json" in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("quantization", "native", "nxdi", "nxdi_quantized"),
+    [
+        ({"quant_method": "awq", "bits": 4}, False, False, False),
+        ({"quant_method": "gptq"}, False, False, False),
+        ({"quant_method": "bitsandbytes"}, False, False, False),
+        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {}}}, False, False, False),
+        ({"quant_method": "compressed-tensors", "format": "float-quantized"}, False, False, False),
+        ({"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8}}, True, False, False),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}, False, False, False),
+        ({"quant_method": "fp8", "activation_scheme": "static"}, True, False, True),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, True, False, False),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, False, False, False),
+        ({}, True, True, True),
+    ],
+)
+def test_a_checkpoint_that_the_engine_cannot_read_is_refused(quantization, native, nxdi, nxdi_quantized):
+    config = {"model_type": "llama", "quantization_config": quantization}
+    deployment = replace(deployment_of(LLAMA, neuron_config={}), model_config=config)
+
+    def reads(deployment, release):
+        return argument_problems(deployment, find_release(release), WHERE) == []
+
+    assert reads(deployment, "2.32.0") == native
+    assert reads(replace(deployment, engine_args={"hf-overrides": {"quantization_config": {}}}), "2.32.0")
+    assert reads(deployment, "2.27.0") == nxdi
+    asked = replace(deployment, neuron_config={"quantized": True, "quantized_checkpoints_path": "/data/q"})
+    assert reads(asked, "2.27.0") == nxdi_quantized
 
 
 def test_an_architecture_may_be_said_and_is_not_passed_to_the_engine():
@@ -429,7 +490,7 @@ NCONF = ".neuron_config."
 BAD = [
     # name, release, generation, changes, variable, rule, fix
     ("unknown architecture", "2.23.0", None, {"model": {"repo": "a/b", "revision": "0" * 40}}, ".model.repo",
-     "does not tell the model's architecture", "set neuron_config.model_type to one of dbrx, llama, mixtral"),
+     "the compiler needs the architecture", "set neuron_config.model_type to one of dbrx, llama, mixtral"),
     ("architecture that comes later", "2.23.0", None, {"model": {"repo": "Qwen/Qwen3-8B", "revision": "0" * 40}},
      ".model.repo", "inference_demo of NxDI 0.3.5591 does not compile qwen3", "with NxDI 0.5 or later"),
     ("misspelt architecture", "2.23.0", None, {"neuron_config": {"model_type": "lama"}}, NCONF + "model_type",
