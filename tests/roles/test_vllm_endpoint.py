@@ -42,7 +42,7 @@ def tree(root: Path, row: dict[str, Any], **variables: Any) -> Path:
     (drop_in / "replica.conf").write_text(render("vllm_endpoint", "replica.conf.j2", item=row, **given))
     for unit in ("trainyard-probe.service", "trainyard-fence.service"):
         (units / unit).write_text(render("vllm_endpoint", f"{unit}.j2", **given))
-    for name in ("usr/local/lib/trainyard/replica", "usr/sbin/nft"):
+    for name in ("usr/local/lib/trainyard/replica", "usr/sbin/nft", "usr/bin/setpriv"):
         program = root / name
         program.parent.mkdir(parents=True)
         program.write_text("#!/bin/sh\n")
@@ -140,6 +140,17 @@ def is_as_it_was(name: str, text: str) -> None:
 def test_the_units_of_all_replicas_are_as_they_were(unit: str) -> None:
     rows = planned(*GOLDEN_CASES["llama-3-3-70b"])
     is_as_it_was(unit, render("vllm_endpoint", f"{unit}.j2", vllm_endpoint_replicas=rows))
+
+
+def test_the_render_of_a_recipe_with_a_key_is_as_it_was() -> None:
+    rows = planned(*GOLDEN_CASES["llama-3-3-70b"])
+    parts = []
+    for template in ("replica.conf.j2", "replica.env.j2", "replica.json.j2"):
+        given = {"vllm_endpoint_api_key": "sk-golden", "host_release": "0123456789ab"}
+        text = render("vllm_endpoint", template, vllm_endpoint_replicas=rows, item=rows[0], **given)
+        parts.append(f"----- {rows[0]['name']} {template}\n{text}")
+    assert "sk-golden" not in "".join(parts)
+    is_as_it_was("llama-3-3-70b-with-key", "\n".join(parts))
 
 
 @pytest.mark.parametrize("case", GOLDEN_CASES)
@@ -240,3 +251,105 @@ def test_the_role_brings_every_file_of_its_program(role: str, package: str) -> N
     listed = yaml.safe_load((ROOT / "roles" / role / "vars/main.yml").read_text())[f"__{role}_programs"]
     source = ROOT / "collections/ansible_collections/trainyard/neuron/plugins/module_utils" / package
     assert [entry["name"] for entry in listed] == sorted(path.name for path in source.glob("*.py"))
+
+
+def unit_templates() -> list[Path]:
+    """Every template of the roles that is a unit or a drop-in of one."""
+    return sorted(path for path in (ROOT / "roles").glob("*/templates/*.j2") if "[Service]" in path.read_text())
+
+
+@pytest.mark.parametrize("path", unit_templates(), ids=lambda path: path.name)
+def test_no_step_of_a_unit_stays_root_past_its_user(path: Path) -> None:
+    """`+` and `!` run a step as root whoever the unit is: such a step gives everything up before it reads anything."""
+    text = path.read_text().replace("\\\n", " ")
+    steps = re.findall(r"^Exec\w+=([-@:+!|]*)(\S+)(.*)", text, re.MULTILINE)
+    for marks, program, arguments in steps:
+        if set(marks) & set("+!"):
+            assert program == "/usr/bin/setpriv", f"{program} runs as root"
+            given = arguments.split()
+            assert {"--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"} <= set(given)
+            assert any(word.startswith("--reuid=") for word in given)
+            assert any(word.startswith("--regid=") for word in given)
+            assert any(word.startswith("--groups=") for word in given)
+
+
+def directives(text: str) -> dict[str, list[str]]:
+    """A unit's lines by their name, as systemd adds them up: an empty value begins anew."""
+    found: dict[str, list[str]] = {}
+    for line in text.replace("\\\n", " ").splitlines():
+        name, sign, value = line.partition("=")
+        if sign and not line.startswith(("#", ";")):
+            found[name] = [*found.get(name, []), value] if value else []
+    return found
+
+
+def test_a_server_may_do_nothing_but_serve() -> None:
+    lines = directives(render("vllm_endpoint", "vllm@.service.j2"))
+    assert (lines["User"], lines["Group"]) == (["vllm"], ["vllm"])
+    given_up = """
+        NoNewPrivileges ProtectHome PrivateTmp ProtectClock ProtectControlGroups ProtectHostname ProtectKernelLogs
+        ProtectKernelModules ProtectKernelTunables LockPersonality RestrictNamespaces RestrictSUIDSGID RemoveIPC
+    """
+    for name in re.findall(r"\w+", given_up):
+        assert lines[name] == ["yes"], name
+    assert (lines["CapabilityBoundingSet"], lines["AmbientCapabilities"]) == ([], [])
+    assert lines["ProtectSystem"] == ["strict"]
+    assert "ReadWritePaths" not in lines
+    assert lines["SystemCallFilter"] == ["@system-service"]
+    assert (lines["DevicePolicy"], lines["DeviceAllow"]) == (["closed"], ["char-neuron rw"])
+    # Its journal is read beside it, not by it.
+    assert "SupplementaryGroups" not in lines
+    assert lines["RuntimeDirectoryMode"] == lines["StateDirectoryMode"] == ["0750"]
+
+
+@pytest.mark.parametrize("runtime", ["venv", "container"])
+def test_the_probe_may_look_and_end_and_nothing_else(runtime: str) -> None:
+    rows = [replica(0, runtime=runtime)]
+    lines = directives(render("vllm_endpoint", "trainyard-probe.service.j2", vllm_endpoint_replicas=rows))
+    assert lines["User"] == ["root" if runtime == "container" else "vllm"]
+    wanted = ["CAP_KILL CAP_DAC_READ_SEARCH CAP_SYS_PTRACE"] if runtime == "container" else []
+    assert lines["CapabilityBoundingSet"] == wanted
+    assert lines["NoNewPrivileges"] == ["yes"]
+    assert "ReadWritePaths" not in lines, "it writes in its own run-time directory alone"
+
+
+def test_a_key_reaches_a_replica_as_a_credential_of_roots_and_no_other_way() -> None:
+    key = "sk-pl4nted"
+    rows = [replica(0)]
+    given = {"vllm_endpoint_replicas": rows, "vllm_endpoint_api_key": key, "item": rows[0]}
+    release = render_text("{{ __vllm_endpoint_release }}", **given)
+    drop_in = directives(render("vllm_endpoint", "replica.conf.j2", **given, host_release=release))
+    assert drop_in["LoadCredential"] == [f"api-key:/etc/vllm/releases/{release}/api-key"]
+    assert "LoadCredential" not in directives(render("vllm_endpoint", "replica.conf.j2", item=rows[0]))
+    for template in ("replica.json.j2", "replica.env.j2", "replica.conf.j2", "vllm@.service.j2"):
+        assert key not in render("vllm_endpoint", template, **given, host_release=release)
+    assert json.loads(render("vllm_endpoint", "replica.json.j2", **given))["needs_key"] is True
+    assert json.loads(render("vllm_endpoint", "replica.json.j2", item=rows[0]))["needs_key"] is False
+
+
+def file_items() -> list[dict[str, Any]]:
+    """What the role lays out."""
+    tasks = yaml.safe_load((ROOT / "roles/vllm_endpoint/tasks/present.yml").read_text())
+    return [item for task in tasks for item in task.get("trainyard.neuron.file_tree", {}).get("items", [])]
+
+
+def test_the_file_of_the_key_is_for_root_alone_and_shown_to_nobody() -> None:
+    (item,) = [item for item in file_items() if "api_key" in str(item.get("content", ""))]
+    assert (item["mode"], item["sensitive"], item.get("owner"), item.get("group")) == ("0400", True, None, None)
+    assert [other["path"] for other in file_items() if other.get("sensitive")] == [item["path"]]
+
+
+def test_what_a_replica_is_made_of_cannot_be_written_by_its_user() -> None:
+    """Its files are root's, the group may read two kinds, and nothing that root runs lies where the user writes."""
+    for item in file_items():
+        mode = int(str(item.get("mode", "0644")), 8)
+        assert "owner" not in item, "the task's owner is root"
+        assert not mode & 0o022, item["path"]
+        assert str(item["path"]).startswith(("/usr/local/lib/trainyard", "/etc/vllm", "/etc/systemd/system"))
+
+
+def test_a_container_replica_is_roots_and_its_neighbours_may_count_it() -> None:
+    row = replica(0, runtime="container")
+    lines = directives(render("vllm_endpoint", "replica.conf.j2", item=row, vllm_endpoint_replicas=[row]))
+    assert lines["User"] == ["root"]
+    assert lines["RuntimeDirectoryMode"] == ["0755"]

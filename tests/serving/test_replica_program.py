@@ -289,13 +289,16 @@ def starting(host: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]
         yield server
 
 
-def test_the_server_ended_by_the_probe_is_explained(host: Path) -> None:
+def test_the_server_ended_by_the_probe_is_explained(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with starting(host) as server:
         wanted = replica(host, free_port())
         watch.Watcher(wanted, Limits(), lambda _line: None).log_line(recompiling(wanted), START)
         assert server.wait(5) == -9
-    text = cli.explain(replica(host, 1))
+    monkeypatch.setenv("INVOCATION_ID", START)
+    text = cli.explain("tiny-llama-0")
     assert text.startswith("ended by the standing probe: it began to compile instead of loading")
+    monkeypatch.setenv("INVOCATION_ID", "the next start")
+    assert cli.explain("tiny-llama-0") == ""
 
 
 def test_a_server_that_answers_is_not_ended_by_anything_that_it_logs(host: Path) -> None:
@@ -420,7 +423,7 @@ def test_a_server_without_its_engine_is_ended_at_once_and_not_after_its_own_watc
             assert server.wait(0.5) == -9
             until(lambda: not watcher.verdict.up)
     assert any(f"its engine, process {engine.pid}, ended" in line for line in lines), lines
-    assert cli.explain(replica(host, 1)).startswith("ended by the standing probe: its engine, process")
+    assert cli.explain("tiny-llama-0").startswith("ended by the standing probe: its engine, process")
 
 
 def test_a_server_that_was_asked_to_stop_may_outlive_its_engine(host: Path) -> None:
@@ -512,7 +515,12 @@ def test_a_container_gets_its_slice_and_no_secret_in_its_command_line(
         container_engine=engine,
         container_cpus="0-3",
         argv=("vllm", "serve", "/w"),
-        environment={"NEURON_RT_VISIBLE_CORES": "16-23", "UNSET": "x"},
+        environment={
+            "NEURON_RT_VISIBLE_CORES": "16-23",
+            "UNSET": "x",
+            "PROMETHEUS_MULTIPROC_DIR": f"{host}/run/tiny-llama-0/metrics",
+            "BASE_COMPILE_WORK_DIR": f"{host}/run/tiny-llama-0/../../etc",
+        },
     )
     command = container.command(
         seen, container.passed_variables(seen, {"NEURON_RT_VISIBLE_CORES": "16-23", "VLLM_API_KEY": "s3cret"})
@@ -527,5 +535,162 @@ def test_a_container_gets_its_slice_and_no_secret_in_its_command_line(
     assert "s3cret" not in text
     assert "UNSET" not in text
     assert f"{host}/artifact:{host}/artifact:ro" in text
+    # Its own directories and no other: what root acts upon lies beside them.
+    assert f"{host}/run/tiny-llama-0/metrics:{host}/run/tiny-llama-0/metrics:rw" in text
+    assert f"{host}/run/tiny-llama-0:" not in text
+    assert text.count(":rw") == 1
     assert ("--cpuset-cpus 0-3" in text) is (engine == "docker")
     assert ("--cgroups split" in text) is (engine == "podman")
+
+
+SECRET = "root-only-pl4nted"
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A file that a server has no business with."""
+    path = tmp_path / "secret"
+    path.write_text(SECRET + "\n")
+    return path
+
+
+def plant(path: Path, kind: str, secret: Path) -> None:
+    """Put something else in the place of a file of state, as a server can in its directory."""
+    path.unlink(missing_ok=True)
+    if kind == "link":
+        path.symlink_to(secret)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "large":
+        path.write_text(SECRET * 100_000)
+    elif kind == "cut":
+        path.write_text('{"release": "0123')
+    elif kind == "NUL":
+        path.write_bytes(b"\x00\xff" * 10)
+    elif kind == "a list":
+        path.write_text("[[1]]")
+    else:
+        path.write_text(json.dumps({"version": 9, "engines": {"a": 1}, "ttft_ms": "x", "reason": ["x"], "pid": 1}))
+
+
+PLANTED = ["link", "pipe", "directory", "large", "cut", "NUL", "a list", "another version"]
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+@pytest.mark.parametrize("name", ["pid", "gate.json", "replica.json", "ended", "stopping", "loading"])
+def test_what_a_server_leaves_in_its_directory_is_neither_followed_nor_believed(
+    host: Path, secret: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "STATE", host)
+    monkeypatch.setattr(cli, "POLL_S", 0.01)
+    wanted = replica(host, free_port(), loads_at_once=1)
+    (host / "run/tiny-llama-0/gate.json").write_text('{"engines": [], "ttft_ms": 5.0, "release": "0123456789ab"}')
+    plant(host / "run/tiny-llama-0" / name, kind, secret)
+    watcher = watch.Watcher(wanted, Limits(), lambda _line: None)
+    watcher.tick(time.monotonic())
+    watcher.end("a test")
+    said = [cli.explain("tiny-llama-0"), *cli.status(["tiny-llama-0"]), (host / "state/tiny-llama-0.json").read_text()]
+    assert not any(SECRET in line for line in said), said
+    assert settings.load_started("tiny-llama-0").neuron_ls == str(host / "neuron-ls")
+    if kind != "directory":
+        cli.check(wanted)
+        turns.take(wanted, lambda _line: None)
+        with pytest.raises(ServingError, match="No such file"):
+            cli.launch(dataclasses.replace(wanted, argv=("/nowhere",)), {})
+        assert json.loads((host / "run/tiny-llama-0/replica.json").read_text())["name"] == "tiny-llama-0"
+    assert secret.read_text() == SECRET + "\n", "it was written through"
+
+
+@pytest.mark.parametrize("name", ["tiny-llama-0.ended", "tiny-llama-0.json"])
+def test_what_somebody_leaves_in_the_probes_directory_is_not_told(host: Path, secret: Path, name: str) -> None:
+    (host / "state" / name).symlink_to(secret)
+    assert cli.explain("tiny-llama-0") == ""
+    assert watch.read_state("tiny-llama-0") == {}
+    watch.Watcher(replica(host, 1), Limits(), lambda _line: None).tick(1.0)
+    assert secret.read_text() == SECRET + "\n"
+
+
+def test_a_broken_file_is_named_with_what_is_lost_and_the_way_out(host: Path) -> None:
+    replica(host, free_port())
+    (host / "etc/other-0.json").write_bytes(b"\x00{")
+    (host / "run/tiny-llama-0/gate.json").write_text("{")
+    (host / "state/tiny-llama-0.json").write_text("[]")
+    other, mine = cli.status(["other-0", "tiny-llama-0"])
+    assert f"{host}/etc/other-0.json is not usable" in other and "run the serve playbook" in other
+    assert f"what the probe saw is not known, {host}/state/tiny-llama-0.json is broken" in mine
+    assert f"{host}/run/tiny-llama-0/gate.json is broken" in mine and "systemctl restart vllm@tiny-llama-0" in mine
+
+
+def test_one_broken_file_costs_no_other_replica_its_watch(host: Path) -> None:
+    lines: list[str] = []
+    replica(host, free_port())
+    (host / "etc/other-0.json").write_text("{")
+    follower = watch.Host(lines.append)
+    for _ in range(3):
+        follower.refresh()
+    first = follower.watchers["tiny-llama-0"]
+    assert first.is_alive() and "other-0" not in follower.watchers
+    assert [line for line in lines if "other-0 is not watched" in line] == lines[:1] == lines
+    (host / "etc/tiny-llama-0.json").write_text("{")
+    follower.refresh()
+    assert follower.watchers["tiny-llama-0"] is first, "it serves on, with what it was started with"
+    first.stop()
+
+
+def test_a_watch_outlives_what_a_server_can_answer(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert watch.counters("vllm:num_requests_running +Inf\nvllm:num_requests_waiting -3\n")[0] == int(
+        watch.MOST_REQUESTS
+    )
+    lines: list[str] = []
+    own = {"TRAINYARD_REPLICA": "tiny-llama-0"}
+    with running() as stub, process(**own) as server, watched(host, stub.port, lines) as watcher:
+        gated(host, server)
+        until(lambda: watcher.verdict.up)
+        monkeypatch.setattr(watch, "counters", lambda _text: 1 / 0)
+        monkeypatch.setattr(watch.probe.Client, "text", lambda _self, _path: "")
+        until(lambda: "cannot judge it" in watcher.verdict.reason)
+        assert watcher.agent_line().startswith(b"down #the probe cannot judge it")
+        assert watcher.is_alive()
+
+
+def test_a_stop_runs_the_programs_of_the_release_and_not_those_of_the_record(host: Path) -> None:
+    replica(host, 1)
+    row = json.loads((host / "etc/tiny-llama-0.json").read_text())
+    program = host / "planted"
+    program.write_text(f"#!/bin/sh\ntouch {host}/ran\n")
+    program.chmod(0o755)
+    record = row | {"container_engine": str(program), "neuron_ls": str(program), "cores": "32-35"}
+    (host / "run/tiny-llama-0/replica.json").write_text(json.dumps(record))
+    started = settings.load_started("tiny-llama-0")
+    assert (started.cores, started.container_engine, started.neuron_ls) == ("32-35", "podman", str(host / "neuron-ls"))
+    cli.settle(started)
+    assert not (host / "ran").exists()
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
+SOMEBODY = 65534
+
+
+@as_root
+@pytest.mark.parametrize("owner", ["the directory's", "the file's"])
+def test_root_takes_no_record_that_another_user_could_write(host: Path, owner: str) -> None:
+    replica(host, 1)
+    folder = host / "run/tiny-llama-0"
+    record = json.loads((host / "etc/tiny-llama-0.json").read_text()) | {"cores": "32-35"}
+    (folder / "replica.json").write_text(json.dumps(record))
+    assert settings.load_started("tiny-llama-0").cores == "32-35"
+    os.chown(folder if owner == "the directory's" else folder / "replica.json", SOMEBODY, SOMEBODY)
+    assert settings.load_started("tiny-llama-0").cores == "0-31"
+
+
+@as_root
+def test_root_writes_nothing_in_a_directory_of_another_user(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    replica(host, free_port())
+    folder = host / "run/tiny-llama-0"
+    os.chown(folder, SOMEBODY, SOMEBODY)
+    assert cli.main(["check", "tiny-llama-0"]) == 1
+    said = capsys.readouterr().err
+    assert "belongs to user 65534" in said and str(folder) in said
+    assert list(folder.iterdir()) == []

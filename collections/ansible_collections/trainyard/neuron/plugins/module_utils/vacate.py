@@ -13,6 +13,7 @@ from typing import Any, List, Mapping
 from ansible_collections.trainyard.neuron.plugins.module_utils import units
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import metrics
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.host import Host, unit_of
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import trusted
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.settings import LEAVING
 
 POLL_S = 0.5
@@ -43,8 +44,8 @@ def vacate(
         units.UnitError: a unit could not be stopped.
     """
     names = [name for name in host.releases.names() if unit_of(name) in running]
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.write_text(why + "\n", encoding="utf-8")
+    mark.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    trusted.write_text(mark, why + "\n", 0o644)
     began = host.clock()
     left = _in_flight(host, names)
     while left or host.clock() - began < NOTICE_S:

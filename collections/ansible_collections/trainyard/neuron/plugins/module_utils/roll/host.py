@@ -22,6 +22,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.releases imp
     Releases,
     core_range,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import trusted
 
 METRICS_TIMEOUT_S = 5.0
 POLL_S = 0.25
@@ -104,12 +105,25 @@ def _load_seconds(host: Host, names: Sequence[str]) -> Dict[str, float]:
     return found
 
 
+#: What a gate writes down of a start, and as what; its file is the server's to write, so nothing else is taken over.
+GATE_RECORD: Dict[str, Any] = {
+    "release": str,
+    "at": (int, float),
+    "tokens": int,
+    "ttft_ms": (int, float),
+    "per_token_ms": (int, float),
+    "text": str,
+}
+
+
 def _gate_record(host: Host, name: str) -> Dict[str, Any]:
     try:
-        raw = json.loads((host.releases.runtime / name / "gate.json").read_text(encoding="utf-8"))
+        raw = json.loads(trusted.read_text(host.releases.runtime / name / "gate.json"))
     except (OSError, ValueError):
         return {}
-    return raw if isinstance(raw, dict) else {}
+    if not isinstance(raw, dict):
+        return {}
+    return {key: raw[key] for key, kind in GATE_RECORD.items() if isinstance(raw.get(key), kind)}
 
 
 @dataclass(frozen=True)

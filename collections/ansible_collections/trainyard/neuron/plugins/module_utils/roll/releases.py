@@ -14,6 +14,9 @@ import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import trusted
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.settings import STARTED
+
 ROOT = Path("/etc/vllm")
 RUNTIME = Path("/run/vllm")
 FILES = (".json", ".env", ".conf")
@@ -78,8 +81,17 @@ class Releases:
         return {}
 
     def started(self, name: str) -> Dict[str, Any]:
-        """The plan's entry that the running process was started with."""
-        return release_of(self.runtime / name / "replica.json")
+        """The plan's entry that the running process was started with.
+
+        Its record is the server's to write. It says which release that was; the entry is root's, of that release.
+        """
+        try:
+            record = json.loads(trusted.read_text(self.runtime / name / STARTED, trusted.CONFIGURATION_LIMIT))
+            wanted = str(record["release"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        found = [self.current(name)] + [release_of(path) for path in self.root.glob("releases/*/" + name + ".json")]
+        return next((entry for entry in found if entry.get("release") == wanted), {})
 
     def staged(self, name: str) -> Dict[str, Path]:
         """Complete releases of a replica and their directories; the one that was written last wins."""

@@ -18,12 +18,11 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, FrozenSet, List, Optional, Sequence
 
-from . import agreement, container, engines, phases, probe, settings, slices, turns, watch
-from .settings import Replica, ServingError
+from . import agreement, container, engines, phases, probe, settings, slices, trusted, turns, watch
+from .settings import SCRATCH_VARIABLES, Replica, ServingError
 
 POLL_S = 0.5
 PROBE_TIMEOUT_S = 5.0
-SCRATCH_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "BASE_COMPILE_WORK_DIR")
 # The server must not report its own readiness in the gate's place.
 KEPT_FROM_SERVER = ("NOTIFY_SOCKET",)
 
@@ -65,7 +64,7 @@ def check(replica: Replica) -> None:
     if replica.scratch.is_dir():
         # What was started is settled by its own configuration, even when the next release is on disk by then.
         text = (settings.CONFIGURATION / (replica.name + ".json")).read_text(encoding="utf-8")
-        (replica.scratch / "replica.json").write_text(text, encoding="utf-8")
+        trusted.write_text(replica.scratch / settings.STARTED, text)
 
 
 def _check_port(replica: Replica) -> None:
@@ -98,7 +97,7 @@ def launch(replica: Replica, environment: Dict[str, str]) -> None:
             path.mkdir(parents=True, exist_ok=True)
     if replica.scratch.is_dir():
         # The server has this process id too: it takes this process's place.
-        (replica.scratch / "pid").write_text("{0}\n".format(os.getpid()), encoding="ascii")
+        trusted.write_text(replica.scratch / "pid", "{0}\n".format(os.getpid()))
     key = settings.api_key(replica, environment)
     if key:
         environment["VLLM_API_KEY"] = key
@@ -182,9 +181,7 @@ def _record(replica: Replica, result: probe.Completion, pids: FrozenSet[int]) ->
         "text": result.text,
         "engines": sorted(pids),
     }
-    staged = replica.scratch / "gate.json.new"
-    staged.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    staged.replace(replica.scratch / "gate.json")
+    trusted.write_text(replica.scratch / "gate.json", json.dumps(row) + "\n")
 
 
 def _alive(pid: int) -> bool:
@@ -214,12 +211,15 @@ def settle(replica: Replica) -> None:
         )
 
 
-def explain(replica: Replica) -> str:
-    """What ended a server, in words: the probe, or an error that its log shows. Empty if nothing is known."""
-    ended = replica.scratch / "ended"
-    found = ["ended by the standing probe: " + ended.read_text(encoding="utf-8").strip()] if ended.is_file() else []
-    served = (replica.scratch / "gate.json").exists()
-    diagnosis = phases.diagnose(watch.last_words("vllm@{0}.service".format(replica.name)), served)
+def explain(name: str) -> str:
+    """What ended a server, in words: the probe, or an error that its log shows. Empty if nothing is known.
+
+    It reads what the servers of the host may have written, and the journal: as their user, never as root.
+    """
+    reason = watch.ended_by_probe(name, os.environ.get("INVOCATION_ID", ""))
+    found = ["ended by the standing probe: " + reason] if reason else []
+    served = trusted.there(settings.RUNTIME / name / "gate.json")
+    diagnosis = phases.diagnose(watch.last_words("vllm@{0}.service".format(name)), served)
     return "; ".join(found + ([str(diagnosis)] if diagnosis else []))
 
 
@@ -242,22 +242,45 @@ def notifier() -> Callable[[str], None]:
 
 
 def status(names: Sequence[str]) -> List[str]:
-    """One line for each replica: its address, whether it answers, and what the gate saw."""
+    """One line for each replica: its address, whether it answers, and what the gate saw; or which file is broken."""
     lines = []
     for name in names:
-        replica = settings.load(name)
+        try:
+            replica = settings.load(name)
+        except ServingError as error:
+            lines.append("{0}  cannot be started again: {1}".format(name, error))
+            continue
         health = probe.Client(replica.url, timeout_s=2.0).status("/health")
-        seen = replica.scratch / "gate.json"
-        gated = "not gated"
-        if seen.is_file():
-            row = json.loads(seen.read_text(encoding="utf-8"))
-            gated = "gated, first token after {0} ms".format(row["ttft_ms"])
-        answer = "answers {0}".format(health) if health else "no answer"
-        seen_by_probe = watch.read_state(name)
-        if seen_by_probe and not seen_by_probe["up"]:
-            answer += " (out of rotation: {0}; {1})".format(seen_by_probe["reason"], seen_by_probe["progress"])
-        lines.append("{0}  {1}  cores {2}  {3}  {4}".format(name, replica.url, replica.cores, answer, gated))
+        words = "answers {0}".format(health) if health else "no answer"
+        words += _seen_by_probe(name)
+        row = "{0}  {1}  cores {2}  {3}  {4}"
+        lines.append(row.format(name, replica.url, replica.cores, words, _seen_by_gate(replica)))
     return lines
+
+
+def _seen_by_gate(replica: Replica) -> str:
+    path = replica.scratch / "gate.json"
+    try:
+        row = json.loads(trusted.read_text(path))
+        return "gated, first token after {0:g} ms".format(float(row["ttft_ms"]))
+    except FileNotFoundError:
+        return "not gated"
+    except PermissionError as error:
+        return "gate not known ({0}: {1}); ask as root".format(path, error.strerror)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        # The server goes on; what is lost is its engines' process ids.
+        lost = "gated, but {0} is broken ({1}): an engine that dies is noticed late; `systemctl restart vllm@{2}`"
+        return lost.format(path, settings.words(error), replica.name)
+
+
+def _seen_by_probe(name: str) -> str:
+    try:
+        seen = watch.state(name)
+    except ServingError as error:
+        return " ({0})".format(error)
+    if not seen or seen.get("up"):
+        return ""
+    return " (out of rotation: {0}; {1})".format(seen.get("reason", "no reason given"), seen.get("progress", ""))
 
 
 def say(text: str) -> None:
@@ -299,7 +322,7 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.verb == "settle":
         settle(settings.load_started(arguments.name))
     elif arguments.verb == "explain":
-        text = explain(settings.load_started(arguments.name))
+        text = explain(arguments.name)
         if text:
             say("trainyard: " + text)
             notifier()(text)
@@ -315,5 +338,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         sys.stderr.write("trainyard: {0}\n".format(error))
         # Stays in `systemctl status` when systemd has given up, below its own last lines.
         notifier()(str(error))
+        return 1
+    except OSError as error:
+        # A full /run, a directory that is gone or not ours: what was to be done was not done.
+        said = "{0}: {1}".format(error.filename or "the system", error.strerror or error)
+        sys.stderr.write("trainyard: {0} stopped: {1}\n".format(" ".join(argv or sys.argv[1:]), said))
+        notifier()(said)
         return 1
     return 0

@@ -4,17 +4,19 @@
 The container gets every device, since the core numbers of the plan are the host's and the runtime counts the devices
 that it sees; that a replica keeps to its slice is the runtime's doing, as on the host. It gets the weights and the
 artifact read-only, and the host's network, since the plan gave it a port. `oci.py` says what is corrected of the image.
+Of the run-time directory it gets what a server itself writes and nothing else: the rest is root's, who acts upon it.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 from typing import List, Mapping, Sequence, Tuple
 
 from . import oci
-from .settings import Replica, ServingError
+from .settings import SCRATCH_VARIABLES, Replica, ServingError
 
 COMMAND_TIMEOUT_S = 60
 DEVICES = Path("/dev")
@@ -46,10 +48,16 @@ def command(replica: Replica, passed: Sequence[str]) -> Tuple[str, ...]:
     for device in devices():
         options += ["--device", device]
     read = ((replica.weights_path, "ro"), (replica.artifact_path, _artifact_mode(replica)))
-    volumes = [(path, mode) for path, mode in read if path] + [(str(replica.scratch), "rw")]
+    volumes = [(path, mode) for path, mode in read if path] + [(path, "rw") for path in _written(replica)]
     return oci.command(
         replica.container_engine, name_of(replica), replica.image, replica.argv, volumes, passed, options
     )
+
+
+def _written(replica: Replica) -> List[str]:
+    """Directories of the replica's own that its server writes in."""
+    named = [replica.environment.get(variable, "") for variable in SCRATCH_VARIABLES]
+    return [path for path in named if replica.scratch in Path(os.path.normpath(path)).parents]
 
 
 def _artifact_mode(replica: Replica) -> str:

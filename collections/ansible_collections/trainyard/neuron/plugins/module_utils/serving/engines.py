@@ -14,8 +14,11 @@ import select
 import threading
 from typing import Dict, FrozenSet, List, Optional, Tuple
 
-from . import slices
+from . import slices, trusted
 from .settings import Replica
+
+MOST_ENGINES = 1024
+"""Processes that are followed for one replica; the native plugin has one a core."""
 
 
 def holding(replica: Replica) -> FrozenSet[int]:
@@ -26,6 +29,19 @@ def holding(replica: Replica) -> FrozenSet[int]:
     """
     devices = slices.read_devices(replica.neuron_ls)
     return frozenset(holder.pid for holder in slices.holders(devices, slices.parse_cores(replica.cores)))
+
+
+def _pids_of(text: str) -> List[int]:
+    """Process ids in a gate's record.
+
+    Raises:
+        ValueError: it is no such record.
+    """
+    row = json.loads(text)
+    named = row.get("engines", []) if isinstance(row, dict) else None
+    if not isinstance(named, list):
+        raise ValueError("no record of a gate")
+    return [pid for pid in named[:MOST_ENGINES] if isinstance(pid, int) and pid > 1]
 
 
 class Engines:
@@ -40,11 +56,11 @@ class Engines:
         """Take over the engines of a start that passed its gate; leave alone those already followed."""
         path = replica.scratch / "gate.json"
         try:
-            status = path.stat()
+            status = path.lstat()
             started = (status.st_ino, status.st_mtime_ns)
             if started == self._started:
                 return
-            pids: List[int] = json.loads(path.read_text(encoding="utf-8")).get("engines", [])
+            pids = _pids_of(trusted.read_text(path))
         except (OSError, ValueError):
             self.close()
             return

@@ -5,19 +5,25 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 from urllib.parse import urlsplit
 
+from . import trusted
 from .judge import Limits
 
-LEAVING = Path("/run/trainyard-probe/leaving")
-"""While this file is there, the host is on its way out of service: its text is the reason that routers are told."""
+LEAVING = Path("/run/trainyard-host/leaving")
+"""While this file is there, the host is on its way out of service: its text is the reason that routers are told. Root
+writes it, so its directory is root's alone."""
 CONFIGURATION = Path("/etc/vllm/current")
 RUNTIME = Path("/run/vllm")
 STATE = Path("/var/lib/vllm")
 CREDENTIAL = "api-key"
+SCRATCH_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "BASE_COMPILE_WORK_DIR")
+"""Variables that name directories of a replica's own, which a start makes anew."""
+STARTED = "replica.json"
+"""The configuration that a replica was started with, in its run-time directory."""
 
 
 class ServingError(Exception):
@@ -85,8 +91,12 @@ class Replica:
         return RUNTIME / self.name
 
 
-def parse(text: str) -> Replica:
+def parse(text: str, where: str = "the replica's configuration") -> Replica:
     """A replica from the JSON of its release; keys that are of no use here are left out.
+
+    Args:
+        text: the JSON.
+        where: the file that it is from.
 
     Raises:
         ServingError: not JSON, or a needed key is missing.
@@ -100,28 +110,52 @@ def parse(text: str) -> Replica:
         known["probe"] = Limits(**{key: value for key, value in raw.get("probe", {}).items() if value is not None})
         return Replica(**known)
     except (ValueError, TypeError, KeyError) as error:
-        raise ServingError("the replica's configuration is not usable: {0}".format(error)) from error
+        said = "{0} is not usable: {1}; run the serve playbook for this host"
+        raise ServingError(said.format(where, error)) from error
 
 
 def load(name: str) -> Replica:
     """The replica as it is configured now.
 
     Raises:
-        ServingError: it is not configured on this host.
+        ServingError: it is not configured on this host, or its file is broken.
     """
     path = CONFIGURATION / (name + ".json")
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ServingError("{0}: {1}; run the serve playbook for this host".format(path, error.strerror)) from error
+        # A link of root's in a directory of root's, to a file of root's.
+        with path.open("rb") as file:
+            text = file.read(trusted.CONFIGURATION_LIMIT).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServingError("{0}: {1}; run the serve playbook for this host".format(path, words(error))) from error
+    return parse(text, str(path))
 
 
 def load_started(name: str) -> Replica:
-    """The replica as it was configured when it was started, which a redeploy may have changed since."""
-    path = RUNTIME / name / "replica.json"
-    if path.is_file():
-        return parse(path.read_text(encoding="utf-8"))
-    return load(name)
+    """The replica as it was configured when it was started, which a redeploy may have changed since.
+
+    The programs that are run for it are those of the release on disk, which is root's, wherever it is still there.
+
+    Raises:
+        ServingError: neither the record of the start nor the configuration can be used.
+    """
+    path = RUNTIME / name / STARTED
+    try:
+        started = parse(trusted.read_text(path, trusted.CONFIGURATION_LIMIT), str(path))
+    except (OSError, UnicodeDecodeError, ServingError):
+        # What is left is what a start would use now: the same, unless a release was switched in between.
+        return load(name)
+    try:
+        now = load(name)
+    except ServingError:
+        return started
+    return replace(started, container_engine=now.container_engine, neuron_ls=now.neuron_ls)
+
+
+def words(error: Exception) -> str:
+    """Why a file could not be used, for people."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "it is no text" if isinstance(error, UnicodeDecodeError) else "it is not what was written there"
 
 
 def configured() -> List[str]:

@@ -8,12 +8,12 @@ is killed leaves none. So the limit holds at boot, after a crash and in a roll a
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Callable, Iterator, List, Optional
 
-from . import settings
+from . import settings, trusted
 from .settings import Replica
 
 POLL_S = 1.0
@@ -42,7 +42,7 @@ def take(replica: Replica, notify: Callable[[str], None], sleep: Optional[Callab
         with _alone():
             others = loading(replica.name)
             if len(others) < replica.loads_at_once:
-                (replica.scratch / MARK).touch()
+                trusted.write_text(replica.scratch / MARK, "")
                 return
         notify("waits for its turn to load: {0} first, for want of memory\n{1}".format(", ".join(others), PATIENCE))
         (sleep or time.sleep)(POLL_S)
@@ -58,7 +58,13 @@ def give_back(replica: Replica) -> None:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One replica at a time looks for a place."""
-    with Path(settings.STATE / "loads.lock").open("a", encoding="ascii") as lock:
+    """One replica at a time looks for a place.
+
+    The lock is the directory itself: a file in it could be a link that its user made and root would open.
+    """
+    lock = os.open(settings.STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)

@@ -15,16 +15,19 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
-from . import exposition, phases, probe, settings, slices
+from . import exposition, phases, probe, settings, slices, trusted
 from .engines import Engines
 from .judge import Judge, Limits, Sample, Verdict
 from .settings import Replica, ServingError
 
 TICK_S = 1.0
 METRICS_TIMEOUT_S = 5.0
+#: More requests than this are not told apart; the number is the server's own word, infinity too.
+MOST_REQUESTS = 1e9
 STATE = Path("/run/trainyard-probe")
+ENDED = ".ended"
 
 Say = Callable[[str], None]
 
@@ -34,7 +37,7 @@ def counters(text: str) -> Tuple[int, float]:
     found = exposition.totals(text)
     wanted = found.get(exposition.RUNNING, 0.0) + found.get(exposition.WAITING, 0.0)
     tokens = found.get(exposition.PROMPT_TOKENS, 0.0) + found.get(exposition.GENERATION_TOKENS, 0.0)
-    return int(wanted), tokens
+    return int(min(max(wanted, 0.0), MOST_REQUESTS)), tokens
 
 
 def key_of(pid: int) -> Optional[str]:
@@ -69,13 +72,19 @@ class Watcher(threading.Thread):
         due = time.monotonic() + TICK_S
         while not self.over.is_set():
             dead = self._engines.wait(max(0.0, due - time.monotonic()), self.over)
-            if dead and not self.over.is_set():
-                self._engine_ended(dead)
-            elif not self.over.is_set():
-                now = time.monotonic()
+            if self.over.is_set():
+                break
+            now = time.monotonic()
+            if not dead:
                 # What a look takes is no part of the time to the next one: on a busy host that would add up.
                 due = max(due + TICK_S, now)
-                self.tick(now)
+            try:
+                if dead:
+                    self._engine_ended(dead)
+                else:
+                    self.tick(now)
+            except Exception as error:  # noqa: BLE001 (a watch that ended would leave its last word standing, "up")
+                self._take(Verdict(False, "the probe cannot judge it: {0!r}".format(error)))
         self._engines.close()
 
     def stop(self) -> None:
@@ -136,7 +145,7 @@ class Watcher(threading.Thread):
 
     def _gated(self) -> bool:
         """Whether this start has passed its gate."""
-        return (self.replica.scratch / "gate.json").is_file()
+        return trusted.there(self.replica.scratch / "gate.json")
 
     def _is_of_this_start(self, invocation: str) -> bool:
         pid = self._pid()
@@ -153,12 +162,13 @@ class Watcher(threading.Thread):
             return False
 
     def end(self, reason: str) -> None:
-        """End the server, for systemd to start it again; the reason goes to its journal by way of a file."""
+        """End the server, for systemd to start it again; `explain` takes the reason from a file of the probe's."""
         pid = self._pid()
         if not pid:
             return
         self.say("{0}: ending process {1}: {2}".format(self.replica.name, pid, reason))
-        _write(self.replica.scratch / "ended", reason)
+        invocation = slices.environment_of(pid).get("INVOCATION_ID", "")
+        _write(STATE / (self.replica.name + ENDED), json.dumps({"invocation": invocation, "reason": reason}))
         try:
             os.kill(pid, signal.SIGKILL)
         except OSError as error:
@@ -176,7 +186,7 @@ class Watcher(threading.Thread):
 
     def _stopping(self) -> bool:
         """Whether somebody asked systemd to stop it: its server may then finish what it began, engine or not."""
-        return (self.replica.scratch / "stopping").exists()
+        return trusted.there(self.replica.scratch / "stopping")
 
     def _ask(self) -> str:
         limit_s = self.judge.limits.deadline_s
@@ -190,7 +200,7 @@ class Watcher(threading.Thread):
     def _pid(self) -> int:
         """Process id of the server, 0 if it does not run; a number that another process got since does not count."""
         try:
-            pid = int((self.replica.scratch / "pid").read_text(encoding="ascii"))
+            pid = int(trusted.read_text(self.replica.scratch / "pid"))
         except (OSError, ValueError):
             return 0
         return pid if slices.environment_of(pid).get("TRAINYARD_REPLICA") == self.replica.name else 0
@@ -238,29 +248,63 @@ def _listen(replica: Replica) -> Optional[socket.socket]:
 
 def _write(path: Path, text: str) -> None:
     try:
-        staged = path.with_name(path.name + ".new")
-        staged.write_text(text + "\n", encoding="utf-8")
-        staged.replace(path)
+        # Gates and people read it, whoever the probe runs as.
+        trusted.write_text(path, text + "\n", 0o644)
     except OSError:
-        # The directory goes with the replica, which may stop at any moment.
+        # The directory goes with the probe, which may be stopped at any moment.
         return
 
 
 def read_state(name: str) -> Dict[str, object]:
-    """What the standing probe last said of a replica; empty if it does not run."""
+    """What the standing probe last said of a replica; empty if it does not run, or its file is broken."""
     try:
-        state: Dict[str, object] = json.loads((STATE / (name + ".json")).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return state(name)
+    except ServingError:
         return {}
-    return state
+
+
+def state(name: str) -> Dict[str, object]:
+    """What the standing probe last said of a replica; empty if it said nothing.
+
+    Raises:
+        ServingError: what it wrote is broken.
+    """
+    return _said(STATE / (name + ".json"))
+
+
+def ended_by_probe(name: str, invocation: str) -> str:
+    """Why the standing probe ended a replica in this start; empty if it did not.
+
+    Args:
+        name: the replica.
+        invocation: systemd's id of the start.
+    """
+    try:
+        row = _said(STATE / (name + ENDED))
+    except ServingError:
+        return ""
+    return str(row.get("reason", "")) if row.get("invocation") == invocation else ""
+
+
+def _said(path: Path) -> Dict[str, object]:
+    try:
+        row = json.loads(trusted.read_text(path))
+        if not isinstance(row, dict):
+            raise ValueError("no record of the probe's")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        said = "what the probe saw is not known, {0} is broken ({1}); `systemctl restart trainyard-probe`"
+        raise ServingError(said.format(path, settings.words(error))) from error
+    return row
 
 
 def leaving() -> str:
     """Why this host is on its way out of service; empty if it is not."""
     try:
-        return settings.LEAVING.read_text(encoding="utf-8").strip() or "leaving"
-    except OSError:
-        return ""
+        return trusted.read_text(settings.LEAVING).strip() or "leaving"
+    except (OSError, ValueError):
+        return "leaving" if settings.LEAVING.exists() else ""
 
 
 class Host:
@@ -270,22 +314,50 @@ class Host:
         self.say = say
         self.watchers: Dict[str, Watcher] = {}
         self._links: Dict[str, str] = {}
+        self._problems: Dict[str, str] = {}
 
     def refresh(self) -> None:
-        """Watch what the current release has, with its settings; leaves alone what did not change."""
+        """Watch what the current release has, with its settings; leaves alone what did not change.
+
+        One replica that cannot be watched is told of once and tried again; the others are watched all the same.
+        """
         # Each replica has a link of its own, and a roll moves one at a time.
         links = {name: os.path.realpath(settings.CONFIGURATION / (name + ".json")) for name in settings.configured()}
         if links == self._links:
             return
-        self._links = links
-        wanted = {name: settings.load(name) for name in settings.configured()}
+        problems: Dict[str, str] = {}
+        wanted = self._readable(links, problems)
         for name in list(self.watchers):
             if wanted.get(name) != self.watchers[name].replica:
                 self.watchers.pop(name).stop()
         for name, replica in wanted.items():
             if name not in self.watchers:
-                self.watchers[name] = Watcher(replica, replica.probe, self.say)
-                self.watchers[name].start()
+                self._begin(name, replica, problems)
+        for name, problem in problems.items():
+            if self._problems.get(name) != problem:
+                self.say("{0} is not watched as it should be: {1}".format(name, problem))
+        self._problems = problems
+        self._links = {} if problems else links
+
+    def _readable(self, names: Iterable[str], problems: Dict[str, str]) -> Dict[str, Replica]:
+        wanted: Dict[str, Replica] = {}
+        for name in names:
+            try:
+                wanted[name] = settings.load(name)
+            except ServingError as error:
+                problems[name] = str(error)
+                if name in self.watchers:
+                    # It serves as it was started; its file is what the next start needs.
+                    wanted[name] = self.watchers[name].replica
+        return wanted
+
+    def _begin(self, name: str, replica: Replica, problems: Dict[str, str]) -> None:
+        try:
+            self.watchers[name] = Watcher(replica, replica.probe, self.say)
+        except ServingError as error:
+            problems[name] = str(error)
+        else:
+            self.watchers[name].start()
 
     def follow_journal(self) -> None:
         """Hand every new line of a replica's journal to its watcher, until journalctl ends."""
@@ -322,11 +394,7 @@ def _journal_line(raw: bytes) -> _Entry:
 
 
 def watch(say: Say) -> None:
-    """Watch for ever.
-
-    Raises:
-        ServingError: a port of an agent is taken, or a release cannot be read.
-    """
+    """Watch for ever."""
     host = Host(say)
     threading.Thread(target=_keep_following, args=(host,), daemon=True).start()
     while True:
