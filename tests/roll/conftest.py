@@ -81,7 +81,13 @@ class LabFleet:
             process = subprocess.Popen(
                 self.command(playbook, changes, *more),
                 cwd=ROOT,
-                env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PYTHONUNBUFFERED": "1"},
+                env={
+                    **os.environ,
+                    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                    # Tests strike when a task begins, whose name Ansible's own output has.
+                    "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
+                    "PYTHONUNBUFFERED": "1",
+                },
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 text=True,
