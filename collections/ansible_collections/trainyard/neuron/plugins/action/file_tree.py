@@ -10,16 +10,16 @@ from typing import Any
 
 from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleError
-from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils import each, entries, options
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.host_packages import have_packages
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.rendering import Renderer
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.run_lock import Fenced
 
 SOURCES = ("template", "file", "module_util", "content")
 MODULE_UTILS = Path(each.__file__).parent
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+class ActionModule(Fenced):
     """Renders templates, reads files, and calls the module once with the result."""
 
     _supports_check_mode = True

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.run_lock import Fenced
 
 display = Display()
 
@@ -15,7 +15,7 @@ display = Display()
 WAITS_S = (5, 10, 15, 30)
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+class ActionModule(Fenced):
     """Follows the jobs of one host until all have ended."""
 
     _supports_check_mode = True

@@ -3,17 +3,13 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import secrets
-import socket
-import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary import Thresholds
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import Holder, LockHeldError, dead_runs
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import LEASE_S
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.moves import REPLACE, RETIRE
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
     Peer,
@@ -26,10 +22,13 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import 
     read_fleet,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import ELSEWHERE, Fleet, RollError, Settings
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_lock
 
 VERBS = ("redeploy", "rollback", "status", "check", "leave")
 HOOKS = ("before", "drain", "undrain", "is_drained", "after")
 GOLDEN = ("The capital of France is", "One, two, three, four,")
+LONGEST_WAIT_S = 86400.0
+"""How long a drain with the policy to wait is taken to last; where it lasts longer, a lock may end meanwhile."""
 MOVE_KEYS = ("id", "name", "url", "release", "was")
 """What a host has to know about a move (the options of trainyard.neuron.replica_release)."""
 FLEET_FACT = "trainyard_fleet"
@@ -55,7 +54,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "beside": {"type": "list", "elements": "str", "default": []},
                 "settings": {"type": "dict", "default": {}},
                 "thresholds": {"type": "dict", "default": {}},
-                "take_over": {"type": "list", "elements": "str", "default": []},
                 "golden": {"type": "list", "elements": "str", "default": list(GOLDEN)},
                 "hooks": {"type": "dict", "default": {}},
                 "drained_elsewhere": {"type": "raw", "default": []},
@@ -65,7 +63,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         variables = task_vars or {}
         try:
             return self._planned(arguments, variables["hostvars"], variables["inventory_hostname"])
-        except (RollError, LockHeldError) as error:
+        except RollError as error:
             return {"failed": True, "changed": False, "msg": str(error)}
 
     def _planned(self, arguments: dict[str, Any], hostvars: Any, here: str) -> dict[str, Any]:
@@ -84,7 +82,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 raise RollError(problems)
             return {"changed": False}
         if arguments["verb"] == "status":
-            told = overview(fleet)
+            told = overview(fleet, {**routers, **reports})
             for line in told["msg"]:
                 self._display.display(line)
             return {"changed": False, **told}
@@ -97,9 +95,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         Thresholds.from_dict(arguments["thresholds"])
         beside = self._beside(arguments, hostvars, here, fleet)
         plan = plan_roll(fleet, settings, arguments["staged"], beside, insist=arguments["verb"] == "redeploy")
-        run = identity(arguments["verb"])
-        run["take_over"] = arguments["take_over"] + self._dead(reports, run["owner"])
-        fact = as_fact(plan, fleet, settings, {**arguments, "hooks": hooks}, run)
+        fact = as_fact(plan, fleet, settings, {**arguments, "hooks": hooks}, identity(arguments["verb"]))
         for line in plan.lines():
             self._display.display(line)
         return {"changed": False, "msg": plan.lines(), "roll": fact}
@@ -111,10 +107,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         seen = {name: answer["replicas"] for name, answer in reports.items() if answer}
         others = read_fleet(wanted(hostvars[here][FLEET_FACT], seen, "redeploy"), seen, {})
         return in_rotation(replace(others, seats=fleet.seats))
-
-    def _dead(self, reports: dict[str, Any], owner: str) -> list[str]:
-        holders = [Holder(**answer["holder"]) for answer in reports.values() if answer and answer.get("holder")]
-        return dead_runs(holders, owner, {holder.pid: alive(holder.pid) for holder in holders})
 
 
 def files(raw: dict[str, Any]) -> dict[str, list[str]]:
@@ -204,29 +196,21 @@ def before(report: dict[str, Any]) -> str:
 
 
 def identity(verb: str) -> dict[str, Any]:
-    """Who runs this: a fresh id, user and controller, and the process that lives as long as the run."""
-    return {
-        "run": f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}",
-        "owner": f"{getpass.getuser()}@{socket.gethostname()}",
-        # The action runs in a worker; the run is its parent, ansible-playbook itself.
-        "pid": os.getppid(),
-        "verb": verb,
-    }
+    """Who runs this: the run's id, user and controller, and the process that lives as long as the run."""
+    claim = run_lock.claim_of(verb)
+    return {"run": claim.run, "owner": claim.owner, "pid": claim.pid, "verb": verb}
 
 
-def alive(pid: int) -> bool:
-    """Whether a process of this controller lives."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def lease_s(settings: Settings) -> float:
+    """How long a host's lock holds after a wave begins: as long as the longest wave may take, with the way back."""
+    drain = LONGEST_WAIT_S if settings.drain_policy == "wait" else settings.drain_deadline_seconds
+    # The routers' drain and the engine's; on the way back they are drained once more.
+    replacement = 2 * drain + settings.stop_timeout_seconds + settings.start_timeout_seconds
+    return max(LEASE_S, 2 * replacement + max(settings.canary_seconds, settings.soak_seconds))
 
 
-def overview(fleet: Fleet) -> dict[str, Any]:
-    """What serves and what does not, for people and for programs."""
+def overview(fleet: Fleet, answers: Mapping[str, Any]) -> dict[str, Any]:
+    """What serves and what does not, for people and for programs; and hosts whose journal cannot be read."""
     out = out_of_rotation(fleet)
     rows = []
     for target in fleet.targets:
@@ -240,6 +224,7 @@ def overview(fleet: Fleet) -> dict[str, Any]:
             rows.append(
                 f"{spare.id}  {seen.active}  release {seen.running}  stands in for others until the next redeploy"
             )
+    rows += [f"{name}: {answer['problem']}" for name, answer in answers.items() if answer and answer.get("problem")]
     return {
         "msg": [*rows, f"{len(fleet.targets) - len(out)} of {len(fleet.targets)} replicas are in rotation."],
         "out": out,
@@ -257,7 +242,8 @@ def as_fact(
     routers = [router for router, servers in fleet.seats.items() if servers and router != ELSEWHERE]
     fact = plan.to_dict()
     fact["terms"] = {
-        **{key: value for key, value in run.items() if key != "take_over"},
+        **run,
+        "lease_s": lease_s(settings),
         "lead": arguments["hosts"][0],
         "hosts": arguments["hosts"],
         "routers": routers,
@@ -267,7 +253,6 @@ def as_fact(
         "golden": arguments["golden"],
         "hooks": arguments["hooks"],
     }
-    fact["take_over"] = run["take_over"]
     fact["moves"] = {host: [] for host in arguments["hosts"]}
     for wave in fact["waves"]:
         for move in wave["moves"]:

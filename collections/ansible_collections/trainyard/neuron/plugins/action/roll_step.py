@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
-from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import steps
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary import Thresholds
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_lock
 
 Part = tuple[str, dict[str, Any]]
 """A module of this collection and its arguments."""
@@ -34,11 +34,13 @@ HOOKS_BEFORE = {"begin": "before", "replace": "drain", "watch": "undrain"}
 """The user's hooks that have to have come to their end before a step."""
 BEFORE = {"replace": "drain", "admit": "replace", "watch": "admit", "done": "watch", "return": "restore"}
 """The step whose answers a step decides on; those not named here decide on none."""
-STEPS = ["begin", *REGISTERS, "done", "hooked", "refused"]
+STEPS = ["begin", "hold", *REGISTERS, "done", "hooked", "refused"]
+TAKES_BACK = ("withdraw", "restore")
+"""Steps that are taken where the lock is still this run's, though it was lost elsewhere."""
 ADMIT_TIMEOUT_S = 60.0
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+class ActionModule(run_lock.Fenced, run_lock.Locking):
     """Fail everywhere if one answer stops the wave; else run this host's module, if it has a part."""
 
     TRANSFERS_FILES = False
@@ -59,7 +61,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         variables = task_vars or {}
         here = variables["inventory_hostname"]
         step, wave, terms = arguments["step"], arguments["wave"], arguments["terms"]
+        if step == "hold":
+            return {"changed": False, "answer": self._hold(variables)}
         outcome = decide(step, wave, terms, variables["hostvars"])
+        if step not in TAKES_BACK and (lost := run_lock.current().lost()):
+            outcome = steps.Outcome([*outcome.problems, *lost], outcome.ready, outcome.seen)
         if outcome.problems and step not in LAST_WORDS:
             head = f"Wave {wave['number']} of {terms['waves']} stops here: " if wave else ""
             return {"failed": True, "changed": False, "msg": head + "; ".join(outcome.problems)}
@@ -76,6 +82,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             result["answer"] = {**self._answer(part, variables), "wave": wave["number"]}
             result["changed"] = bool(result["answer"].get("changed"))
         return result
+
+    def _hold(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Renew the host's lock: a step of another host may take as long as it holds."""
+        try:
+            return self.keep(variables)
+        except AnsibleConnectionFailure as error:
+            return {"unreachable": True, "msg": str(error)}
 
     def _answer(self, part: Part, variables: dict[str, Any]) -> dict[str, Any]:
         name, arguments = part
@@ -170,7 +183,7 @@ def _drain(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[s
 def _replace(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
     del ready
     limits = ("drain_deadline_seconds", "drain_policy", "start_timeout_seconds", "stop_timeout_seconds")
-    arguments = {"replicas": wave["on"].get(here), "run": terms["run"]}
+    arguments = {"replicas": wave["on"].get(here)}
     arguments |= {name: terms["settings"][name] for name in limits}
     return ("replica_release", arguments) if arguments["replicas"] else None
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.run_lock import Fenced
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+class ActionModule(Fenced):
     """One module run on a host that is as its releases want it; else packages or builds, and a further look."""
 
     _supports_check_mode = True

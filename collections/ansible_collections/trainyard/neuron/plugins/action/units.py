@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils import each
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.run_lock import Fenced
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+class ActionModule(Fenced):
     """Expands the list of units; everything else is the module's."""
 
     _supports_check_mode = True

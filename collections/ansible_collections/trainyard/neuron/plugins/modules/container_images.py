@@ -30,6 +30,7 @@ options:
     type: str
     choices: [present, absent]
     default: present
+extends_documentation_fragment: [trainyard.neuron.fence]
 attributes:
   check_mode:
     description: Says what would be pulled or removed.
@@ -61,6 +62,7 @@ import shutil
 from typing import Any, Callable, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 
 Run = Callable[[List[str]], Tuple[int, str, str]]
 
@@ -68,6 +70,7 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "engine": {"type": "str", "choices": ["podman", "docker"], "default": "podman"},
     "images": {"type": "list", "elements": "str", "required": True},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "fence": fence.FENCE_OPTION,
 }
 
 
@@ -112,6 +115,7 @@ def check_names(images: List[str]) -> None:
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    fence.prove(module)
     engine, images = module.params["engine"], sorted(set(module.params["images"]))
 
     def run(argv: List[str]) -> Tuple[int, str, str]:

@@ -151,7 +151,7 @@ attributes:
   diff_mode:
     description: One difference for each changed path.
     support: full
-extends_documentation_fragment: []
+extends_documentation_fragment: [trainyard.neuron.fence]
 """
 
 EXAMPLES = r"""
@@ -221,6 +221,7 @@ from typing import Any, Dict, List
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trainyard.neuron.plugins.module_utils import file_tree, options, prerequisites, units
 from ansible_collections.trainyard.neuron.plugins.module_utils.entries import unpack
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 
 
 def paths_of(outcome: file_tree.Outcome) -> List[Dict[str, Any]]:
@@ -264,7 +265,10 @@ def bring_up(module: AnsibleModule, result: Dict[str, Any]) -> None:
 
 def main() -> None:
     """Compare, and apply unless in check mode."""
-    module = AnsibleModule(argument_spec=options.FILE_TREE_SPEC, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={**options.FILE_TREE_SPEC, "fence": fence.FENCE_OPTION}, supports_check_mode=True
+    )
+    fence.prove(module)
     if not module.params["payload"]:
         module.fail_json(msg="file_tree renders on the controller: call it as a task, not as a bare module")
     lacking = {

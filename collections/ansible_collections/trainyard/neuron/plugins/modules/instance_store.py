@@ -86,6 +86,7 @@ options:
     type: str
     choices: [present, absent]
     default: present
+extends_documentation_fragment: [trainyard.neuron.fence]
 attributes:
   check_mode:
     description: Says what would be done, refusals included.
@@ -132,6 +133,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 from ansible_collections.trainyard.neuron.plugins.module_utils.storage import disks, volume
 
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
@@ -150,6 +152,7 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "group": {"type": "str", "default": "root"},
     "mode": {"type": "str", "default": "0755"},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "fence": fence.FENCE_OPTION,
 }
 
 #: Which Debian package brings a command.
@@ -279,6 +282,7 @@ def absent(module: AnsibleModule, run: disks.Run, wanted: volume.Wanted) -> None
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    fence.prove(module)
     params = module.params
 
     def run(argv: List[str]) -> Tuple[int, str, str]:

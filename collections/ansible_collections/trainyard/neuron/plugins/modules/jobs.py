@@ -64,6 +64,7 @@ options:
     description: How many seconds one module run waits on the host before it reports progress.
     type: int
     default: 5
+extends_documentation_fragment: [trainyard.neuron.fence]
 attributes:
   check_mode:
     description: Says what would be started and starts nothing; does not wait for what was not started.
@@ -141,6 +142,7 @@ from typing import Any, Dict, List
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trainyard.neuron.plugins.module_utils import job_units
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import progress
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 
 ARGUMENT_SPEC = {
     "jobs": {
@@ -158,6 +160,7 @@ ARGUMENT_SPEC = {
     "state": {"type": "str", "choices": ["present", "looked", "started", "finished", "absent"], "default": "present"},
     "address": {"type": "str", "default": ""},
     "wait_s": {"type": "int", "default": 5},
+    "fence": fence.FENCE_OPTION,
 }
 
 
@@ -234,6 +237,7 @@ def absent(module: AnsibleModule, units: job_units.JobUnits) -> None:
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    fence.prove(module)
     units = job_units.JobUnits(module.run_command)
     try:
         job_units.check(module.params["jobs"])

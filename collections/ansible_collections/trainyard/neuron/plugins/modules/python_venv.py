@@ -39,6 +39,7 @@ options:
     type: str
     choices: [present, absent]
     default: present
+extends_documentation_fragment: [trainyard.neuron.fence]
 attributes:
   check_mode:
     description: Says what would be made.
@@ -73,6 +74,7 @@ from typing import Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trainyard.neuron.plugins.module_utils import venv
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 
 ARGUMENT_SPEC = {
     "path": {"type": "path", "required": True},
@@ -80,6 +82,7 @@ ARGUMENT_SPEC = {
     "python": {"type": "path", "default": "/usr/bin/python3"},
     "packages": {"type": "list", "elements": "str", "default": ["python3-venv"]},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "fence": fence.FENCE_OPTION,
 }
 
 
@@ -116,6 +119,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=ARGUMENT_SPEC, required_if=[("state", "present", ["requirements"])], supports_check_mode=True
     )
+    fence.prove(module)
 
     def run(argv: List[str], environment: Dict[str, str]) -> Tuple[int, str, str]:
         status, output, errors = module.run_command(argv, environ_update=environment)

@@ -57,6 +57,10 @@ holder:
   description: Who holds the lock of this host; null if nobody does.
   returned: success
   type: dict
+problem:
+  description: Why the file that says so, and what an unfinished roll left, cannot be read; empty where it can.
+  returned: success
+  type: str
 """
 
 from typing import Any, Dict, Optional
@@ -96,11 +100,13 @@ def main() -> None:
         replicas = host_side.describe(host)
     except units.UnitError as error:
         module.fail_json(msg=str(error))
+    known = host.book.read()
     module.exit_json(
         changed=False,
         replicas=replicas,
         servers=router_servers(module.params["router_socket"]),
-        holder=host.book.read()["holder"],
+        holder=known["holder"],
+        problem=known["problem"],
     )
 
 

@@ -16,7 +16,8 @@ description:
     process is of that release. Several replicas are replaced at the same time.
   - The release must have been staged before; nothing is fetched, rendered or compiled.
   - Draining at the routers is the caller's part, before; readmitting is too, after, for those that are C(gated).
-  - Every step is written to the journal of the host before it is taken, and keeps the lock of the run alive.
+  - Every step is written to the journal of the host before it is taken, with O(fence) only while the lock of the
+    host is still the run's own. A step that would be taken without it is not.
 options:
   state:
     description:
@@ -52,10 +53,6 @@ options:
         description: The release before; empty for a replica that is new.
         type: str
         default: ""
-  run:
-    description: Id of the run, as in the lock.
-    type: str
-    required: true
   drain_deadline_seconds:
     description: How long the requests in an engine may take to end.
     type: float
@@ -73,6 +70,7 @@ options:
     description: How long a stop may take.
     type: float
     default: 300
+extends_documentation_fragment: [trainyard.neuron.fence]
 attributes:
   check_mode:
     description: Says which replicas would be replaced.
@@ -86,7 +84,6 @@ EXAMPLES = r"""
 - name: Replace the drained replicas
   trainyard.neuron.replica_release:
     replicas: "{{ wave_moves }}"
-    run: "{{ trainyard_roll.run }}"
     drain_policy: abort
   register: wave_replaced
 """
@@ -106,6 +103,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import host as host_side
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import POLICIES
 
@@ -123,18 +121,18 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
             "was": {"type": "str", "default": ""},
         },
     },
-    "run": {"type": "str", "required": True},
     "drain_deadline_seconds": {"type": "float", "default": 900},
     "drain_policy": {"type": "str", "choices": list(POLICIES), "default": "fail"},
     "start_timeout_seconds": {"type": "float", "default": 3600},
     "stop_timeout_seconds": {"type": "float", "default": 300},
+    "fence": fence.FENCE_OPTION,
 }
 
 
 def move_all(host: host_side.Host, parameters: Dict[str, Any]) -> List[Dict[str, Any]]:
     """Replace or restore every replica, all at the same time; results in the order of the request."""
     order = host_side.Order(
-        run=parameters["run"],
+        fence=fence.fence_of(parameters),
         drain_deadline_seconds=parameters["drain_deadline_seconds"],
         drain_policy=parameters["drain_policy"],
         start_timeout_seconds=parameters["start_timeout_seconds"],
@@ -176,6 +174,7 @@ def preview(host: host_side.Host, parameters: Dict[str, Any]) -> List[Dict[str, 
 def main() -> None:
     """Replace, unless in check mode; fail if any replica did not arrive."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    fence.prove(module)
     host = host_side.Host()
     before = host_side.describe(host) if module._diff else {}
     rows = preview(host, module.params) if module.check_mode else move_all(host, module.params)
@@ -193,7 +192,8 @@ def main() -> None:
         ]
     problems = host_side.unfinished(rows)
     if problems:
-        module.fail_json(msg="\n".join(problems), **result)
+        lost = any(row.get("lost") for row in rows)
+        module.fail_json(msg="\n".join(problems), **result, **({"lock_lost": True} if lost else {}))
     module.exit_json(**result)
 
 

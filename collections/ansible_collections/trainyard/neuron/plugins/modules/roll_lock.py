@@ -1,48 +1,47 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
-"""The lock and the journal of a roll on one host."""
+"""The lock of one host, and the journal of a roll there."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: roll_lock
-short_description: Take or give back a host for a roll, and keep its journal
+short_description: Take or give back a host for a run that changes it, and keep the journal of a roll
 version_added: "0.1.0"
 author:
   - trainyard contributors (@trainyard)
 description:
-  - One roll at a time moves the replicas of a host. The lock names its owner and ends by itself some time after the
-    last step of a run, so that a dead controller blocks nobody for ever.
-  - With the lock the journal is opened - the replicas that the run is going to move and whether they belong into
-    rotation. What is still in it when the next run begins was left out of rotation by an interrupted one.
+  - One run at a time changes a host. The lock names its owner and ends by itself some time after the last step of a
+    run, so that a dead controller blocks nobody for ever. It counts in a clock of the host that nobody sets; where the
+    host was booted meanwhile, it holds for its whole length from the boot.
+  - With each lock the host gives out the next number. What changes the host afterwards proves by it that the lock is
+    still the run's own.
+  - A holder whose process is gone is found out on the controller, if it was a run of the same user there, and its lock
+    is taken over. C(trainyard_take_over) names another run that is known to be dead.
+  - With O(moves) the journal of a roll is opened - the replicas that the run is going to move and whether they belong
+    into rotation. What is still in it when the next run begins was left out of rotation by an interrupted one.
+  - Outside of C(playbooks) it is called as a task like any other; who runs it is found out by its action plugin.
 options:
   state:
-    description: V(taken) takes or renews the lock; V(freed) gives it back and closes the journal of O(finished).
+    description:
+      - V(taken) takes or renews the lock; V(freed) gives it back and closes the journal of O(finished).
+      - V(agreed) reaches no host. It fails unless every host of the play in O(hosts) gave its lock, and says who has
+        those that did not. Give it C(run_once). A host that could not be asked is not changed by this run.
+      - V(unused) gives a lock back under which nothing was done.
+      - V(kept) renews a lock, and fails where it is not the run's own any more.
     type: str
-    choices: [taken, freed]
+    choices: [taken, agreed, freed, unused, kept]
     default: taken
-  run:
-    description: Id of the run.
-    type: str
-    required: true
-  owner:
-    description: Who runs it, C(user@controller).
-    type: str
-    default: ""
-  pid:
-    description: Process of the run on its controller.
-    type: int
-    default: 0
   verb:
-    description: What it does, for the message that others get.
+    description: What the run does, for the message that others get.
     type: str
     default: redeploy
-  ttl_seconds:
-    description: How long the lock stays held after the last step.
+  lease_s:
+    description: How long the lock stays held after the last step, in seconds.
     type: float
     default: 7200
-  take_over:
-    description: Runs that are known to be dead.
+  hosts:
+    description: With V(agreed), the names of the hosts that have to give it.
     type: list
     elements: str
     default: []
@@ -50,7 +49,6 @@ options:
     description: The moves of the roll's plan that concern this host.
     type: list
     elements: dict
-    default: []
   finished:
     description: Names of replicas that are where they belong.
     type: list
@@ -60,9 +58,47 @@ options:
     description: With V(freed), remove staged releases that no replica points at as current or previous.
     type: bool
     default: false
+  claim:
+    description: Who asks; the action plugin gives it.
+    type: dict
+    suboptions:
+      run:
+        description: Id of the run.
+        type: str
+        required: true
+      owner:
+        description: Who runs it, C(user@controller).
+        type: str
+        required: true
+      pid:
+        description: Process of the run on its controller.
+        type: int
+        required: true
+      verb:
+        description: What it does.
+        type: str
+        required: true
+      process:
+        description: What tells that process from others with its id.
+        type: str
+        required: true
+      lease_s:
+        description: How long the lock is to hold, in seconds.
+        type: float
+        required: true
+      take_over:
+        description: Runs that are known to be dead.
+        type: list
+        elements: str
+        default: []
+  keep:
+    description: With V(freed), close the journal only; the action plugin says so for parts of a longer run.
+    type: bool
+    default: false
+extends_documentation_fragment: [trainyard.neuron.fence]
 attributes:
   check_mode:
-    description: Refuses what it would refuse, and changes nothing.
+    description: It takes and gives back nothing.
     support: full
   diff_mode:
     description: Not supported.
@@ -70,23 +106,22 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Take the lock
+- name: Take the lock, and open the journal
   trainyard.neuron.roll_lock:
-    run: "{{ trainyard_roll.run }}"
-    owner: "{{ trainyard_roll.owner }}"
+    verb: redeploy
     moves: "{{ host_moves }}"
+  register: host_locked
 
 - name: Give the lock back
   trainyard.neuron.roll_lock:
     state: freed
-    run: "{{ trainyard_roll.run }}"
     finished: [llama-0, llama-1]
 """
 
 RETURN = r"""
-holder:
-  description: Who holds the lock afterwards; null if nobody does.
-  returned: always
+lock:
+  description: Who holds the lock now (C(holder)), and why it was not given (C(refused)), empty if it was.
+  returned: with V(taken)
   type: dict
 removed:
   description: Release directories that were removed.
@@ -95,71 +130,68 @@ removed:
   elements: str
 """
 
-import time
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import (
-    Book,
-    Holder,
-    LockHeldError,
-    decide,
-)
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.claim import CLAIM_OPTION, taken
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import Book, Fence, StateError
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.releases import Releases
 
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
-    "state": {"type": "str", "choices": ["taken", "freed"], "default": "taken"},
-    "run": {"type": "str", "required": True},
-    "owner": {"type": "str", "default": ""},
-    "pid": {"type": "int", "default": 0},
+    "state": {"type": "str", "choices": ["taken", "agreed", "freed", "unused", "kept"], "default": "taken"},
     "verb": {"type": "str", "default": "redeploy"},
-    "ttl_seconds": {"type": "float", "default": 7200},
-    "take_over": {"type": "list", "elements": "str", "default": []},
-    "moves": {"type": "list", "elements": "dict", "default": []},
+    "lease_s": {"type": "float", "default": 7200},
+    "hosts": {"type": "list", "elements": "str", "default": []},
+    "moves": {"type": "list", "elements": "dict"},
     "finished": {"type": "list", "elements": "str", "default": []},
     "tidy": {"type": "bool", "default": False},
+    "claim": CLAIM_OPTION,
+    "keep": {"type": "bool", "default": False},
+    "fence": fence.FENCE_OPTION,
 }
 
 
-def take(book: Book, parameters: Dict[str, Any], check_mode: bool) -> bool:
-    """Take the lock; returns whether it was changed.
+def freed(book: Book, parameters: Dict[str, Any], proof: Fence, releases: Releases) -> Dict[str, Any]:
+    """Give the lock back; a run that has lost it leaves all as it is.
 
     Raises:
-        LockHeldError: somebody else holds it.
+        StateError: the host's file cannot be read.
     """
-    now = time.time()
-    wanted = Holder(
-        run=parameters["run"],
-        owner=parameters["owner"],
-        pid=parameters["pid"],
-        verb=parameters["verb"],
-        since=now,
-        expires=now + parameters["ttl_seconds"],
-    )
-    if check_mode:
-        decide(book.holder(), wanted, now, parameters["take_over"])
-        return True
-    return book.take(wanted, parameters["moves"], now, parameters["take_over"])
+    unused = parameters["state"] == "unused"
+    result: Dict[str, Any] = {"changed": False}
+    holder = book.holder()
+    if parameters["tidy"] and holder and holder.run == proof.run:
+        result["aligned"] = releases.align()
+        result["removed"] = releases.prune()
+        result["changed"] = bool(result["aligned"] or result["removed"])
+    gone = book.free(proof, parameters["finished"], parameters["keep"], unused)
+    # A lock that comes and goes with a run is no change of the host.
+    result["changed"] = result["changed"] or bool(gone and parameters["finished"])
+    return result
 
 
 def main() -> None:
     """Take or free."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
-    book = Book()
+    book, wanted = Book(), module.params
+    if wanted["state"] in ("taken", "kept"):
+        fence.prove(module)
+    if wanted["state"] == "taken" and wanted["claim"]:
+        told = taken(book, wanted["claim"], module.check_mode, wanted["moves"])
+        if told["refused"]:
+            module.fail_json(msg=told["refused"], lock=told)
+        module.exit_json(changed=bool(wanted["moves"]), lock=told)
+    proof = fence.fence_of(wanted)
     result: Dict[str, Any] = {"changed": False}
+    if proof is None or wanted["state"] not in ("freed", "unused", "kept"):
+        module.fail_json(msg="roll_lock finds out on the controller who runs it: call it as a task, not as a module")
     try:
-        if module.params["state"] == "taken":
-            result["changed"] = take(book, module.params, module.check_mode)
-        elif not module.check_mode:
-            result["changed"] = book.free(module.params["run"], module.params["finished"])
-            if module.params["tidy"]:
-                releases = Releases()
-                result["aligned"] = releases.align()
-                result["removed"] = releases.prune()
-                result["changed"] = bool(result["changed"] or result["aligned"] or result["removed"])
-    except LockHeldError as error:
-        module.fail_json(msg=str(error), holder=vars(error.holder), **result)
-    module.exit_json(holder=book.read()["holder"], **result)
+        if proof and wanted["state"] != "kept" and not module.check_mode:
+            result = freed(book, wanted, proof, Releases())
+    except (StateError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

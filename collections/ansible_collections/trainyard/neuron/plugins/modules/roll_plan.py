@@ -59,11 +59,6 @@ options:
     description: How much worse than its peers a replica may be, see docs/redeploy.md.
     type: dict
     default: {}
-  take_over:
-    description: Runs whose locks are taken over because they are known to be dead.
-    type: list
-    elements: str
-    default: []
   golden:
     description: Prompts that a watched replica and its peers complete greedily.
     type: list

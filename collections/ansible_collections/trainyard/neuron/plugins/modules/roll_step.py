@@ -15,11 +15,13 @@ description:
   - Then runs the module of the step where this host has a part in it (M(trainyard.neuron.router_server),
     M(trainyard.neuron.replica_release) or M(trainyard.neuron.roll_watch)). Its answer is kept for the next decision,
     and fails nothing by itself.
+  - C(hold) renews the lock of a host where that is due. Once a host's lock is found to be another run's, every step
+    that goes forward is refused, on all hosts; what takes a wave back is done where the lock is still this run's.
 options:
   step:
     description: The step that begins.
     type: str
-    choices: [begin, drain, replace, admit, watch, withdraw, restore, return, done, hooked, refused]
+    choices: [begin, hold, drain, replace, admit, watch, withdraw, restore, return, done, hooked, refused]
     required: true
   wave:
     description: The wave of the roll's plan.

@@ -48,6 +48,7 @@ options:
     type: list
     elements: str
     default: [/run/haproxy/admin.sock]
+extends_documentation_fragment: [trainyard.neuron.fence]
 attributes:
   check_mode:
     description: Says what would change; does not wait.
@@ -115,6 +116,7 @@ servers:
 from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import (
     FULL_WEIGHT,
     SOCKET,
@@ -131,6 +133,7 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "wait": {"type": "bool", "default": True},
     "timeout_s": {"type": "float", "default": 600.0},
     "sockets": {"type": "list", "elements": "str", "default": [SOCKET]},
+    "fence": fence.FENCE_OPTION,
 }
 
 
@@ -199,6 +202,7 @@ def refused(weights: Dict[str, Any], servers: List[str]) -> List[str]:
 def main() -> None:
     """Move the servers; fail where one is unknown, keeps requests, or stays down."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    fence.prove(module)
     wanted = module.params
     routers = [Router(path) for path in wanted["sockets"]]
     waits = wanted["wait"] and not module.check_mode

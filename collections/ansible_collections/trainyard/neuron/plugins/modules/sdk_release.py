@@ -82,6 +82,7 @@ options:
     type: str
     choices: [present, absent]
     default: present
+extends_documentation_fragment: [trainyard.neuron.fence]
 attributes:
   check_mode:
     description: Reports what differs and installs nothing. The SDK's commands are not run.
@@ -143,6 +144,7 @@ from typing import Any, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages, sdk, sdk_build, units, vacate
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.host import Host
 
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
@@ -159,6 +161,7 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "source_commits": {"type": "dict", "default": {}},
     "allow_drift": {"type": "bool", "default": False},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "fence": fence.FENCE_OPTION,
 }
 
 NOTES = Path("/var/lib/trainyard/sdk")
@@ -406,6 +409,7 @@ def as_dict(changes: host_packages.Changes, manager: str) -> Dict[str, Any]:
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    fence.prove(module)
     try:
         release = Release(module, sdk.Root())
         {"present": release.present, "absent": release.absent}[module.params["state"]]()

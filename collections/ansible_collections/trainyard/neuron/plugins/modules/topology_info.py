@@ -13,6 +13,7 @@ description:
   - Runs C(neuron-ls --json-output) and reads what the kernel says, and returns devices, logical cores, memory, NUMA
     nodes, CPUs and links in one shape for all releases of the tools.
   - A host whose Neuron tools are not installed yet is no failure, see RV(available).
+  - It is the first that goes to a host in a run, so it takes the host's lock where the run is going to change it.
 options:
   neuron_ls:
     description: Path of C(neuron-ls).
@@ -25,9 +26,48 @@ options:
     description: The logical NeuronCore size to count at; without it the host's own.
     type: int
     choices: [1, 2]
+  lock_for:
+    description:
+      - What the run does, a playbook's name; with it the lock of the host is taken in the same module run
+        (M(trainyard.neuron.roll_lock)).
+      - A host that is held by another run is an answer and no failure, see RV(lock). In check mode nothing is taken.
+    type: str
+  claim:
+    description: Who asks for the lock; the action plugin gives it.
+    type: dict
+    suboptions:
+      run:
+        description: Id of the run.
+        type: str
+        required: true
+      owner:
+        description: Who runs it, C(user@controller).
+        type: str
+        required: true
+      pid:
+        description: Process of the run on its controller.
+        type: int
+        required: true
+      verb:
+        description: What it does.
+        type: str
+        required: true
+      process:
+        description: What tells that process from others with its id.
+        type: str
+        required: true
+      lease_s:
+        description: How long the lock is to hold, in seconds.
+        type: float
+        required: true
+      take_over:
+        description: Runs that are known to be dead.
+        type: list
+        elements: str
+        default: []
 attributes:
   check_mode:
-    description: It only reads.
+    description: It only reads, and takes no lock.
     support: full
 """
 
@@ -55,6 +95,10 @@ kernel:
   description: Release of the running kernel.
   returned: always
   type: str
+lock:
+  description: Who holds the lock of the host now (C(holder)), and why it was not given (C(refused)), empty if it was.
+  returned: with O(lock_for)
+  type: dict
 topology:
   description:
     - Devices of the host, its CPUs, memory and operating system; no devices where none could be told.
@@ -76,6 +120,8 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology imp
     TopologyError,
     parse_topology,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.claim import CLAIM_OPTION, taken
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import Book
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.settings import ServingError
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.slices import read_devices
 
@@ -171,14 +217,18 @@ def main() -> None:
             "neuron_ls": {"type": "path", "default": "/opt/aws/neuron/bin/neuron-ls"},
             "instance_type": {"type": "str"},
             "logical_nc_config": {"type": "int", "choices": [1, 2]},
+            "lock_for": {"type": "str"},
+            "claim": CLAIM_OPTION,
         },
         supports_check_mode=True,
     )
+    claim = None if module.check_mode else module.params["claim"]
+    locked = {"lock": taken(Book(), claim, check_mode=False)} if claim else {}
     try:
         result = describe(module)
     except TopologyError as error:
-        module.fail_json(msg="neuron-ls of this host cannot be understood: %s" % error)
-    module.exit_json(**result)
+        module.fail_json(msg="neuron-ls of this host cannot be understood: %s" % error, **locked)
+    module.exit_json(**result, **locked)
 
 
 if __name__ == "__main__":

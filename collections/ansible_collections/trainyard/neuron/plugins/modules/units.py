@@ -98,6 +98,7 @@ options:
     type: list
     elements: str
     default: []
+extends_documentation_fragment: [trainyard.neuron.fence]
 attributes:
   check_mode:
     description: Says what would be done and does nothing.
@@ -159,11 +160,13 @@ daemon_reload:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trainyard.neuron.plugins.module_utils import options, units
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 
 
 def main() -> None:
     """Entry point."""
-    module = AnsibleModule(argument_spec=options.UNITS_SPEC, supports_check_mode=True)
+    module = AnsibleModule(argument_spec={**options.UNITS_SPEC, "fence": fence.FENCE_OPTION}, supports_check_mode=True)
+    fence.prove(module)
     try:
         result = units.converge(units.Systemd(), module.params, module.check_mode, module._diff)
     except units.UnitError as error:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.host_packages import have_packages
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.run_lock import Fenced
 
 
-class WithPackages(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+class WithPackages(Fenced):
     """Runs the module of the task; where it answers `needs_packages`, installs them and runs it again."""
 
     _supports_check_mode = True

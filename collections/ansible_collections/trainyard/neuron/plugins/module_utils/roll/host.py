@@ -7,6 +7,7 @@ an interruption knows how far it got. Standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import urllib.error
@@ -16,7 +17,12 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from ansible_collections.trainyard.neuron.plugins.module_utils import units
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import metrics
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import Book
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import (
+    Book,
+    Fence,
+    LockLostError,
+    StateError,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.releases import (
     ReleaseError,
     Releases,
@@ -131,20 +137,18 @@ class Order:
     """How replicas are replaced.
 
     Attributes:
-        run: id of the run that does it.
+        fence: what proves at each step that the host's lock is still the run's; None where no lock was taken.
         drain_deadline_seconds: how long requests in the engine may take to end.
         drain_policy: then ``wait``, ``abort`` them, or ``fail``.
         start_timeout_seconds: how long a start may take, gate included.
         stop_timeout_seconds: how long a stop may take.
-        renew_seconds: how long the lock stays held after each step.
     """
 
-    run: str
+    fence: Optional[Fence] = None
     drain_deadline_seconds: float = 900.0
     drain_policy: str = "fail"
     start_timeout_seconds: float = 3600.0
     stop_timeout_seconds: float = 300.0
-    renew_seconds: float = 7200.0
 
 
 @dataclass
@@ -156,6 +160,7 @@ class Result:
         gated: its unit is active on ``release``, which systemd says only after the gate passed.
         step: the last step that was begun.
         error: why it went no further; empty if all went well.
+        lost: it was for want of the host's lock, which another run has.
         cut_off: requests that were in the engine when it was stopped.
         seconds: duration of each step.
     """
@@ -166,6 +171,7 @@ class Result:
     gated: bool = False
     step: str = ""
     error: str = ""
+    lost: bool = False
     cut_off: float = 0.0
     seconds: Dict[str, float] = field(default_factory=dict)
     notes: List[str] = field(default_factory=list)
@@ -231,12 +237,14 @@ class _Replacement:
                 self._step("switch", self._switch)
                 self._step("start", self._start)
                 result.step = "gated"
+            self._note("gated" if result.release else "stopped")
+            result.gated = bool(result.release)
+        except (LockLostError, StateError) as error:
+            # Nothing is written down: the file is another run's now, or nobody's.
+            result.error, result.lost = str(error), True
         except (_HaltError, units.UnitError, ReleaseError) as error:
             result.error = str(error)
-            self._note(result.step or "planned", error=result.error.splitlines()[0])
-            return result
-        result.gated = bool(result.release)
-        self._note("gated" if result.gated else "stopped")
+            self._note_failure(result.step or "planned", result.error.splitlines()[0])
         return result
 
     def _step(self, name: str, action: Callable[[], None]) -> None:
@@ -249,7 +257,12 @@ class _Replacement:
             self.result.seconds[name] = round(self.host.clock() - began, 3)
 
     def _note(self, step: str, **more: Any) -> None:
-        self.host.book.note(self.name, step, run=self.order.run, renew_seconds=self.order.renew_seconds, **more)
+        """Write a step down before it is taken; with a fence, only while the lock is the run's own."""
+        self.host.book.note(self.name, step, self.order.fence, **more)
+
+    def _note_failure(self, step: str, why: str) -> None:
+        with contextlib.suppress(LockLostError, StateError):
+            self._note(step, error=why)
 
     def _status(self) -> units.Status:
         return self.host.systemd.show([self.unit])[0]

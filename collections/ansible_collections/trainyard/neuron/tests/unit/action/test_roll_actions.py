@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.action.roll_plan import (
-    alive,
     as_fact,
     elsewhere,
     files,
     identity,
+    lease_s,
     named,
     overview,
     reported,
@@ -82,16 +79,17 @@ def test_a_host_that_did_not_answer_has_no_report(answer: dict[str, Any] | None)
 
 def test_status_names_what_is_out_and_what_drifted() -> None:
     _, fleet = roll()
-    lines = overview(fleet)["msg"]
+    lines = overview(fleet, {"h1": report(), "h2": {**report(), "problem": "state.json is not whole"}, "h3": None})[
+        "msg"
+    ]
     assert lines[0] == "h1:m-0  active  release old, wanted new  in rotation"
-    assert lines[-1] == "4 of 4 replicas are in rotation."
+    assert lines[-2:] == ["h2: state.json is not whole", "4 of 4 replicas are in rotation."]
 
 
-def test_a_process_is_known_to_live_or_not() -> None:
-    process = subprocess.Popen([sys.executable, "-c", "pass"])
-    process.wait()
-    assert not alive(process.pid)
-    assert alive(os.getpid())
+def test_a_lock_outlasts_the_longest_wave_and_its_way_back() -> None:
+    assert lease_s(Settings()) > 2 * (2 * 900 + 300 + 3660)
+    assert lease_s(Settings(drain_deadline_seconds=1, start_timeout_seconds=1, stop_timeout_seconds=1)) == 7200
+    assert lease_s(Settings(drain_policy="wait")) > 2 * 86400
 
 
 def answered(number: int, **answer: Any) -> dict[str, Any]:
@@ -127,7 +125,7 @@ def test_each_step_gives_work_to_those_who_have_a_part_and_to_nobody_else() -> N
     )
     assert PARTS["drain"]("h1", wave, terms, []) is None
     module, arguments = PARTS["replace"]("h1", wave, terms, []) or ("", {})
-    assert (module, arguments["run"], arguments["drain_policy"]) == ("replica_release", terms["run"], "fail")
+    assert (module, arguments["drain_policy"]) == ("replica_release", "fail")
     assert PARTS["replace"]("h2", wave, terms, []) is None
     assert (PARTS["restore"]("h1", wave, terms, []) or ("", {}))[1]["state"] == "restored"
     assert {host for host in ("h1", "h2", "r1") if PARTS["watch"](host, wave, terms, [])} == {"h1", "h2", "r1"}
@@ -261,9 +259,7 @@ def with_a_spare(active: str = "inactive", running: str = "") -> tuple[dict[str,
     fleet = read_fleet(plan, reports, {"r1": seats})
     settings = Settings(strategy="blue_green")
     arguments = {"hosts": ["h1"], "thresholds": {}, "golden": [], "hooks": files({})}
-    return as_fact(
-        plan_roll(fleet, settings), fleet, settings, arguments, {**identity("redeploy"), "take_over": []}
-    ), fleet
+    return as_fact(plan_roll(fleet, settings), fleet, settings, arguments, identity("redeploy")), fleet
 
 
 def test_a_spare_is_out_of_rotation_until_it_is_gated_and_in_maintenance_when_it_is_stopped() -> None:
@@ -293,7 +289,7 @@ def test_of_a_spare_nothing_is_remembered_and_the_report_counts_replicas() -> No
     assert "0 of 2 replicas are rolled" in lines[0]
     assert "  untouched: h1:m-1" in lines
     assert "  stands in still: h1:m-spare" in lines
-    assert any(row.startswith("h1:m-spare  active  release new  stands in") for row in overview(fleet)["msg"])
+    assert any(row.startswith("h1:m-spare  active  release new  stands in") for row in overview(fleet, {})["msg"])
 
 
 def test_a_rollback_takes_spares_that_have_a_release_to_go_back_to() -> None:

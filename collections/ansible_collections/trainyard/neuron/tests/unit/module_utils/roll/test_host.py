@@ -17,7 +17,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.host import 
     restore,
     unfinished,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import Book
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import Book, Claim, Fence
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.releases import Releases
 
 NAME, UNIT, URL = "a-0", "vllm@a-0.service", "http://h:8000"
@@ -118,7 +118,7 @@ def calls(host: Host) -> list[str]:
 
 def test_a_replica_goes_through_every_step(tmp_path: Path) -> None:
     host = host_of(tmp_path)
-    result = replace(host, Order("run-1"), NAME, URL, "new")
+    result = replace(host, Order(), NAME, URL, "new")
     assert (result.gated, result.step, result.error, result.changed) == (True, "gated", "", True)
     assert calls(host) == ["stop", "daemon-reload", "start"]
     assert list(result.seconds) == ["idle", "stop", "switch", "start"]
@@ -128,13 +128,13 @@ def test_a_replica_goes_through_every_step(tmp_path: Path) -> None:
 
 def test_the_second_time_there_is_nothing_to_do(tmp_path: Path) -> None:
     host = host_of(tmp_path, running="new")
-    result = replace(host, Order("run-1"), NAME, URL, "new")
+    result = replace(host, Order(), NAME, URL, "new")
     assert (result.gated, result.changed, calls(host)) == (True, False, [])
 
 
 def test_it_waits_for_the_last_request(tmp_path: Path) -> None:
     host = host_of(tmp_path, answers=[BUSY] * 20)
-    result = replace(host, Order("run-1"), NAME, URL, "new")
+    result = replace(host, Order(), NAME, URL, "new")
     assert result.gated
     assert result.cut_off == 0
     assert result.seconds["idle"] >= 5.0
@@ -143,13 +143,13 @@ def test_it_waits_for_the_last_request(tmp_path: Path) -> None:
 def test_one_quiet_look_is_not_enough(tmp_path: Path) -> None:
     """A request that left the router and did not reach the engine yet is in neither count."""
     host = host_of(tmp_path, answers=[IDLE, BUSY, BUSY])
-    assert replace(host, Order("run-1"), NAME, URL, "new").seconds["idle"] > 1.0
+    assert replace(host, Order(), NAME, URL, "new").seconds["idle"] > 1.0
 
 
 @pytest.mark.parametrize(("policy", "stopped"), [("fail", False), ("abort", True)])
 def test_what_happens_at_the_deadline_is_the_operators_choice(tmp_path: Path, policy: str, stopped: bool) -> None:
     host = host_of(tmp_path, answers=[BUSY] * 1000)
-    result = replace(host, Order("run-1", drain_deadline_seconds=10, drain_policy=policy), NAME, URL, "new")
+    result = replace(host, Order(drain_deadline_seconds=10, drain_policy=policy), NAME, URL, "new")
     assert ("stop" in calls(host)) is stopped
     if stopped:
         assert result.gated
@@ -162,7 +162,7 @@ def test_what_happens_at_the_deadline_is_the_operators_choice(tmp_path: Path, po
 
 def test_waiting_means_waiting(tmp_path: Path) -> None:
     host = host_of(tmp_path, answers=[BUSY] * 1000)
-    result = replace(host, Order("run-1", drain_deadline_seconds=10, drain_policy="wait"), NAME, URL, "new")
+    result = replace(host, Order(drain_deadline_seconds=10, drain_policy="wait"), NAME, URL, "new")
     assert result.gated
     assert result.cut_off == 0
     assert result.seconds["idle"] > 200
@@ -170,14 +170,14 @@ def test_waiting_means_waiting(tmp_path: Path) -> None:
 
 def test_an_engine_that_counts_nothing_leaves_it_to_the_routers(tmp_path: Path) -> None:
     host = host_of(tmp_path, answers=["# no metrics\n"] * 10)
-    result = replace(host, Order("run-1"), NAME, URL, "new")
+    result = replace(host, Order(), NAME, URL, "new")
     assert result.gated
     assert "the routers' count alone was used" in result.notes[0]
 
 
 def test_a_release_that_is_not_there_stops_nothing(tmp_path: Path) -> None:
     host = host_of(tmp_path)
-    result = replace(host, Order("run-1"), NAME, URL, "lost")
+    result = replace(host, Order(), NAME, URL, "lost")
     assert not result.gated
     assert "release lost of a-0 is not on this host" in result.error
     assert calls(host) == []
@@ -185,13 +185,13 @@ def test_a_release_that_is_not_there_stops_nothing(tmp_path: Path) -> None:
 
 def test_a_release_that_does_not_come_up_is_left_out_and_put_back(tmp_path: Path) -> None:
     host = host_of(tmp_path, bad=("new",))
-    result = replace(host, Order("run-1"), NAME, URL, "new")
+    result = replace(host, Order(), NAME, URL, "new")
     assert (result.gated, result.step) == (False, "start")
     assert "RuntimeError: no cores" in result.error
     assert unfinished([result.to_dict()])[0].startswith("a-0: vllm@a-0.service")
     assert host.book.read()["replicas"][NAME]["step"] == "start"
 
-    back = restore(host, Order("run-1"), NAME, URL, "old")
+    back = restore(host, Order(), NAME, URL, "old")
     assert (back.gated, back.error) == (True, "")
     assert host.releases.current(NAME)["release"] == "old"
     assert host.releases.previous(NAME)["release"] == "old"
@@ -199,30 +199,30 @@ def test_a_release_that_does_not_come_up_is_left_out_and_put_back(tmp_path: Path
 
 def test_when_both_fail_it_says_so_and_stays_out(tmp_path: Path) -> None:
     host = host_of(tmp_path, bad=("new", "old"))
-    replace(host, Order("run-1"), NAME, URL, "new")
-    back = restore(host, Order("run-1"), NAME, URL, "old")
+    replace(host, Order(), NAME, URL, "new")
+    back = restore(host, Order(), NAME, URL, "old")
     assert not back.gated
     assert back.error
 
 
 def test_a_replica_that_was_never_stopped_is_restored_without_a_restart(tmp_path: Path) -> None:
     host = host_of(tmp_path, answers=[BUSY] * 1000)
-    replace(host, Order("run-1", drain_deadline_seconds=1), NAME, URL, "new")
-    back = restore(host, Order("run-1"), NAME, URL, "old")
+    replace(host, Order(drain_deadline_seconds=1), NAME, URL, "new")
+    back = restore(host, Order(), NAME, URL, "old")
     assert (back.gated, back.changed, calls(host)) == (True, False, [])
 
 
 def test_restoring_does_not_fail_for_want_of_an_empty_engine(tmp_path: Path) -> None:
     host = host_of(tmp_path, running="new", answers=[BUSY] * 1000)
-    back = restore(host, Order("run-1", drain_deadline_seconds=5, drain_policy="fail"), NAME, URL, "old")
+    back = restore(host, Order(drain_deadline_seconds=5, drain_policy="fail"), NAME, URL, "old")
     assert back.gated
     assert back.cut_off == 3
 
 
 def test_a_new_replica_has_nothing_to_go_back_to_and_is_stopped(tmp_path: Path) -> None:
     host = host_of(tmp_path, running="")
-    assert replace(host, Order("run-1"), NAME, URL, "new").gated
-    back = restore(host, Order("run-1"), NAME, URL, "")
+    assert replace(host, Order(), NAME, URL, "new").gated
+    back = restore(host, Order(), NAME, URL, "")
     assert (back.gated, back.error) == (False, "")
     assert calls(host)[-1] == "stop"
 
@@ -231,10 +231,10 @@ def test_a_spare_that_is_retired_is_waited_for_and_leaves_nothing_to_start(tmp_p
     host = host_of(tmp_path, running="new", answers=[BUSY, IDLE])
     for path in host.releases.root.glob("releases/*/*.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "spare": True}))
-    result = replace(host, Order(run="r"), NAME, URL, "")
+    result = replace(host, Order(), NAME, URL, "")
     assert (result.error, result.gated, result.changed) == ("", False, True)
     assert host.releases.current(NAME) == {}
-    assert replace(host, Order(run="r"), NAME, URL, "").error == "", "the second time as well"
+    assert replace(host, Order(), NAME, URL, "").error == "", "the second time as well"
     assert describe(host)[NAME]["current"] == ""
 
 
@@ -249,3 +249,44 @@ def test_what_the_host_reports(tmp_path: Path) -> None:
     assert row["load_seconds"] == 3.5
     assert row["cores"] == (0, 31)
     assert row["weights"] == "w"
+
+
+def test_a_run_whose_lock_another_took_stops_before_the_replica_is_touched(tmp_path: Path) -> None:
+    host = host_of(tmp_path)
+    lost = host.book.take(Claim("run-1", "ann@ops-1", 1, "redeploy"))
+    host.book.take(Claim("run-2", "bob@ops-2", 2, "serve"), take_over=["run-1"])
+    before = host.book.path.read_bytes()
+    for act, release in ((replace, "new"), (replace, ""), (restore, "old")):
+        result = act(host, Order(Fence("run-1", lost.number)), NAME, URL, release)
+        if act is restore:
+            assert not result.changed
+            continue
+        assert (result.gated, result.changed, result.lost) == (False, False, True)
+        assert "it is held by bob@ops-2 (serve, run run-2" in result.error
+    assert calls(host) == []
+    assert host.book.path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("after", "left"), [("stop", ["stop"]), ("switch", ["stop"])])
+def test_a_lock_that_is_lost_half_way_stops_the_next_step(tmp_path: Path, after: str, left: list[str]) -> None:
+    host = host_of(tmp_path)
+    mine = host.book.take(Claim("run-1"))
+
+    class Stolen(Book):
+        def note(self, name: str, step: str, fence: Fence | None = None, **more: object) -> None:
+            super().note(name, step, fence, **more)
+            if step == after:
+                self.take(Claim("run-2", "bob@ops-2"), take_over=["run-1"])
+
+    host.book = Stolen(tmp_path / "book")
+    result = replace(host, Order(Fence("run-1", mine.number)), NAME, URL, "new")
+    assert (result.gated, result.lost, calls(host)) == (False, True, left)
+    assert "bob@ops-2" in result.error
+
+
+def test_a_journal_that_cannot_be_read_takes_nobody_out_of_the_report(tmp_path: Path) -> None:
+    host = host_of(tmp_path)
+    whole = describe(host)[NAME]
+    host.book.directory.mkdir(exist_ok=True)
+    host.book.path.write_text('{"version": 2, "hol')
+    assert describe(host)[NAME] == whole
