@@ -2,7 +2,7 @@
 """Where a fleet keeps its artifacts: a prefix of an S3 bucket, or a directory that all hosts mount.
 
 Layout in both: `<digest>/<file>` and, written last, `<digest>/manifest.json`. What has no manifest is not there. While
-a host compiles a digest, `<digest>.lock` beside it says so.
+a host compiles a digest, `<digest>.lock` beside it says so, in a directory `<digest>.lock.<number>`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import time
 from pathlib import Path
@@ -23,6 +24,9 @@ OnBytes = Callable[[int], None]
 LOCK_S = 120.0
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
+#: A change of a lock in a directory: the digest, and the change's number.
+CHANGE = re.compile(r"([0-9a-f]{64})\.lock\.([1-9][0-9]{0,17})")
+GIVEN_BACK = '{"owner": "", "expires": 0}\n'
 
 
 class StoreError(Exception):
@@ -38,9 +42,6 @@ class PathStore:
         if not self._root.is_dir():
             raise StoreError(f"artifact store {root} is not a directory here; mount it, or correct the path")
 
-    def _lock(self, digest: str) -> Path:
-        return self._root / f"{digest}.lock"
-
     def manifest(self, digest: str) -> Optional[Dict[str, Any]]:
         """Return the manifest of an artifact in the store, or None."""
         return manifest.read(self._root / digest)
@@ -53,7 +54,7 @@ class PathStore:
     def put(self, digest: str, root: Path, described: Dict[str, Any], on_bytes: OnBytes) -> None:
         """Copy an artifact into the store; it appears there whole or not at all."""
         final = self._root / digest
-        staging = self._root / f".{digest}.{os.getpid()}.partial"
+        staging = self._root / f".{digest}.{secrets.token_hex(8)}.partial"
         try:
             for entry in described["files"]:
                 target = names.inside(staging, entry["path"], str(root))
@@ -65,33 +66,68 @@ class PathStore:
             shutil.rmtree(staging, ignore_errors=True)
 
     def lock(self, digest: str, owner: str) -> Optional[str]:
-        """Take or renew the lock of a digest; return None when `owner` holds it now, else who does."""
-        path, mine = self._lock(digest), self._root / f".{digest}.{os.getpid()}.lock"
-        manifest.write_atomically(mine, lock_text(owner))
-        try:
-            holder = lock_holder(_read(path))
-            if holder == owner:
-                mine.replace(path)
-                return None
-            if holder is not None:
+        """Take or renew the lock of a digest; return None when `owner` holds it now, else who does.
+
+        Each change of the lock is a file of the next number, made by a link, which no two can make. The one with the
+        highest number counts, and stays: a host that slept and comes with a lower number finds it.
+        """
+        while True:
+            number, text = self._last(digest)
+            holder = lock_holder(text)
+            if holder not in (None, owner):
                 return holder
-            path.unlink(missing_ok=True)  # expired
-            os.link(mine, path)  # of several that come this far, one succeeds
-        except FileExistsError:
-            return lock_holder(_read(path)) or "another host"
+            if self._change(digest, number + 1, lock_text(owner)):
+                return None
+
+    def _last(self, digest: str) -> tuple[int, str]:
+        """Return number and content of the lock as it is now; 0 and an empty text where there never was one."""
+        while True:
+            number = max((number for number, _ in self._changes(digest)), default=0)
+            path = self._change_file(digest, number)
+            text = _read(path)
+            # Gone between the two: there is a newer one.
+            if text or not number or path.exists():
+                return number, text
+
+    def _changes(self, digest: str) -> List[tuple[int, Path]]:
+        found = ((path, CHANGE.fullmatch(path.name)) for path in self._root.glob(f"{digest}.lock.*"))
+        return [(int(match[2]), path) for path, match in found if match]
+
+    def _change_file(self, digest: str, number: int) -> Path:
+        return self._root / f"{digest}.lock.{number}"
+
+    def _change(self, digest: str, number: int, text: str) -> bool:
+        """Make the lock's change of this number, which must be the next; return whether this caller made it."""
+        # Hosts share the directory, so a process id tells nobody from others.
+        mine, path = self._root / f".{digest}.{secrets.token_hex(8)}.lock", self._change_file(digest, number)
+        try:
+            manifest.write_atomically(mine, text)
+            try:
+                os.link(mine, path)
+            except FileExistsError:
+                # An answer that was lost on the network and asked for again says so too.
+                if mine.stat().st_nlink < 2:
+                    return False
         finally:
             mine.unlink(missing_ok=True)
-        return None
+        changes = self._changes(digest)
+        if any(other > number for other, _ in changes):
+            path.unlink(missing_ok=True)  # it was the next no longer
+            return False
+        for other, old in changes:
+            if other < number:
+                old.unlink(missing_ok=True)
+        return True
 
     def holder(self, digest: str) -> Optional[str]:
         """Return who compiles a digest now, None for nobody."""
-        return lock_holder(_read(self._lock(digest)))
+        return lock_holder(self._last(digest)[1])
 
     def unlock(self, digest: str, owner: str) -> None:
-        """Give the lock back, if it is still this owner's."""
-        path = self._lock(digest)
-        if lock_holder(_read(path)) == owner:
-            path.unlink(missing_ok=True)
+        """Give the lock back, if it is still this owner's. Its number stays."""
+        number, text = self._last(digest)
+        if lock_holder(text) == owner:
+            self._change(digest, number + 1, GIVEN_BACK)
 
     def digests(self) -> List[str]:
         """Return the digests of all complete artifacts, sorted."""

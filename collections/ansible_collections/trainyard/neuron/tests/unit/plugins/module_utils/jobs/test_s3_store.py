@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import random
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,9 +109,57 @@ def test_of_two_that_see_no_lock_one_gets_it(any_store: store.S3Store, monkeypat
     if isinstance(any_store, store.S3Store):
         monkeypatch.setattr(any_store, "_locked_by", lambda _digest: (None, {"IfNoneMatch": "*"}))
     else:
-        monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+        sees, turns = any_store._last, iter(range(3))
+        monkeypatch.setattr(any_store, "_last", lambda digest: (0, "") if next(turns) < 2 else sees(digest))
     assert any_store.lock(DIGEST, "h1") is None
     assert any_store.lock(DIGEST, "h2") is not None
+
+
+def test_an_ended_lock_goes_to_one_of_those_who_come_for_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each stands between looking and taking for a moment, as on a file system across a network."""
+    (tmp_path / "shared").mkdir()
+    read = store._read
+
+    def slowly(path: Path) -> str:
+        text = read(path)
+        time.sleep(random.uniform(0, 0.003))  # noqa: S311 (any moment will do)
+        return text
+
+    monkeypatch.setattr(store, "_read", slowly)
+    for turn in range(25):
+        with monkeypatch.context() as ended:
+            ended.setattr(store, "LOCK_S", -1.0)
+            store.open_store(str(tmp_path / "shared")).lock(DIGEST, f"dead-{turn}")
+        together, told = threading.Barrier(6), {}
+
+        def come(name: str, together: threading.Barrier = together, told: dict[str, str | None] = told) -> None:
+            shared = store.open_store(str(tmp_path / "shared"))
+            together.wait()
+            told[name] = shared.lock(DIGEST, name)
+
+        threads = [threading.Thread(target=come, args=(f"h{index}-{turn}",)) for index in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (winner,) = [name for name, holder in told.items() if holder is None]
+        assert {holder for holder in told.values() if holder} == {winner}
+        store.open_store(str(tmp_path / "shared")).unlock(DIGEST, winner)
+
+
+def test_a_host_that_slept_between_looking_and_taking_gets_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shared").mkdir()
+    late, other = (store.open_store(str(tmp_path / "shared")) for _ in range(2))
+    sees, stale = late._last, [late._last(DIGEST)]
+    assert [other.lock(DIGEST, "h2") for _ in range(4)] == [None] * 4
+    monkeypatch.setattr(late, "_last", lambda digest: stale.pop() if stale else sees(digest))
+    assert late.lock(DIGEST, "h1") == "h2"
+    assert other.holder(DIGEST) == "h2"
+    assert other.lock(DIGEST, "h2") is None
 
 
 def test_locked_digest_is_no_artifact_yet(any_store: store.S3Store) -> None:
