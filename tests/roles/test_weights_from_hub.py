@@ -19,6 +19,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import job, 
 
 from lab.services import hub
 from lab.services.faults import Fault
+from tests.tensor_files import file_of
 
 REPOSITORY = "acme/tiny"
 #: Large enough that the client writes a part of it before all is there: it writes 10 MiB at a time.
@@ -56,7 +57,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     (folder / "config.json").write_text('{"model_type": "llama"}')
     (folder / "original" / "consolidated.00.pth").write_bytes(b"x" * 1000)
     for number in (1, 2):
-        (folder / f"model-{number}.safetensors").write_bytes(bytes([number]) * SHARD_BYTES)
+        (folder / f"model-{number}.safetensors").write_bytes(file_of(SHARD_BYTES, fill=bytes([number])))
     service = hub.serve(root, "127.0.0.1", 0)
     handler = service.RequestHandlerClass
     url = f"http://127.0.0.1:{service.server_address[1]}"

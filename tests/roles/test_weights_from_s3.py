@@ -15,6 +15,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manif
 
 from lab.services import aws
 from lab.services.faults import Fault, Switch
+from tests.tensor_files import tensors
 
 BUCKET = "fleet"
 DIGEST = "ab" * 32
@@ -54,7 +55,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 def made(tmp_path: Path) -> Path:
     root = tmp_path / "made"
     root.mkdir()
-    (root / "model.pt").write_bytes(b"graph" * 1000)
+    (root / "model.safetensors").write_bytes(tensors(5000))
     (root / "config.json").write_text("{}")
     return root
 
@@ -81,8 +82,8 @@ def test_store_survives_a_service_that_is_down_for_a_moment(service: S3, made: P
     service.switch.set(Fault(status=500, count=3))
     assert shared.manifest(DIGEST) == described
     service.switch.set(Fault(status=503, count=3))
-    shared.get(DIGEST, "model.pt", tmp_path / "back", lambda _count: None)
-    assert (tmp_path / "back").read_bytes() == (made / "model.pt").read_bytes()
+    shared.get(DIGEST, "model.safetensors", tmp_path / "back", lambda _count: None)
+    assert (tmp_path / "back").read_bytes() == (made / "model.safetensors").read_bytes()
     assert service.switch.fault.count == 0
 
 

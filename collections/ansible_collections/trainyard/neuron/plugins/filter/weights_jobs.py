@@ -15,7 +15,7 @@ description:
   - Turns each checkpoint of a host's plan into the job that brings it there.
 options:
   _input:
-    description: The checkpoints, as the plan lists them (id, repo, revision, source, uri, path).
+    description: The checkpoints, as the plan lists them (id, repo, revision, source, uri, path, and trust where any).
     type: list
     elements: dict
     required: true
@@ -70,6 +70,7 @@ def weights_jobs(
                 "source": model["source"],
                 "uri": model.get("uri"),
                 "exclude": list(exclude or []),
+                **({"trust": model["trust"]} if model.get("trust") else {}),
             },
             "spec": {
                 "endpoint": endpoint,

@@ -74,14 +74,15 @@ def checked(source: Source) -> List[Dict[str, Any]]:
     try:
         expected = names.listing(source.expected(), source.name)
     except names.BadNameError as error:
-        raise _refused(str(error)) from error
+        raise refused(str(error)) from error
     kept = sorted(entry["path"] for entry in expected if entry["path"].split("/")[0] in manifest.EXCLUDED_TOP_LEVEL)
     if kept:
-        raise _refused(f"{source.name} lists {', '.join(kept)}, a name that is kept for this program's own files")
+        raise refused(f"{source.name} lists {', '.join(kept)}, a name that is kept for this program's own files")
     return expected
 
 
-def _refused(cause: str) -> job.JobError:
+def refused(cause: str) -> job.JobError:
+    """Return the error of a listing that nobody should have written."""
     return job.JobError(
         cause,
         "nothing was fetched, written or removed",

@@ -8,8 +8,8 @@ and the next one goes on from it; the final name appears with the manifest, when
 from __future__ import annotations
 
 import errno
-import fnmatch
 import glob
+import json
 import os
 import re
 import shutil
@@ -17,9 +17,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from . import job, manifest, names, peer, progress, transfer
+from . import checkpoint, job, manifest, names, peer, progress, transfer
 
 #: A revision of S3 or path weights that is a content digest and not just a label.
 CONTENT_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -30,7 +30,7 @@ HF = Path(sys.executable).parent / "hf"
 def run(spec: Dict[str, Any], report: progress.Progress) -> Dict[str, Any]:
     """Make `spec['path']` hold the weights that `spec['inputs']` names; return the manifest.
 
-    `spec`: id, path, inputs {repo, revision, source, uri, exclude}, endpoint (of the hub, empty for the real one),
+    `spec`: id, path, inputs {repo, revision, source, uri, exclude, maybe trust}, endpoint (empty for the real hub),
     max_workers, and the sender where another host of the fleet is to be asked first.
     """
     final = Path(spec["path"])
@@ -43,6 +43,7 @@ def run(spec: Dict[str, Any], report: progress.Progress) -> Dict[str, Any]:
     (staging / manifest.NAME).unlink(missing_ok=True)
     began_s = time.monotonic()
     name, files = _bring(spec, staging, report)
+    _require_whole(staging, files, name)
     described = manifest.of_files(
         files,
         "weights",
@@ -67,6 +68,98 @@ def _bring(spec: Dict[str, Any], staging: Path, report: progress.Progress) -> Tu
             sender.close()
     source = SOURCES[spec["inputs"]["source"]](spec)
     return source.name, transfer.bring(source, staging, spec["id"], report)
+
+
+def _require_whole(staging: Path, files: List[Dict[str, Any]], origin: str) -> None:
+    """Refuse a checkpoint that lacks a part, before it gets its manifest.
+
+    Raises:
+        job.JobError: with every problem; the files that are wrong are removed, so that they come anew.
+    """
+    found = [entry["path"] for entry in files]
+    wrong = checkpoint.problems(staging, found)
+    if not wrong:
+        code = checkpoint.own_code(staging)
+        if code and not any(name.endswith(".py") for name in found):
+            print(f"config.json asks for programs that are not here: {', '.join(code)}", flush=True)  # noqa: T201 - the job's log
+        return
+    for name in {line.split(": ", 1)[0] for line in wrong} & set(found):
+        names.inside(staging, name, origin).unlink()
+    more = f"; and {len(wrong) - checkpoint.TOLD} more" if len(wrong) > checkpoint.TOLD else ""
+    raise job.JobError(
+        f"the checkpoint of {origin} is not whole: {'; '.join(wrong[: checkpoint.TOLD])}{more}",
+        f"{staging} keeps the files that are right",
+        "complete it there, or give another revision or uri; then run again",
+    )
+
+
+def wanted_of(entries: List[Dict[str, Any]], inputs: Dict[str, Any], origin: str) -> List[Dict[str, Any]]:
+    """Return what of a listing is the checkpoint, `entries` being its `{path, size, ...}`; tells what is left out.
+
+    Raises:
+        job.JobError: a name that is refused, or no checkpoint that may be served.
+    """
+    try:
+        # All of them, and before anything is left out: who writes one such name may have written the others.
+        listed = names.listing(entries, origin)
+        ours = [entry for entry in listed if entry["path"].split("/")[0] not in manifest.EXCLUDED_TOP_LEVEL]
+        kept, out = checkpoint.select((e["path"] for e in ours), inputs["exclude"], inputs.get("trust") or ())
+    except names.BadNameError as error:
+        raise transfer.refused(str(error)) from error
+    except checkpoint.UnwantedError as error:
+        raise job.JobError(
+            f"{origin}: {error}", "nothing was fetched", "correct the model's repo, revision, uri or trust"
+        ) from error
+    for name, why in out.items():
+        print(f"left out: {name}: {why}", flush=True)  # noqa: T201 - the job's log
+    return [entry for entry in ours if entry["path"] in set(kept)]
+
+
+def stated_by(text: bytes, origin: str, inputs: Dict[str, Any]) -> Optional[List[Dict[str, Any]]]:
+    """Return the files that a manifest beside a checkpoint states; None for another program's file of that name.
+
+    Raises:
+        job.JobError: it is ours and cannot be read, or is not that of these weights.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        document = {}
+        other = False
+    else:
+        other = not isinstance(document, dict) or "files_digest" not in document
+    if other:
+        print(f"{origin} is another program's file and not read", flush=True)  # noqa: T201 - the job's log
+        return None
+    try:
+        described = manifest.parse(text, origin)
+    except manifest.ManifestError as error:
+        raise job.JobError(
+            f"{error}. What it said of the files there, their sums, is lost",
+            "nothing was fetched or removed",
+            "copy the checkpoint there anew; or remove that file alone, and the files are taken as they are",
+        ) from error
+    repo = described["inputs"].get("repo", inputs["repo"])
+    if described["kind"] != "weights" or repo != inputs["repo"]:
+        what = f"weights of {repo}" if described["kind"] == "weights" else f"the {described['kind']} {described['id']}"
+        raise job.JobError(
+            f"{origin} describes {names.shown(what)}, not weights of {inputs['repo']}",
+            "nothing was fetched",
+            "correct the repo or the uri of the model; if that directory was filled by hand, remove that file from it",
+        )
+    files: List[Dict[str, Any]] = described["files"]
+    kept = wanted_of(files, {**inputs, "exclude": []}, origin)
+    gone = sorted({entry["path"] for entry in files} - {entry["path"] for entry in kept})
+    if not CONTENT_DIGEST.fullmatch(inputs["revision"]):
+        return kept
+    programs = [name for name in gone if name.endswith(checkpoint.PROGRAMS)]
+    if programs:
+        raise job.JobError(
+            f"the content that the deployment pins holds programs ({', '.join(programs[: checkpoint.TOLD])})",
+            "nothing was fetched",
+            "pin content without them, or allow them for this checkpoint: model.trust: [remote_code]",
+        )
+    return files
 
 
 def _check_revision(spec: Dict[str, Any], described: Dict[str, Any], staging: Path) -> None:
@@ -110,7 +203,7 @@ class HubSource:
             ) from error
         files = []
         for item in tree:
-            if not isinstance(item, RepoFile) or excluded(item.path, self._inputs["exclude"]):
+            if not isinstance(item, RepoFile):
                 continue
             entry: Dict[str, Any] = {"path": item.path, "size": item.lfs.size if item.lfs else item.size}
             if item.lfs:
@@ -118,7 +211,7 @@ class HubSource:
             else:
                 entry["git_sha1"] = item.blob_id
             files.append(entry)
-        return files
+        return wanted_of(files, self._inputs, self.name)
 
     def fetch(self, staging: Path, expected: List[Dict[str, Any]]) -> None:
         """Run the hub's client until all files are in `staging`; what is there already is not fetched again."""
@@ -199,22 +292,21 @@ class S3Source:
             objects = {
                 item["Key"][len(self._prefix) :]: item["Size"] for page in pages for item in page.get("Contents", [])
             }
-            described = None
+            stated = None
             if manifest.NAME in objects:
                 body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + manifest.NAME)["Body"].read()
-                described = manifest.parse(body.decode(), f"{self.name}/{manifest.NAME}")
+                stated = stated_by(body, f"{self.name}/{manifest.NAME}", self._inputs)
         except store.s3_errors() as error:
             raise job.JobError(
                 f"{self.name}: {error}", "nothing was written", "check bucket, prefix and credentials"
             ) from error
-        if described is not None:
-            return list(described["files"])
-        wanted = [
-            name for name in objects if name and not name.endswith("/") and not excluded(name, self._inputs["exclude"])
-        ]
-        if not wanted:
+        if stated is not None:
+            return stated
+        # An object whose name ends so is how some programs note an empty folder.
+        listed = [{"path": name, "size": objects[name]} for name in sorted(objects) if name and not name.endswith("/")]
+        if not listed:
             raise job.JobError(f"{self.name} holds no object", "nothing was written", "correct the uri of the model")
-        return [{"path": name, "size": objects[name]} for name in sorted(wanted)]
+        return wanted_of(listed, self._inputs, self.name)
 
     def fetch(self, staging: Path, expected: List[Dict[str, Any]]) -> None:
         """Download what is not there yet; a file takes its name only when it is whole."""
@@ -261,16 +353,18 @@ class PathSource:
                 "nothing was written",
                 "mount it, or correct the uri of the model",
             )
-        described = manifest.read(self._root)
-        if described is not None:
-            return list(described["files"])
-        return [{"path": name, "size": self._source(name).stat().st_size} for name in sorted(self._names(Path()))]
+        own = self._root / manifest.NAME
+        stated = stated_by(own.read_bytes(), str(own), self._inputs) if own.is_file() else None
+        if stated is not None:
+            return stated
+        listed = [{"path": name, "size": self._source(name).stat().st_size} for name in sorted(self._names(Path()))]
+        return wanted_of(listed, self._inputs, self.name)
 
     def _names(self, folder: Path) -> Iterator[str]:
         """Yield the wanted files below a folder of this directory."""
         for entry in sorted((self._root / folder).iterdir()):
             relative = (folder / entry.name).as_posix()
-            if relative in manifest.EXCLUDED_TOP_LEVEL or excluded(relative, self._inputs["exclude"]):
+            if relative in manifest.EXCLUDED_TOP_LEVEL:
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 yield from self._names(folder / entry.name)
@@ -320,11 +414,6 @@ SOURCES: Dict[str, Callable[[Dict[str, Any]], transfer.Source]] = {
     "s3": S3Source,
     "path": PathSource,
 }
-
-
-def excluded(name: str, patterns: List[str]) -> bool:
-    """Return whether a file is left out: the patterns are the hub client's, `*` crosses folders."""
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def _one_line(error: BaseException) -> str:

@@ -233,3 +233,42 @@ def served_name_problems(hosts: Iterable[Host]) -> List[Problem]:
             path = variable_of(deployment) + ".served_name"
             problems.append(Problem(host.name, path, deployment.served_name, rule, "give each model its own name"))
     return problems
+
+
+def program_warnings(deployment: Deployment, config: Any) -> List[Problem]:
+    """Say of a checkpoint whose config.json asks for the repository's own programs that none of them will be there."""
+    programs = config.get("auto_map") if isinstance(config, Mapping) else None
+    if not programs or "remote_code" in deployment.model.trust:
+        return []
+    rule = "asks for programs of its own (auto_map of its config.json), which are not fetched"
+    fix = "none is needed if the SDK release knows the model; else read them first, and set model.trust: [remote_code]"
+    return [Problem("", variable_of(deployment) + ".model", deployment.model.repo, rule, fix)]
+
+
+def checkpoint_problems(hosts: Iterable[Host]) -> List[Problem]:
+    """Find deployments that name one checkpoint and disagree on where it comes from or on what it may run.
+
+    A checkpoint has one directory on a host and goes from host to host: what one of them allows, all would serve.
+    """
+    first: Dict[Tuple[str, str], Deployment] = {}
+    problems: List[Problem] = []
+    told = set()
+    for host in hosts:
+        for deployment in host.deployments:
+            model = deployment.model
+            other = first.setdefault((model.repo, model.revision), deployment)
+            for key in ("source", "uri", "trust"):
+                mine, theirs = getattr(model, key), getattr(other.model, key)
+                if mine == theirs or (deployment.name, other.name, key) in told:
+                    continue
+                told.add((deployment.name, other.name, key))
+                rule = "is %s in deployment %s, which serves the same checkpoint" % (_shown(theirs), other.name)
+                path = "%s.model.%s" % (variable_of(deployment), key)
+                problems.append(
+                    Problem(host.name, path, _shown(mine), rule, "give both the same, or their own revision")
+                )
+    return problems
+
+
+def _shown(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

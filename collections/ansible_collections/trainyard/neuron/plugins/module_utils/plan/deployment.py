@@ -35,6 +35,10 @@ FILL = "fill"
 GENERATIONS = ("nxdi_v0", "nxdi_v1", "native")
 RUNTIMES = ("venv", "container")
 SOURCES = ("huggingface", "s3", "path")
+
+#: What a checkpoint may be allowed to run, and that by default nothing is: pickles run code when they are loaded, and
+#: the repository's own programs whenever a server or a compiler asks for them.
+TRUST = ("pickle", "remote_code")
 DTYPES = ("bfloat16", "float16", "float32")
 
 #: Ports below are root's; the agent of a replica listens this far above it, so both must stay below 65536.
@@ -63,12 +67,14 @@ class ModelRef:
         source: where it is read from: `huggingface`, `s3` or `path`.
         revision: commit of the hub; for `s3` and `path` a token that changes whenever the files do.
         uri: `s3://bucket/prefix` or an absolute path; None for the hub.
+        trust: what its files may run on hosts, of `TRUST`.
     """
 
     repo: str
     source: str
     revision: str
     uri: Optional[str] = None
+    trust: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,17 @@ def _sdk_release(value: Any) -> str:
     return text(re.compile(r"\d+\.\d+(\.\d+)?"), "must be a version such as 2.23.0", "give a release of the SDK table")(
         value
     )
+
+
+def _trust(value: Any) -> Tuple[str, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise BadValueError("must be a list of %s" % " and ".join(TRUST), "write [%s], or [] for nothing" % TRUST[0])
+    for item in value:
+        if item not in TRUST:
+            raise BadValueError(
+                "must be a list of %s" % " and ".join(TRUST), did_you_mean(str(item), TRUST) or "remove it", "", item
+            )
+    return tuple(sorted(set(value)))
 
 
 def _data_parallel_size(value: Any) -> Union[int, str]:
@@ -253,6 +270,7 @@ _MODEL_FIELDS = {
     "uri": Field(
         optional(text(re.compile(r"\S+"), "must have no spaces", "give s3://bucket/prefix or an absolute path"))
     ),
+    "trust": Field(_trust, default=()),
 }
 
 _FIELDS = {
@@ -297,10 +315,21 @@ def parse_deployment(raw: Any, where: str) -> Tuple[Optional[Deployment], List[P
         values["model"], found = _read_model(values["model"], where + ".model")
         problems += found
     problems += _check_name(values.get("name"), where)
+    problems += _check_remote_code(values.get("model"), values.get("engine_args"), where)
     if problems:
         return None, problems
     values["served_name"] = values["served_name"] or values["model"].repo
     return Deployment(**values), []
+
+
+def _check_remote_code(model: Any, engine_args: Any, where: str) -> List[Problem]:
+    """Check that a server is told to run a repository's own programs only where the checkpoint is trusted with that."""
+    asked = engine_args.get("trust-remote-code") if isinstance(engine_args, Mapping) else None
+    if asked in (None, False) or not isinstance(model, ModelRef) or "remote_code" in model.trust:
+        return []
+    rule = "has the server run programs of the repository, which its files are not trusted with"
+    fix = "remove it; or read those programs at this revision, and set model.trust: [remote_code]"
+    return [Problem("", where + ".engine_args.trust-remote-code", asked, rule, fix)]
 
 
 def _read_model(raw: Mapping[str, Any], where: str) -> Tuple[Optional[ModelRef], List[Problem]]:

@@ -149,6 +149,7 @@ class _Planner:
         hosts = self._read()
         self._read_routers()
         self._problems += checks.served_name_problems(hosts)
+        self._problems += checks.checkpoint_problems(hosts)
         planned = {host.name: self._host(host) for host in hosts}
         router = self._router(hosts, planned)
         benchmarks = self._benchmarks(hosts, planned, router)
@@ -249,6 +250,7 @@ class _Planner:
                 problems, warnings = problems + fitting, warnings + costs
                 if not problems:
                     warnings += argument_warnings(deployment, row, where) + checks.traps(deployment)
+                    warnings += checks.program_warnings(deployment, deployment.model_config)
             self._judged[key] = (row, problems + wrong, warnings)
         return self._judged[key]
 
@@ -753,6 +755,7 @@ def _weights(host: Host) -> List[Dict[str, Any]]:
             "revision": model.revision,
             "source": model.source,
             "uri": model.uri,
+            **({"trust": list(model.trust)} if model.trust else {}),
             "path": weights_path(host.data_dir, model),
             "sender": None,
         }

@@ -11,6 +11,8 @@ import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest, store, weights
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs.progress import Progress
 
+from tests.tensor_files import tensors
+
 boto3 = pytest.importorskip("boto3")
 moto = pytest.importorskip("moto")
 
@@ -66,14 +68,14 @@ def test_missing_bucket_is_an_error_and_not_an_empty_store() -> None:
         store.open_store("s3://nobody/artifacts").manifest(DIGEST)
 
 
-def test_weights_come_from_s3(made: Path, tmp_path: Path) -> None:
-    client = boto3.client("s3")
-    for name in ("model.pt", "weights/tp0.safetensors"):
-        client.upload_file(str(made / name), "fleet", f"models/m/{name}")
+def test_weights_come_from_s3(tmp_path: Path) -> None:
+    files = {"config.json": b"{}", "more/notes.txt": b"x", "model.safetensors": tensors(100_000)}
+    for name, content in files.items():
+        boto3.client("s3").put_object(Bucket="fleet", Key=f"models/m/{name}", Body=content)
     inputs = {"repo": "a/b", "revision": "v1", "source": "s3", "uri": "s3://fleet/models/m", "exclude": []}
     final = tmp_path / "data" / "v1"
     described = weights.run({"id": "x", "path": str(final), "inputs": inputs}, Progress(tmp_path / "report.json"))
-    assert described["files"] == manifest.describe_files(made)
+    assert {entry["path"]: (final / entry["path"]).read_bytes() for entry in described["files"]} == files
     assert manifest.full_problems(final, described) == []
 
 
