@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ DEPLOYMENT: dict[str, Any] = {
     "port": 8000,
     "neuron_config": {"model_type": "llama"},
 }
+
+BOOKS = [path for path in (ROOT / "playbooks").glob("*.yml") if not path.stem.endswith("_planned")]
 
 
 @dataclass
@@ -136,3 +139,39 @@ def test_both_recipes_are_accepted_with_no_host_reachable(inventory: str) -> Non
             env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
         )
         assert syntax.returncode == 0, syntax.stderr
+
+
+def plays(playbook: str) -> list[str]:
+    """Names of a playbook's plays, in order, as Ansible reads them."""
+    listed = subprocess.run(
+        ["ansible-playbook", playbook, "--list-tasks", "-i", "inventory/trn2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+    )
+    return re.findall(r"^  play #\d+ \([^)]*\): (.*?)\s*TAGS:", listed.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", ["site.yml", *sorted(f"playbooks/{path.name}" for path in BOOKS)])
+def test_every_playbook_plans_first_and_once(path: str) -> None:
+    found = plays(path)
+    assert found[:2] == ["Fleet", "Preflight"]
+    assert found.count("Preflight") == 1
+
+
+def test_a_playbook_without_a_plan_says_how_to_get_one(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("[neuron]\ntrn2-a ansible_connection=local\n")
+    run = subprocess.run(
+        ["ansible-playbook", "playbooks/serve_planned.yml", "-i", str(tmp_path / "hosts")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "COLUMNS": "300"},
+    )
+    assert run.returncode != 0
+    assert "this run has no plan" in run.stdout + run.stderr

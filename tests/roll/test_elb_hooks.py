@@ -17,6 +17,7 @@ import pytest
 from ansible_collections.trainyard.neuron.plugins.modules.elb_targets import Group, steer
 from moto.server import ThreadedMotoServer
 
+from tests.roll.given_plan import keep
 from trainyard.paths import ROOT
 
 REGION = "us-east-1"
@@ -88,7 +89,6 @@ def play(tmp_path: Path, arn: str) -> subprocess.CompletedProcess[str]:
     variables = {
         "trainyard_elb_target_groups": {"llama": arn},
         "trainyard_redeploy_hooks": hooks,
-        "trainyard_fleet": {"hosts": {"localhost": {"replicas": rows}}},
         "trainyard_roll": {
             "terms": {
                 "run": "r",
@@ -100,7 +100,8 @@ def play(tmp_path: Path, arn: str) -> subprocess.CompletedProcess[str]:
         },
     }
     book, inventory = tmp_path / "hooks.yml", tmp_path / "hosts"
-    tasks = [hook("drain"), ask, tell, hook("undrain"), ask, tell]
+    plan = keep(tmp_path, {"hosts": {"localhost": {"replicas": rows}}})
+    tasks = [plan, hook("drain"), ask, tell, hook("undrain"), ask, tell]
     book.write_text(json.dumps([{"hosts": "neuron", "gather_facts": False, "vars": variables, "tasks": tasks}]))
     inventory.write_text("[neuron]\nlocalhost ansible_connection=local\n")
     return subprocess.run(

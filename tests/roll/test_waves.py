@@ -18,6 +18,7 @@ import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Settings
 from ansible_collections.trainyard.neuron.tests.unit.module_utils.roll.fleets import fleet_plan, names, planned
 
+from tests.roll.given_plan import keep
 from trainyard.paths import ROOT
 
 SHAPE = {"h1": 1, "h2": 2, "h3": 2}
@@ -79,9 +80,10 @@ def roll(tmp_path: Path, collections: Path, bad: dict[str, Any], hooks: dict[str
     how = Settings(at_once=2, floor="1", canary_seconds=0, soak_seconds=0, batches=("1", "1", "100%"))
     fact, _ = planned(SHAPE, how, ("r1",), hooks)
     (tmp_path / "bad.json").write_text(json.dumps(bad))
-    variables = {"trainyard_roll": fact, "trainyard_fleet": fleet_plan(SHAPE), "where": str(tmp_path)}
+    variables = {"trainyard_roll": fact, "where": str(tmp_path)}
     task = {"ansible.builtin.include_tasks": str(ROOT / "playbooks" / "tasks" / "roll.yml")}
-    book = [{"hosts": "neuron:router", "gather_facts": False, "vars": variables, "tasks": [task]}]
+    plan = keep(tmp_path, fleet_plan(SHAPE), ("r1",))
+    book = [{"hosts": "neuron:router", "gather_facts": False, "vars": variables, "tasks": [plan, task]}]
     (tmp_path / "book.yml").write_text(json.dumps(book))
     (tmp_path / "hosts").write_text(
         "[neuron]\nh[1:3]\n[router]\nr1\n[all:vars]\nansible_connection=local\nansible_python_interpreter=/usr/bin/python3\n"

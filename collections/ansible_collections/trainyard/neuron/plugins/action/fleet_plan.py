@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The planner as an action: reads the inventory's variables on the controller and gives the plan as a fact."""
+"""The planner as an action: reads the inventory's variables on the controller and keeps the plan for this run."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import (
-    PLAN_FACT,
-    default_model_configs,
-    fleet_input,
-)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import default_model_configs, fleet_input
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_plan
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -23,8 +20,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
     _supports_check_mode = True
     _supports_async = False
 
-    def run(self, tmp: Optional[str] = None, task_vars: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
-        """Return the plan as a fact, or every problem of it."""
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Write the plan for the readers of its parts, or return every problem of it."""
         super().run(tmp, task_vars)
         _result, arguments = self.validate_argument_spec(
             argument_spec={
@@ -53,9 +50,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             }
         result = {"changed": False, "warnings": [_sentence(warning) for warning in plan["warnings"]]}
         if arguments["publish"]:
-            result.update(plan=plan, ansible_facts={PLAN_FACT: plan})
-        return result
+            run_plan.write(plan, run_plan.current().folder)
+        return {**result, **_size(plan)}
 
 
-def _sentence(warning: Dict[str, Any]) -> str:
+def _size(plan: dict[str, Any]) -> dict[str, int]:
+    """Return how much there is: what a result says is copied for every host of the play, so not the plan itself."""
+    return {"hosts": len(plan["hosts"]), "replicas": sum(len(host["replicas"]) for host in plan["hosts"].values())}
+
+
+def _sentence(warning: dict[str, Any]) -> str:
     return "%(host)s: %(variable)s: %(rule)s. Fix: %(fix)s" % warning

@@ -22,7 +22,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import 
     read_fleet,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import ELSEWHERE, Fleet, RollError, Settings
-from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_lock
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_lock, run_plan
 
 VERBS = ("redeploy", "rollback", "status", "check", "leave")
 HOOKS = ("before", "drain", "undrain", "is_drained", "after")
@@ -31,7 +31,6 @@ LONGEST_WAIT_S = 86400.0
 """How long a drain with the policy to wait is taken to last; where it lasts longer, a lock may end meanwhile."""
 MOVE_KEYS = ("id", "name", "url", "release", "was")
 """What a host has to know about a move (the options of trainyard.neuron.replica_release)."""
-FLEET_FACT = "trainyard_fleet"
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -62,16 +61,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         )
         variables = task_vars or {}
         try:
-            return self._planned(arguments, variables["hostvars"], variables["inventory_hostname"])
-        except RollError as error:
+            return self._planned(arguments, variables["hostvars"])
+        except (RollError, run_plan.RunPlanError) as error:
             return {"failed": True, "changed": False, "msg": str(error)}
 
-    def _planned(self, arguments: dict[str, Any], hostvars: Any, here: str) -> dict[str, Any]:
+    def _planned(self, arguments: dict[str, Any], hostvars: Any) -> dict[str, Any]:
         reports = {name: reported(hostvars, name, arguments["reports"]) for name in arguments["hosts"]}
         routers = {name: reported(hostvars, name, arguments["reports"]) for name in arguments["routers"]}
         hooks = files(arguments["hooks"])
         fleet = read_fleet(
-            wanted(hostvars[here][FLEET_FACT], reports, arguments["verb"]),
+            wanted({"hosts": run_plan.current().hosts(reports)}, reports, arguments["verb"]),
             {name: None if answer is None else answer["replicas"] for name, answer in reports.items()},
             {name: None if answer is None else answer["servers"] for name, answer in routers.items()},
             elsewhere(hooks, named(arguments["drained_elsewhere"]), reports),
@@ -93,19 +92,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 raise RollError(problems)
             return {"changed": False}
         Thresholds.from_dict(arguments["thresholds"])
-        beside = self._beside(arguments, hostvars, here, fleet)
+        beside = self._beside(arguments, hostvars, fleet)
         plan = plan_roll(fleet, settings, arguments["staged"], beside, insist=arguments["verb"] == "redeploy")
         fact = as_fact(plan, fleet, settings, {**arguments, "hooks": hooks}, identity(arguments["verb"]))
         for line in plan.lines():
             self._display.display(line)
         return {"changed": False, "msg": plan.lines(), "roll": fact}
 
-    def _beside(self, arguments: dict[str, Any], hostvars: Any, here: str, fleet: Fleet) -> list[Peer]:
+    def _beside(self, arguments: dict[str, Any], hostvars: Any, fleet: Fleet) -> list[Peer]:
         """Replicas that serve on hosts which have no part; one that does not answer has none to compare with."""
         names = [name for name in arguments["beside"] if name not in arguments["hosts"]]
         reports = {name: reported(hostvars, name, arguments["reports"]) for name in names}
         seen = {name: answer["replicas"] for name, answer in reports.items() if answer}
-        others = read_fleet(wanted(hostvars[here][FLEET_FACT], seen, "redeploy"), seen, {})
+        others = read_fleet(wanted({"hosts": run_plan.current().hosts(seen)}, seen, "redeploy"), seen, {})
         return in_rotation(replace(others, seats=fleet.seats))
 
 

@@ -11,6 +11,7 @@ from ansible_collections.trainyard.neuron.plugins.action.roll_plan import named,
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.moves import REPLACE
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import out_of_rotation, read_fleet
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet, RollError
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_plan
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -26,7 +27,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         _, arguments = self.validate_argument_spec(
             argument_spec={
                 "roll": {"type": "dict", "required": True},
-                "fleet": {"type": "dict", "required": True},
                 "reports": {"type": "str", "default": "trainyard_replicas_after"},
                 "drained_elsewhere": {"type": "raw", "default": []},
             }
@@ -37,10 +37,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         routers = {name: reported(hostvars, name, arguments["reports"]) for name in terms["routers"]}
         try:
             elsewhere = named(arguments["drained_elsewhere"]) if terms["hooks"]["is_drained"] else None
-        except RollError as error:
+            planned = {"hosts": run_plan.current().hosts(reports)}
+        except (RollError, run_plan.RunPlanError) as error:
             return {"failed": True, "changed": False, "msg": str(error)}
         fleet = read_fleet(
-            wanted(arguments["fleet"], reports, terms["verb"]),
+            wanted(planned, reports, terms["verb"]),
             {name: None if answer is None else answer["replicas"] for name, answer in reports.items()},
             {name: None if answer is None else answer["servers"] for name, answer in routers.items()},
             elsewhere,

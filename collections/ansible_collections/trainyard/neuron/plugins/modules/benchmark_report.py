@@ -56,7 +56,7 @@ EXAMPLES = r"""
   trainyard.neuron.benchmark_report:
     archive: results/20261122-001500-tiny-llama-3f2a.tar.gz
     provenance: cpu
-    replicas: "{{ trainyard_fleet.hosts['lab-1'].replicas }}"
+    replicas: "{{ lookup('trainyard.neuron.plan', 'host', name='lab-1').replicas }}"
   register: measured
 """
 

@@ -105,7 +105,7 @@ EXAMPLES = r"""
     url: http://127.0.0.1:8080
     model: tiny-llama
     tokenizer: /data/weights/tiny-llama/0123456789ab
-    replicas: "{{ trainyard_fleet.hosts['lab-1'].replicas }}"
+    replicas: "{{ lookup('trainyard.neuron.plan', 'host', name='lab-1').replicas }}"
     load: {requests: 100, mean_input_tokens: 128, mean_output_tokens: 64}
 """
 

@@ -12,7 +12,8 @@ description:
   - Reads the C(trainyard_*) variables of the hosts, C(trainyard_deployment_<name>) above all, and decides the cores,
     CPUs, ports, paths, digests and commands of every replica.
   - Reaches no host. All problems of all hosts are told at once.
-  - Runs once for the fleet, so give it C(run_once), which also gives the fact to every host of the play.
+  - Runs once for the fleet, so give it C(run_once). The plan is kept on the controller until the run ends, where
+    P(trainyard.neuron.plan#lookup) reads the part of each host, router and client.
 options:
   hosts:
     description: Names of the hosts that serve.
@@ -36,7 +37,7 @@ options:
     type: path
     default: ""
   publish:
-    description: Return the plan. Without it the plan is only made, to see whether it can be.
+    description: Keep the plan for this run. Without it the plan is only made, to see whether it can be.
     type: bool
     default: true
 attributes:
@@ -51,26 +52,21 @@ EXAMPLES = r"""
     hosts: "{{ groups['neuron'] }}"
     routers: "{{ groups['router'] | default([]) }}"
   run_once: true
-  register: fleet
 
 - name: Show the cores of the first replica
   ansible.builtin.debug:
-    msg: "{{ fleet.plan.hosts[inventory_hostname].replicas[0].cores }}"
+    msg: "{{ lookup('trainyard.neuron.plan', 'host').replicas[0].cores }}"
 """
 
 RETURN = r"""
-plan:
-  description: The plan, of the shape that docs/schemas/plan.schema.json describes.
-  returned: when O(publish=true)
-  type: dict
-ansible_facts:
-  description: The same as a fact, C(ansible_facts['trainyard_fleet']).
-  returned: when O(publish=true)
-  type: dict
-  contains:
-    trainyard_fleet:
-      description: Plan of every host, of the router, and the warnings.
-      type: dict
+hosts:
+  description: How many hosts the plan has.
+  returned: success
+  type: int
+replicas:
+  description: How many replicas they serve.
+  returned: success
+  type: int
 problems:
   description: Every problem, with its host, variable, value, rule and fix.
   returned: failure

@@ -16,10 +16,6 @@ options:
     description: The roll's plan.
     type: dict
     required: true
-  fleet:
-    description: The fleet's plan.
-    type: dict
-    required: true
   reports:
     description: Name of the variable that M(trainyard.neuron.replica_info) was registered as.
     type: str
@@ -40,7 +36,6 @@ EXAMPLES = r"""
 - name: Report, and name every replica that is out
   trainyard.neuron.roll_report:
     roll: "{{ trainyard_roll }}"
-    fleet: "{{ trainyard_fleet }}"
 """
 
 RETURN = r"""

@@ -23,8 +23,8 @@ PREFIX, ADDRESS = "trainyard_", "ansible_host"
 #: the beginning of a digest of it, by which a changed key is seen and no key can be told.
 KEY_VARIABLE, KEY_INPUT = "vllm_endpoint_api_key", "credentials"
 
-#: The variable that `trainyard.neuron.topology_info` is registered as, and the one that the plan itself becomes.
-TOPOLOGY_FACT, PLAN_FACT = "trainyard_topology", "trainyard_fleet"
+#: The variable that `trainyard.neuron.topology_info` is registered as.
+TOPOLOGY_FACT = "trainyard_topology"
 
 
 def fleet_input(
@@ -121,11 +121,13 @@ def _variables(
         return {}
     values: Dict[str, Any] = {}
     others = (ADDRESS, KEY_VARIABLE) + (router_access.VARIABLES if routes else ())
-    for key in sorted(hostvars[name]):
-        if key not in others and (not key.startswith(PREFIX) or key == PLAN_FACT):
+    # Ansible puts a host's variables together anew each time that they are asked for.
+    variables = hostvars[name]
+    for key in sorted(variables):
+        if key not in others and not key.startswith(PREFIX):
             continue
         try:
-            value = hostvars[name][key]
+            value = variables[key]
             if key == KEY_VARIABLE:
                 values[KEY_INPUT] = fingerprint(str(value or ""))
             elif key == router_access.KEYS:

@@ -83,7 +83,6 @@ OTHER_VARIABLES = frozenset(
         "trainyard_drained_elsewhere",
         "trainyard_elb_target_groups",
         "trainyard_elb_target_id",
-        "trainyard_fleet",
         "trainyard_llmperf",
         "trainyard_only",
         "trainyard_redeploy",

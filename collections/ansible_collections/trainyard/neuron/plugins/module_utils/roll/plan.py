@@ -643,7 +643,7 @@ def read_fleet(
     """Put together what the plan wants and what hosts and routers said.
 
     Args:
-        plan: ``trainyard_fleet``.
+        plan: the plan's `hosts`, those that take part.
         reports: by host, ``replica_info``'s ``replicas`` (by replica name), or None where the host did not answer.
         routers: by router, server id -> ``{state, up, sessions}``, or None where it did not answer.
         drained_elsewhere: replicas that are drained at routers which trainyard does not run; None if there are none

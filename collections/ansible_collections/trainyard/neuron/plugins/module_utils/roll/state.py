@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a roll knows before it decides: wanted replicas, what the hosts run, what the routers do, the settings.
 
-The dictionaries come from the plan (``trainyard_fleet``), from ``trainyard.neuron.replica_info`` and from the routers.
+The dictionaries come from the plan, from ``trainyard.neuron.replica_info`` and from the routers.
 They are read into frozen records here, once, so that everything after this module is typed. Standard library only.
 """
 

@@ -36,6 +36,7 @@ def play(tmp_path: Path, hosts: dict[str, Any], arguments: dict[str, Any], *afte
             "ANSIBLE_INJECT_FACT_VARS": "false",
             "ANSIBLE_SSH_EXECUTABLE": "/bin/false",
             "ANSIBLE_SSH_RETRIES": "0",
+            "ANSIBLE_LOCAL_TEMP": str(tmp_path / "local"),
         },
     )
     assert run.stdout.find("{") >= 0, run.stderr
@@ -43,21 +44,64 @@ def play(tmp_path: Path, hosts: dict[str, Any], arguments: dict[str, Any], *afte
     return {task["task"]["name"]: task["hosts"] for task in report["plays"][0]["tasks"]}
 
 
+def show(what: str, name: str = "show") -> dict[str, Any]:
+    return {"name": name, "ansible.builtin.debug": {"msg": "{{ " + what + " }}"}}
+
+
 BOTH = {"hosts": "{{ groups['neuron'] }}", "routers": "{{ groups['router'] }}"}
 
 
-def test_the_plan_is_returned_to_every_host_and_templates_are_resolved(tmp_path: Path) -> None:
+def test_each_host_reads_its_part_and_templates_are_resolved(tmp_path: Path) -> None:
     item = deployment(served_name="{{ word }}-70b")
     hosts = {name: host(item, word="llama") for name in ("a", "b")}
-    show = {
-        "name": "show",
-        "ansible.builtin.debug": {"msg": "{{ made.plan.hosts[inventory_hostname].replicas[1].cores }}"},
-    }
-    results = play(tmp_path, hosts, BOTH, show)
-    plan = results["plan"]["a"]["plan"]
-    assert plan["hosts"]["b"]["replicas"][0]["served_name"] == "llama-70b"
+    part = "lookup('trainyard.neuron.plan', 'host')"
+    results = play(
+        tmp_path, hosts, BOTH, show(f"[{part}.name, {part}.replicas[1].cores, {part}.replicas[0].served_name]")
+    )
     assert results["plan"]["a"]["changed"] is False
-    assert {name: result["msg"] for name, result in results["show"].items()} == {"a": "32-63", "b": "32-63"}
+    assert {name: result["msg"] for name, result in results["show"].items()} == {
+        name: [name, "32-63", "llama-70b"] for name in ("a", "b")
+    }
+
+
+def test_what_every_host_of_the_play_is_given_does_not_grow_with_the_fleet(tmp_path: Path) -> None:
+    """What a task returns that runs once is copied for each host, and goes through each of their workers."""
+    one = play(tmp_path, {"a": host(deployment())}, BOTH)["plan"]["a"]
+    three = play(tmp_path, {name: host(deployment()) for name in "abc"}, BOTH)["plan"]["a"]
+    assert (one["hosts"], one["replicas"], three["hosts"], three["replicas"]) == (1, 2, 3, 6)
+    assert len(json.dumps(three)) == len(json.dumps(one))
+
+
+def test_nobody_else_can_read_the_plan_and_nothing_of_it_is_left(tmp_path: Path) -> None:
+    listing = {"name": "list", "delegate_to": "localhost", "ansible.builtin.command": {}}
+    listing["ansible.builtin.command"] = {"argv": ["find", str(tmp_path / "local"), "-printf", "%m %y %p\\n"]}
+    rows = play(tmp_path, {"a": host(deployment())}, BOTH, listing)["list"]["a"]["stdout_lines"]
+    found = {row.rsplit("/", 1)[1]: row.split()[0] for row in rows if "trainyard-plan" in row}
+    assert {"trainyard-plan": "700", "hosts": "700", "fleet.json": "600"}.items() <= found.items()
+    assert set(found.values()) == {"600", "700"}
+    assert list((tmp_path / "local").iterdir()) == []
+
+
+def test_a_host_that_the_plan_does_not_have_is_told_which_it_has(tmp_path: Path) -> None:
+    part = "lookup('trainyard.neuron.plan', 'host', name='trn-aa')"
+    result = play(tmp_path, {"trn-a": host(deployment())}, BOTH, show(part))["show"]["trn-a"]
+    assert "the plan of this run has no host trn-aa: did you mean 'trn-a'?" in result["msg"]
+
+
+def test_a_part_that_no_plan_has_is_refused_with_the_nearest_word(tmp_path: Path) -> None:
+    result = play(tmp_path, {"a": host(deployment())}, BOTH, show("lookup('trainyard.neuron.plan', 'hosst')"))["show"][
+        "a"
+    ]
+    assert "did you mean 'host'?" in result["msg"]
+
+
+def test_without_a_plan_it_is_said_which_playbook_makes_one(tmp_path: Path) -> None:
+    tried = {**BOTH, "publish": False}
+    result = play(tmp_path, {"a": host(deployment())}, tried, show("lookup('trainyard.neuron.plan', 'host')"))["show"][
+        "a"
+    ]
+    assert "this run has no plan" in result["msg"]
+    assert "Traceback" not in result["msg"]
 
 
 def test_every_problem_of_every_host_is_in_the_message(tmp_path: Path) -> None:
@@ -77,13 +121,8 @@ def test_warnings_are_shown(tmp_path: Path) -> None:
     assert any("trainyard_colour" in warning for warning in result["warnings"])
 
 
-def test_a_plan_that_is_only_tried_is_not_returned(tmp_path: Path) -> None:
-    result = play(tmp_path, {"a": host(deployment())}, {**BOTH, "publish": False})["plan"]["a"]
-    assert "plan" not in result
-    assert "ansible_facts" not in result
-
-
 def test_a_registered_topology_is_planned_on(tmp_path: Path) -> None:
     report = {"failed": False, "topology": {"devices": [], "online_cpus": "0-1"}}
-    result = play(tmp_path, {"a": host(deployment(), trainyard_topology=report)}, BOTH)["plan"]["a"]
-    assert [replica["cpus"] for replica in result["plan"]["hosts"]["a"]["replicas"]] == ["0", "1"]
+    cpus = show("lookup('trainyard.neuron.plan', 'host').replicas | map(attribute='cpus')")
+    result = play(tmp_path, {"a": host(deployment(), trainyard_topology=report)}, BOTH, cpus)["show"]["a"]
+    assert result["msg"] == ["0", "1"]

@@ -63,7 +63,7 @@ def test_what_a_host_reported_is_used_and_a_host_that_was_not_reached_is_not(reg
 
 
 def test_results_that_a_run_registered_are_no_variables() -> None:
-    hostvars = {"a": {"trainyard_anything": {"changed": False, "failed": False}, "trainyard_fleet": {"version": 1}}}
+    hostvars = {"a": {"trainyard_anything": {"changed": False, "failed": False}}}
     assert fleet_input(hostvars, ["a"], [])["hosts"] == {"a": {}}
 
 

@@ -12,7 +12,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import
 
 
 def fleet_plan(shape: Mapping[str, int]) -> dict[str, Any]:
-    """``trainyard_fleet`` of hosts with so many replicas each, ``m-0`` and on, all to be of the release `new`."""
+    """The plan of hosts with so many replicas each, ``m-0`` and on, all to be of the release `new`."""
 
     def replica(host: str, index: int) -> dict[str, Any]:
         return {

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a run, in files of the controller: written once, read by parts.
+
+As a fact, every host would carry the plan of all of them, through every worker and back. In files, a worker reads what
+its own host needs when it needs it. They lie in the directory that ansible-core makes for each run, of mode 0700, and
+takes away at its end; every worker knows it, a run beside this one has another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible import constants
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import did_you_mean
+
+HOSTS, ROUTERS = "hosts", "routers"
+FLEET, ROUTER, BENCHMARKS = "fleet.json", "router.json", "benchmarks.json"
+
+
+class RunPlanError(Exception):
+    """This run has no plan, or the plan nothing for a host."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The parts of one plan, read when they are asked for.
+
+    Attributes:
+        folder: where they lie.
+    """
+
+    folder: Path
+
+    def fleet(self) -> dict[str, Any]:
+        """Return what is the whole fleet's: `version`, the `hosts`' names, and the `router` without its parts."""
+        return dict(self._read(FLEET))
+
+    def host(self, name: str) -> dict[str, Any]:
+        """Return a serving host's part.
+
+        Raises:
+            RunPlanError: the plan has no such host.
+        """
+        try:
+            return dict(self._read(HOSTS, _file_of(name)))
+        except FileNotFoundError:
+            known = self.fleet()["hosts"]
+            fix = did_you_mean(name, known) or f"it has {', '.join(known[:8])}{' and others' if known[8:] else ''}"
+            raise RunPlanError(f"the plan of this run has no host {name}: {fix}") from None
+
+    def hosts(self, names: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Return the parts of some serving hosts, those of the plan among `names`, or all."""
+        known = self.fleet()["hosts"]
+        wanted = set(known if names is None else names)
+        return {name: self.host(name) for name in known if name in wanted}
+
+    def replicas(self) -> list[dict[str, Any]]:
+        """Return every replica of the fleet."""
+        return [replica for part in self.hosts().values() for replica in part["replicas"]]
+
+    def router(self, name: str) -> dict[str, Any]:
+        """Return a router's `port`, `models` and `access`: the models that all share, or its own.
+
+        Raises:
+            RunPlanError: the plan has no such router.
+        """
+        try:
+            return {**self._read(ROUTER), **self._read(ROUTERS, _file_of(name))}
+        except FileNotFoundError:
+            raise RunPlanError(f"the plan of this run has no router {name}: put it into the group router") from None
+
+    def benchmarks(self, client: str) -> list[dict[str, Any]]:
+        """Return the benchmarks in which a client sends load."""
+        return [row for row in self._read(BENCHMARKS) if client in (host["name"] for host in row["load_hosts"])]
+
+    def _read(self, *parts: str) -> Any:
+        try:
+            return json.loads(self.folder.joinpath(*parts).read_bytes())
+        except FileNotFoundError:
+            if not self.folder.exists():
+                raise RunPlanError(
+                    "this run has no plan: start with playbooks/preflight.yml, or run the playbook without _planned"
+                ) from None
+            raise
+
+
+def current() -> RunPlan:
+    """Return the plan of the run that this process works for; whether it was made shows when it is read."""
+    return RunPlan(Path(constants.DEFAULT_LOCAL_TMP, "trainyard-plan"))
+
+
+def write(plan: Mapping[str, Any], folder: Path) -> None:
+    """Write a plan in parts, in the place of an earlier one of this run.
+
+    Args:
+        plan: the form of `FleetPlan.to_dict`.
+        folder: where to; nobody else can look into it.
+    """
+    router = plan["router"]
+    shared = {"port": router["port"], "models": router["models"]}
+    known = {key: value for key, value in router.items() if key not in ("models", "access")}
+    known["own"] = sorted(router["own"])
+    new = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+    for name in (HOSTS, ROUTERS):
+        new.joinpath(name).mkdir(mode=0o700)
+    for name, part in plan["hosts"].items():
+        _write(new / HOSTS / _file_of(name), part)
+    for name, access in router["access"].items():
+        _write(new / ROUTERS / _file_of(name), {**router["own"].get(name, {}), "access": access})
+    _write(new / ROUTER, shared)
+    _write(new / BENCHMARKS, plan["benchmarks"])
+    _write(new / FLEET, {"version": plan["version"], "hosts": list(plan["hosts"]), "router": known})
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+
+
+def _file_of(name: str) -> str:
+    """Return the file of a host: an inventory may give a host any name, a path too."""
+    return hashlib.sha256(name.encode()).hexdigest()[:32] + ".json"
+
+
+def _write(path: Path, part: Any) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        json.dump(part, file)

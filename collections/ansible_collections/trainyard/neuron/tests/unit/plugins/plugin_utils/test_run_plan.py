@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a run in parts: what is read is what was planned, whatever the hosts are called."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.run_plan import RunPlan, RunPlanError, write
+from ansible_collections.trainyard.neuron.tests.unit.module_utils.plan.fleets import deployment, host
+
+NAMES = ["trn2-a", "../../etc/passwd", "n" * 300]
+
+
+def planned(names: list[str], routers: list[str], clients: list[str] = []) -> dict[str, Any]:  # noqa: B006
+    hosts = {name: host(deployment(benchmark={"load_hosts": max(1, len(clients))})) for name in names}
+    return plan_fleet({"hosts": hosts, "routers": routers, "clients": clients}).to_dict()
+
+
+def kept(tmp_path: Path, plan: dict[str, Any]) -> RunPlan:
+    write(plan, tmp_path / "plan")
+    return RunPlan(tmp_path / "plan")
+
+
+def test_the_parts_are_the_plan(tmp_path: Path) -> None:
+    plan = planned(NAMES, ["gateway"], ["load-1", "load-2"])
+    parts = kept(tmp_path, plan)
+    assert parts.hosts() == plan["hosts"]
+    assert {name: parts.host(name) for name in NAMES} == plan["hosts"]
+    assert parts.router("gateway") == {
+        "port": plan["router"]["port"],
+        "models": plan["router"]["models"],
+        "access": plan["router"]["access"]["gateway"],
+    }
+    assert parts.benchmarks("load-1") == parts.benchmarks("load-2") == plan["benchmarks"]
+    assert parts.benchmarks("gateway") == []
+    assert [replica["id"] for replica in parts.replicas()] == [
+        replica["id"] for row in plan["hosts"].values() for replica in row["replicas"]
+    ]
+
+
+def test_a_host_named_as_a_path_is_kept_where_the_others_are(tmp_path: Path) -> None:
+    kept(tmp_path, planned(NAMES, []))
+    assert [path.name for path in tmp_path.iterdir()] == ["plan"]
+    assert len(list((tmp_path / "plan" / "hosts").iterdir())) == len(NAMES)
+
+
+def test_routers_on_the_hosts_read_their_own_servers(tmp_path: Path) -> None:
+    plan = planned(["a", "b"], ["a", "b"])
+    plan["router"]["own"] = {"a": {"port": 8080, "models": ["of a"]}, "b": {"port": 8080, "models": ["of b"]}}
+    parts = kept(tmp_path, plan)
+    assert parts.router("a") == {"port": 8080, "models": ["of a"], "access": plan["router"]["access"]["a"]}
+    with pytest.raises(RunPlanError, match="no router c"):
+        parts.router("c")
+    assert parts.fleet()["router"]["own"] == ["a", "b"]
+    assert "models" not in parts.fleet()["router"]
+
+
+def test_a_part_does_not_grow_with_the_fleet(tmp_path: Path) -> None:
+    one, many = tmp_path / "one", tmp_path / "many"
+    for folder, names in ((one, ["trn2-00"]), (many, [f"trn2-{number:02}" for number in range(20)])):
+        write(planned(names, ["trn2-00"]), folder)
+    assert len(json.dumps(RunPlan(one).host("trn2-00"))) == len(json.dumps(RunPlan(many).host("trn2-00")))
+
+
+def test_a_later_plan_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    kept(tmp_path, planned(["a", "b"], []))
+    parts = kept(tmp_path, planned(["a"], []))
+    with pytest.raises(RunPlanError, match="no host b: it has a"):
+        parts.host("b")
+    assert [path.name for path in tmp_path.iterdir()] == ["plan"]
