@@ -100,6 +100,19 @@ def host_tables(plan: dict[str, Any]) -> Iterator[tuple[str, Table]]:
         yield heading, table
 
 
+def reach_line(host: dict[str, Any]) -> str:
+    """Return one line about a host: who may reach what of it from elsewhere."""
+    reach = host["reach"]
+    if reach["open"]:
+        return "open to anybody who reaches the host (trainyard_replicas_open_to_everybody)"
+    found = []
+    for rule in reach["rules"]:
+        further = [] if rule["what"] == "device metrics" else reach["further"]
+        who = ", ".join([*rule["from"], *further]) or "the host itself alone"
+        found.append(f"{rule['what']} ({_ranges(rule['ports'])}): {who}")
+    return "reached by  " + "; ".join(found) if found else "reached by nobody"
+
+
 def _memory(replica: dict[str, Any]) -> str:
     """Return estimated need and what there is, in GiB of all its cores together; no need for an unknown model."""
     needed = "-" if replica["hbm_bytes_needed"] is None else f"~{replica['hbm_bytes_needed'] / 2**30:.0f}"
@@ -296,9 +309,10 @@ def _refuse(message: str, code: int = 2) -> typer.Exit:
 def _show(found: dict[str, Any]) -> None:
     """Print a plan for people: a table for each host, one line about all, then the warnings."""
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
-    for heading, table in host_tables(found):
+    for (heading, table), host in zip(host_tables(found), found["hosts"].values(), strict=True):
         console.print(heading, soft_wrap=True)
         console.print(table)
+        console.print(reach_line(host), soft_wrap=True, markup=False, style="dim")
         console.print()
     for line in [summary(found), *reached_by(found)]:
         console.print(line, soft_wrap=True, markup=False)

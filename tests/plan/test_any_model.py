@@ -67,8 +67,8 @@ class Planned:
             "port": 8000,
             **fields,
         }
-        host = {"ansible_host": "192.0.2.11", "trainyard_instance_type": "trn2.48xlarge"}
-        given: dict[str, Any] = {"hosts": {"h1": {**host, "trainyard_deployment_m": deployment}}}
+        host = {"ansible_host": "10.0.0.11", "trainyard_instance_type": "trn2.48xlarge"}
+        given: dict[str, Any] = {"hosts": {"h1": {**host, "trainyard_deployment_m": deployment}}, "routers": ["h1"]}
         if config is not None:
             given["model_configs"] = {f"{repo}@{REVISION}": config}
         self.plan: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology imp
 from jsonschema import Draft202012Validator, ValidationError
 
 from trainyard.paths import ROOT
+from trainyard.plan_command import reach_line
 from trainyard.plan_diff import Change, changes
 from trainyard.plan_picture import fleet_picture
 
@@ -64,7 +65,8 @@ def test_both_recipes_have_their_published_cores_and_ports(fleet: dict[str, Any]
 
 
 def test_both_recipes_are_planned_without_a_warning_and_fit_their_cores(fleet: dict[str, Any]) -> None:
-    assert fleet["warnings"] == []
+    # All that is left to say is that the addresses are those of documentation, which have to be replaced.
+    assert {warning["rule"] for warning in fleet["warnings"]} == {"is an address of documentation, which no host has"}
     for host in fleet["hosts"].values():
         assert host["memory"]["loads_at_once"] == len(host["replicas"])
         assert all(r["hbm_bytes_needed"] < r["hbm_bytes_available"] for r in host["replicas"])
@@ -75,6 +77,15 @@ def test_the_recipes_compile_for_what_they_serve_and_for_their_own_benchmark(fle
         load, length = benchmark["load"], benchmark["replicas"][0]["max_model_len"]
         sigma = load["stddev_input_tokens"] + load["stddev_output_tokens"]
         assert load["mean_input_tokens"] + load["mean_output_tokens"] + 3 * sigma <= length
+
+
+def test_who_reaches_what_is_said_for_every_host(fleet: dict[str, Any]) -> None:
+    assert reach_line(fleet["hosts"]["trn2-a"]) == (
+        "reached by  replicas (8000-8001): 192.0.2.10; agents (9000-9001): 192.0.2.10; "
+        "device metrics (9400): the host itself alone"
+    )
+    opened = {"open": True, "rules": [], "further": []}
+    assert reach_line({"reach": opened}).startswith("open to anybody")
 
 
 def test_the_plan_keeps_its_published_schema(fleet: dict[str, Any]) -> None:
@@ -209,12 +220,15 @@ def test_the_picture_shows_every_core_and_who_has_it(tmp_path: Path) -> None:
 
 def test_the_picture_escapes_what_the_inventory_says() -> None:
     hosts = {
-        "a<b>&": {
+        "a-name": {
             "trainyard_instance_type": "trn2.3xlarge",
             "trainyard_deployment_qwen": {**QWEN, "tensor_parallel_size": 4, "max_num_seqs": 8},
         }
     }
-    plan = plan_fleet({"hosts": hosts}).to_dict()
+    # The planner lets no such name pass; a plan may come from elsewhere.
+    plan = json.loads(
+        json.dumps(plan_fleet({"hosts": hosts, "routers": ["a-name"]}).to_dict()).replace("a-name", "a<b>&")
+    )
     picture = fleet_picture(plan, {"a<b>&": table_topology("trn2.3xlarge").to_dict()})
     assert "a&lt;b&gt;&amp;" in picture
     ET.fromstring(picture)  # noqa: S314

@@ -25,8 +25,9 @@ from tests.roles.render import ROOT, render, replica, variables
 GOLDENS = Path(__file__).parent / "goldens"
 ANALYZE = shutil.which("systemd-analyze")
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
+FENCE = ("trainyard-fence.service", "trainyard-fence-hold.service", "trainyard-fence-watch.service")
 # systemd's exposure level times ten (0 to 100), at most. A unit that needs more has to argue for it here.
-BUDGET = {"vllm@tiny-llama-0.service": 22, "trainyard-probe.service": 20, "trainyard-fence.service": 20}
+BUDGET = {"vllm@tiny-llama-0.service": 22, "trainyard-probe.service": 20, **dict.fromkeys(FENCE, 20)}
 # The unit of a container is its engine's, which makes namespaces, mounts and devices: what is denied, the engine denies
 # to the container. The budget holds what is left.
 CONTAINER_BUDGET = 93
@@ -40,11 +41,12 @@ def tree(root: Path, row: dict[str, Any], **variables: Any) -> Path:
     given = {"vllm_endpoint_replicas": [row], **variables}
     (units / "vllm@.service").write_text(render("vllm_endpoint", "vllm@.service.j2", **given))
     (drop_in / "replica.conf").write_text(render("vllm_endpoint", "replica.conf.j2", item=row, **given))
-    for unit in ("trainyard-probe.service", "trainyard-fence.service"):
+    for unit in ("trainyard-probe.service", *FENCE):
         (units / unit).write_text(render("vllm_endpoint", f"{unit}.j2", **given))
-    for name in ("usr/local/lib/trainyard/replica", "usr/sbin/nft", "usr/bin/setpriv"):
+    tools = ("usr/sbin/nft", "usr/bin/setpriv")
+    for name in ("usr/local/lib/trainyard/replica", "usr/local/lib/trainyard/fence", *tools):
         program = root / name
-        program.parent.mkdir(parents=True)
+        program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)
     for name in ("sysinit", "basic", "shutdown", "local-fs", "network-pre", "network", "network-online", "multi-user"):
@@ -117,13 +119,16 @@ GOLDEN_CASES: dict[str, tuple[str, dict[str, Any]]] = {"llama-3-3-70b": (RECIPES
 }
 
 
+BESIDE = {"router-1": {"trainyard_address": "10.0.0.9"}}
+
+
 def planned(variable: str, changes: dict[str, Any]) -> list[dict[str, Any]]:
     host = {
         "trainyard_instance_type": "trn2.48xlarge",
         "trainyard_address": "10.0.0.1",
         variable: deployments()[variable] | changes,
     }
-    plan = plan_fleet({"hosts": {"trn-1": host}, "routers": ["router-1"], "topologies": {}}).to_dict()
+    plan = plan_fleet({"hosts": {"trn-1": host}, "routers": ["router-1"], "other_variables": BESIDE}).to_dict()
     rows: list[dict[str, Any]] = plan["hosts"]["trn-1"]["replicas"]
     return rows
 
@@ -136,7 +141,7 @@ def is_as_it_was(name: str, text: str) -> None:
     assert text == golden.read_text()
 
 
-@pytest.mark.parametrize("unit", ["vllm@.service", "trainyard-probe.service", "trainyard-fence.service"])
+@pytest.mark.parametrize("unit", ["vllm@.service", "trainyard-probe.service", *FENCE])
 def test_the_units_of_all_replicas_are_as_they_were(unit: str) -> None:
     rows = planned(*GOLDEN_CASES["llama-3-3-70b"])
     is_as_it_was(unit, render("vllm_endpoint", f"{unit}.j2", vllm_endpoint_replicas=rows))
@@ -177,22 +182,6 @@ def test_systemd_takes_each_recipe_and_finds_it_within_the_budget(tmp_path: Path
     assert analyze("verify", root, row["unit"], "--man=no").stderr == ""
     done = analyze("security", root, row["unit"], "--offline=true", f"--threshold={budget(row)}", "--no-pager")
     assert done.returncode == 0, done.stdout[-400:]
-
-
-def test_the_fence_names_every_port_and_every_client() -> None:
-    rows = [replica(0), replica(1, agent_port=0)]
-    clients = ["10.0.0.5", "10.1.0.0/24", "fd00::5"]
-    text = render("vllm_endpoint", "fence.nft.j2", vllm_endpoint_replicas=rows, vllm_endpoint_clients=clients)
-    rules = [line.strip() for line in text.splitlines() if "tcp dport" in line]
-    assert rules == [
-        "ip saddr 10.0.0.5 tcp dport { 8000, 8001, 9000 } accept",
-        "ip saddr 10.1.0.0/24 tcp dport { 8000, 8001, 9000 } accept",
-        "ip6 saddr fd00::5 tcp dport { 8000, 8001, 9000 } accept",
-        "tcp dport { 8000, 8001, 9000 } reject with tcp reset",
-    ]
-    assert "reject" not in render("vllm_endpoint", "fence.nft.j2", vllm_endpoint_replicas=rows)
-    spare = {"vllm_endpoint_replicas": rows[:1], "vllm_endpoint_spares": rows[1:], "vllm_endpoint_clients": clients}
-    assert render("vllm_endpoint", "fence.nft.j2", **spare) == text
 
 
 def test_two_replicas_of_a_recipe_share_nothing_that_must_be_their_own() -> None:

@@ -22,6 +22,7 @@ UNIT_SPEC: Dict[str, Dict[str, Any]] = {
     "expected_environment": {"type": "dict", "default": {}},
     "restart_on": {"type": "list", "elements": "str", "default": []},
     "reload_on": {"type": "list", "elements": "str", "default": []},
+    "reload_unless": {"type": "list", "elements": "str", "default": []},
     "timeout_s": {"type": "int"},
 }
 UNITS_SPEC: Dict[str, Dict[str, Any]] = {

@@ -51,6 +51,7 @@ class Wanted:
         expected_environment: variables that the running main process must carry; another value means restart.
         restart_on: globs of changed paths that call for a restart.
         reload_on: globs of changed paths that call for a reload.
+        reload_unless: command that ends with 0 while what the unit set up still holds; empty for none.
         timeout_s: how long it may take to become active, in seconds.
     """
 
@@ -60,6 +61,7 @@ class Wanted:
     expected_environment: Mapping[str, str] = field(default_factory=dict)
     restart_on: Tuple[str, ...] = ()
     reload_on: Tuple[str, ...] = ()
+    reload_unless: Tuple[str, ...] = ()
     timeout_s: float = 300.0
 
 
@@ -67,7 +69,8 @@ class Wanted:
 class Status:
     """One unit as systemd reports it, with the environment of its main process.
 
-    ``busy`` is True while a job of systemd (start, stop, restart) is queued or running for the unit.
+    ``busy`` is True while a job of systemd (start, stop, restart) is queued or running for the unit. ``drift`` is what
+    a running unit set up and does not hold any more, which systemd does not know of.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Status:
     text: str
     busy: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    drift: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,18 @@ class Systemd:
         for glob in globs:
             found.update(link.name for link in BOOT_LINKS.glob("*.wants/" + glob))
         return sorted(found)
+
+    def drift(self, command: Sequence[str]) -> str:
+        """What a command finds wrong with what a unit set up, empty where it ends with 0.
+
+        A command that is not there is found wrong itself.
+        """
+        try:
+            done = _run(list(command))
+        except UnitError as error:
+            return str(error)
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        return "" if done.returncode == 0 else said[-1] if said else "{0} failed".format(" ".join(command))
 
     def journal(self, name: str, lines: int) -> List[str]:
         """The last lines that the unit logged in this start."""
@@ -244,6 +260,8 @@ def _restart_or_reload(want: Wanted, status: Status, changed_paths: Sequence[str
     if reasons:
         return "restart", tuple(reasons)
     reload_reasons = _matches(want.reload_on, changed_paths)
+    if status.drift:
+        reload_reasons.append(status.drift)
     return ("reload", tuple(reload_reasons)) if reload_reasons else ("", ())
 
 
@@ -366,7 +384,7 @@ def converge(systemd: Systemd, params: Mapping[str, Any], check_mode: bool, diff
         UnitError: a unit failed or was not there in time.
     """
     wanted = wanted_of(params, systemd)
-    before = systemd.show([want.name for want in wanted])
+    before = _look(systemd, wanted)
     changed_paths = params["changed_paths"]
     steps = plan(wanted, before, changed_paths)
     stale = needs_daemon_reload(before, changed_paths)
@@ -395,6 +413,17 @@ def converge(systemd: Systemd, params: Mapping[str, Any], check_mode: bool, diff
     return result
 
 
+def _look(systemd: Systemd, wanted: Sequence[Wanted]) -> List[Status]:
+    """The state of each unit; one that runs is asked whether what it set up still holds, where a command can tell."""
+    found = systemd.show([want.name for want in wanted])
+    return [
+        replace(status, drift=systemd.drift(wanted[index].reload_unless))
+        if wanted[index].reload_unless and status.active in RUNNING
+        else status
+        for index, status in enumerate(found)
+    ]
+
+
 def wanted_of(params: Mapping[str, Any], systemd: Systemd) -> List[Wanted]:
     """The wanted units: those that are listed, then those that `prune` finds beside them."""
     wanted = [
@@ -405,6 +434,7 @@ def wanted_of(params: Mapping[str, Any], systemd: Systemd) -> List[Wanted]:
             expected_environment={key: str(value) for key, value in row["expected_environment"].items()},
             restart_on=tuple(row["restart_on"]),
             reload_on=tuple(row["reload_on"]),
+            reload_unless=tuple(row["reload_unless"]),
             timeout_s=row["timeout_s"] or params["timeout_s"],
         )
         for row in params["units"]

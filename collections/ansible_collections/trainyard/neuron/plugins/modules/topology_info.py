@@ -101,12 +101,13 @@ lock:
   type: dict
 topology:
   description:
-    - Devices of the host, its CPUs, memory and operating system; no devices where none could be told.
+    - Devices of the host, its CPUs, memory, operating system and own addresses; no devices where none could be told.
     - Registered as C(trainyard_topology), the result is what M(trainyard.neuron.fleet_plan) looks for on a host.
   returned: always
   type: dict
 """
 
+import ipaddress
 import os
 import platform
 import re
@@ -157,6 +158,20 @@ def memory_bytes(meminfo: str) -> Optional[int]:
     return int(match.group(1)) * 1024 if match else None
 
 
+def own_addresses(routes: str, interfaces: str) -> List[str]:
+    """Return the addresses that a host has and others could reach, without the loopback and the link's own.
+
+    Args:
+        routes: text of /proc/net/fib_trie, where each IPv4 address of the host is a local /32.
+        interfaces: text of /proc/net/if_inet6.
+    """
+    found = re.findall(r"\|-- (\S+)\n\s*/32 host LOCAL", routes)
+    found += [str(ipaddress.IPv6Address(int(line.split()[0], 16))) for line in interfaces.splitlines() if line.split()]
+    parsed = {ipaddress.ip_address(text) for text in found}
+    usable = [item for item in parsed if not item.is_loopback and not item.is_link_local]
+    return [str(item) for item in sorted(usable, key=lambda item: (item.version, int(item)))]
+
+
 def neuron_ls(path: str) -> Tuple[List[Any], str]:
     """Return the devices that `neuron-ls` names, and why there are none."""
     if not os.access(path, os.X_OK):
@@ -188,6 +203,7 @@ def host_facts() -> Dict[str, Any]:
         "online_cpus": format_ranges(cpus),
         "memory_bytes": memory_bytes(read_text("/proc/meminfo")),
         "operating_system": operating_system(read_text("/etc/os-release")),
+        "addresses": own_addresses(read_text("/proc/net/fib_trie"), read_text("/proc/net/if_inet6")),
     }
 
 

@@ -57,6 +57,14 @@ options:
         type: list
         elements: str
         default: []
+      reload_unless:
+        description:
+          - Command (a list of words, no shell) that ends with 0 while what the unit set up still holds, such as rules
+            of a firewall, which systemd does not know of. Where it fails, a running unit is reloaded, and the last line
+            that it prints is the reason. It runs in check mode too, so it must change nothing.
+        type: list
+        elements: str
+        default: []
       timeout_s:
         description: How long this unit may take, in seconds. Defaults to O(timeout_s).
         type: int

@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterable, List, Tuple
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan import router_access
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import PREFIX as DEPLOYMENT
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError, Problem
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.reach import FURTHER, FURTHER_MONITORS
 
 __metaclass__ = type
 
@@ -120,7 +121,7 @@ def _variables(
         problems.append(Problem("", "hosts", name, "is no host of the inventory", "correct the name"))
         return {}
     values: Dict[str, Any] = {}
-    others = (ADDRESS, KEY_VARIABLE) + (router_access.VARIABLES if routes else ())
+    others = (ADDRESS, KEY_VARIABLE, FURTHER, FURTHER_MONITORS) + (router_access.VARIABLES if routes else ())
     # Ansible puts a host's variables together anew each time that they are asked for.
     variables = hostvars[name]
     for key in sorted(variables):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan import checks
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan import checks, identity, reach
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.artifact import artifact_digest, artifact_inputs
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import (
     AGENT_PORT_OFFSET,
@@ -151,6 +151,8 @@ class _Planner:
         self._problems += checks.served_name_problems(hosts)
         self._problems += checks.checkpoint_problems(hosts)
         planned = {host.name: self._host(host) for host in hosts}
+        self._check_identities(planned)
+        self._add_reach(hosts, planned)
         router = self._router(hosts, planned)
         benchmarks = self._benchmarks(hosts, planned, router)
         if self._problems:
@@ -597,6 +599,38 @@ class _Planner:
             self._problems.append(Problem("", ROUTER_PORT, sorted(ports, key=str), rule, fix))
         return min((port for port in ports if isinstance(port, int)), default=DEFAULT_ROUTER_PORT)
 
+    def _check_identities(self, planned: Mapping[str, Mapping[str, Any]]) -> None:
+        """Judge names and addresses of every host that serves, routes or sends."""
+        names = list(dict.fromkeys([*sorted(self._raw), *self._routers, *self._clients]))
+        seats = []
+        for name in names:
+            variables = self._beside(name)
+            reported = self._reported.get(name)
+            rows = planned.get(name, {}).get("replicas", ())
+            met = len(names) > 1 or any(row["address"] != LOOPBACK for row in rows)
+            seats.append(identity.seat(name, variables, met, reported))
+        problems, warnings = identity.problems_of(seats)
+        self._problems += problems
+        self._warnings += warnings
+
+    def _add_reach(self, hosts: Sequence[Host], planned: Mapping[str, Dict[str, Any]]) -> None:
+        """Say of each host who may reach it: those that route to it, send load or read metrics."""
+        clients = [self._address_of(name, hosts) for name in self._clients]
+        # Below routers of the fleet, a host's replicas are its own router's alone.
+        balancing = () if self._tiers.outer else self._tiers.inner
+        routers = [self._address_of(name, hosts) for name in balancing]
+        for host in hosts:
+            found = planned[host.name]
+            if not found:
+                continue
+            found["reach"] = {
+                "open": host.open_to_everybody,
+                "rules": reach.rules_of(found, routers, clients, host.monitors),
+                "further": list(host.further),
+            }
+            beyond = any(row["address"] != LOOPBACK for row in found["replicas"])
+            self._warnings += reach.warnings_of(host.name, found["reach"], beyond)
+
     def _beside(self, name: str) -> Mapping[str, Any]:
         """Return the variables of a host that may serve nothing itself."""
         return self._other_variables.get(name) or self._raw.get(name) or {}
@@ -674,7 +708,8 @@ def _monitor(host: Host) -> Optional[Dict[str, Any]]:
     """Return where the metrics of a host's devices are, None where they are not wanted."""
     if host.monitor_port is None:
         return None
-    return {"port": host.monitor_port, "url": _url(host.address, host.monitor_port) + "/metrics"}
+    url = _url(host.address, host.monitor_port) + "/metrics"
+    return {"port": host.monitor_port, "url": url, "clients": sorted({*host.monitors, *host.device_monitors})}
 
 
 def _url(address: str, port: int) -> str:

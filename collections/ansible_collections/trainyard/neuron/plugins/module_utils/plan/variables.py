@@ -27,6 +27,14 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields impor
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import KEY_INPUT
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.reach import (
+    FURTHER,
+    FURTHER_MONITORS,
+    MONITORS,
+    OPEN,
+    networks,
+    open_to_everybody,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.routers import OVER, REPLICAS, ROUTERS
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import (
     INSTANCE_TYPES,
@@ -43,7 +51,8 @@ __metaclass__ = type
 #: sixth of them for the runtime's proxy threads as AWS does on trn2.48xlarge, `none` pins nothing.
 CPU_PINNING = ("numa", "proxy", "none")
 
-_ADDRESS = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?")
+#: What it means is judged in `identity`, with the other hosts.
+_ADDRESS = re.compile(r"[A-Za-z0-9.:-]+")
 _DIRECTORY = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _TYPE = re.compile(r"[a-z0-9.-]+")
 _PORT = whole_number(1, 65535)
@@ -67,6 +76,10 @@ _FIELDS: Dict[str, Field] = {
     "trainyard_router_metrics_port": Field(optional(_PORT)),
     OVER: Field(one_of((REPLICAS, ROUTERS)), default=REPLICAS),
     "trainyard_monitor_port": Field(optional(_PORT)),
+    MONITORS: Field(networks, default=()),
+    OPEN: Field(open_to_everybody, default=False),
+    FURTHER: Field(networks, default=()),
+    FURTHER_MONITORS: Field(networks, default=()),
     "trainyard_images": Field(images_by_digest, default={}),
     "trainyard_overrides": Field(lambda value: value, default={}),
 }
@@ -119,6 +132,10 @@ class Host:
         refused: variable and tensor parallel degree of the deployments that could not be read, so that this much of
             them can still be judged with the rest.
         credentials: what tells the replicas' API key from another; empty where they ask for none.
+        monitors: addresses and networks that read metrics.
+        open_to_everybody: whether the replicas are to be reached by whoever reaches the host.
+        further: addresses and networks that the role admits beside those that the plan knows.
+        device_monitors: those that read the metrics of the devices alone.
     """
 
     name: str
@@ -136,6 +153,10 @@ class Host:
     deployments: Tuple[Deployment, ...]
     refused: Tuple[Tuple[str, Any], ...] = ()
     credentials: str = ""
+    monitors: Tuple[str, ...] = ()
+    open_to_everybody: bool = False
+    further: Tuple[str, ...] = ()
+    device_monitors: Tuple[str, ...] = ()
 
 
 class HostReader:
@@ -143,7 +164,7 @@ class HostReader:
 
     def __init__(self) -> None:
         self._parsed: Dict[str, Tuple[Optional[Deployment], List[Problem]]] = {}
-        self._known = frozenset(_FIELDS) | OTHER_VARIABLES
+        self._known = (frozenset(_FIELDS) | OTHER_VARIABLES) - {FURTHER, FURTHER_MONITORS}
         self._topologies: Dict[Topology, Topology] = {}
         self.overridden: Set[str] = set()
 
@@ -190,6 +211,10 @@ class HostReader:
                 deployments=tuple(deployments),
                 refused=tuple(refused),
                 credentials=str(raw.get(KEY_INPUT) or ""),
+                monitors=values[MONITORS],
+                open_to_everybody=values[OPEN],
+                further=values[FURTHER],
+                device_monitors=values[FURTHER_MONITORS],
             ),
             problems,
             warnings,

@@ -17,7 +17,7 @@ COLLECTIONS = Path(__file__).resolve().parents[6]
 
 def play(tmp_path: Path, hosts: dict[str, Any], arguments: dict[str, Any], *after: dict[str, Any]) -> dict[str, Any]:
     """Run the action over hosts that cannot be reached, and return the results of its tasks by name."""
-    groups = {"neuron": {"hosts": hosts}, "router": {"hosts": {"gateway": {"ansible_host": "192.0.2.9"}}}}
+    groups = {"neuron": {"hosts": hosts}, "router": {"hosts": {"gateway": {"ansible_host": "10.0.0.9"}}}}
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": groups}}), encoding="utf-8")
     tasks = [{"name": "plan", "trainyard.neuron.fleet_plan": arguments, "run_once": True, "register": "made"}, *after]
     book = [{"hosts": "neuron", "gather_facts": False, "tasks": tasks}]
@@ -53,7 +53,7 @@ BOTH = {"hosts": "{{ groups['neuron'] }}", "routers": "{{ groups['router'] }}"}
 
 def test_each_host_reads_its_part_and_templates_are_resolved(tmp_path: Path) -> None:
     item = deployment(served_name="{{ word }}-70b")
-    hosts = {name: host(item, word="llama") for name in ("a", "b")}
+    hosts = {name: host(item, word="llama", ansible_host=at) for name, at in (("a", "10.0.0.1"), ("b", "10.0.0.2"))}
     part = "lookup('trainyard.neuron.plan', 'host')"
     results = play(
         tmp_path, hosts, BOTH, show(f"[{part}.name, {part}.replicas[1].cores, {part}.replicas[0].served_name]")
@@ -67,7 +67,9 @@ def test_each_host_reads_its_part_and_templates_are_resolved(tmp_path: Path) -> 
 def test_what_every_host_of_the_play_is_given_does_not_grow_with_the_fleet(tmp_path: Path) -> None:
     """What a task returns that runs once is copied for each host, and goes through each of their workers."""
     one = play(tmp_path, {"a": host(deployment())}, BOTH)["plan"]["a"]
-    three = play(tmp_path, {name: host(deployment()) for name in "abc"}, BOTH)["plan"]["a"]
+    three = play(tmp_path, {name: host(deployment(), ansible_host=f"10.0.0.{ord(name)}") for name in "abc"}, BOTH)[
+        "plan"
+    ]["a"]
     assert (one["hosts"], one["replicas"], three["hosts"], three["replicas"]) == (1, 2, 3, 6)
     assert len(json.dumps(three)) == len(json.dumps(one))
 
@@ -105,7 +107,7 @@ def test_without_a_plan_it_is_said_which_playbook_makes_one(tmp_path: Path) -> N
 
 
 def test_every_problem_of_every_host_is_in_the_message(tmp_path: Path) -> None:
-    hosts = {"a": host(deployment(port=80)), "b": host(deployment(tensor_parallel_size=24))}
+    hosts = {"a": host(deployment(port=80)), "b": host(deployment(tensor_parallel_size=24), ansible_host="10.0.0.2")}
     result = play(tmp_path, hosts, BOTH)["plan"]["a"]
     assert result["failed"] is True
     assert len(result["msg"].splitlines()) == 4

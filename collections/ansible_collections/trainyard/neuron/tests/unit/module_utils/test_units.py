@@ -64,6 +64,7 @@ def test_a_unit_that_runs_what_is_wanted_is_left_alone() -> None:
         (Wanted("a.service", expected_environment={"R": "2"}), status(), [], "restarted", "R (unset) -> 2"),
         (Wanted("a.service", restart_on=("/e/*",)), status(), ["/e/x"], "restarted", "/e/x changed"),
         (Wanted("a.service", reload_on=("/e/*",)), status(), ["/e/x"], "reloaded", "/e/x changed"),
+        (Wanted("a.service"), status(drift="the table is gone"), [], "reloaded", "the table is gone"),
         (Wanted("a.service"), status(active="failed"), [], "started", "failed"),
         (Wanted("a.service", state="stopped"), status(), [], "stopped", "active"),
     ],
@@ -205,3 +206,34 @@ def test_a_daemon_reload_is_due_for_changed_unit_files_only() -> None:
     assert units.needs_daemon_reload([status(needs_reload=True)], [])
     assert units.needs_daemon_reload([status()], ["/etc/systemd/system/a.service.d/x.conf"])
     assert not units.needs_daemon_reload([status()], ["/etc/haproxy/haproxy.cfg"])
+
+
+@pytest.mark.parametrize(
+    ("command", "reasons"),
+    [
+        (("true",), ()),
+        (("sh", "-c", "echo no >&2; echo the table is gone >&2; exit 1"), ("the table is gone",)),
+        (("sh", "-c", "exit 3"), ("sh -c exit 3 failed",)),
+        # Check mode may come before the files that the command is one of.
+        (("/nowhere/fence",), ("/nowhere/fence: [Errno 2] No such file or directory: '/nowhere/fence'",)),
+    ],
+)
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_what_a_unit_set_up_is_asked_for_and_set_up_again(
+    command: tuple[str, ...], reasons: tuple[str, ...], check_mode: bool
+) -> None:
+    systemd = FakeSystemd(scripts={"a.service": [status()]})
+    row = {"name": "a.service", "state": "started", "enabled": None, "expected_environment": {}, "timeout_s": None}
+    params = {
+        "units": [{**row, "restart_on": [], "reload_on": [], "reload_unless": list(command)}],
+        "changed_paths": [],
+        "prune": [],
+        "timeout_s": 5,
+        "allowed_restarts": 0,
+        "journal_lines": 5,
+        "daemon_reload_on": [],
+        "stop_before_start": [],
+    }
+    done = units.converge(systemd, params, check_mode, diff=False)
+    assert (done["changed"], tuple(done["units"][0]["reasons"])) == (bool(reasons), reasons)
+    assert ("reload a.service" in systemd.calls) == (bool(reasons) and not check_mode)

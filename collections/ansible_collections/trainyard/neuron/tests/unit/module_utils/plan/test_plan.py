@@ -51,8 +51,8 @@ def test_qwen_fills_a_host_with_four_replicas_on_one_numa_node_each() -> None:
 
 
 def test_monitor_has_the_port_that_the_inventory_gives_and_no_replica_has_it() -> None:
-    found = plan({"a": host(qwen(), trainyard_monitor_port=9400, ansible_host="192.0.2.1")})["hosts"]["a"]
-    assert found["monitor"] == {"port": 9400, "url": "http://192.0.2.1:9400/metrics"}
+    found = plan({"a": host(qwen(), trainyard_monitor_port=9400, ansible_host="10.0.0.1")})["hosts"]["a"]
+    assert found["monitor"] == {"port": 9400, "url": "http://10.0.0.1:9400/metrics", "clients": []}
     assert plan({"a": host(qwen())})["hosts"]["a"]["monitor"] is None
     with pytest.raises(PlanError, match="trainyard_monitor_port"):
         plan({"a": host(qwen(), trainyard_monitor_port=8002)})
@@ -62,24 +62,24 @@ def test_a_lone_router_host_reaches_its_replicas_over_loopback() -> None:
     found = plan({"a": host(qwen())}, routers=["a"])
     assert {r["address"] for r in replicas(found)} == {"127.0.0.1"}
     assert "127.0.0.1" in replicas(found)[0]["argv"]
-    spread = plan({"a": host(qwen()), "b": host(qwen(), ansible_host="192.0.2.2")}, routers=["a"])
-    assert replicas(spread, "b")[0]["url"] == "http://192.0.2.2:8000"
-    assert replicas(plan({"a": host(qwen())}, routers=["gateway"]))[0]["address"] == "192.0.2.1"
+    spread = plan({"a": host(qwen()), "b": host(qwen(), ansible_host="10.0.0.2")}, routers=["a"])
+    assert replicas(spread, "b")[0]["url"] == "http://10.0.0.2:8000"
+    assert replicas(plan({"a": host(qwen())}, routers=["gateway"]))[0]["address"] == "10.0.0.1"
     # A load host reads the replicas' own counters; from another host it could not.
     own, other = (plan({"a": host(qwen())}, routers=["a"], clients=names) for names in (["a"], ["a", "load"]))
-    assert (replicas(own)[0]["address"], replicas(other)[0]["address"]) == ("127.0.0.1", "192.0.2.1")
+    assert (replicas(own)[0]["address"], replicas(other)[0]["address"]) == ("127.0.0.1", "10.0.0.1")
 
 
 def test_the_load_comes_from_clients_that_serve_nothing_where_there_are_any() -> None:
     load = {"load_hosts": 2, "mean_input_tokens": 128}
     others = {
-        name: {"ansible_host": f"192.0.2.{number}"} for number, name in enumerate(("load-1", "load-2", "load-3"), 7)
+        name: {"ansible_host": f"10.0.0.{number}"} for number, name in enumerate(("load-1", "load-2", "load-3"), 7)
     }
     fleet = {"a": host(qwen(benchmark=load))}
     (found,) = plan(fleet, clients=["load-2", "a", "load-1"], other_variables=others)["benchmarks"]
     assert found["load_hosts"] == [
-        {"name": "load-1", "address": "192.0.2.7"},
-        {"name": "load-2", "address": "192.0.2.8"},
+        {"name": "load-1", "address": "10.0.0.7"},
+        {"name": "load-2", "address": "10.0.0.8"},
     ]
     assert (found["tokenizer_host"], found["hosts"]) == ("a", ["a"])  # the one that begins has no weights
     assert found["load"] == {"mean_input_tokens": 128}
@@ -89,7 +89,7 @@ def test_the_load_comes_from_clients_that_serve_nothing_where_there_are_any() ->
 
 
 def test_what_is_measured_says_of_each_replica_where_it_is() -> None:
-    found = plan({name: host(deployment(), trainyard_address=name) for name in ("a", "b")})
+    found = plan({name: host(deployment()) for name in ("a", "b")})
     (benchmark,) = found["benchmarks"]
     assert [(row["name"], row["host"]) for row in benchmark["replicas"]] == [
         ("llama-0", "a"),
@@ -300,7 +300,7 @@ def test_paths_and_names_are_safe_and_tell_the_revision() -> None:
 
 
 def test_a_host_that_serves_nothing_is_mentioned() -> None:
-    found = plan({"a": host(deployment()), "b": host()})
+    found = plan({"a": host(deployment()), "b": host()}, routers=["b"])
     assert [(w["host"], "serves nothing" in w["rule"]) for w in found["warnings"]] == [("b", True)]
     assert found["hosts"]["b"]["replicas"] == []
 

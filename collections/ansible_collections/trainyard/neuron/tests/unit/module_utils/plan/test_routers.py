@@ -11,11 +11,11 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.routers impo
 from ansible_collections.trainyard.neuron.tests.unit.module_utils.plan.fleets import deployment, host, plan, problems
 from hypothesis import given
 
-ABOVE = {"gateway": {"trainyard_router_over": "routers", "ansible_host": "192.0.2.9", "trainyard_router_port": 8443}}
+ABOVE = {"gateway": {"trainyard_router_over": "routers", "ansible_host": "10.0.0.9", "trainyard_router_port": 8443}}
 
 
 def two_tiers(**more: Any) -> dict[str, Any]:
-    hosts = {name: host(deployment(), ansible_host=f"192.0.2.{row}") for row, name in enumerate(("a", "b"), 1)}
+    hosts = {name: host(deployment(), ansible_host=f"10.0.0.{row}") for row, name in enumerate(("a", "b"), 1)}
     return plan(hosts, **{"routers": ["a", "b", "gateway"], "other_variables": ABOVE, **more})
 
 
@@ -26,15 +26,15 @@ def test_one_tier_is_what_there_is_without_a_word() -> None:
 
 def test_requests_come_in_at_the_fleet_router_and_rolls_talk_to_those_on_the_hosts() -> None:
     router = two_tiers()["router"]
-    assert router["urls"] == ["http://192.0.2.9:8443"]
+    assert router["urls"] == ["http://10.0.0.9:8443"]
     assert router["names"] == ["a", "b"]
     above = router["own"]["gateway"]
     assert above["port"] == 8443
     row = {"port": 8080, "agent_port": 0, "max_num_seqs": 8, "router": True}
     assert [model["servers"] for model in above["models"]] == [
         [
-            {"id": "a", "host": "a", "address": "192.0.2.1", **row},
-            {"id": "b", "host": "b", "address": "192.0.2.2", **row},
+            {"id": "a", "host": "a", "address": "10.0.0.1", **row},
+            {"id": "b", "host": "b", "address": "10.0.0.2", **row},
         ]
     ]
     assert {row["host"] for row in router["own"]["a"]["models"][0]["servers"]} == {"a"}
@@ -46,12 +46,12 @@ def test_behind_a_router_of_their_host_replicas_listen_on_loopback() -> None:
     assert {row["address"] for entry in found.values() for row in entry["replicas"]} == {"127.0.0.1"}
     # A load host reads the replicas' own counters.
     found = two_tiers(clients=["load"])["hosts"]
-    assert found["b"]["replicas"][0]["address"] == "192.0.2.2"
+    assert found["b"]["replicas"][0]["address"] == "10.0.0.2"
 
 
 def test_a_spare_is_no_room_and_only_its_host_knows_it() -> None:
     spare = deployment(tensor_parallel_size=16)
-    hosts = {"a": host(spare), "b": host(deployment(), ansible_host="192.0.2.2")}
+    hosts = {"a": host(spare), "b": host(deployment(), ansible_host="10.0.0.2")}
     router = plan(hosts, routers=["a", "b", "gateway"], other_variables=ABOVE)["router"]
     servers = router["own"]["a"]["models"][0]["servers"]
     assert [row.get("spare", False) for row in servers] == [False, False, True]
