@@ -93,6 +93,7 @@ OTHER_VARIABLES = frozenset(
         "trainyard_canary_prompts",
         "trainyard_capacity_block_end",
         "trainyard_compiles_next",
+        "trainyard_done",
         "trainyard_drained_elsewhere",
         "trainyard_elb_target_groups",
         "trainyard_elb_target_id",
@@ -111,6 +112,7 @@ OTHER_VARIABLES = frozenset(
         "trainyard_teardown_data",
         "trainyard_topology",
         "trainyard_turn",
+        "trainyard_verb",
     }
 )
 
