@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import shutil
 import socket
 import ssl
 import statistics
@@ -24,7 +25,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.routing import cl
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import Router
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.steering import move
 
-from tests.roles.render import render
+from tests.roles.render import ROOT, render
 from tests.roles.router_program import HAPROXY, needs_haproxy
 from tests.roles.test_vllm_endpoint import analyze, needs_systemd
 from tests.serving.stub import Stub, free_port, get, post, running
@@ -63,12 +64,12 @@ class Front:
             load_balancer_port=self.port,
             load_balancer_metrics_address="127.0.0.1",
             load_balancer_metrics_port=self.metrics,
-            load_balancer_max_connections=400,
             __load_balancer_files_dir=str(directory),
             __load_balancer_socket=str(self.socket),
             __load_balancer_state_file=str(self.states),
-            **variables,
+            **{"load_balancer_max_connections": 400} | variables,
         )
+        shutil.copy(ROOT / "roles/load_balancer/files/request.lua", directory)
         for name in ("keys.map", "limits.map"):
             (directory / name).write_text(render("load_balancer", f"{name}.j2", **variables))
         # What needs root and an installed package's users stays out of a test on the loopback.

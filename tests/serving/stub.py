@@ -25,6 +25,7 @@ class Stub(ThreadingHTTPServer):
         health: status of /health.
         cut_after: close the connection after that many tokens.
         errors: statuses for the next completions.
+        more_headers: of the answers to completions, beside the usual ones.
         running: completions in flight; peak: the most there were; seen: request headers and paths.
     """
 
@@ -41,6 +42,7 @@ class Stub(ThreadingHTTPServer):
         self.health = 200
         self.cut_after = -1
         self.errors: list[int] = []
+        self.more_headers: dict[str, str] = {}
         self.lock = threading.Lock()
         self.running = self.peak = 0
         self.seen: list[tuple[str, dict[str, str]]] = []
@@ -80,8 +82,18 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.answer(404, {"error": {"message": "no"}})
 
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+        body = json.loads(self.body())
         stub = self.server
         with stub.lock:
             stub.seen.append((self.path, {key.lower(): value for key, value in self.headers.items()}))
@@ -109,6 +121,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
+        for name, value in self.server.more_headers.items():
+            self.send_header(name, value)
+        if body.get("stream") is False:
+            # Nothing at all, not even the headers, before the whole answer is there.
+            time.sleep(self.server.token_s * (body.get("max_tokens") or 4))
         self.end_headers()
         words = (self.server.words * (body.get("max_tokens") or 4))[: body.get("max_tokens") or 4]
         for index, word in enumerate(words):
