@@ -15,6 +15,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering im
     compiled_settings,
     generation_of,
     model_type_of,
+    says_off,
 )
 
 #: Raised whenever the form of the inputs changes, so that an old artifact is never taken for a new one.
@@ -98,20 +99,20 @@ def artifact_inputs(deployment: Deployment, release: SdkRelease, logical_nc_conf
         },
         "family": family,
         "logical_nc_config": logical_nc_config,
-        "settings": settings if generation.compiler == "serve" else _without_off(settings),
+        "settings": settings if generation.compiler == "serve" else _without_off(settings, release),
         "environment": {
             name: str(environment[name]) for name in sorted(environment) if _COMPILER_VARIABLE.fullmatch(name)
         },
     }
 
 
-def _without_off(settings: Dict[str, Any]) -> Dict[str, Any]:
-    """Return settings without those that are off: `inference_demo` has no other way to be told so."""
+def _without_off(settings: Dict[str, Any], release: SdkRelease) -> Dict[str, Any]:
+    """Return settings without those that are off, where `inference_demo` has no other way to be told so."""
     found = {}
     for key, value in settings.items():
-        if value is None or value is False:
+        if value is None or (value is False and not says_off(key, release)):
             continue
-        found[key] = _without_off(value) if isinstance(value, dict) else value
+        found[key] = _without_off(value, release) if isinstance(value, dict) else value
     return found
 
 

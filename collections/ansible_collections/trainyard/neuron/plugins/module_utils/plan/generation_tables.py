@@ -102,6 +102,9 @@ DEMO_SAMPLING_FLAGS: Mapping[str, DemoFlag] = {
     "top_k_kernel_enabled": DemoFlag((0, 5), "--top-k-kernel-enabled", "switch"),
 }
 
+#: Settings that are on or off by themselves where nothing is said, so that off is said with `--no-` -> first NxDI.
+DEMO_EITHER: Mapping[str, Tuple[int, int]] = {"attn_kernel_enabled": (0, 4), "kv_direct_cast": (0, 10)}
+
 #: Flags that `inference_demo` dropped again: setting -> first NxDI without it.
 DEMO_DROPPED: Mapping[str, Tuple[int, int]] = {
     "attn_block_cte_nki_kernel_enabled": (0, 10),
@@ -373,33 +376,3 @@ FOREIGN_VARIABLES: Mapping[str, Mapping[str, Tuple[Any, str]]] = {
         "VLLM_NEURON_FRAMEWORK": (None, "the native plugin has no other framework"),
     },
 }
-
-#: vLLM flags that change how a server answers and not what it compiles.
-GRAPHLESS_FLAGS = frozenset(
-    (
-        "allowed-origins",
-        "chat-template",
-        "chat-template-content-format",
-        "disable-log-requests",
-        "disable-log-stats",
-        "disable-uvicorn-access-log",
-        "enable-auto-tool-choice",
-        "enable-log-requests",
-        "enable-request-id-headers",
-        "generation-config",
-        "log-config-file",
-        "max-log-len",
-        "middleware",
-        "override-generation-config",
-        "reasoning-parser",
-        "response-role",
-        "return-tokens-as-token-ids",
-        "root-path",
-        "served-model-name",
-        "shutdown-timeout",
-        "tokenizer",
-        "tokenizer-mode",
-        "tool-call-parser",
-        "uvicorn-log-level",
-    )
-)

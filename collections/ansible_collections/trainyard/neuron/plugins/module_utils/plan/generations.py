@@ -11,6 +11,7 @@ import re
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.flags import flag_problems, flag_warnings
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_tables import (
     DEMO_DROPPED,
     DEMO_FLAGS,
@@ -87,6 +88,7 @@ def argument_problems(
     """
     generation = generation_of(release)
     problems = _foreign_problems(deployment, release, where)
+    problems += flag_problems(deployment, release, where, [one.variable.rsplit(".", 1)[-1] for one in problems])
     sampling = deployment.neuron_config.get("on_device_sampling_config")
     if sampling is not None and not isinstance(sampling, (Mapping, bool)):
         path = where + ".neuron_config.on_device_sampling_config"
@@ -446,7 +448,7 @@ def argument_warnings(
 ) -> List[Problem]:
     """Return what of a deployment works otherwise than it reads; arguments as `argument_problems`."""
     generation = generation_of(release)
-    found = _model_warnings(deployment, release, where)
+    found = _model_warnings(deployment, release, where) + flag_warnings(deployment, release, where)
     found += _sampling_warnings(deployment, release, generation, where)
     if deployment.block_size is not None and not generation.block_size_flag:
         rule = "has no effect in %s, whose block is the whole sequence" % release.generation

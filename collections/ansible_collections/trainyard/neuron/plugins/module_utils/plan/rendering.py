@@ -10,14 +10,21 @@ from functools import lru_cache
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.flags import (
+    Repeated,
+    answers_only,
+    flags_of,
+    positive,
+    spoken,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_tables import (
     COMMON_ENVIRONMENT,
     COMMON_SERVE_ENVIRONMENT,
+    DEMO_EITHER,
     DEMO_FLAGS,
     DEMO_MODEL_TYPE_OF,
     DEMO_SAMPLING_FLAGS,
     GENERATIONS,
-    GRAPHLESS_FLAGS,
     NATIVE_NAMES,
     NATIVE_SIBLINGS,
     NXDI_SAMPLING_KEYS,
@@ -28,7 +35,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_t
     Generation,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.known_models import known_config
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import NATIVE, SdkRelease
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import NATIVE, SdkRelease, version_number
 
 #: What `inference_demo` insists on although nothing is generated with --compile-only.
 COMPILE_PROMPT = "Hello"
@@ -190,7 +197,7 @@ def _server_settings(deployment: Deployment, row: SdkRelease) -> Dict[str, Any]:
     return {
         name: value
         for name, value in serve_flags(deployment, row).items()
-        if value is not None and name not in GRAPHLESS_FLAGS
+        if value is not None and name not in answers_only()
     }
 
 
@@ -262,12 +269,10 @@ def serve_flags(deployment: Deployment, release: SdkRelease) -> Dict[str, Any]:
     config = served_config(deployment, generation)
     if config:
         flags[generation.config_flag] = config
-    for name in sorted(deployment.engine_args):
-        value = deployment.engine_args[name]
-        # `no-x: true` and `x: false` are one flag.
-        if name.startswith("no-") and isinstance(value, bool):
-            name, value = name[3:], not value
-        flags[name] = value
+    known = flags_of(release)
+    for given in sorted(deployment.engine_args):
+        name, value = positive(given, deployment.engine_args[given], known)
+        flags[name] = spoken(name, value, known)
     return flags
 
 
@@ -436,6 +441,10 @@ def _argv(flags: Mapping[str, Any]) -> List[str]:
         if isinstance(value, bool):
             argv.append("--%s%s" % ("" if value else "no-", name))
             continue
+        if isinstance(value, Repeated):
+            for item in value:
+                argv += ["--" + name, _text(item)]
+            continue
         argv.append("--" + name)
         argv += [_text(item) for item in value] if isinstance(value, (list, tuple)) else [_text(value)]
     return argv
@@ -475,7 +484,7 @@ def _demo_argv(deployment: Deployment, release: SdkRelease, weights_path: str, a
         if name == "on_device_sampling_config":
             argv += _sampling_argv(sampling)
         else:
-            argv += _demo_flag(DEMO_FLAGS[name].flag, settings[name])
+            argv += _demo_flag(DEMO_FLAGS[name].flag, settings[name], says_off(name, release))
     return [*argv, "--compile-only", "--prompt", COMPILE_PROMPT]
 
 
@@ -489,8 +498,16 @@ def _sampling_argv(sampling: Optional[Mapping[str, Any]]) -> List[str]:
     return argv
 
 
-def _demo_flag(flag: str, value: Any) -> List[str]:
-    """Return one flag; `inference_demo` knows no way to say that a switch is off but to leave it out."""
+def says_off(setting: str, release: SdkRelease) -> bool:
+    """Return whether the compiler decides a switch itself where nothing is said, and can be told that it is off."""
+    since = DEMO_EITHER.get(setting)
+    return since is not None and version_number(release.nxdi or "0")[:2] >= since
+
+
+def _demo_flag(flag: str, value: Any, off: bool = False) -> List[str]:
+    """Return one flag; but for a few, `inference_demo` knows no way to say that a switch is off but to leave it out."""
+    if value is False and off:
+        return ["--no-" + flag[2:]]
     if value is None or value is False:
         return []
     if value is True:
