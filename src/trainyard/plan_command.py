@@ -18,6 +18,9 @@ from trainyard.paths import COLLECTIONS, ROOT
 from trainyard.plan_diff import AskError, Change, ask_hosts, changes
 from trainyard.plan_picture import fleet_picture
 
+#: What Ansible may take to parse an inventory, processor seconds: a thousand hosts take a few.
+INVENTORY_CPU_S = 20
+
 #: Left of a warning and of an error; colour alone would not survive a pipe.
 WARNING, ERROR = "warning", "error"
 
@@ -66,15 +69,19 @@ def read_inventory(sources: list[str], group: str, router_group: str, model_conf
         PlanError: variables that cannot be templated.
     """
     # Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
-    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import fleet_input
+    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import bounded_input, collect
 
-    inventory, variables = open_inventory(tuple(sources))
-    hosts = [host.name for host in inventory.get_hosts(group)] if group in inventory.groups else []
-    if not hosts:
-        raise InventoryError(f"no host in the group {group!r} of {', '.join(sources)}")
-    routers = [host.name for host in inventory.get_hosts(router_group)] if router_group in inventory.groups else []
-    clients = [host.name for host in inventory.get_hosts("client")] if "client" in inventory.groups else []
-    return fleet_input(variables, hosts, routers, model_configs, clients)
+    def read(say: Callable[..., None]) -> dict[str, Any]:
+        say("", INVENTORY_CPU_S)
+        inventory, variables = open_inventory(tuple(sources))
+        hosts = [host.name for host in inventory.get_hosts(group)] if group in inventory.groups else []
+        if not hosts:
+            raise InventoryError(f"no host in the group {group!r} of {', '.join(sources)}")
+        routers = [host.name for host in inventory.get_hosts(router_group)] if router_group in inventory.groups else []
+        clients = [host.name for host in inventory.get_hosts("client")] if "client" in inventory.groups else []
+        return collect(variables, hosts, routers, model_configs, clients, say)
+
+    return bounded_input(read)
 
 
 def host_tables(plan: dict[str, Any]) -> Iterator[tuple[str, Table]]:

@@ -101,7 +101,8 @@ def plan(fields: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def made(directory: Path, driver: Any = None, budget: Budget | None = None, **given: Any) -> Sweep:
-    wanted = Spec.model_validate({"deployment": "m", "grid": GRID, "objective": OBJECTIVE, **given})
+    objective = OBJECTIVE.model_dump(exclude_none=True)
+    wanted = Spec.from_dict({"deployment": "m", "grid": GRID, "objective": objective, **given})
     found = spec.points(wanted, plan, ValueError)
     return Sweep(wanted, found, driver or ModelFleet(directory), directory, budget or Budget())
 
@@ -111,6 +112,50 @@ def test_every_combination_is_a_point_and_the_impossible_ones_are_out_with_a_rea
     found = spec.points(wanted, plan, ValueError)
     assert [point.possible for point in found] == [True, True, False, False]
     assert found[2].reason == "h: tensor_parallel_size: 128, the host has 64 cores"
+
+
+BOMB = "".join(f"x{n}: &x{n} [{f'*x{n - 1}, ' * 9 if n else '1'}]\n" for n in range(12))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "deployment: m\ngrid: {max_num_seqs: [1]}\nsearch: {high_per_s: .inf}",
+            "high_per_s = Infinity: must be a finite",
+        ),
+        (
+            "deployment: m\ngrid: {max_num_seqs: [1]}\nsearch: {high_per_s: 9, tolerance: 1.0e-17}",
+            "must be 0.001 to 0.99",
+        ),
+        ("deployment: m\ngrid: {max_num_seqs: [1]}\nsearch: {low_per_s: 9, high_per_s: 1}", "must be below high_per_s"),
+        ("deployment: m\ngrid: {max_num_seqs: [1]}\nload: {requsts: 5}", "load.requsts = 5: is no field here"),
+        (
+            "deployment: m\ngrid: {max_num_seqs: [1]}\nloads: [{concurrency: -4}]",
+            "loads[0].concurrency = -4: must be 0",
+        ),
+        ("deployment: m\ngrid: {max_num_sqs: [1]}", "did you mean 'max_num_seqs'"),
+        ("deployment: m\ngrid: {max_num_seqs: 1}", "must be a list of 1 to 100 values"),
+        (f"deployment: m\ngrid: {{max_num_seqs: &a {list(range(99))}, port: *a, max_model_len: *a}}", "combinations"),
+        ("deployment: m\ngrid: {max_num_seqs: [1]}\nobjective: {percentile: 99}", "an objective needs a limit"),
+        ("deployment: m\ngrid: {max_num_seqs: [1]}\nprice_per_host_hour_usd: -1", "must be 0 to"),
+        ("deployment: m", "nothing to try"),
+        ("deployment: m\ngrid: {max_num_seqs: [1]}\nsearch: {high_per_s: 5}", "search needs an objective"),
+        ("[1, 2", "is no sweep"),
+        ("a: !!python/object:os.system {}", "is no sweep"),
+        ("x: &x [*x]", "nested"),
+        (BOMB, "more than"),
+        ("[" * 5000, "is no sweep"),
+        ("1", "must be a mapping"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_refused_before_anything_is_tried(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "sweep.yml"
+    file.write_text(text)
+    with pytest.raises(spec.SpecError) as caught:
+        spec.read(file)
+    assert said in str(caught.value)
+    assert "is no sweep" in str(caught.value)
 
 
 def test_points_of_one_artifact_stand_together() -> None:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import table_topology
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.variables import VARIABLES
 from jsonschema import Draft202012Validator, ValidationError
 
 from trainyard.paths import ROOT
@@ -271,7 +272,8 @@ def test_hosts_that_cannot_be_reached_are_said_to_be_unknown(tmp_path: Path) -> 
 def test_the_toolkits_own_variables_are_known(tmp_path: Path) -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "playbooks").rglob("*.yml"))
     words = set(re.findall(r"\btrainyard_[a-z_]*[a-z]\b", text)) - set(re.findall(r"register: (\w+)", text))
-    own = {word: 1 for word in words if not word.startswith("trainyard_deployment") and word not in PLANNERS}
+    others = (word for word in words if not word.startswith("trainyard_deployment") and word not in PLANNERS)
+    own = {word: VARIABLES[word].example if word in VARIABLES else 1 for word in others}
     assert "trainyard_aws_environment" in own
     run = trainyard("-i", inventory(tmp_path, trainyard_deployment_qwen=QWEN, **own))
     assert run.returncode == 0, run.stderr

@@ -7,65 +7,75 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
 from trainyard.benchmark_report import Objective
+from trainyard.settings_file import FileError, read_yaml
+
+# Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import FIELDS  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import SEARCH, sweep_schema  # isort: skip
+
+#: What a sweep's file may say.
+SWEEP = sweep_schema(FIELDS)
 
 
 class SpecError(Exception):
     """The file of a sweep cannot be used; the text names it and every problem."""
 
 
-class Search(BaseModel):
-    """A binary search for the highest request rate that keeps the objective."""
+@dataclass(frozen=True)
+class Search:
+    """A binary search for the highest request rate that keeps the objective; fields as in the schema `SEARCH`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    low_per_s: float = Field(default=0.1, gt=0)
-    high_per_s: float = Field(gt=0)
-    tolerance: float = Field(default=0.1, gt=0, lt=1)
-    """Stop when the highest good rate and the lowest bad one are this near (share of the lower)."""
+    high_per_s: float
+    low_per_s: float = SEARCH.defaults["low_per_s"]
+    tolerance: float = SEARCH.defaults["tolerance"]
 
 
-class Spec(BaseModel):
-    """A sweep as its file gives it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+@dataclass(frozen=True)
+class Spec:
+    """A sweep as its file gives it; fields as in the schema `SWEEP`, which judges them."""
 
     deployment: str
-    grid: dict[str, list[Any]] = Field(default_factory=dict)
-    """Fields of the deployment with the values to try, every combination."""
-    points: list[dict[str, Any]] = Field(default_factory=list)
-    """Further combinations, one by one."""
-    load: dict[str, Any] = Field(default_factory=dict)
-    """What every measurement has in common; fields of the benchmark role's load."""
-    loads: list[dict[str, Any]] = [{}]
-    """Each configuration is measured under each of these, over `load`."""
+    grid: Mapping[str, list[Any]] = field(default_factory=dict)
+    points: Sequence[dict[str, Any]] = ()
+    load: Mapping[str, Any] = field(default_factory=dict)
+    loads: Sequence[dict[str, Any]] = ({},)
     objective: Objective | None = None
     search: Search | None = None
-    price_per_host_hour_usd: float | None = Field(default=None, ge=0)
+    price_per_host_hour_usd: float | None = None
     order: Literal["given", "random"] = "given"
-    """Random spreads slow changes of the machines over all configurations; groups of an artifact stay together."""
 
-    @model_validator(mode="after")
-    def _complete(self) -> Spec:
-        if not self.grid and not self.points:
-            raise ValueError("nothing to try: give a grid or points")
-        if self.search is not None and self.objective is None:
-            raise ValueError("search needs an objective")
-        return self
+    @classmethod
+    def from_dict(cls, raw: Any) -> Spec:
+        """Read a sweep.
+
+        Raises:
+            SpecError: with every problem of it.
+        """
+        values, problems = SWEEP.read(raw)
+        if problems:
+            raise SpecError("; ".join(str(problem) for problem in problems))
+        objective, search = values.pop("objective"), values.pop("search")
+        return cls(
+            **values,
+            objective=None if objective is None else Objective(**objective),
+            search=None if search is None else Search(**search),
+        )
 
 
 def read(path: Path) -> Spec:
-    """The sweep in a YAML file."""
+    """Return the sweep in a YAML file.
+
+    Raises:
+        SpecError: it cannot be read, or is none.
+    """
     try:
-        return Spec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        return Spec.from_dict(read_yaml(path))
+    except (FileError, SpecError) as error:
         raise SpecError(f"{path} is no sweep: {error}") from error
 
 
@@ -99,7 +109,7 @@ def combinations(spec: Spec) -> list[dict[str, Any]]:
     """Every combination of the grid and every point, without repetition, in the order given."""
     made = [dict(zip(spec.grid, values, strict=True)) for values in itertools.product(*spec.grid.values())]
     found: dict[str, dict[str, Any]] = {}
-    for fields in (made if spec.grid else []) + spec.points:
+    for fields in [*(made if spec.grid else []), *spec.points]:
         found.setdefault(key_of(fields, {}), fields)
     return list(found.values())
 

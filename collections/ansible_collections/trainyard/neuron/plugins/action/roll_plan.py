@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import GOLDEN, HOOK_KINDS, HOOKS
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary import Thresholds
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import LEASE_S
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.moves import REPLACE, RETIRE
@@ -25,8 +26,6 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_lock, run_plan
 
 VERBS = ("redeploy", "rollback", "status", "check", "leave")
-HOOKS = ("before", "drain", "undrain", "is_drained", "after")
-GOLDEN = ("The capital of France is", "One, two, three, four,")
 LONGEST_WAIT_S = 86400.0
 """How long a drain with the policy to wait is taken to last; where it lasts longer, a lock may end meanwhile."""
 MOVE_KEYS = ("id", "name", "url", "release", "was")
@@ -114,18 +113,10 @@ def files(raw: dict[str, Any]) -> dict[str, list[str]]:
     Raises:
         RollError: a kind that does not exist, something that is no list of files, or a drain that nothing takes back.
     """
-    kinds = ", ".join(HOOKS)
-    problems = [f"redeploy hooks: unknown kind {name}; there are {kinds}" for name in sorted(set(raw) - set(HOOKS))]
-    problems += [
-        f"redeploy hooks: {name} is {given!r}, not a list of task files"
-        for name, given in raw.items()
-        if not isinstance(given, list) or not all(isinstance(item, str) for item in given)
-    ]
-    if bool(raw.get("drain")) != bool(raw.get("undrain")):
-        problems.append("redeploy hooks: drain and undrain belong together; what one takes out the other brings back")
+    values, problems = HOOKS.read(raw)
     if problems:
-        raise RollError(problems)
-    return {name: list(raw.get(name, [])) for name in HOOKS}
+        raise RollError([str(problem) for problem in problems])
+    return {name: list(values[name]) for name in HOOK_KINDS}
 
 
 def elsewhere(hooks: dict[str, list[str]], asked: list[str], reports: dict[str, Any]) -> list[str] | None:

@@ -103,9 +103,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import POLICIES
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import host as host_side
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import POLICIES
 
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "state": {"type": "str", "choices": ["replaced", "restored"], "default": "replaced"},

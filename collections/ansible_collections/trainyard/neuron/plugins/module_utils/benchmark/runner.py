@@ -27,34 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, TextIO, Tuple
 
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import sentence
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import LOAD
+
 from . import clients, counters
 from .presets import PRESETS
 
 Options = Dict[str, Any]
 
-#: What a load is when nothing else is said; `benchmark_load` of the role documents each.
-DEFAULT_LOAD: Dict[str, Any] = {
-    "requests": 100,
-    "rounds": 0,
-    "concurrency": 0,
-    "request_rate_per_s": 0.0,
-    "arrival": "poisson",
-    "mean_input_tokens": 550,
-    "stddev_input_tokens": 0,
-    "mean_output_tokens": 150,
-    "stddev_output_tokens": 0,
-    "sampling": {},
-    "ignore_eos": True,
-    "warmup_requests": -1,
-    "timeout_s": 600.0,
-    "run_timeout_s": 21600.0,
-    "repeats": 1,
-    "seed": 11111,
-    "dataset": "",
-    "target": "router",
-}
-_COUNTS = ("requests", "mean_input_tokens", "mean_output_tokens", "repeats")
-_AMOUNTS = ("concurrency", "rounds", "request_rate_per_s", "stddev_input_tokens", "stddev_output_tokens", "timeout_s")
 _READY_TIMEOUT_S = 900.0
 _STARTS_IN_S = 1.0
 
@@ -80,27 +60,17 @@ def resolve_load(given: Dict[str, Any], slots: int) -> Dict[str, Any]:
     requests that all replicas together can run at once (batch x data parallelism); `rounds` makes `requests` that many
     for each stream; `warmup_requests` -1 becomes one for each stream.
     """
-    preset = given.get("preset") or ""
-    unknown = sorted(set(given) - set(DEFAULT_LOAD) - {"preset"})
-    load = {**DEFAULT_LOAD, **PRESETS.get(preset, {})}
-    load.update({name: value for name, value in given.items() if value is not None and name in DEFAULT_LOAD})
-    problems = [f"{name}: not a field of a load ({', '.join(sorted(DEFAULT_LOAD))})" for name in unknown]
-    if preset and preset not in PRESETS:
-        problems.append(f"preset: {preset}, must be one of {', '.join(sorted(PRESETS))}")
-    problems += [f"{name}: {load[name]}, must be at least 1" for name in _COUNTS if int(load[name]) < 1]
-    problems += [f"{name}: {load[name]}, must not be negative" for name in _AMOUNTS if float(load[name]) < 0]
-    if load["arrival"] not in ("poisson", "constant"):
-        problems.append(f"arrival: {load['arrival']}, must be poisson or constant")
-    if load["target"] not in ("router", "replicas"):
-        problems.append(f"target: {load['target']}, must be router or replicas")
+    values, wrong = LOAD.read(given, "load")
+    problems = [sentence(problem).partition(".")[2] or str(problem) for problem in wrong]
+    load = {name: value for name, value in LOAD.defaults.items() if name != "preset"}
+    load.update(PRESETS.get(values.get("preset") or "", {}))
+    load.update({name: values[name] for name in given if name in load and name in values and given[name] is not None})
     if not load["request_rate_per_s"] and not load["concurrency"]:
         load["concurrency"] = slots
         if slots < 1:
             problems.append("concurrency: 0 means a stream for each sequence of the replicas; none says max_num_seqs")
     if load["rounds"]:
         load["requests"] = int(load["rounds"]) * int(load["concurrency"])
-        if not load["concurrency"]:
-            problems.append("rounds: an open loop has no streams to count them by; give requests")
     if load["warmup_requests"] < 0:
         load["warmup_requests"] = min(load["requests"], load["concurrency"] or math.ceil(load["request_rate_per_s"]))
     if problems:

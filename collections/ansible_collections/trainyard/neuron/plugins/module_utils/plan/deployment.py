@@ -13,9 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import (
+    HIDDEN,
+    JSON_MAPPING,
     BadValueError,
+    BadValuesError,
     Field,
+    Kind,
+    Schema,
     core_list,
+    json_mapping,
+    mapping,
     one_of,
     optional,
     read_fields,
@@ -23,6 +30,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields impor
     whole_number,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import BENCHMARK
 
 __metaclass__ = type
 
@@ -47,14 +55,19 @@ AGENT_PORT_OFFSET = 1000
 
 #: A replica's name is a systemd instance, a file name and a NEURON_PROCESS_TAG (255 characters at most).
 NAME_CHARACTERS = 48
+FLAG_CHARACTERS = 80
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
+_SERVED_WORDS = "letters, digits and . _ : / -"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_FLAG = re.compile(r"[a-z][a-z0-9_-]*")
+_FLAG = re.compile(r"[a-z][a-z0-9-]*")
+#: What argparse takes for an option where a value is due: a dash before anything but a number.
+_OPTION = re.compile(r"-(?![0-9.])")
+_ADDRESS_OF_FILES = re.compile(r"\S+")
 _SECRET = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY)(_|$)", re.IGNORECASE)
 
 
@@ -126,14 +139,21 @@ def _name(value: Any) -> str:
     return str(value)
 
 
+_VERSION = text(
+    re.compile(r"[0-9]+\.[0-9]+(\.[0-9]+)?"),
+    "must be a version such as 2.23.0",
+    "give a release of the SDK table",
+    "version such as `2.23.0`, quoted",
+    32,
+)
+
+
 def _sdk_release(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         raise BadValueError(
             "must be a string: YAML reads it as a number and drops a trailing zero", 'quote it, such as "2.23.0"'
         )
-    return text(re.compile(r"\d+\.\d+(\.\d+)?"), "must be a version such as 2.23.0", "give a release of the SDK table")(
-        value
-    )
+    return str(_VERSION(value))
 
 
 def _trust(value: Any) -> Tuple[str, ...]:
@@ -155,54 +175,51 @@ def _data_parallel_size(value: Any) -> Union[int, str]:
             "must be a number of replicas on each host, or fill",
             did_you_mean(value, [FILL]) or "give 1 or more, or fill",
         )
-    return whole_number(1, 1024)(value)
-
-
-def _mapping(value: Any) -> Dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise BadValueError("must be a mapping", "write key: value lines below it, or {}")
-    for key in value:
-        if not isinstance(key, str):
-            raise BadValueError("must have strings as keys", "quote the key %r" % (key,))
-    return dict(value)
-
-
-def _json_mapping(value: Any) -> Dict[str, Any]:
-    found = _mapping(value)
-    for key, item in found.items():
-        if not _is_json(item):
-            raise BadValueError(
-                "must be JSON (text, numbers, booleans, null, lists, mappings)", "change its type", key, repr(item)
-            )
-    return found
-
-
-def _is_json(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(_is_json(item) for item in value)
-    return value is None or isinstance(value, (str, int, float, bool))
+    return int(whole_number(1, 1024)(value))
 
 
 def _engine_args(value: Any) -> Dict[str, Any]:
     found: Dict[str, Any] = {}
-    for key, item in _json_mapping(value).items():
-        flag = key[2:] if key.startswith("--") else key
-        if not _FLAG.fullmatch(flag):
-            raise BadValueError(
-                "is no vLLM flag's name", "write the flag without dashes before it, such as max-log-len", key, item
-            )
-        flag = flag.replace("_", "-")
-        if flag in OWNED_FLAGS:
-            raise BadValueError("is set by the plan", "remove it and set %s" % OWNED_FLAGS[flag], key, item)
+    wrong: List[BadValueError] = []
+    for key, item in json_mapping(value).items():
+        flag = (key[2:] if key.startswith("--") else key).replace("_", "-")
+        bad = _flag_rule(flag, key, item)
+        if bad is None and flag in found:
+            bad = BadValueError("is there twice, once with - and once with _", "remove one", key, item)
+        if bad is not None:
+            wrong.append(bad)
         found[flag] = item
+    if wrong:
+        raise BadValuesError(wrong)
     return found
+
+
+def _flag_rule(flag: str, key: str, item: Any) -> Optional[BadValueError]:
+    """Return what is wrong with a flag of the server by its name and its value, None for nothing."""
+    if len(flag) > FLAG_CHARACTERS or not _FLAG.fullmatch(flag):
+        fix = "write the flag without dashes before it, such as max-log-len"
+        return BadValueError("is no vLLM flag's name", fix, key, item)
+    bare = flag[3:] if flag.startswith("no-") else flag
+    if bare in OWNED_FLAGS:
+        shown = HIDDEN if bare == "api-key" else item
+        return BadValueError("is set by the plan", "remove it and set %s" % OWNED_FLAGS[bare], key, shown)
+    if flag in OTHER_WAYS:
+        return BadValueError("would set flags of the plan behind its back", OTHER_WAYS[flag], key, item)
+    # vLLM's parser takes any beginning of a flag that is no other one's as well.
+    meant = sorted(owned for owned in OWNED_FLAGS if owned.startswith(flag))
+    if meant:
+        rule = "is short for --%s, which is set by the plan" % meant[0]
+        return BadValueError(rule, "write the flag that you mean in full", key, HIDDEN if "api-key" in meant else item)
+    for part in item if isinstance(item, list) else [item]:
+        if isinstance(part, str) and _OPTION.match(part):
+            rule = "has a value that the server would read as a flag of its own"
+            return BadValueError(rule, "give a value that does not begin with -", key, item)
+    return None
 
 
 def _environment(value: Any) -> Dict[str, str]:
     found: Dict[str, str] = {}
-    for key, item in _mapping(value).items():
+    for key, item in mapping(value).items():
         if not _VARIABLE.fullmatch(key):
             raise BadValueError("is no environment variable's name", "use letters, digits and underscores", key, item)
         if key in OWNED_VARIABLES:
@@ -212,7 +229,7 @@ def _environment(value: Any) -> Dict[str, str]:
                 "looks like a secret, and the environment file and the plan are not secret",
                 "give it as a credential of the role",
                 key,
-                "(hidden)",
+                HIDDEN,
             )
         if isinstance(item, bool) or not isinstance(item, (str, int, float)):
             raise BadValueError("must be text or a number", 'quote it, such as "1"', key, item)
@@ -239,6 +256,13 @@ OWNED_FLAGS = {
     "api-key": "the router's keys (an argument is readable by every user of the host)",
 }
 
+#: Flags by which a file, a socket or a server of servers decides instead of the plan, and what to do without.
+OTHER_WAYS = {
+    "config": "remove it and write its flags here",
+    "uds": "remove it: the router reaches replicas by address and port",
+    "headless": "remove it: a replica answers requests itself",
+}
+
 _CORES = "the planner gives each replica its cores"
 _LNC = "set trainyard_logical_nc_config on the host"
 
@@ -256,43 +280,153 @@ OWNED_VARIABLES = {
 }
 
 
-_MODEL_FIELDS = {
-    "repo": Field(text(_REPO, "must be a repository's name, org/name", "write it as the hub does"), required=True),
-    "source": Field(one_of(SOURCES), default="huggingface"),
-    "revision": Field(
-        text(
-            _REVISION,
-            "must be a commit, or letters, digits, dots, hyphens and underscores (64 at most)",
-            "pin the revision",
+MODEL = Schema(
+    "model",
+    "Which checkpoint is served: a pinned revision, so that the artifact made from it is known by it.",
+    {
+        "repo": Field(
+            text(_REPO, "must be a repository's name, org/name", "write it as the hub does", "`org/name`", 200),
+            required=True,
+            about="name on the hub, also what the served name defaults to",
+            example="meta-llama/Llama-3.3-70B-Instruct",
         ),
-        required=True,
-    ),
-    "uri": Field(
-        optional(text(re.compile(r"\S+"), "must have no spaces", "give s3://bucket/prefix or an absolute path"))
-    ),
-    "trust": Field(_trust, default=()),
-}
+        "source": Field(one_of(SOURCES), default="huggingface", about="where it is read from", example="s3"),
+        "revision": Field(
+            text(
+                _REVISION,
+                "must be a commit, or letters, digits, dots, hyphens and underscores (64 at most)",
+                "pin the revision",
+                "commit, or a token of at most 64 characters",
+            ),
+            required=True,
+            about="commit of the hub; for `s3` and `path` a token that changes whenever the files do",
+            example="6f6073b423013f6a7d4d9f39144961bfbfbc386b",
+        ),
+        "uri": Field(
+            optional(
+                text(
+                    _ADDRESS_OF_FILES,
+                    "must have no spaces",
+                    "give s3://bucket/prefix or an absolute path",
+                    "`s3://bucket/prefix` or an absolute path",
+                )
+            ),
+            about="where it is for `s3` and `path`; has no meaning for the hub",
+            example="s3://models/llama",
+        ),
+        "trust": Field(
+            Kind(
+                _trust,
+                "list of %s" % " and ".join("`%s`" % item for item in TRUST),
+                {"type": "array", "items": {"enum": list(TRUST)}},
+            ),
+            default=(),
+            about="what its files may run on hosts: pickles are programs, and a repository may bring its own",
+            example=["remote_code"],
+        ),
+    },
+)
+_MODEL_FIELDS = MODEL.fields
 
-_FIELDS = {
-    "name": Field(_name, required=True),
-    "model": Field(_mapping, required=True),
-    "served_name": Field(optional(text(_SERVED_NAME, "must be letters, digits and . _ : / -", "rename it"))),
-    "sdk_release": Field(_sdk_release, required=True),
-    "generation": Field(optional(one_of(GENERATIONS))),
-    "runtime": Field(one_of(RUNTIMES), default="venv"),
-    "tensor_parallel_size": Field(whole_number(1, 4096), required=True),
-    "data_parallel_size": Field(_data_parallel_size, default=1),
-    "max_num_seqs": Field(whole_number(1, 65536), required=True),
-    "max_model_len": Field(whole_number(1), required=True),
-    "dtype": Field(one_of(DTYPES), default="bfloat16"),
-    "block_size": Field(optional(whole_number(1))),
-    "port": Field(whole_number(FIRST_PORT, LAST_PORT), required=True),
-    "neuron_config": Field(_json_mapping, default={}),
-    "engine_args": Field(_engine_args, default={}),
-    "environment": Field(_environment, default={}),
-    "benchmark": Field(_json_mapping, default={}),
-    "cores": Field(core_list, default=()),
-}
+DEPLOYMENT = Schema(
+    PREFIX + "<name>",
+    "One model served in one configuration, in the variables of the inventory group of that name.",
+    {
+        "name": Field(
+            Kind(
+                _name,
+                "lower-case letters, digits and inner hyphens, %d characters" % NAME_CHARACTERS,
+                {"type": "string", "pattern": "^(?:%s)$" % _NAME.pattern, "maxLength": NAME_CHARACTERS},
+            ),
+            required=True,
+            about="the variable's name with - for _; names units, files and directories",
+            example="llama-3-3-70b",
+        ),
+        "model": Field(
+            Kind(mapping, "mapping", MODEL.to_json(), MODEL),
+            required=True,
+            about="which checkpoint",
+            example={"repo": "Qwen/Qwen3-32B", "revision": "9216db5781bf21249d130ec9da846c4624c16137"},
+        ),
+        "served_name": Field(
+            optional(text(_SERVED_NAME, "must be " + _SERVED_WORDS, "rename it", _SERVED_WORDS, 200)),
+            about="the model's name as clients say it; without it, the repository's",
+            example="llama-70b",
+        ),
+        "sdk_release": Field(
+            Kind(_sdk_release, _VERSION.words, _VERSION.json),
+            required=True,
+            about="Neuron SDK, a row of docs/sdk-releases.md",
+            example="2.23.0",
+        ),
+        "generation": Field(
+            optional(one_of(GENERATIONS)), about="way of serving; without it, the SDK row's", example="nxdi_v1"
+        ),
+        "runtime": Field(one_of(RUNTIMES), default="venv", about="what the server runs in", example="container"),
+        "tensor_parallel_size": Field(
+            whole_number(1, 4096), required=True, about="cores of one replica", unit="cores", example=32
+        ),
+        "data_parallel_size": Field(
+            Kind(
+                _data_parallel_size,
+                "whole number, 1 to 1024, or `%s`" % FILL,
+                {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1024}, {"const": FILL}]},
+            ),
+            default=1,
+            about="replicas on each host; `fill` is as many as the free cores allow",
+            unit="replicas",
+            example=2,
+        ),
+        "max_num_seqs": Field(
+            whole_number(1, 65536),
+            required=True,
+            about="sequences that a replica works on at once, which is the compiled batch size",
+            unit="sequences",
+            example=4,
+        ),
+        "max_model_len": Field(
+            whole_number(1), required=True, about="prompt and answer together", unit="tokens", example=8192
+        ),
+        "dtype": Field(one_of(DTYPES), default="bfloat16", about="what is computed in", example="bfloat16"),
+        "block_size": Field(
+            optional(whole_number(1)),
+            about="size of a KV block; without it the cache is contiguous",
+            unit="tokens",
+            example=32,
+        ),
+        "port": Field(
+            whole_number(FIRST_PORT, LAST_PORT),
+            required=True,
+            about="replica i listens on port + i, its agent %d above" % AGENT_PORT_OFFSET,
+            example=8000,
+        ),
+        "neuron_config": Field(
+            JSON_MAPPING, default={}, about="engine settings that are compiled in", example={"fused_qkv": True}
+        ),
+        "engine_args": Field(
+            Kind(_engine_args, "mapping of flags to JSON values", {"type": "object"}),
+            default={},
+            about="further vLLM flags by name; null removes one that would be there",
+            example={"max-log-len": 100},
+        ),
+        "environment": Field(
+            Kind(_environment, "mapping of variables to text or numbers", {"type": "object"}),
+            default={},
+            about="of compiler and server; no secrets",
+            example={"NEURON_RT_EXEC_TIMEOUT": "600"},
+        ),
+        "benchmark": Field(
+            BENCHMARK.given, default={}, about="the load that measures it", example={"requests": 100, "concurrency": 8}
+        ),
+        "cores": Field(
+            core_list,
+            default=(),
+            about="exactly these cores of every host; empty lets the planner choose, which is the rule",
+            example="0-31",
+        ),
+    },
+)
+_FIELDS = DEPLOYMENT.fields
 
 #: The names of a deployment's fields.
 FIELDS = tuple(_FIELDS)

@@ -76,6 +76,10 @@ PROGRAM_BYTES = 2 * GIB
 HOST_SHARE = 0.85
 
 
+#: No model is wider, and none has more heads, experts or layers: a config.json that says so is not one.
+MOST_WIDTH, MOST_HEADS = 1 << 26, 1 << 14
+
+
 class ConfigError(ValueError):
     """A config.json cannot be read as a model that is known here; the message says what is wrong with it."""
 
@@ -160,25 +164,29 @@ class ModelShape:
             raise ConfigError(
                 "model_type %r is none of %s, so its memory cannot be told" % (given, ", ".join(sorted(ARCHITECTURES)))
             )
-        hidden, heads = _size(source, "hidden_size"), _size(source, "num_attention_heads")
-        is_mixture = ARCHITECTURES[model_type]
-        layers = _size(source, "num_hidden_layers")
+        hidden, heads = _size(source, "hidden_size"), _size(source, "num_attention_heads", most=MOST_HEADS)
         dtype = str(source.get("torch_dtype") or source.get("dtype") or "bfloat16")
         dtype_bytes(dtype)
+        is_mixture = ARCHITECTURES[model_type]
+        layers = _size(source, "num_hidden_layers", most=MOST_HEADS)
         step = _size(source, "interleave_moe_layer_step", 1)
-        longest = _size(source, "max_position_embeddings") if source.get("max_position_embeddings") else None
+        longest = (
+            _size(source, "max_position_embeddings") if source.get("max_position_embeddings") is not None else None
+        )
         is_llama4 = model_type == "llama4"
         return cls(
             model_type=model_type,
             hidden_size=hidden,
             layers=layers,
             query_heads=heads,
-            kv_heads=_size(source, "num_key_value_heads", heads),
+            kv_heads=_size(source, "num_key_value_heads", heads, MOST_HEADS),
             head_size=_size(source, "head_dim", hidden // heads),
             intermediate_size=_size(source, "intermediate_size"),
             vocabulary=_size(source, "vocab_size"),
             tied_embeddings=bool(source.get("tie_word_embeddings", model_type == "gemma3")),
-            experts=_size(source, "num_local_experts" if "num_local_experts" in source else "num_experts")
+            experts=_size(
+                source, "num_local_experts" if "num_local_experts" in source else "num_experts", most=MOST_HEADS
+            )
             if is_mixture
             else 0,
             expert_size=_size(source, "moe_intermediate_size", _size(source, "intermediate_size")) if is_mixture else 0,
@@ -315,12 +323,12 @@ def dtype_bytes(name: str) -> float:
     return DTYPE_BYTES[short]
 
 
-def _size(config: Mapping[str, Any], name: str, default: Optional[int] = None) -> int:
+def _size(config: Mapping[str, Any], name: str, default: Optional[int] = None, most: int = 0) -> int:
     value = config.get(name)
     if value is None:
         value = default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError("%s is %r, and must be a whole number of 1 or more" % (name, value))
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= (most or MOST_WIDTH):
+        raise ConfigError("%s is %.40r, and must be a whole number of 1 to %d" % (name, value, most or MOST_WIDTH))
     return value
 
 

@@ -6,7 +6,6 @@ This is the interface of `generation_tables.py` (the data) and `rendering.py` (i
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
@@ -98,7 +97,7 @@ def argument_problems(
                 "", path, sampling, "must be a mapping, or false to sample on the CPU", "write key: value below it"
             ),
         ]
-    problems += _owned_problems(deployment, where) + _number_problems(deployment, where)
+    problems += _owned_problems(deployment, where)
     if generation.compiler == "inference_demo":
         problems += _model_type_problems(deployment, release, where)
         problems += _checkpoint_problems(deployment, release, where)
@@ -143,19 +142,6 @@ def _owned_problems(deployment: Deployment, where: str) -> List[Problem]:
         for name, value in deployment.neuron_config.items()
         if name in OWNED_SETTINGS
     ]
-
-
-def _number_problems(deployment: Deployment, where: str) -> List[Problem]:
-    """Return a problem for each value with a number that JSON has no word for (YAML has: .nan, .inf)."""
-    found = []
-    for part, values in (("neuron_config", deployment.neuron_config), ("engine_args", deployment.engine_args)):
-        for name, value in values.items():
-            try:
-                json.dumps(value, allow_nan=False)
-            except ValueError:
-                path = "%s.%s.%s" % (where, part, name)
-                found.append(Problem("", path, str(value), "must be a finite number", "give one"))
-    return found
 
 
 def _model_type_problems(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
@@ -284,14 +270,15 @@ _TAKES: Mapping[str, Callable[[Any], bool]] = {
     "switch": lambda value: isinstance(value, bool),
     "int": _is_int,
     "float": lambda value: _is_int(value) or isinstance(value, float),
-    "text": lambda value: isinstance(value, str),
+    # Behind a dash argparse finds a flag, not the value of the one before.
+    "text": lambda value: isinstance(value, str) and not value.startswith("-"),
     "ints": lambda value: bool(_whole_numbers(value)),
 }
 _TAKES_WORDS = {
     "switch": "true or false",
     "int": "a whole number",
     "float": "a number",
-    "text": "text",
+    "text": "text that does not begin with -",
     "ints": "a list of whole numbers",
 }
 

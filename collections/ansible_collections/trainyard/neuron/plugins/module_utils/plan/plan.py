@@ -54,7 +54,12 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering im
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.router_access import router_access
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.routers import Tiers, shares, tiers_of
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.variables import Host, HostReader
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.variables import (
+    READ,
+    Host,
+    HostReader,
+    read_variables,
+)
 
 __metaclass__ = type
 
@@ -101,6 +106,7 @@ def plan_fleet(fleet_input: Mapping[str, Any]) -> FleetPlan:
         fleet_input: `hosts` (name -> its inventory variables), `routers` (names of the hosts that balance),
             `topologies` (name -> what the host reported, absent where it was not asked), and optionally
             `clients` (names of the hosts that send load, which read the replicas' own counters),
+            `problems` (of what was judged when it was read),
             `other_variables` (name -> variables of routers and clients that serve nothing themselves) and
             `model_configs` (repo@revision -> the checkpoint's config.json; published models are known without).
 
@@ -127,7 +133,9 @@ class _Planner:
         self._other_variables: Mapping[str, Any] = fleet_input.get("other_variables") or {}
         self._reported: Mapping[str, Any] = fleet_input.get("topologies") or {}
         self._tiers = Tiers((), ())
-        self._problems: List[Problem] = []
+        self._reader = HostReader()
+        self._beside_read: Dict[str, Dict[str, Any]] = {}
+        self._problems: List[Problem] = list(fleet_input.get("problems") or ())
         self._warnings: List[Problem] = []
         self._placements: Dict[Any, Placement] = {}
         self._cpu_maps: Dict[Any, CpuMap] = {}
@@ -147,6 +155,7 @@ class _Planner:
             rule = "has no host to plan for"
             raise PlanError([Problem("", "inventory group neuron", [], rule, "put the Trainium hosts into it")])
         hosts = self._read()
+        self._read_beside()
         self._read_routers()
         self._problems += checks.served_name_problems(hosts)
         self._problems += checks.checkpoint_problems(hosts)
@@ -162,7 +171,7 @@ class _Planner:
         return FleetPlan(planned, router, benchmarks, tuple(_unique(self._warnings)))
 
     def _read(self) -> List[Host]:
-        reader = HostReader()
+        reader = self._reader
         hosts = []
         for name in sorted(self._raw):
             host, problems, warnings = reader.read(name, self._raw[name], self._reported.get(name))
@@ -172,6 +181,13 @@ class _Planner:
                 hosts.append(self._with_config(host))
         self._check_overrides(hosts, reader)
         return hosts
+
+    def _read_beside(self) -> None:
+        """Read the routers and clients that serve nothing themselves."""
+        for name in sorted(self._other_variables):
+            if name not in self._raw:
+                self._beside_read[name], problems = self._reader.beside(name, self._other_variables[name] or {})
+                self._problems += problems
 
     def _read_routers(self) -> None:
         serving = [name for name, raw in self._raw.items() if any(raw[key] for key in raw if key.startswith(PREFIX))]
@@ -632,8 +648,11 @@ class _Planner:
             self._warnings += reach.warnings_of(host.name, found["reach"], beyond)
 
     def _beside(self, name: str) -> Mapping[str, Any]:
-        """Return the variables of a host that may serve nothing itself."""
-        return self._other_variables.get(name) or self._raw.get(name) or {}
+        """Return the variables that are right of a host which may serve nothing itself."""
+        if name not in self._beside_read:
+            self._beside_read[name] = read_variables(self._raw.get(name) or {})[0]
+        given = self._other_variables.get(name) or self._raw.get(name) or {}
+        return {**{key: given[key] for key in given if key not in READ}, **self._beside_read[name]}
 
     def _benchmarks(
         self, hosts: Sequence[Host], planned: Mapping[str, Mapping[str, Any]], router: Mapping[str, Any]

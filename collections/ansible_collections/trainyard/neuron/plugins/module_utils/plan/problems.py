@@ -13,6 +13,9 @@ __metaclass__ = type
 #: Longer values are cut in messages: the variable's name already says where to look.
 VALUE_CHARACTERS = 120
 
+#: Of a longer word no more is compared with what is known: comparing takes its length squared.
+WORD_CHARACTERS = 80
+
 #: A problem of a thousand hosts is told once, with so many of them named.
 HOSTS_NAMED = 4
 
@@ -54,13 +57,13 @@ def show(value: Any) -> str:
     try:
         text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     except (TypeError, ValueError):
-        text = repr(value)
+        text = " ".join(repr(value).split())
     return text if len(text) <= VALUE_CHARACTERS else text[: VALUE_CHARACTERS - 3] + "..."
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'?`, or an empty string where nothing known is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word[:WORD_CHARACTERS], list(known), n=1, cutoff=0.6)
     return "did you mean '%s'?" % near[0] if near else ""
 
 

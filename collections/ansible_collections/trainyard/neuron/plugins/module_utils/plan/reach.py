@@ -30,7 +30,7 @@ def networks(value: Any) -> Tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, (list, tuple)):
         raise BadValueError("must be a list of addresses or networks", 'write it as ["10.0.0.5", "10.1.0.0/24"]')
     for index, item in enumerate(value):
-        _network(item, str(index))
+        _network(item, "[%d]" % index)
     return tuple(dict.fromkeys(str(item) for item in value))
 
 

@@ -141,7 +141,7 @@ def _listens(variables: Mapping[str, Any], name: str, default: str) -> str:
 def _port(variables: Mapping[str, Any], problems: List[Problem]) -> int:
     given = variables.get(METRICS_PORT, DEFAULT_METRICS_PORT)
     try:
-        return whole_number(1, 65535)(given)
+        return int(whole_number(1, 65535)(given))
     except BadValueError as bad:
         problems.append(Problem("", METRICS_PORT, given, bad.rule, bad.fix))
         return DEFAULT_METRICS_PORT

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import (
@@ -16,12 +17,18 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment i
     parse_deployment,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import (
+    HIDDEN,
+    BadValueError,
+    BadValuesError,
     Field,
+    Kind,
     core_list,
     images_by_digest,
+    mapping,
     one_of,
     optional,
     read_fields,
+    switch,
     text,
     whole_number,
 )
@@ -36,6 +43,15 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.reach import
     open_to_everybody,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.routers import OVER, REPLICAS, ROUTERS
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import (
+    CANARY,
+    GOLDEN,
+    HOOKS,
+    KEYS,
+    OBJECTIVE,
+    PROMPTS,
+    REDEPLOY,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import (
     INSTANCE_TYPES,
     Topology,
@@ -56,65 +72,202 @@ _ADDRESS = re.compile(r"[A-Za-z0-9.:-]+")
 _DIRECTORY = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _TYPE = re.compile(r"[a-z0-9.-]+")
 _PORT = whole_number(1, 65535)
+_LINE = text(re.compile(r"[^\x00-\x1f\x7f]+"), "must be one line without control characters", "remove them")
+
+
+_NETWORKS = Kind(networks, "list of addresses or networks", {"type": ["array", "null"], "items": {"type": "string"}})
+
+
+def _environment(value: Any) -> Dict[str, str]:
+    found = mapping(value)
+    wrong = [
+        BadValueError("must be text or a number", "quote it", key, HIDDEN)
+        for key, item in found.items()
+        if isinstance(item, bool) or not isinstance(item, (str, int, float))
+    ]
+    if wrong:
+        raise BadValuesError(wrong)
+    return {key: str(item) for key, item in found.items()}
+
+
+def _overrides(value: Any) -> Dict[str, Any]:
+    found = {} if value is None else value
+    if not isinstance(found, Mapping) or not all(
+        isinstance(key, str) and isinstance(item, Mapping) for key, item in found.items()
+    ):
+        raise BadValueError("must map deployments to fields", "write {deployment: {field: value}}")
+    return dict(found)
+
+
+def _moment(value: Any) -> Any:
+    if value is None or isinstance(value, (datetime, date)):
+        return value
+    try:
+        datetime.fromisoformat(str(value).replace("Z", "+00:00"))
+    except ValueError as error:
+        raise BadValueError("must be an ISO time", "write 2026-11-30T12:00:00Z") from error
+    return value
+
 
 _FIELDS: Dict[str, Field] = {
     "trainyard_instance_type": Field(
-        optional(text(re.compile(r"[a-z0-9.-]+"), "must be an EC2 instance type", "fix it"))
+        optional(text(_TYPE, "must be an EC2 instance type", "fix it", "EC2 instance type")),
+        about="what to plan for while the host is not asked",
+        example="trn2.48xlarge",
     ),
-    "trainyard_logical_nc_config": Field(optional(whole_number(1))),
+    "trainyard_logical_nc_config": Field(
+        optional(whole_number(1)),
+        about="physical cores of a logical one: 2 or 1 on trn2, 1 elsewhere; without it the family's",
+        example=2,
+    ),
     "trainyard_address": Field(
-        optional(text(_ADDRESS, "must be an address or a host name", "give the private address"))
+        optional(text(_ADDRESS, "must be an address or a host name", "give the private address", "address", 253)),
+        about="where the router and the replicas meet; without it `ansible_host`",
+        example="10.0.0.5",
     ),
-    "trainyard_reserved_cores": Field(core_list, default=()),
-    "trainyard_quarantined_devices": Field(core_list, default=()),
+    "trainyard_reserved_cores": Field(
+        core_list, default=(), about="cores that no replica and no spare gets", example="48-63"
+    ),
+    "trainyard_quarantined_devices": Field(
+        core_list, default=(), about="devices that are out; each costs the slices that touch it", example=[5]
+    ),
     "trainyard_data_dir": Field(
-        text(_DIRECTORY, "must be an absolute path of letters, digits and . _ -", "choose another"),
+        text(_DIRECTORY, "must be an absolute path of letters, digits and . _ -", "choose another", "absolute path"),
         default="/data",
+        about="weights and artifacts",
+        example="/data",
     ),
-    "trainyard_cpu_pinning": Field(one_of(CPU_PINNING), default="numa"),
-    "trainyard_router_port": Field(_PORT, default=8080),
-    "trainyard_router_metrics_port": Field(optional(_PORT)),
-    OVER: Field(one_of((REPLICAS, ROUTERS)), default=REPLICAS),
-    "trainyard_monitor_port": Field(optional(_PORT)),
-    MONITORS: Field(networks, default=()),
-    OPEN: Field(open_to_everybody, default=False),
-    FURTHER: Field(networks, default=()),
-    FURTHER_MONITORS: Field(networks, default=()),
-    "trainyard_images": Field(images_by_digest, default={}),
-    "trainyard_overrides": Field(lambda value: value, default={}),
+    "trainyard_cpu_pinning": Field(
+        one_of(CPU_PINNING),
+        default="numa",
+        about="`numa`: the cores' share of their node; `proxy`: a sixth kept for the runtime's proxy threads, as AWS "
+        "does; `none` pins nothing",
+        example="proxy",
+    ),
+    "trainyard_router_port": Field(_PORT, default=8080, about="where clients reach the router", example=8080),
+    "trainyard_router_metrics_port": Field(
+        optional(_PORT), about="port of the router's metrics, which no replica may have", example=8405
+    ),
+    OVER: Field(
+        one_of((REPLICAS, ROUTERS)),
+        default=REPLICAS,
+        about="on a router that serves nothing, `routers`: it balances over the routers of the hosts",
+        example=ROUTERS,
+    ),
+    "trainyard_monitor_port": Field(
+        optional(_PORT),
+        about="where Prometheus finds the metrics of the devices; no replica may have it; without it there are none",
+        example=9400,
+    ),
+    "trainyard_images": Field(
+        images_by_digest,
+        default={},
+        about="for `runtime: container`: the SDK table's name and tag of an image, and what hosts pull; without it the "
+        "image must be on every host",
+        example={"pytorch-inference-vllm-neuronx:0.9.1": "public.ecr.aws/neuron/image@sha256:" + "0" * 64},
+    ),
+    "trainyard_overrides": Field(
+        Kind(_overrides, "mapping of deployments to fields", {"type": ["object", "null"]}),
+        default={},
+        about="merged over the deployments last: for `-e` and sweeps",
+        example={"llama-3-3-70b": {"port": 8100}},
+    ),
+    MONITORS: Field(
+        _NETWORKS, default=(), about="addresses and networks that read metrics of the host", example=["10.0.9.0/24"]
+    ),
+    OPEN: Field(
+        Kind(open_to_everybody, "true or false", {"type": "boolean"}),
+        default=False,
+        about="the replicas are reached by whoever reaches the host",
+        example=True,
+    ),
+    FURTHER: Field(
+        _NETWORKS, default=(), about="who reaches replicas beside those that the plan knows", example=["10.0.7.5"]
+    ),
+    FURTHER_MONITORS: Field(
+        _NETWORKS, default=(), about="who reads the metrics of the devices alone", example=["10.0.7.6"]
+    ),
 }
 
-#: Variables of the name's space that playbooks and roles read; the planner only knows that they exist.
+#: What the planner reads itself.
+READ = frozenset(_FIELDS)
+
+#: What the planner judges and does not read: playbooks do, later. Roles' variables that a client's access or a
+#: result's soundness hangs on are judged with them.
+JUDGED: Dict[str, Field] = {
+    REDEPLOY.name: Field(REDEPLOY.kind, about="how a roll replaces replicas", example={"at_once": 2}),
+    CANARY.name: Field(
+        CANARY.kind, about="how much worse than its peers the first replica may be", example={"ttft_ratio": 2}
+    ),
+    "trainyard_canary_prompts": Field(
+        PROMPTS,
+        default=list(GOLDEN),
+        about="prompts whose greedy completions are compared",
+        example=["The capital of France is"],
+    ),
+    HOOKS.name: Field(HOOKS.kind, about="task files of yours that a roll runs", example={"before": ["tell.yml"]}),
+    "trainyard_aws_environment": Field(
+        Kind(_environment, "mapping of variables to text", {"type": "object"}),
+        default={},
+        secret=True,
+        about="environment of what talks to AWS: endpoint, region, credentials",
+        example={"AWS_DEFAULT_REGION": "us-east-1"},
+    ),
+    "trainyard_capacity_block_end": Field(
+        Kind(_moment, "ISO time", {"type": ["string", "null"]}),
+        about="end of the host's capacity block: a sweep is over half an hour before",
+        example="2026-12-01T11:30:00Z",
+    ),
+    "trainyard_elb_target_groups": Field(
+        Kind(mapping, "mapping of served names to ARNs", {"type": "object"}),
+        about="for the hooks of ELB: the target group of each served name",
+        example={"llama-70b": "arn:aws:elasticloadbalancing:..."},
+    ),
+    "trainyard_results_dir": Field(
+        _LINE, about="directory on the controller for the results of benchmarks", example="/srv/results"
+    ),
+    "trainyard_benchmark": Field(_LINE, about="the one deployment to measure", example="llama-3-3-70b"),
+    "trainyard_only": Field(_LINE, about="pattern of the hosts that a run is for", example="trn2-a"),
+    "trainyard_take_over": Field(_LINE, about="the run whose lock is taken over", example="20261130T101500-1a2b3c"),
+    "trainyard_teardown_data": Field(
+        switch(),
+        default=False,
+        about="`teardown.yml` also removes weights, artifacts and the data volume",
+        example=True,
+    ),
+    "benchmark_objective": Field(OBJECTIVE.given, default={}, about="what a request must keep to be good"),
+}
+
+#: Variables of the name's space that playbooks give each other; the planner only knows that they exist.
 OTHER_VARIABLES = frozenset(
     {
-        "trainyard_aws_environment",
-        "trainyard_benchmark",
-        "trainyard_canary",
-        "trainyard_canary_prompts",
-        "trainyard_capacity_block_end",
         "trainyard_compiles_next",
         "trainyard_done",
         "trainyard_drained_elsewhere",
-        "trainyard_elb_target_groups",
         "trainyard_elb_target_id",
         "trainyard_llmperf",
-        "trainyard_only",
-        "trainyard_redeploy",
-        "trainyard_redeploy_hooks",
         "trainyard_replicas",
         "trainyard_replicas_after",
-        "trainyard_results_dir",
         "trainyard_roll",
         "trainyard_roll_done",
+        "trainyard_roll_planned",
         "trainyard_roll_ready",
         "trainyard_roll_result",
-        "trainyard_take_over",
-        "trainyard_teardown_data",
         "trainyard_topology",
         "trainyard_turn",
         "trainyard_verb",
     }
 )
+
+#: Every variable that an inventory may give a host, beside its deployments.
+VARIABLES: Dict[str, Field] = {
+    **_FIELDS,
+    **JUDGED,
+    # Judged where it is read: the planner is told how many there are.
+    "load_balancer_keys": Field(
+        KEYS, default=[], about="API keys that clients may use", example=[{"name": "team-a", "sha256": "0" * 64}]
+    ),
+}
 
 #: Ports that something beside the replicas may have on a host, by the variable that gives them.
 OTHER_PORTS = ("trainyard_router_metrics_port", "trainyard_monitor_port")
@@ -166,7 +319,8 @@ class HostReader:
 
     def __init__(self) -> None:
         self._parsed: Dict[str, Tuple[Optional[Deployment], List[Problem]]] = {}
-        self._known = (frozenset(_FIELDS) | OTHER_VARIABLES) - {FURTHER, FURTHER_MONITORS}
+        self._known = (frozenset(_FIELDS) | frozenset(JUDGED) | OTHER_VARIABLES) - {FURTHER, FURTHER_MONITORS}
+        self._judged: Dict[str, List[Problem]] = {}
         self._topologies: Dict[Topology, Topology] = {}
         self.overridden: Set[str] = set()
 
@@ -183,10 +337,9 @@ class HostReader:
         Returns:
             The host where it can be planned, the problems and the warnings.
         """
-        ours = {key: raw[key] for key in raw if key in _FIELDS}
-        values, problems = read_fields(ours, _FIELDS, "")
-        problems = [Problem("", p.variable.lstrip("."), p.value, p.rule, p.fix) for p in problems]
+        values, problems = read_variables(raw)
         warnings: List[Problem] = []
+        problems += self._judge(raw)
         self._names(raw, problems, warnings)
         deployments, refused = self._deployments(raw, problems)
         topology = _topology(values, reported, problems, warnings)
@@ -222,6 +375,34 @@ class HostReader:
             warnings,
         )
 
+    def beside(self, name: str, raw: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Problem]]:
+        """Read the variables of a host that only balances or sends load.
+
+        Args:
+            name: its inventory name.
+            raw: its variables.
+
+        Returns:
+            The values that are right, by variable, and the problems.
+        """
+        values, problems = read_variables(raw)
+        problems += self._judge(raw)
+        self._names(raw, problems, [])
+        return values, [problem.on(name) for problem in problems]
+
+    def _judge(self, raw: Mapping[str, Any]) -> List[Problem]:
+        """Return what is wrong with settings that playbooks read later; equal ones are judged once."""
+        found: List[Problem] = []
+        for key in raw:
+            if key not in JUDGED:
+                continue
+            known = key + same(raw[key])
+            if known not in self._judged:
+                _values, problems = read_fields({key: raw[key]}, {key: JUDGED[key]}, "")
+                self._judged[known] = _bare(problems)
+            found += self._judged[known]
+        return found
+
     def _names(self, raw: Mapping[str, Any], problems: List[Problem], warnings: List[Problem]) -> None:
         """Notice variables that nobody reads: near a known name it is a slip, else it is only mentioned."""
         for key in raw:
@@ -239,9 +420,7 @@ class HostReader:
     ) -> Tuple[List[Deployment], List[Tuple[str, Any]]]:
         overrides = raw.get("trainyard_overrides") or {}
         if not isinstance(overrides, Mapping) or not all(isinstance(item, Mapping) for item in overrides.values()):
-            fix = "write {deployment: {field: value}}"
-            problems.append(Problem("", "trainyard_overrides", overrides, "must map deployments to fields", fix))
-            overrides = {}
+            overrides = {}  # which was told when it was read
         found: List[Deployment] = []
         refused: List[Tuple[str, Any]] = []
         for variable in sorted(key for key in raw if key.startswith(PREFIX)):
@@ -263,10 +442,29 @@ class HostReader:
         if change is not None:
             self.overridden.add(str(name))
             raw = merge(raw, change)
-        key = variable + json.dumps(raw, sort_keys=True, default=repr)
+        key = variable + same(raw)
         if key not in self._parsed:
             self._parsed[key] = parse_deployment(raw, variable)
         return self._parsed[key]
+
+
+def read_variables(raw: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Problem]]:
+    """Return what the planner itself reads of a host's variables, and what is wrong with it."""
+    values, problems = read_fields({key: raw[key] for key in raw if key in _FIELDS}, _FIELDS, "")
+    return values, _bare(problems)
+
+
+def _bare(problems: List[Problem]) -> List[Problem]:
+    """Return problems of variables that stand in nothing: without the dot before their names."""
+    return [Problem("", p.variable.lstrip("."), p.value, p.rule, p.fix) for p in problems]
+
+
+def same(value: Any) -> str:
+    """Return a text that only equal values share, whatever they hold."""
+    try:
+        return json.dumps(value, sort_keys=True, default=repr)
+    except (TypeError, ValueError):
+        return repr(value)  # keys that have no order among each other
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> Dict[str, Any]:

@@ -8,9 +8,10 @@ note, never a silent pass. Standard library only.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import CANARY
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.metrics import Histogram, Reading
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import RollError
 
@@ -52,16 +53,10 @@ class Thresholds:
         Raises:
             RollError: naming each of them.
         """
-        known = {item.name for item in fields(cls)}
-        problems = ["canary thresholds: unknown threshold {0}".format(name) for name in sorted(set(raw) - known)]
-        problems += [
-            "canary thresholds: {0} is {1!r}, not a number from 0 up".format(name, value)
-            for name, value in raw.items()
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0
-        ]
+        values, problems = CANARY.read(raw)
         if problems:
-            raise RollError(problems)
-        return cls(**raw)
+            raise RollError([str(problem) for problem in problems])
+        return cls(**values)
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ They are read into frozen records here, once, so that everything after this modu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
 
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import REDEPLOY, STRATEGIES
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import FULL_WEIGHT
 
-POLICIES = ("wait", "abort", "fail")
-AUTO, ROLLING, BLUE_GREEN = "auto", "rolling", "blue_green"
-STRATEGIES = (AUTO, ROLLING, BLUE_GREEN)
+AUTO, ROLLING, BLUE_GREEN = STRATEGIES
 ELSEWHERE = "elsewhere"
 """Stands among the routers for those that trainyard does not run, and reaches through hooks."""
 
@@ -78,51 +77,12 @@ class Settings:
         Raises:
             RollError: naming each setting, its value, and what is possible.
         """
-        known = {item.name for item in fields(cls)}
-        problems = ["redeploy settings: unknown setting {0}".format(name) for name in sorted(set(raw) - known)]
-        values: Dict[str, Any] = {}
-        for name, value in raw.items():
-            if name.endswith("_seconds"):
-                if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-                    problems.append("redeploy settings: {0} is {1!r}, not a number of seconds".format(name, value))
-                else:
-                    values[name] = float(value)
-        values["at_once"] = raw.get("at_once", cls.at_once)
-        if isinstance(values["at_once"], bool) or not isinstance(values["at_once"], int) or values["at_once"] < 1:
-            problems.append("redeploy settings: at_once is {0!r}, not a count from 1 up".format(values["at_once"]))
-        values["floor"] = str(raw.get("floor", cls.floor))
-        values["batches"] = tuple(str(size) for size in raw.get("batches", cls.batches))
-        values["drain_policy"] = raw.get("drain_policy", cls.drain_policy)
-        if values["drain_policy"] not in POLICIES:
-            problems.append(
-                "redeploy settings: drain_policy is {0!r}, not one of {1}".format(
-                    values["drain_policy"], ", ".join(POLICIES)
-                )
-            )
-        values["strategy"] = raw.get("strategy", cls.strategy)
-        if values["strategy"] not in STRATEGIES:
-            problems.append(
-                "redeploy settings: strategy is {0!r}, not one of {1}".format(values["strategy"], ", ".join(STRATEGIES))
-            )
-        if values["floor"] != "auto" and not _is_share(values["floor"], least=0):
-            problems.append(
-                "redeploy settings: floor is {0!r}, not auto, a count or a percentage".format(values["floor"])
-            )
-        values["canary_share"] = str(raw.get("canary_share", cls.canary_share))
-        if not (values["canary_share"].endswith("%") and _is_share(values["canary_share"], least=1)):
-            problems.append(
-                "redeploy settings: canary_share is {0!r}, not a percentage from 1% to 100%".format(
-                    values["canary_share"]
-                )
-            )
-        if not values["batches"] or not all(_is_share(size, least=1) for size in values["batches"]):
-            problems.append(
-                "redeploy settings: batches is {0}, not a list of counts or percentages of hosts".format(
-                    list(values["batches"])
-                )
-            )
+        values, problems = REDEPLOY.read(raw)
         if problems:
-            raise RollError(problems)
+            raise RollError([str(problem) for problem in problems])
+        for name in values:
+            if name.endswith("_seconds"):
+                values[name] = float(values[name])
         return cls(**values)
 
     def canary_weight(self, others: int) -> int:
@@ -301,13 +261,6 @@ class Fleet:
 def overlap(left: Tuple[int, int], right: Tuple[int, int]) -> bool:
     """Whether two ranges of cores, first and last, have one in common."""
     return left[0] <= right[1] and right[0] <= left[1]
-
-
-def _is_share(text: str, least: int) -> bool:
-    number = text[:-1] if text.endswith("%") else text
-    if not number.isdigit():
-        return False
-    return int(number) >= least and (not text.endswith("%") or int(number) <= 100)
 
 
 def share_of(text: str, total: int, up: bool) -> int:

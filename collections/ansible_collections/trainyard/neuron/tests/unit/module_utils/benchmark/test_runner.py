@@ -11,7 +11,13 @@ def test_everything_wrong_with_a_load_is_said_at_once() -> None:
     with pytest.raises(runner.RunError) as caught:
         runner.resolve_load({"requests": 0, "arrival": "bursty", "concurency": 4, "timeout_s": -1}, slots=0)
     text = str(caught.value)
-    for part in ("requests: 0", "arrival: bursty", "concurency: not a field", "timeout_s: -1", "concurrency: 0 means"):
+    for part in (
+        "requests: 0",
+        "arrival: bursty",
+        "concurency: 4, is no field here; did you mean 'concurrency'?",
+        "timeout_s: -1",
+        "concurrency: 0 means",
+    ):
         assert part in text
 
 
@@ -25,7 +31,7 @@ def test_concurrency_is_batch_times_replicas_unless_said() -> None:
 def test_rounds_are_requests_for_each_stream() -> None:
     assert runner.resolve_load({"rounds": 4}, slots=8)["requests"] == 32
     assert runner.resolve_load({"preset": "llama-3-3-70b", "rounds": 2}, slots=4)["requests"] == 8
-    with pytest.raises(runner.RunError, match="rounds: an open loop"):
+    with pytest.raises(runner.RunError, match="rounds: 4, an open loop"):
         runner.resolve_load({"rounds": 4, "request_rate_per_s": 1}, slots=8)
 
 

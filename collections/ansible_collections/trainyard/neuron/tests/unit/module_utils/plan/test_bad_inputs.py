@@ -6,7 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.tests.unit.module_utils.plan.fleets import deployment, host, problems
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import collect
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
+from ansible_collections.trainyard.neuron.tests.unit.module_utils.plan.fleets import deployment, host, plan, problems
 
 D = "trainyard_deployment_llama"
 
@@ -71,6 +74,11 @@ DEPLOYMENTS: list[tuple[dict[str, Any], str, str]] = [
     ({"tensor_paralel_size": 32}, ".tensor_paralel_size", "did you mean 'tensor_parallel_size'"),
     ({"replicas": 2}, ".replicas", "no field"),
     ({"neuron_config": []}, ".neuron_config", "must be a mapping"),
+    ({"neuron_config": {1: 2}}, ".neuron_config", "quote the key 1"),
+    ({"neuron_config": {"capacity_factor": float("nan")}}, ".neuron_config.capacity_factor", "finite number"),
+    ({"neuron_config": {"a": {"b": [float("inf")]}}}, ".neuron_config.a", "finite number"),
+    ({"neuron_config": {"pa_num_blocks": 10**400}}, ".neuron_config.pa_num_blocks", "below 2^53"),
+    ({"neuron_config": {"a": {1: 2}}}, ".neuron_config.a", "strings as keys"),
     ({"neuron_config": {"seq_len": 4096}}, ".neuron_config.seq_len", "set max_model_len"),
     ({"neuron_config": {"tp_degree": 16}}, ".neuron_config.tp_degree", "set tensor_parallel_size"),
     ({"neuron_config": {"logical_nc_config": 1}}, ".neuron_config.logical_nc_config", "trainyard_logical_nc_config"),
@@ -81,6 +89,29 @@ DEPLOYMENTS: list[tuple[dict[str, Any], str, str]] = [
     ({"engine_args": {"port": 1}}, ".engine_args.port", "set port"),
     ({"engine_args": {"--tensor-parallel-size": 4}}, "tensor-parallel-size", "set tensor_parallel_size"),
     ({"engine_args": {"api_key": "x"}}, ".engine_args.api_key", "router's keys"),
+    # argparse takes any beginning of a flag, and underscores are dashes
+    ({"engine_args": {"hos": "192.0.2.9"}}, ".engine_args.hos", "short for --host"),
+    ({"engine_args": {"--hos": "192.0.2.9"}}, ".engine_args.--hos", "short for --host"),
+    ({"engine_args": {"--host": "192.0.2.9"}}, ".engine_args.--host", "set trainyard_address"),
+    ({"engine_args": {"api-ke": "x"}}, ".engine_args.api-ke", "short for --api-key"),
+    ({"engine_args": {"api_ke": "x"}}, ".engine_args.api_ke", "short for --api-key"),
+    ({"engine_args": {"tensor_parallel": 4}}, ".engine_args.tensor_parallel", "short for --tensor-parallel-size"),
+    ({"engine_args": {"port=80": 1}}, ".engine_args.port=80", "no vLLM flag"),
+    ({"engine_args": {"-host": "x"}}, ".engine_args.-host", "no vLLM flag"),
+    ({"engine_args": {"no-port": True}}, ".engine_args.no-port", "set by the plan"),
+    ({"engine_args": {"config": "/etc/x.yaml"}}, ".engine_args.config", "behind its back"),
+    ({"engine_args": {"seed": "--host=192.0.2.9"}}, ".engine_args.seed", "a flag of its own"),
+    ({"engine_args": {"allowed-origins": ["x", "--port", "1"]}}, ".engine_args.allowed-origins", "a flag of its own"),
+    ({"engine_args": {"max-log-len": 1, "max_log_len": 2}}, ".engine_args.max_log_len", "is there twice"),
+    # the load is what a benchmark would find hours later
+    ({"benchmark": {"requests": "many"}}, ".benchmark.requests", "whole number"),
+    ({"benchmark": {"requsts": 10}}, ".benchmark.requsts", "did you mean 'requests'"),
+    ({"benchmark": {"concurrency": -4}}, ".benchmark.concurrency", "must be 0 to"),
+    ({"benchmark": {"request_rate_per_s": float("inf")}}, ".benchmark.request_rate_per_s", "finite number"),
+    ({"benchmark": {"sampling": {"temperature": float("nan")}}}, ".benchmark.sampling.temperature", "finite number"),
+    ({"benchmark": {"preset": "qwen3-32"}}, ".benchmark.preset", "did you mean 'qwen3-32b'"),
+    ({"benchmark": {"rounds": 2, "request_rate_per_s": 1}}, ".benchmark.rounds", "open loop"),
+    ({"benchmark": [1]}, ".benchmark", "must be a mapping"),
     ({"engine_args": {"a b": 1}}, ".engine_args.a b", "no vLLM flag"),
     ({"environment": {"1X": "y"}}, ".environment.1X", "no environment variable"),
     ({"environment": {"NEURON_RT_VISIBLE_CORES": "0-31"}}, "NEURON_RT_VISIBLE_CORES", "set by the plan"),
@@ -103,6 +134,97 @@ DEPLOYMENTS: list[tuple[dict[str, Any], str, str]] = [
 def test_a_bad_deployment_is_refused(change: dict[str, Any], variable: str, said: str) -> None:
     found = problems({"a": {**host(), D: deployment(**change)}})
     assert any(line.startswith(f"a: {D}.") and variable in line and said in line for line in found), found
+
+
+SECRET = "sk-live-0123456789abcdef"
+
+#: Settings that playbooks read later -> part of the message that the plan gives.
+SETTINGS: list[tuple[str, Any, str]] = [
+    ("trainyard_redeploy", {"batches": 5}, "trainyard_redeploy.batches = 5: must be a list"),
+    ("trainyard_redeploy", {"batches": ["1", "0%", 2.5]}, 'batches[1] = "0%": must be 1 to 100%'),
+    ("trainyard_redeploy", {"batches": ["²"]}, "batches[0]"),
+    ("trainyard_redeploy", {"soak_seconds": float("inf")}, "soak_seconds = Infinity: must be a finite number"),
+    ("trainyard_redeploy", {"at_onec": 2}, "did you mean 'at_once'"),
+    ("trainyard_redeploy", {"strategy": ["auto"]}, "must be one of auto, rolling, blue_green"),
+    ("trainyard_redeploy", {1: 2}, "is no field here"),
+    ("trainyard_redeploy", [1], "must be a mapping"),
+    ("trainyard_canary", {"ttft_ratio": float("nan")}, "ttft_ratio = NaN: must be a finite number"),
+    ("trainyard_canary", {"chance": float("inf")}, "must be a finite number"),
+    ("trainyard_canary", {"error_rate_margin": 5}, "error_rate_margin = 5: must be 0 to 1"),
+    ("trainyard_canary", {"golden_share": 80}, "golden_share = 80: must be 0 to 1"),
+    ("trainyard_canary", {"min_requests": 0}, "must be 1 to"),
+    ("trainyard_canary_prompts", "The capital of France is", "must be a list"),
+    ("trainyard_canary_prompts", [" "], "trainyard_canary_prompts[0]"),
+    ("trainyard_redeploy_hooks", {"drain": ["a.yml"]}, "drain and undrain belong together"),
+    ("trainyard_redeploy_hooks", {"befor": ["a.yml"]}, "did you mean 'before'"),
+    ("trainyard_redeploy_hooks", {"before": "a.yml"}, 'before = "a.yml": must be a list'),
+    ("load_balancer_keys", [{"name": "a", "sha256": SECRET}], 'sha256 = "(hidden)": must be the key\'s SHA-256'),
+    ("load_balancer_keys", [{"name": "a", "key": SECRET}], "is no field here"),
+    ("load_balancer_keys", SECRET, "must be a list"),
+    ("load_balancer_keys", [SECRET], "must be a mapping"),
+    ("load_balancer_keys", [{"name": "a b", "sha256": "0" * 64}], "must be letters, digits and"),
+    ("load_balancer_keys", [{"name": "a", "sha256": "0" * 64, "requests_per_minute": -5}], "must be 0 to"),
+    ("load_balancer_keys", [{"name": "a", "sha256": "0" * 64}, {"name": "a", "sha256": "1" * 64}], "is there twice"),
+    ("benchmark_objective", {"time_to_first_token_ms": float("inf")}, "must be a finite number"),
+    ("benchmark_objective", {"percentile": 99}, "an objective needs a limit"),
+    ("trainyard_capacity_block_end", "tomorrow", "must be an ISO time"),
+    ("trainyard_aws_environment", {"AWS_SECRET_ACCESS_KEY": [SECRET]}, "must be text or a number"),
+    ("trainyard_teardown_data", "maybe", "must be true or false"),
+    ("trainyard_router_port", [1, 2], "trainyard_router_port = [1, 2]: must be a whole number"),
+    ("trainyard_router_over", ["routers"], "must be one of replicas, routers"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "said"), SETTINGS, ids=[f"{row[0]} {row[2]}" for row in SETTINGS])
+@pytest.mark.parametrize("where", ["serves", "balances", "sends"])
+def test_bad_settings_are_refused_in_the_plan_wherever_they_stand(
+    variable: str, value: Any, said: str, where: str
+) -> None:
+    hosts = {"a": host(deployment())}
+    others: dict[str, Any] = {"b": {variable: value}} if where != "serves" else {}
+    if where == "serves":
+        hosts["a"][variable] = value
+    more: dict[str, Any] = {"balances": {"routers": ["b"]}, "sends": {"routers": ["a"], "clients": ["b"]}}.get(
+        where, {"routers": ["a"]}
+    )
+    with pytest.raises(PlanError) as caught:
+        plan_fleet(collect({**hosts, **others}, ["a"], more.get("routers", []), clients=more.get("clients", [])))
+    found = caught.value.lines()
+    assert any(variable in line and said in line for line in found), found
+    assert SECRET not in " ".join(found)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("text", "no mapping"),
+        ([1, 2], "no mapping"),
+        ({"hidden_size": "8192"}, "hidden_size"),
+        ({"max_position_embeddings": "131072"}, "max_position_embeddings"),
+        ({"max_position_embeddings": float("nan")}, "max_position_embeddings"),
+        ({"num_attention_heads": 10**12}, "num_attention_heads"),
+        ({"torch_dtype": "auto"}, "dtype 'auto'"),
+    ],
+)
+def test_a_config_json_that_is_none_is_told_and_estimates_nothing(config: Any, said: str) -> None:
+    good = {
+        "model_type": "llama",
+        "hidden_size": 8192,
+        "num_attention_heads": 64,
+        "num_hidden_layers": 80,
+        "num_key_value_heads": 8,
+        "intermediate_size": 28672,
+        "vocab_size": 128256,
+    }
+    given = deployment()
+    key = "{repo}@{revision}".format(**given["model"])
+    whole = {**good, **config} if isinstance(config, dict) else config
+    found = plan({"a": host(given)}, model_configs={key: whole})["warnings"]
+    (told,) = [warning["fix"] for warning in found if "config.json" in warning["fix"]]
+    assert said in told
+    assert not [
+        one for one in plan({"a": host(given)}, model_configs={key: good})["warnings"] if "config" in one["fix"]
+    ]
 
 
 OTHER = deployment("other", port=8100, tensor_parallel_size=16, data_parallel_size=1)

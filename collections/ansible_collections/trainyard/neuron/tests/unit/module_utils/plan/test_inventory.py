@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import (
+    TooLargeError,
+    collect,
     fleet_input,
     plain,
     read_model_configs,
@@ -111,3 +113,65 @@ def test_config_files_are_found_by_repository_and_revision(tmp_path: Path) -> No
     path.write_text("{", encoding="utf-8")
     with pytest.raises(PlanError, match="cannot be read"):
         read_model_configs(str(tmp_path), models)
+
+
+class Templated(dict[str, Any]):
+    """A host's variables, one of which does something when it is read."""
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        return value() if callable(value) else value
+
+
+def endless() -> None:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize("work", [endless, lambda: "x" * (1 << 40), lambda: ["x"] * (1 << 40)])
+def test_a_template_that_takes_too_much_is_named_and_stopped(work: Any) -> None:
+    hostvars = {"a": Templated(ansible_host="192.0.2.1", trainyard_data_dir=work)}
+    with pytest.raises(PlanError) as caught:
+        fleet_input(hostvars, ["a"], [])
+    (problem,) = caught.value.problems
+    assert (problem.host, problem.variable) == ("a", "trainyard_data_dir")
+
+
+def test_what_a_child_raises_or_returns_comes_back() -> None:
+    assert fleet_input({"a": {"trainyard_x": {"since": 5}}}, ["a"], [])["hosts"]["a"]["trainyard_x"] == {"since": 5}
+    with pytest.raises(PlanError, match="no host of the inventory"):
+        fleet_input({}, ["a"], [])
+
+
+def doubled(times: int) -> Any:
+    value: Any = [1]
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+def circle() -> Any:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    "value", [doubled(40), circle(), "x" * (1 << 21), 1 << 2000], ids=["laughs", "circle", "text", "bits"]
+)
+def test_aliases_that_multiply_are_refused_with_their_variable(value: Any) -> None:
+    with pytest.raises(TooLargeError):
+        plain(value)
+    with pytest.raises(PlanError, match="trainyard_redeploy"):
+        fleet_input({"a": {"trainyard_redeploy": value}}, ["a"], [])
+
+
+def test_an_expression_over_a_roll_is_not_templated_before_it() -> None:
+    hostvars = {"a": Templated(trainyard_elb_target_id=endless)}
+    assert fleet_input(hostvars, ["a"], [])["hosts"] == {"a": {}}
+
+
+def test_settings_of_roles_are_judged_with_the_plan() -> None:
+    hostvars = {"a": {"load_balancer_keys": [], "benchmark_objective": {}, "load_balancer_port": 1}}
+    assert fleet_input(hostvars, ["a"], [])["hosts"]["a"] == {"load_balancer_keys": [], "benchmark_objective": {}}
+    assert collect({"a": {"load_balancer_keys": [{"name": "x", "sha256": "plain"}]}}, ["a"], [])["problems"]

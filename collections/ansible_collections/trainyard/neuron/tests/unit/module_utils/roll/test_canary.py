@@ -139,9 +139,9 @@ def test_agreement_is_the_common_beginning() -> None:
 
 
 def test_thresholds_are_checked() -> None:
-    with pytest.raises(RollError, match="unknown threshold ttft"):
+    with pytest.raises(RollError, match=r"trainyard_canary.ttft = 1: is no field here"):
         Thresholds.from_dict({"ttft": 1})
-    with pytest.raises(RollError, match="ttft_ratio is 'big'"):
+    with pytest.raises(RollError, match=r"trainyard_canary.ttft_ratio = \"big\": must be a number"):
         Thresholds.from_dict({"ttft_ratio": "big"})
 
 

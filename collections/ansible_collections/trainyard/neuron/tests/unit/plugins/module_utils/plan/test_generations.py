@@ -516,8 +516,6 @@ BAD = [
      NCONF + "on_device_sampling_config.top_k_kernel_enabled", "has no flag for it yet", "NxDI 0.5 or later"),
     ("sampling that is no mapping", "2.23.0", None, {"neuron_config": {"on_device_sampling_config": "greedy"}},
      NCONF + "on_device_sampling_config", "must be a mapping, or false", "write key: value"),
-    ("number that is none", "2.23.0", None, {"neuron_config": {"capacity_factor": float("nan")}},
-     NCONF + "capacity_factor", "must be a finite number", "give one"),
     ("degree said twice", "2.23.0", None, {"neuron_config": {"tp_degree": 16}}, NCONF + "tp_degree",
      "follows from another variable", "set tensor_parallel_size"),
     ("length said twice", "2.27.0", None, {"neuron_config": {"seq_len": 4096}}, NCONF + "seq_len",
