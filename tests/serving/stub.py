@@ -26,7 +26,8 @@ class Stub(ThreadingHTTPServer):
         cut_after: close the connection after that many tokens.
         errors: statuses for the next completions.
         more_headers: of the answers to completions, beside the usual ones.
-        running: completions in flight; peak: the most there were; seen: request headers and paths.
+        running: completions in flight; peak: the most there were; seen: request headers and paths; bodies: what was
+            asked for.
     """
 
     daemon_threads = True
@@ -46,6 +47,7 @@ class Stub(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.running = self.peak = 0
         self.seen: list[tuple[str, dict[str, str]]] = []
+        self.bodies: list[dict[str, Any]] = []
         for name, value in behaviour.items():
             setattr(self, name, value)
 
@@ -97,6 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         stub = self.server
         with stub.lock:
             stub.seen.append((self.path, {key.lower(): value for key, value in self.headers.items()}))
+            stub.bodies.append(body)
             stub.running += 1
             self.holds = 1
             stub.peak = max(stub.peak, stub.running)

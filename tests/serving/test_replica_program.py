@@ -185,6 +185,10 @@ def test_the_gate_opens_on_tokens_and_records_them(host: Path, neuron: SimHost) 
     with running(token_s=0.001) as stub, process(**mine) as engine, process(**other):
         told = gate_of(stub, host)
     assert re.match(r"ready after \d+ s: 8 tokens, first after", told[-1])
+    # A model that ends its text at once generates nothing otherwise, and a sampled text would differ from itself.
+    assert [(body["ignore_eos"], body["temperature"], body["max_tokens"]) for body in stub.bodies] == [
+        (True, 0.0, 8)
+    ] * 2
     row = json.loads((host / "run/tiny-llama-0/gate.json").read_text())
     assert (row["release"], row["tokens"], row["engines"]) == ("0123456789ab", 8, [engine.pid])
 
@@ -220,6 +224,9 @@ def test_the_gate_does_not_wait_for_a_server_that_has_ended(host: Path) -> None:
     assert time.monotonic() - began < 5
 
 
+SHOW = "import json, os; print(json.dumps([os.environ.get(n) for n in ('VLLM_API_KEY', 'NOTIFY_SOCKET', 'SPT_NOENV')]))"
+
+
 def test_the_key_reaches_the_gate_and_the_server_by_credential_only(
     host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,7 +239,7 @@ def test_the_key_reaches_the_gate_and_the_server_by_credential_only(
         with process(VLLM_API_KEY="s3cret") as server:
             cli.gate(wanted, server.pid, lambda _line: None)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(host))
-    row = replica(host, 1, argv=(sys.executable, "-c", "import os; print(os.environ['VLLM_API_KEY'])"))
+    row = replica(host, 1, argv=(sys.executable, "-c", SHOW))
     script = (
         "import sys; sys.path[:0] = sys.argv[1:2]\n"
         "from ansible_collections.trainyard.neuron.plugins.module_utils.serving import cli, settings\n"
@@ -249,7 +256,8 @@ def test_the_key_reaches_the_gate_and_the_server_by_credential_only(
         check=False,
         env={**os.environ, "NOTIFY_SOCKET": "/nowhere"},
     )
-    assert done.stdout.splitlines()[-1] == "s3cret", done.stderr
+    # A server that could tell systemd of its own readiness would be active before its gate.
+    assert json.loads(done.stdout.splitlines()[-1]) == ["s3cret", None, "1"], done.stderr
     assert "s3cret" not in "".join(path.read_text() for path in (host / "etc").iterdir())
 
 
@@ -437,6 +445,15 @@ def test_a_server_that_was_asked_to_stop_may_outlive_its_engine(host: Path) -> N
             until(lambda: not watcher.verdict.up)
             with pytest.raises(subprocess.TimeoutExpired):
                 server.wait(1.5)
+
+
+def test_a_server_that_was_asked_to_stop_leaves_rotation_at_once_though_it_answers_on(host: Path) -> None:
+    with running() as stub, process(TRAINYARD_REPLICA="tiny-llama-0") as server:
+        gated(host, server)
+        with watched(host, stub.port, []) as watcher:
+            until(lambda: watcher.agent_line() == b"up\n")
+            (host / "run/tiny-llama-0/stopping").touch()
+            until(lambda: watcher.agent_line() == b"down #not ready yet\n")
 
 
 def test_a_process_that_only_got_an_engines_number_is_not_followed(host: Path) -> None:

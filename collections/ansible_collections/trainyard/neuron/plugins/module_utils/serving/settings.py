@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 from urllib.parse import urlsplit
 
-from . import trusted
+from . import shape, trusted
 from .judge import Limits
 
 LEAVING = Path("/run/trainyard-host/leaving")
@@ -22,6 +22,16 @@ STATE = Path("/var/lib/vllm")
 CREDENTIAL = "api-key"
 SCRATCH_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "BASE_COMPILE_WORK_DIR")
 """Variables that name directories of a replica's own, which a start makes anew."""
+NEEDED = ("name", "argv", "url", "cores", "served_name")
+"""Words without which there is no replica."""
+# fmt: off
+OF_THE_PLAN = (
+    "id", "deployment", "index", "unit", "core_count", "numa_nodes", "cpus", "proxy_cpus", "address", "port",
+    "sdk_release", "venv", "weights", "artifact", "max_model_len", "hbm_bytes_needed", "hbm_bytes_available",
+    "credentials", "spare",
+)
+# fmt: on
+"""What the plan says of a replica beside that, for others: it is known here, and not read."""
 STARTED = "replica.json"
 """The configuration that a replica was started with, in its run-time directory."""
 
@@ -92,26 +102,39 @@ class Replica:
 
 
 def parse(text: str, where: str = "the replica's configuration") -> Replica:
-    """A replica from the JSON of its release; keys that are of no use here are left out.
+    """A replica from the JSON of its release.
+
+    What is not understood is refused: a word that nobody reads would leave its setting as if it had not been said.
 
     Args:
         text: the JSON.
         where: the file that it is from.
 
     Raises:
-        ServingError: not JSON, or a needed key is missing.
+        ServingError: not JSON, a word that is not known or of another kind, or one that is missing.
     """
+    said = "{0} is not usable: {1}; run the serve playbook for this host"
     try:
-        raw: Dict[str, Any] = json.loads(text)
-        known = {key: raw[key] for key in Replica.__dataclass_fields__ if key in raw and raw[key] is not None}
-        known["argv"] = tuple(str(word) for word in known["argv"])
-        known["devices"] = tuple(known.get("devices", ()))
-        known["gate"] = Gate(**{key: value for key, value in raw.get("gate", {}).items() if value is not None})
-        known["probe"] = Limits(**{key: value for key, value in raw.get("probe", {}).items() if value is not None})
-        return Replica(**known)
-    except (ValueError, TypeError, KeyError) as error:
-        said = "{0} is not usable: {1}; run the serve playbook for this host"
-        raise ServingError(said.format(where, error)) from error
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ServingError(said.format(where, "it is no JSON ({0})".format(error))) from error
+    if not isinstance(raw, dict):
+        raise ServingError(said.format(where, "it holds no settings by name"))
+    found = shape.problems(Replica, raw, NEEDED, OF_THE_PLAN)
+    nested: Dict[str, Any] = {}
+    for word, kind in (("gate", Gate), ("probe", Limits)):
+        given = raw.get(word) if raw.get(word) is not None else {}
+        if not isinstance(given, dict):
+            found.append("{0} is {1!r:.80}, wanted are settings by name".format(word, given))
+            continue
+        slips = shape.problems(kind, given, within=word + ".")
+        found += slips
+        if not slips:
+            nested[word] = kind(**{key: value for key, value in given.items() if value is not None})
+    if found:
+        raise ServingError(said.format(where, "; ".join(found)))
+    known = {key: raw[key] for key in Replica.__dataclass_fields__ if raw.get(key) is not None}
+    return Replica(**{**known, "argv": tuple(known["argv"]), "devices": tuple(known.get("devices", ())), **nested})
 
 
 def load(name: str) -> Replica:
