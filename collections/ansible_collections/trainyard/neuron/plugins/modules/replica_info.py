@@ -35,7 +35,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 replicas:
-  description: By name, what is known about each replica of this host.
+  description: >-
+    By name, what is known about each replica of this host. C(problems) names files that cannot be used, with what is
+    lost and what to do; each is a warning as well.
   returned: success
   type: dict
   sample:
@@ -46,6 +48,7 @@ replicas:
       previous: 77d0c1aa54e1
       staged: [1f0a33c2b9de, 77d0c1aa54e1]
       load_seconds: 612.4
+      problems: []
 servers:
   description: >-
     By server name, state, health, weight in percent and requests in flight at the router of this host; null without a
@@ -101,6 +104,9 @@ def main() -> None:
     except units.UnitError as error:
         module.fail_json(msg=str(error))
     known = host.book.read()
+    for row in replicas.values():
+        for problem in row["problems"]:
+            module.warn(problem)
     module.exit_json(
         changed=False,
         replicas=replicas,

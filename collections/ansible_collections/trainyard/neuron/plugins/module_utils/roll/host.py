@@ -88,6 +88,7 @@ def describe(host: Host) -> Dict[str, Dict[str, Any]]:
             "url": entry.get("url", ""),
             "gate": _gate_record(host, name),
             "pending": pending.get(name),
+            "problems": host.releases.problems(name) + _gate_problems(host, name),
         }
     return found
 
@@ -125,11 +126,19 @@ GATE_RECORD: Dict[str, Any] = {
 def _gate_record(host: Host, name: str) -> Dict[str, Any]:
     try:
         raw = json.loads(trusted.read_text(host.releases.runtime / name / "gate.json"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(raw, dict):
         return {}
     return {key: raw[key] for key, kind in GATE_RECORD.items() if isinstance(raw.get(key), kind)}
+
+
+def _gate_problems(host: Host, name: str) -> List[str]:
+    path = host.releases.runtime / name / "gate.json"
+    if not path.exists() and not path.is_symlink():
+        return []
+    said = "{0} is broken: what its gate saw is lost, and an engine that dies is noticed late; `systemctl restart {1}`"
+    return [] if _gate_record(host, name) else [said.format(path, unit_of(name))]
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def release_of(path: Path) -> Dict[str, Any]:
     """The plan's entry in a release file; empty if it is missing or unreadable."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return raw if isinstance(raw, dict) else {}
 
@@ -65,6 +65,13 @@ class Releases:
         """The plan's entry that a start of this replica would use."""
         return release_of(self.root / "current" / (name + ".json"))
 
+    def problems(self, name: str) -> List[str]:
+        """Files of a replica that are there and cannot be used: which, what is lost, and the way out."""
+        said = "{0} is broken: {1}; run the serve playbook for this host"
+        sides = (("current", "the replica serves on and cannot start again"), ("previous", "no roll can go back to it"))
+        paths = [(self.root / side / (name + ".json"), lost) for side, lost in sides]
+        return [said.format(path, lost) for path, lost in paths if path.exists() and not release_of(path)]
+
     def previous(self, name: str) -> Dict[str, Any]:
         """The plan's entry of the last good release before; a spare's is that of the replicas that it stands in for."""
         return release_of(self.root / "previous" / (name + ".json")) or self._beside(name)
@@ -88,7 +95,7 @@ class Releases:
         try:
             record = json.loads(trusted.read_text(self.runtime / name / STARTED, trusted.CONFIGURATION_LIMIT))
             wanted = str(record["release"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
         found = [self.current(name)] + [release_of(path) for path in self.root.glob("releases/*/" + name + ".json")]
         return next((entry for entry in found if entry.get("release") == wanted), {})

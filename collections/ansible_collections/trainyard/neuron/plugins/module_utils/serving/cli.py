@@ -267,7 +267,7 @@ def _seen_by_gate(replica: Replica) -> str:
         return "not gated"
     except PermissionError as error:
         return "gate not known ({0}: {1}); ask as root".format(path, error.strerror)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         # The server goes on; what is lost is its engines' process ids.
         lost = "gated, but {0} is broken ({1}): an engine that dies is noticed late; `systemctl restart vllm@{2}`"
         return lost.format(path, settings.words(error), replica.name)

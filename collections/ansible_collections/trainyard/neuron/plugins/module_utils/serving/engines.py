@@ -61,7 +61,7 @@ class Engines:
             if started == self._started:
                 return
             pids = _pids_of(trusted.read_text(path))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             self.close()
             return
         self.close()

@@ -293,7 +293,7 @@ def _said(path: Path) -> Dict[str, object]:
             raise ValueError("no record of the probe's")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         said = "what the probe saw is not known, {0} is broken ({1}); `systemctl restart trainyard-probe`"
         raise ServingError(said.format(path, settings.words(error))) from error
     return row

@@ -290,3 +290,53 @@ def test_a_journal_that_cannot_be_read_takes_nobody_out_of_the_report(tmp_path: 
     host.book.directory.mkdir(exist_ok=True)
     host.book.path.write_text('{"version": 2, "hol')
     assert describe(host)[NAME] == whole
+
+
+def started_as(tmp_path: Path, text: str) -> Path:
+    """A record of a start, as the server's user could write it."""
+    path = tmp_path / "run" / NAME / "replica.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_start_is_told_by_the_release_on_disk_and_not_by_what_the_server_could_write(tmp_path: Path) -> None:
+    host = host_of(tmp_path)
+    record = json.loads((tmp_path / "etc/releases/old/a-0.json").read_text())
+    forged = record | {"url": "file:///etc/shadow", "cores": "32-63", "weights": "x", "served_name": "x"}
+    started_as(tmp_path, json.dumps(forged))
+    row = describe(host)[NAME]
+    assert (row["url"], row["cores"], row["weights"]) == (record.get("url", ""), (0, 31), "w")
+    started_as(tmp_path, json.dumps(forged | {"release": "nobody has it"}))
+    assert host.releases.started(NAME) == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", "\0", "[[1]]", "[" * 60_000, '{"version": 9}'])
+def test_a_broken_file_is_named_with_what_is_lost_and_nothing_else_changes(tmp_path: Path, text: str) -> None:
+    host = host_of(tmp_path)
+    whole = describe(host)[NAME]
+    assert whole["problems"] == []
+    started_as(tmp_path, text)
+    gate = tmp_path / "run" / NAME / "gate.json"
+    gate.write_text(text)
+    row = describe(host)[NAME]
+    assert {**row, "problems": []} == whole, "a replica that serves is shown as it is"
+    assert len(row["problems"]) == 1
+    assert str(gate) in row["problems"][0] and f"systemctl restart {UNIT}" in row["problems"][0]
+    link = tmp_path / "etc/current/a-0.json"
+    link.unlink()
+    link.write_text(text)
+    row = describe(host)[NAME]
+    assert (row["active"], row["running"]) == ("active", "old")
+    if text != '{"version": 9}':
+        assert str(link) in row["problems"][0] and "run the serve playbook" in row["problems"][0]
+
+
+@pytest.mark.parametrize("secret", ["root-only", '{"release": "root-only", "text": "root-only"}'])
+def test_a_link_is_not_followed(tmp_path: Path, secret: str) -> None:
+    host = host_of(tmp_path)
+    (tmp_path / "secret").write_text(secret)
+    for name in ("gate.json", "replica.json"):
+        (tmp_path / "run" / NAME).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / NAME / name).symlink_to(tmp_path / "secret")
+    assert "root-only" not in json.dumps(describe(host))
