@@ -7,14 +7,19 @@ came back is neither. Standard library only (Python 3.9 and newer).
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional
 from urllib.parse import urlsplit
+
+MAX_BODY = 16 * 1024 * 1024
+"""Bytes of an answer that are read; what a server sends is not to fill the memory of who asks."""
 
 
 class ProbeError(Exception):
@@ -52,7 +57,7 @@ class Client:
     Args:
         url: ``http://host:port``; a path in it is put before every request path.
         key: API key, sent as a bearer token.
-        timeout_s: limit of each wait for bytes, in seconds.
+        timeout_s: limit of each wait for bytes, in seconds, and of the whole call where it has no deadline of its own.
     """
 
     def __init__(self, url: str, key: Optional[str] = None, timeout_s: float = 10.0) -> None:
@@ -65,7 +70,9 @@ class Client:
         self._timeout_s = timeout_s
 
     @contextmanager
-    def _open(self, method: str, path: str, body: Optional[Dict[str, Any]]) -> Iterator[http.client.HTTPResponse]:
+    def _open(
+        self, method: str, path: str, body: Optional[Dict[str, Any]] = None, limit_s: Optional[float] = None
+    ) -> Iterator[http.client.HTTPResponse]:
         kind = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=self._timeout_s)
         headers = dict(self._headers, Connection="close")
@@ -73,29 +80,38 @@ class Client:
         if body is not None:
             data = json.dumps(body).encode("utf-8")
             headers["Content-Type"] = "application/json"
+        # A server that sends a byte now and then would keep each wait short and the call for ever.
+        late = threading.Event()
+        over = threading.Timer(self._timeout_s if limit_s is None else limit_s, _cut_off, (connection, late))
+        over.daemon = True
+        over.start()
         try:
             connection.request(method, self._prefix + path, data, headers)
             with connection.getresponse() as response:
                 yield response
+            if late.is_set():
+                # Half an answer can look like a whole one.
+                raise socket.timeout
         finally:
+            over.cancel()
             connection.close()
 
     def status(self, path: str) -> int:
         """HTTP status of a GET; 0 if there is no answer at all."""
         try:
-            with self._open("GET", path, None) as response:
-                response.read()
+            with self._open("GET", path) as response:
+                _body(response)
                 return response.status
-        except (OSError, http.client.HTTPException):
+        except (OSError, ValueError, http.client.HTTPException):
             return 0
 
     def text(self, path: str) -> Optional[str]:
-        """Body of a GET that answered 200; None for anything else."""
+        """Body of a GET that answered 200; None for anything else, and for more than `MAX_BODY` bytes."""
         try:
-            with self._open("GET", path, None) as response:
-                body = response.read().decode("utf-8", "replace")
+            with self._open("GET", path) as response:
+                body = _body(response)
                 return body if response.status == 200 else None
-        except (OSError, http.client.HTTPException):
+        except (OSError, ValueError, http.client.HTTPException):
             return None
 
     def models(self) -> List[str]:
@@ -105,8 +121,8 @@ class Client:
             ProbeError: no answer, or none that is a list of models.
         """
         try:
-            with self._open("GET", "/v1/models", None) as response:
-                text = response.read().decode("utf-8", "replace")
+            with self._open("GET", "/v1/models") as response:
+                text = _body(response)
                 if response.status != 200:
                     raise ProbeError("/v1/models answered {0}: {1}".format(response.status, shorten(text)), True)
                 return [str(row["id"]) for row in json.loads(text)["data"]]
@@ -139,20 +155,46 @@ class Client:
         }
         began = time.monotonic()
         try:
-            with self._open("POST", "/v1/completions", body) as response:
+            with self._open("POST", "/v1/completions", body, deadline_s) as response:
                 if response.status != 200:
-                    text = response.read().decode("utf-8", "replace")
+                    text = _body(response)
                     raise ProbeError("the completion answered {0}: {1}".format(response.status, shorten(text)), True)
                 return _read_stream(response, began, deadline_s)
         except (OSError, http.client.HTTPException) as error:
+            if time.monotonic() - began > deadline_s:
+                raise ProbeError("the completion took more than {0:.1f} s".format(deadline_s)) from error
             raise ProbeError("the completion got no answer: {0}".format(reason(error))) from error
+
+
+def _cut_off(connection: http.client.HTTPConnection, late: threading.Event) -> None:
+    """End a connection whose time is over, whatever its reader waits for."""
+    late.set()
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _body(response: http.client.HTTPResponse) -> str:
+    """A whole answer.
+
+    Raises:
+        ValueError: it has more than `MAX_BODY` bytes.
+    """
+    data = response.read(MAX_BODY + 1)
+    if len(data) > MAX_BODY:
+        raise ValueError("more than {0} bytes".format(MAX_BODY))
+    return data.decode("utf-8", "replace")
 
 
 def _read_stream(response: http.client.HTTPResponse, began: float, deadline_s: float) -> Completion:
     text, tokens, chunks, finished = "", 0, 0, False
     first = last = 0.0
-    for raw in response:
+    left = MAX_BODY
+    while raw := response.readline(left + 1):
         now = time.monotonic()
+        left -= len(raw)
+        if left < 0:
+            raise ProbeError("the completion's stream has more than {0} bytes".format(MAX_BODY), True)
         if now - began > deadline_s:
             raise ProbeError("the completion took more than {0:.1f} s ({1} tokens came)".format(deadline_s, chunks))
         line = raw.decode("utf-8", "replace").strip()
@@ -170,6 +212,8 @@ def _read_stream(response: http.client.HTTPResponse, began: float, deadline_s: f
             chunks += 1
             last = now
             first = first or now
+    if not finished and time.monotonic() - began > deadline_s:
+        raise ProbeError("the completion took more than {0:.1f} s ({1} tokens came)".format(deadline_s, chunks))
     if not finished:
         raise ProbeError("the completion's stream broke off after {0} chunks".format(chunks))
     tokens = tokens or chunks
