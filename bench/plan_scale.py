@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the plan of a fleet costs the controller, through ansible-playbook: `--hosts 128 500 1000 [--json FILE]`.
 
-One run for each number of hosts: `playbooks/preflight.yml`, then a task on every host that reads the host's part of the
-plan, as every stage does. Each host has four replicas in all of four deployments, in its own copy of the variables. The
-hosts are this machine by Ansible's local connection. One thing stands in: what a host says of itself (`topology_info`,
-its answer as a trn2.48xlarge gives it) comes from a module of this bench, for the real one's time is the host's.
+One run for each number of hosts: `playbooks/preflight.yml`, and a task that sees that every host's part is there. Each
+host has four replicas of four deployments, in its own copy of the variables. The hosts are this machine by Ansible's
+local connection, with the pipelining that ansible.cfg has for SSH. One thing stands in, for its time is the host's: the
+Python of a host, which takes the module that it is sent and answers as a trn2.48xlarge.
 
-`cpu_s` is processor time of ansible-playbook with all that it started, the stand-in modules too. `max_rss_mb` is the
+`cpu_s` is processor time of ansible-playbook with all that it started, the stand-ins too. `max_rss_mb` is the
 memory of all those processes at once, its peak: a page that workers share with the controller counts once (the kernel's
 proportional set size, summed over the tree of processes ten times a second). `largest_process_mb` is the largest of
 them alone, with all that it shares. Exits 1 where the largest fleet takes more than `--limit-cpu-s` or `--limit-mb`, or
@@ -20,7 +20,6 @@ import argparse
 import copy
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,23 +36,24 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology imp
 
 REPLICAS = 4
 PREFLIGHT = ROOT / "playbooks" / "preflight.yml"
-PART = "lookup('trainyard.neuron.plan', 'host')"
 READ = {
     "hosts": "neuron",
     "gather_facts": False,
     "tasks": [
         {
-            "name": "Read this host's part",
+            "name": "See that every host has its part",
             "ansible.builtin.assert": {
-                "that": [f"{PART}.name == inventory_hostname", f"{PART}.replicas | length == {REPLICAS}"],
+                "that": f"lookup('trainyard.neuron.plan', 'replicas') | length == {REPLICAS} * groups['neuron'] | length",
                 "quiet": True,
             },
+            "run_once": True,
         }
     ],
 }
-#: Answers for a host, and counts that it was asked.
+#: Takes what is sent, as a host's Python takes a module, and counts it.
 ANSWER = """#!/bin/sh
-echo x >> {counts}
+cat > /dev/null
+echo run >> {asked}
 cat {answer}
 """
 
@@ -123,18 +123,15 @@ def _shared_out_kb(pid: int) -> int:
     return sum(int(row.split()[1]) for row in rows if row.startswith("Pss:"))
 
 
-def stand_ins(folder: Path) -> Path:
-    """Copy the collection with a stand-in for what a host says of itself; return the collections' directory."""
-    real = ROOT / "collections" / "ansible_collections" / "trainyard" / "neuron"
-    copied = folder / "collections" / "ansible_collections" / "trainyard" / "neuron"
-    shutil.copytree(real, copied, ignore=shutil.ignore_patterns("tests", "__pycache__"))
-    module = copied / "plugins" / "modules" / "topology_info"
+def stand_in(folder: Path) -> Path:
+    """Write what answers in a host's place: a Python that takes any module in and says what `topology_info` finds."""
     topology = {**table_topology("trn2.48xlarge", 2).to_dict(), "operating_system": "ubuntu-22.04"}
     answer = {"changed": False, "available": True, "reason": "", "driver_version": "2.21", "topology": topology}
     (folder / "answer.json").write_text(json.dumps(answer))
-    module.with_suffix(".py").unlink()
-    module.with_suffix(".sh").write_text(ANSWER.format(counts=folder / "asked", answer=folder / "answer.json"))
-    return folder / "collections"
+    program = folder / "python3"
+    program.write_text(ANSWER.format(asked=folder / "asked", answer=folder / "answer.json"))
+    program.chmod(0o755)
+    return program
 
 
 def measure(hosts: int, folder: Path) -> dict[str, Any]:
@@ -144,17 +141,17 @@ def measure(hosts: int, folder: Path) -> dict[str, Any]:
         RuntimeError: the run failed, or a host did not take part.
     """
     given = fleet(hosts, FOUR)
-    rows = {name: {**variables, "ansible_connection": "local"} for name, variables in given["hosts"].items()}
+    local = {
+        "ansible_connection": "local",
+        "ansible_pipelining": True,
+        "ansible_python_interpreter": str(stand_in(folder)),
+    }
+    rows = {name: {**variables, **local} for name, variables in given["hosts"].items()}
     few = {"hosts": dict.fromkeys(given["routers"])}
     inventory = {"all": {"children": {"neuron": {"hosts": rows}, "router": few, "client": few}}}
     (folder / "hosts.json").write_text(json.dumps(inventory))
     (folder / "plan.yml").write_text(json.dumps([{"import_playbook": str(PREFLIGHT)}, READ]))
-    log, collections = folder / "log", stand_ins(folder)
-    environment = {
-        **os.environ,
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-        "ANSIBLE_COLLECTIONS_PATH": str(collections),
-    }
+    log, environment = folder / "log", {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     command = ["ansible-playbook", "-i", str(folder / "hosts.json"), str(folder / "plan.yml")]
     began = time.monotonic()
     with log.open("w") as out:

@@ -30,7 +30,10 @@ DEPLOYMENT: dict[str, Any] = {
     "neuron_config": {"model_type": "llama"},
 }
 
-BOOKS = [path for path in (ROOT / "playbooks").glob("*.yml") if not path.stem.endswith("_planned")]
+#: `unlock` has nothing to do with a plan.
+BOOKS = [
+    path for path in (ROOT / "playbooks").glob("*.yml") if path.stem != "unlock" and not path.stem.endswith("_planned")
+]
 
 
 @dataclass
