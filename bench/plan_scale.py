@@ -36,6 +36,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology imp
 
 REPLICAS = 4
 PREFLIGHT = ROOT / "playbooks" / "preflight.yml"
+EVERY = "lookup('trainyard.neuron.plan', 'replicas')"
 READ = {
     "hosts": "neuron",
     "gather_facts": False,
@@ -43,7 +44,7 @@ READ = {
         {
             "name": "See that every host has its part",
             "ansible.builtin.assert": {
-                "that": f"lookup('trainyard.neuron.plan', 'replicas') | length == {REPLICAS} * groups['neuron'] | length",
+                "that": f"{EVERY} | length == {REPLICAS} * groups['neuron'] | length",
                 "quiet": True,
             },
             "run_once": True,

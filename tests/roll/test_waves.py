@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -50,6 +51,8 @@ elif {name!r} == "replica_info":
     row = {{"active": "active", "running": "new", "current": "new", "staged": ["new"]}}
     servers = {{item: {{"state": "ready", "up": True}} for item in {names!r}}}
     answer |= {{"changed": False, "replicas": {{"m-0": row, "m-1": row}}, "servers": servers, "holder": None}}
+elif {name!r} == "roll_lock" and words.get("moves") and words["moves"][0]["host"] in bad.get("locked", []):
+    answer |= {{"failed": True, "msg": "it is another run's"}}
 print(json.dumps(answer))
 """
 
@@ -95,6 +98,9 @@ def roll(tmp_path: Path, collections: Path, bad: dict[str, Any], hooks: dict[str
             **os.environ,
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_COLLECTIONS_PATH": str(collections),
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
+            "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "true",
+            "ANSIBLE_NOCOLOR": "1",
         },
         capture_output=True,
         text=True,
@@ -119,6 +125,24 @@ def test_every_wave_is_drained_replaced_and_readmitted_in_turn(tmp_path: Path, c
     assert done.code == 0, done.text
     assert done.calls == [line for wave in WAVES for line in asked("ready", *wave)]
     assert "Redeploy is done: 5 of 5 replicas rolled in 3 waves." in done.text
+
+
+def test_a_wave_runs_on_the_hosts_that_have_a_part_in_it_and_starts_nothing_on_others(
+    tmp_path: Path, collections: Path
+) -> None:
+    """A task that a host skips costs the controller a process all the same."""
+    text = roll(tmp_path, collections, {}).text
+    waves = re.split(r"^TASK \[Hold the locks of all hosts\].*$", text, flags=re.MULTILINE)[1:]
+    waves[-1] = waves[-1].split("TASK [Read what the replicas and the routers do now]")[0]
+    taking_part = [set(re.findall(r"^\w+: \[(\w+)\]", wave, re.MULTILINE)) for wave in waves]
+    assert taking_part == [{"h1", "r1"}, {"h1", "h2", "r1"}, {"h1", "h3", "r1"}]
+
+
+def test_a_roll_in_which_a_host_refuses_its_lock_takes_no_wave(tmp_path: Path, collections: Path) -> None:
+    done = roll(tmp_path, collections, {"locked": ["h3"]})
+    assert done.code != 0
+    assert done.calls == []
+    assert "h3: it is another run's" in done.text
 
 
 def test_one_that_fails_is_taken_back_with_its_sibling_and_later_hosts_are_not_asked(

@@ -60,11 +60,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         )
         variables = task_vars or {}
         try:
-            return self._planned(arguments, variables["hostvars"])
+            return self._planned(arguments, variables["hostvars"], variables["inventory_hostname"])
         except (RollError, run_plan.RunPlanError) as error:
             return {"failed": True, "changed": False, "msg": str(error)}
 
-    def _planned(self, arguments: dict[str, Any], hostvars: Any) -> dict[str, Any]:
+    def _planned(self, arguments: dict[str, Any], hostvars: Any, here: str) -> dict[str, Any]:
         reports = {name: reported(hostvars, name, arguments["reports"]) for name in arguments["hosts"]}
         routers = {name: reported(hostvars, name, arguments["reports"]) for name in arguments["routers"]}
         hooks = files(arguments["hooks"])
@@ -93,7 +93,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         Thresholds.from_dict(arguments["thresholds"])
         beside = self._beside(arguments, hostvars, fleet)
         plan = plan_roll(fleet, settings, arguments["staged"], beside, insist=arguments["verb"] == "redeploy")
-        fact = as_fact(plan, fleet, settings, {**arguments, "hooks": hooks}, identity(arguments["verb"]))
+        fact = as_fact(plan, fleet, settings, {**arguments, "hooks": hooks, "lead": here}, identity(arguments["verb"]))
         for line in plan.lines():
             self._display.display(line)
         return {"changed": False, "msg": plan.lines(), "roll": fact}
@@ -227,14 +227,15 @@ def as_fact(
 ) -> dict[str, Any]:
     """The plan with all that the playbook looks up: per wave, what each host and router has to do in it.
 
-    ``terms`` is what every step of every wave needs, and no more: it is handed to each of them.
+    ``terms`` is what every step of every wave needs, and no more: it is handed to each of them. The lead is the
+    play's first host, so that its answer to a task that is done one host at a time comes before all others'.
     """
     routers = [router for router, servers in fleet.seats.items() if servers and router != ELSEWHERE]
     fact = plan.to_dict()
     fact["terms"] = {
         **run,
         "lease_s": lease_s(settings),
-        "lead": arguments["hosts"][0],
+        "lead": arguments["lead"],
         "hosts": arguments["hosts"],
         "routers": routers,
         "waves": len(plan.waves),
@@ -252,6 +253,10 @@ def as_fact(
         wave.update(parts(wave, fleet, routers))
         audience = [*wave["on"], *routers, fact["terms"]["lead"], *(wave["watch"] if wave["watch_seconds"] else [])]
         wave["audience"] = list(dict.fromkeys(audience))
+    fact["waves_of"] = {}
+    for index, wave in enumerate(fact["waves"]):
+        for name in wave["audience"]:
+            fact["waves_of"].setdefault(name, []).append(index)
     return fact
 
 

@@ -70,7 +70,7 @@ class ActionModule(run_lock.Fenced, run_lock.Locking):
             head = f"Wave {wave['number']} of {terms['waves']} stops here: " if wave else ""
             return {"failed": True, "changed": False, "msg": head + "; ".join(outcome.problems)}
         result: dict[str, Any] = {"changed": False, "msg": [*outcome.seen, *outcome.problems]}
-        result["ansible_facts"] = facts(step, wave, outcome, arguments["why"])
+        result["ansible_facts"] = facts(step, wave, outcome, arguments["why"], terms["run"])
         if step == "hooked":
             result["ansible_facts"][f"trainyard_hook_{arguments['hook']}"] = mark(wave, terms)
         # One host speaks for all of them, or every line would come from each.
@@ -161,11 +161,13 @@ def answers(step: str, wave: dict[str, Any], terms: dict[str, Any], hostvars: An
     return found
 
 
-def facts(step: str, wave: dict[str, Any], outcome: steps.Outcome, why: str) -> dict[str, Any]:
+def facts(step: str, wave: dict[str, Any], outcome: steps.Outcome, why: str, run: str = "") -> dict[str, Any]:
     """What the playbook and the report look up: gated replicas, the last finished wave, why a wave stopped."""
     found: dict[str, Any] = {}
     if step in ("admit", "return"):
         found["trainyard_roll_ready"] = outcome.ready
+    if step == "begin":
+        found["trainyard_roll_begun"] = run
     if step == "done" or (step == "watch" and not wave["watch_seconds"]):
         found["trainyard_roll_done"] = wave["number"]
     if step in ("return", "refused"):

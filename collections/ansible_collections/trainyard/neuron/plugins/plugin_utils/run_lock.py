@@ -115,6 +115,10 @@ class RunLock:
         said = self.said(host)
         return "renewed_s" in said and time.monotonic() - said["renewed_s"] > said["holder"]["lease_s"] / part
 
+    def all_due(self) -> list[str]:
+        """Hosts whose lock is due to be renewed."""
+        return [row["host"] for row in self.all_said() if self.due(row["host"])]
+
     def _file_of(self, host: str) -> Path:
         return self.folder / (hashlib.sha256(host.encode()).hexdigest()[:32] + ".host")
 
@@ -203,12 +207,16 @@ class Locking(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
 
     def proof(self, task_vars: dict[str, Any]) -> Fence | None:
         """The proof of a lock that this run holds on the host, None where it holds none."""
-        lock, host = current(), str(task_vars["inventory_hostname"])
+        lock, host = current(), self._host(task_vars)
         return lock.fence(host) if lock.holds(host) else None
+
+    def _host(self, task_vars: dict[str, Any]) -> str:
+        """The host that the task is about: one host may renew the locks of others."""
+        return str(self._task.delegate_to or task_vars["inventory_hostname"])
 
     def keep(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """Renew the host's lock where that is due; fails where it is lost."""
-        lock, host = current(), str(task_vars["inventory_hostname"])
+        lock, host = current(), self._host(task_vars)
         proof = self.proof(task_vars)
         if proof is None or not lock.due(host):
             return {"changed": False}

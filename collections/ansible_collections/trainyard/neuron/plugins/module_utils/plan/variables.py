@@ -249,6 +249,7 @@ OTHER_VARIABLES = frozenset(
         "trainyard_replicas",
         "trainyard_replicas_after",
         "trainyard_roll",
+        "trainyard_roll_begun",
         "trainyard_roll_done",
         "trainyard_roll_planned",
         "trainyard_roll_ready",

@@ -258,7 +258,7 @@ def with_a_spare(active: str = "inactive", running: str = "") -> tuple[dict[str,
     seats = {"h1:m-0": {"state": "ready"}, "h1:m-1": {"state": "ready"}, "h1:m-spare": {"state": "maint"}}
     fleet = read_fleet(plan, reports, {"r1": seats})
     settings = Settings(strategy="blue_green")
-    arguments = {"hosts": ["h1"], "thresholds": {}, "golden": [], "hooks": files({})}
+    arguments = {"hosts": ["h1"], "lead": "h1", "thresholds": {}, "golden": [], "hooks": files({})}
     return as_fact(plan_roll(fleet, settings), fleet, settings, arguments, identity("redeploy")), fleet
 
 

@@ -55,5 +55,6 @@ def planned(
     seats = {name: {"state": "ready"} for name in names(shape)}
     fleet = read_fleet(fleet_plan(shape), reports, dict.fromkeys(routers, seats))
     arguments = {"hosts": list(shape), "thresholds": {}, "golden": list(golden), "hooks": files(dict(hooks or {}))}
+    arguments["lead"] = arguments["hosts"][0]
     run = identity("redeploy")
     return as_fact(plan_roll(fleet, settings), fleet, settings, arguments, run), fleet
