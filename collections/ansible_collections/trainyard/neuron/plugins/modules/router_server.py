@@ -216,6 +216,8 @@ def main() -> None:
             moved = move(routers, wanted["servers"], wanted["state"], wanted["timeout_s"], waits, wanted["weights"])
     except RouterError as error:
         module.fail_json(msg=str(error), arrived=False, left={})
+    for line in moved.unkept:
+        module.warn(line)
     result = told(moved, waits)
     if not module._diff:
         result.pop("diff")

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from .haproxy import SOCKET, Router, RouterError, Server, with_configured_ports
+from . import states
+from .haproxy import SOCKET, STATES_FILE, Router, RouterError, Server, with_configured_ports
 from .steering import move
 from .vllm_router import set_workers
 
@@ -18,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="router", description="Look at and steer the router of this host.")
     top.add_argument("--socket", default=SOCKET, help="HAProxy's stats socket (%(default)s)")
+    top.add_argument("--states", default=STATES_FILE, help="where its servers' states are kept (%(default)s)")
     verbs = top.add_subparsers(dest="verb", required=True)
     verbs.add_parser("status", help="one line for each replica")
     save = verbs.add_parser("save", help="write the replicas' states to a file, as the unit does before a reload")
@@ -54,19 +56,19 @@ def table(servers: Sequence[Server]) -> List[str]:
 
 def save(router: Router, path: Path) -> None:
     """Write the states where HAProxy reads them when it starts, all of them or none."""
-    _write(path, router.saved_state())
+    states.keep(path, router.saved_state())
 
 
-def configure_ports(path: Path, configuration: Path) -> None:
-    """Give the states in a file the ports of a configuration; where there is no file, nothing is to be done."""
-    if path.exists():
-        _write(path, with_configured_ports(path.read_text(encoding="utf-8"), configuration.read_text(encoding="utf-8")))
+def configure_ports(path: Path, configuration: Path) -> List[str]:
+    """Give the states in a file the ports of a configuration; where there are none, nothing is to be done.
 
-
-def _write(path: Path, text: str) -> None:
-    staged = path.with_name(path.name + ".new")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(path)
+    Returns:
+        What is to be said of the states, a line each: HAProxy starts with what can be had of them.
+    """
+    known, said = states.recover(path)
+    if known:
+        states.keep(path, with_configured_ports(known, configuration.read_text(encoding="utf-8")))
+    return said
 
 
 def steer(router: Router, name: str, state: str, timeout_s: float) -> None:
@@ -76,26 +78,33 @@ def steer(router: Router, name: str, state: str, timeout_s: float) -> None:
         RouterError: no such replica, or requests are left when the time is over.
     """
     moved = move([router], [name], state, timeout_s, wait=state == "drain")
+    _tell(moved.unkept)
     if state == "drain" and moved.problems():
         raise RouterError("; ".join(moved.problems()))
+
+
+def _tell(lines: Sequence[str]) -> None:
+    for line in lines:
+        sys.stderr.write("trainyard: {0}\n".format(line))
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Entry point; 1 with the cause on stderr when something is refused."""
     arguments = parser().parse_args(argv)
-    router = Router(arguments.socket)
+    router = Router(arguments.socket, Path(arguments.states))
     try:
         if arguments.verb == "status":
             sys.stdout.write("\n".join(table(router.servers())) + os.linesep)
+            _tell([line for line in [states.lost(Path(arguments.states))] if line])
         elif arguments.verb == "save":
             save(router, arguments.file)
         elif arguments.verb == "ports":
-            configure_ports(arguments.file, arguments.configuration)
+            _tell(configure_ports(arguments.file, arguments.configuration))
         elif arguments.verb == "workers":
             set_workers(arguments.url, arguments.worker)
         else:
             steer(router, arguments.replica, arguments.verb, arguments.timeout_s)
-    except (RouterError, OSError) as error:
-        sys.stderr.write("trainyard: {0}\n".format(error))
+    except (RouterError, states.BrokenStatesError, OSError) as error:
+        _tell([str(error)])
         return 1
     return 0

@@ -10,9 +10,14 @@ import csv
 import io
 import socket
 from dataclasses import dataclass
-from typing import Dict, List, Tuple
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+from .states import BrokenStatesError, keep
 
 SOCKET = "/run/haproxy/admin.sock"
+STATES_FILE = "/var/lib/trainyard-router/servers"
+"""Where the unit of the router at `SOCKET` keeps its servers' states."""
 TIMEOUT_S = 10.0
 PREFIX = "model-"
 """What the names of the backends that have replicas begin with; others belong to the router itself."""
@@ -79,10 +84,14 @@ class Router:
 
     Args:
         path: the socket's path, or ``host:port`` where it listens on an address.
+        states: the file that it reads its servers' states from when it starts; known of the host's own router.
     """
 
-    def __init__(self, path: str = SOCKET) -> None:
+    states: Optional[Path] = None
+
+    def __init__(self, path: str = SOCKET, states: Optional[Path] = None) -> None:
         self.path = path
+        self.states = Path(STATES_FILE) if path == SOCKET else states
 
     def command(self, text: str) -> str:
         """Send one command and return the answer.
@@ -183,6 +192,22 @@ class Router:
     def saved_state(self) -> str:
         """The states in the form that HAProxy loads when it starts."""
         return self.command("show servers state")
+
+    def remember(self) -> str:
+        """Write the states where they outlive a crash, which saves nothing.
+
+        Returns:
+            Why that cannot be; empty where it was done, or is nobody's to do.
+        """
+        if self.states is None or not self.states.parent.is_dir():
+            return ""
+        try:
+            keep(self.states, self.saved_state())
+        except (BrokenStatesError, OSError, RouterError) as error:
+            return "{0}: {1}; what was set is forgotten if the router crashes before its next reload".format(
+                self.states, error
+            )
+        return ""
 
 
 def with_configured_ports(states: str, configuration: str) -> str:

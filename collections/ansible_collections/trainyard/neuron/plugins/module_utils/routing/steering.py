@@ -30,6 +30,7 @@ class Moved:
         left: requests that a server still has which takes nothing new, by name, over all routers.
         down: why the checks of a server that is ready do not pass, by name.
         seconds: how long it took.
+        unkept: why a router that was told to does not remember it over a crash, a line each.
     """
 
     state: str
@@ -40,6 +41,7 @@ class Moved:
     left: Dict[str, int] = field(default_factory=dict)
     down: Dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    unkept: List[str] = field(default_factory=list)
 
     def problems(self) -> List[str]:
         """What did not come out as wanted, a line each."""
@@ -127,6 +129,8 @@ def move(
         if (server.state, state) == ("drain", "ready"):
             router.set_state(server, "maint")
         router.set_state(server, state)
+    if moved.changing:
+        moved.unkept = [line for line in (router.remember() for router in routers) if line]
     while True:
         moved.after = look(routers, names)
         moved.left, moved.down = _open(moved.after, state)
