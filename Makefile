@@ -40,6 +40,7 @@ lint: $(READY) ## Style, types and Ansible's own rules
 
 .PHONY: unit
 unit: $(READY) ## Tests that need no lab
+	eval "$$(python tests/sources.py TRAINYARD_LLMPERF_SOURCE)"
 	pytest -n 2 -m 'not lab and not vm'
 
 .PHONY: molecule
@@ -48,20 +49,30 @@ molecule: $(READY) ## The whole run over two stand-in hosts: converge, idempoten
 
 .PHONY: acceptance
 acceptance: export TRAINYARD_LAB := acceptance
-acceptance: $(READY) ## One stand-in host with the real vLLM on its CPU: the whole run, and the same questions to it
+acceptance: $(READY) ## One stand-in host with the real vLLM on its CPU: the whole run, the same questions to it, and a roll
 	trap 'trainyard lab down --name acceptance' EXIT
 	trainyard lab up --name acceptance --hosts 1 --engine vllm-cpu
 	ansible-playbook site.yml -i inventory/lab
 	pytest -m lab tests/site
+	pytest -m lab tests/roll/whole/test_real_engine.py
 
 .PHONY: test
 test: lint unit molecule acceptance ## Everything: lint, types, unit tests, the whole run simulated and with the real vLLM
 
 .PHONY: test-lab
 test-lab: $(READY) ## Longer behaviour on stand-in hosts: the lab itself, each role's life, interrupted provisioning, rolls under load
-	pytest -m lab tests/lab tests/roles
+	pytest -m lab tests/lab tests/roles tests/attack
 	for role in nvme_raid neuron_venv host_tools neuron_monitor model_weights model_compile; do molecule test --scenario-name $$role; done
 	for scenario in redeploy redeploy_faults; do molecule test --scenario-name $$scenario; done
+
+.PHONY: sources
+sources: $(READY) ## Tests against sources that are no part of this repository: LLMPerf, vLLM's fork and plugin
+	eval "$$(python tests/sources.py)"
+	pytest tests/bench/test_llmperf_patches.py tests/bench/test_llmperf_role.py tests/roles/test_real_sources.py
+
+.PHONY: nightly
+nightly: $(READY) ## All that `make test` leaves out, and at the end what was skipped and why (about four hours)
+	python tests/nightly.py
 
 .PHONY: mutants
 mutants: $(READY) ## Put plausible mistakes into the code, one at a time: the tests notice each (before a release)
