@@ -130,7 +130,7 @@ def test_a_good_inventory_is_accepted_with_no_host_reachable(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("inventory", ["inventory/trn2"])
-def test_both_recipes_are_accepted_with_no_host_reachable(inventory: str) -> None:
+def test_playbooks_parse_with_the_inventory_of_both_recipes(inventory: str) -> None:
     for playbook in ("site.yml", "playbooks/teardown.yml"):
         syntax = subprocess.run(
             ["ansible-playbook", playbook, "--syntax-check", "-i", inventory],

@@ -65,6 +65,7 @@ def test_new_settings_a_new_revision_and_back_lose_nothing_and_keep_all_but_one_
     # Half the streams are to last longer than 3 s: engines that lost their pace would prove less than is said.
     assert account["duration_s"]["p50"] > 2.0
     assert account["duration_s"]["max"] > 15.0
+    assert watch.looks > 20, "nobody looked at the rotation"
     assert watch.fewest >= len(before) - 1
     assert all(between[name] != before[name] for name in before), "new settings"
     assert after == between, "back is back, from another revision"
