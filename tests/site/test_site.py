@@ -62,9 +62,13 @@ def test_the_cores_are_held_by_the_replicas_that_the_plan_gave_them_to(replicas:
     for name in {replica["host"] for replica in replicas}:
         devices = json.loads(on(name).check_output("/opt/aws/neuron/bin/neuron-ls --json-output"))
         assert len(devices) == 16
-        owners = {pid: replica["name"] for replica in replicas if replica["host"] == name for pid in pids_of(on, replica)}
+        owners = {
+            pid: replica["name"] for replica in replicas if replica["host"] == name for pid in pids_of(on, replica)
+        }
         holders = {
-            device["neuron_device"]: {owners.get(process["pid"], "a stranger") for process in device["neuron_processes"]}
+            device["neuron_device"]: {
+                owners.get(process["pid"], "a stranger") for process in device["neuron_processes"]
+            }
             for device in devices
         }
         planned = {

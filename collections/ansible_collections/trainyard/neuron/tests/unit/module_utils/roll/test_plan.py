@@ -402,9 +402,9 @@ def test_no_wave_ever_goes_below_the_floor(
     except RollError:
         return
     serving = set(names) - out
-    # Said here once more, and not asked of what is tested: `auto` is all but what moves at a time, a share is rounded up.
+    # Worked out here, and not asked of what is tested: `auto` is all but what moves at a time, a share is rounded up.
     least = {
-        "auto": max(len(names) - at_once, 1 if len(names) > 1 else 0),
+        "auto": max(len(names) - at_once, 1),
         "0": 0,
         "1": 1,
         **{f"{share}%": -(-len(names) * share // 100) for share in (50, 75, 90)},

@@ -23,6 +23,8 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import (
     weights,
 )
 
+from tests.tensor_files import file_of
+
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKey"
 OTHERS_LINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOther somebody@example"
 NOW_S = 1_800_000_000.0
@@ -81,8 +83,8 @@ class Pair:
         staging = manifest.staging_of(self.sent)
         staging.mkdir(parents=True)
         (staging / "config.json").write_text("{}")
-        (staging / "model-1.safetensors").write_bytes(b"1" * 300_000)
-        (staging / "model-2.safetensors").write_bytes(b"2" * 200_000)
+        (staging / "model-1.safetensors").write_bytes(file_of(300_000, b"1"))
+        (staging / "model-2.safetensors").write_bytes(file_of(200_000, b"2"))
         (staging / "empty").touch()
         described = manifest.build(staging, "weights", "m-1", {**INPUTS, **inputs}, {"on": "h1"})
         manifest.publish(staging, self.sent, described)
@@ -151,8 +153,8 @@ def test_second_run_asks_only_for_what_is_missing(pair: Pair) -> None:
     pair.make()
     staging = manifest.staging_of(pair.final)
     staging.mkdir(parents=True)
-    (staging / "model-1.safetensors").write_bytes(b"1" * 120_000)
-    (staging / "model-2.safetensors").write_bytes(b"2" * 200_000)
+    (staging / "model-1.safetensors").write_bytes(file_of(300_000, b"1")[:120_000])
+    (staging / "model-2.safetensors").write_bytes(file_of(200_000, b"2"))
     pair.introduce()
     pair.receive()
     asked = {request for request in pair.asked if request.startswith("get")}
@@ -166,7 +168,7 @@ def test_file_that_arrived_wrong_is_fetched_again_alone(pair: Pair) -> None:
     (staging / "model-2.safetensors").write_bytes(b"X" * 200_000)
     pair.introduce()
     pair.receive()
-    assert (pair.final / "model-2.safetensors").read_bytes() == b"2" * 200_000
+    assert (pair.final / "model-2.safetensors").read_bytes() == file_of(200_000, b"2")
     assert pair.asked.count("get 3 0") == 1
     assert pair.asked.count("get 2 0") == 1
 
@@ -221,6 +223,7 @@ def test_checkpoint_comes_from_its_source_when_no_host_gives_it(pair: Pair, tmp_
     source = tmp_path / "shared"
     source.mkdir()
     (source / "config.json").write_text("{}")
+    (source / "model.safetensors").write_bytes(file_of(1000))
     spec = {**pair.spec, "inputs": {**INPUTS, "source": "path", "uri": str(source)}}
     described = weights.run(spec, pair.report)
     assert described["made"]["from"] == str(source)
