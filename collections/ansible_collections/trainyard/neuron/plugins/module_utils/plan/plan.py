@@ -575,14 +575,23 @@ class _Planner:
             "names": list(tiers.inner),
             "models": rows,
             "own": shares(tiers, rows, addresses, port, facing),
-            "access": {name: self._access(name, addresses[name]) for name in self._routers},
+            "access": {
+                name: self._access(name, addresses[name], [addresses[outer] for outer in tiers.outer])
+                for name in self._routers
+            },
         }
 
-    def _access(self, name: str, address: str) -> Dict[str, Any]:
-        """Return who may reach a router, and complain of what must not be reached so."""
+    def _access(self, name: str, address: str, before: List[str]) -> Dict[str, Any]:
+        """Return who may reach a router, and complain of what must not be reached so.
+
+        Args:
+            name: the router.
+            address: where others reach it.
+            before: addresses of the routers of the fleet, all of whose requests come from one address each.
+        """
         access, problems = router_access(self._beside(name), address)
         self._problems += [problem.on(name) for problem in problems]
-        return access.to_dict()
+        return dict(access.to_dict(), before=before if name in self._tiers.inner else [])
 
     def _routes_alone(self, name: str) -> bool:
         """Tell whether nobody but the router of this very host sends requests to its replicas."""

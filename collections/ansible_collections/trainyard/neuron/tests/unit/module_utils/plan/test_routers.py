@@ -105,3 +105,12 @@ def test_every_replica_is_behind_every_fleet_router_once(
             ]
             assert sorted(server["id"] for server in behind) == sorted(server["id"] for server in row["servers"])
             assert sum(r["max_num_seqs"] for r in above["servers"]) == sum(s["max_num_seqs"] for s in behind)
+
+
+def test_a_router_of_a_host_knows_those_before_it() -> None:
+    access = two_tiers()["router"]["access"]
+    assert {name: row["before"] for name, row in access.items()} == {
+        "a": ["10.0.0.9"],
+        "b": ["10.0.0.9"],
+        "gateway": [],
+    }
