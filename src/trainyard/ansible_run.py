@@ -80,10 +80,12 @@ def run_playbook(
     on_task: Callable[[str], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
     owner: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> PlaybookRun:
     """Run a playbook of the checkout and wait for its end; `on_task` hears each task's name, `stop` ends it early.
 
-    `owner` marks its processes: whoever is killed finds with `end_left_over` what goes on without it.
+    `owner` marks its processes: whoever is killed finds with `end_left_over` what goes on without it. `environment` is
+    added to its own.
     """
     import ansible_runner
 
@@ -107,7 +109,12 @@ def run_playbook(
             tags=tags or None,
             event_handler=heard,
             cancel_callback=stop,
-            envvars={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PATH": os.environ["PATH"], _OWNER: owner},
+            envvars={
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "PATH": os.environ["PATH"],
+                _OWNER: owner,
+                **(environment or {}),
+            },
             suppress_env_files=True,
             quiet=True,
         )

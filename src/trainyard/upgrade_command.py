@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from trainyard.one_run import UNLOCK, OneRun
 from trainyard.paths import ROOT
 from trainyard.plan_command import plan_or_exit
 
@@ -27,12 +30,16 @@ def command(host: str, inventory: Sequence[str], extra_vars: Sequence[str], chec
     """Return the command line for one host."""
     # Last, so that nothing given by hand sends it to other hosts.
     variables = [*extra_vars, json.dumps({"trainyard_only": host})]
+    return [*playbook(ROOT / "playbooks" / "upgrade.yml", inventory, variables), *(["--check"] if check else [])]
+
+
+def playbook(path: Path, inventory: Sequence[str], extra_vars: Sequence[str]) -> list[str]:
+    """Return the command line of a playbook."""
     return [
         "ansible-playbook",
-        str(ROOT / "playbooks" / "upgrade.yml"),
+        str(path),
         *(word for source in inventory for word in ("--inventory", source)),
-        *(word for one in variables for word in ("--extra-vars", one)),
-        *(["--check"] if check else []),
+        *(word for one in extra_vars for word in ("--extra-vars", one)),
     ]
 
 
@@ -60,11 +67,21 @@ def upgrade(
         typer.echo(f"No host of the plan serves under this name: {', '.join(unknown)}; there are {', '.join(hosts)}")
         raise typer.Exit(2)
     chosen = [name for name in hosts if not host or name in host]
-    done, failed = roll(
-        chosen,
-        lambda name: command(name, inventory, extra_vars or [], check),
-        lambda argv: subprocess.run(argv, cwd=ROOT, check=False).returncode,
-    )
+    whole = OneRun("upgrade")
+
+    def run(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+        return subprocess.run(argv, cwd=ROOT, env={**os.environ, **environment}, check=False).returncode
+
+    try:
+        done, failed = roll(
+            chosen,
+            lambda name: command(name, inventory, extra_vars or [], check),
+            lambda argv: run(argv, whole.part),
+        )
+    finally:
+        # Between two hosts nobody else is to begin something; so the lock comes back here and not with each host.
+        if not check:
+            run(playbook(UNLOCK, inventory, extra_vars or []), whole.end)
     if failed:
         left = [name for name in chosen if name not in (*done, failed)]
         typer.echo(f"Stopped at {failed}. Done: {', '.join(done) or 'none'}. Untouched: {', '.join(left) or 'none'}.")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from itertools import pairwise
 from typing import Any
@@ -26,11 +27,23 @@ def test_hosts_that_serve_are_upgraded_and_the_one_that_compiles_comes_first() -
     assert upgrade_command.order(plan()) == ["c", "a", "d"]
 
 
-def given(monkeypatch: pytest.MonkeyPatch, fails: str = "") -> list[list[str]]:
-    """Commands that were run; the one for the host `fails` does not succeed."""
+Environments = list[dict[str, str]]
+
+
+def given(
+    monkeypatch: pytest.MonkeyPatch,
+    fails: str = "",
+    unlocked: Environments | None = None,
+    parts: Environments | None = None,
+) -> list[list[str]]:
+    """Commands that were run for hosts; the one for the host `fails` does not succeed."""
     ran: list[list[str]] = []
 
-    def run(argv: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def run(argv: list[str], env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        if argv[1].endswith("unlock.yml"):
+            (unlocked if unlocked is not None else []).append(env)
+            return subprocess.CompletedProcess(argv, 0)
+        (parts if parts is not None else []).append(env)
         ran.append(argv)
         last = [value for name, value in pairwise(argv) if name == "--extra-vars"][-1]
         return subprocess.CompletedProcess(argv, 2 if json.loads(last)["trainyard_only"] == fails else 0)
@@ -62,3 +75,19 @@ def test_a_host_that_does_not_serve_is_refused_before_anything_runs(monkeypatch:
     done = CliRunner().invoke(app, ["upgrade", "-i", "inv", "--host", "b"])
     assert (done.exit_code, ran) == (2, [])
     assert "there are c, a, d" in done.output
+
+
+@pytest.mark.parametrize(("fails", "check"), [("", False), ("a", False), ("", True)])
+def test_its_playbooks_are_one_run_to_the_hosts_and_the_lock_comes_back_at_its_end(
+    monkeypatch: pytest.MonkeyPatch, fails: str, check: bool
+) -> None:
+    unlocked: Environments = []
+    parts: Environments = []
+    ran = given(monkeypatch, fails, unlocked, parts)
+    CliRunner().invoke(app, ["upgrade", "-i", "inv", *(["--check"] if check else [])])
+    assert len(ran) == len(parts) > 1
+    (run,) = {env["TRAINYARD_RUN"] for env in parts}
+    assert run.startswith("upgrade-")
+    assert run.endswith(f":{os.getpid()}")
+    assert not any("TRAINYARD_RUN_OVER" in env for env in parts)
+    assert [env["TRAINYARD_RUN"] for env in unlocked if "TRAINYARD_RUN_OVER" in env] == ([] if check else [run])

@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from trainyard import ansible_run
+from trainyard import ansible_run, one_run
+from trainyard.one_run import OneRun
 from trainyard.paths import ROOT  # makes the planner's imports possible
 from trainyard.plan_command import InventoryError, read_fleet
 from trainyard.report import analysis, render
@@ -35,6 +36,13 @@ class Fleet:
         self.inventory = inventory
         self.spec = given
         self.directory = directory
+        self.whole = OneRun("sweep")
+
+    def give_back(self) -> None:
+        """Let others change the fleet again; what was served last goes on."""
+        ansible_run.run_playbook(
+            one_run.UNLOCK, self.inventory, {}, owner=str(self.directory), environment=self.whole.end
+        )
 
     def serve(self, fields: Mapping[str, Any]) -> None:
         """Compile what is missing and serve it."""
@@ -44,6 +52,7 @@ class Fleet:
             self._variables(fields),
             tags="provision,compile,serve",
             owner=str(self.directory),
+            environment=self.whole.part,
         )
         if not run.succeeded:
             raise StepError(f"not served: {run.why_not()}")
@@ -62,7 +71,11 @@ class Fleet:
         if self.spec.price_per_host_hour_usd is not None:
             variables["benchmark_scenario"] = {"price_per_host_hour_usd": self.spec.price_per_host_hour_usd}
         run = ansible_run.run_playbook(
-            ROOT / "playbooks/benchmark.yml", self.inventory, variables, owner=str(self.directory)
+            ROOT / "playbooks/benchmark.yml",
+            self.inventory,
+            variables,
+            owner=str(self.directory),
+            environment=self.whole.part,
         )
         reports = [
             one.result["path"] for one in run.results if one.action.endswith("benchmark_report") and not one.failed
@@ -147,7 +160,10 @@ def sweep(
             if gone := ansible_run.end_left_over(str(directory)):
                 console.print(f"ended {gone} processes that an attempt left when it was killed")
             made = Sweep(given, points, fleet, directory, budget, heard, retry=retry)
-            runs = made.run()
+            try:
+                runs = made.run()
+            finally:
+                fleet.give_back()
     except engine.BusyError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error

@@ -43,7 +43,8 @@ class ActionModule(run_lock.Locking):
                 given["fence"] = asdict(proof)
             return self.take(MODULE, given, arguments["verb"], variables, arguments["lease_s"])
         if arguments["state"] == "agreed":
-            return agreed(run_lock.current(), arguments["hosts"], arguments["verb"])
+            here = str(variables["inventory_hostname"])
+            return agreed(run_lock.current(), here, min(arguments["hosts"] or [here]))
         if arguments["state"] == "kept":
             return self.keep(variables)
         return self._free(arguments, variables)
@@ -65,26 +66,24 @@ class ActionModule(run_lock.Locking):
         return result
 
 
-def agreed(lock: run_lock.RunLock, hosts: list[str], verb: str) -> dict[str, Any]:
-    """The result of asking all hosts: a failure with every reason if one of them refused.
+def agreed(lock: run_lock.RunLock, host: str, lead: str) -> dict[str, Any]:
+    """The result for one host of asking all of them: a failure if one refused.
 
     Args:
         lock: what they answered.
-        hosts: those that had to be asked.
-        verb: what the run does.
+        host: this one; where it did not answer, nothing is to be changed there.
+        lead: the host that tells every reason; the others say where to read it.
     """
+    if not lock.said(host):
+        lock.lack(host)
     refused: dict[str, list[str]] = {}
     messages: dict[str, str] = {}
-    for host in hosts:
-        said = lock.said(host)
-        if "refused" in said:
-            # One holder is told once: what hosts say of it differs in minutes only.
-            key = (said["holder"] or {}).get("run") or said["refused"]
-            refused.setdefault(key, []).append(host)
-            messages.setdefault(key, said["refused"])
-        elif not said:
-            lock.lack(host)
+    for row in lock.refused():
+        # One holder is told once: what hosts say of it differs in minutes only.
+        key = (row["holder"] or {}).get("run") or row["refused"]
+        refused.setdefault(key, []).append(row["host"])
+        messages.setdefault(key, row["refused"])
     if not refused:
-        return {"changed": False, "msg": f"every host that answers gave its lock to this run ({verb})"}
+        return {"changed": False}
     lines = [f"{', '.join(names)}: {messages[key]}" for key, names in refused.items()]
-    return {"changed": False, "failed": True, "msg": "\n".join(lines)}
+    return {"changed": False, "failed": True, "msg": "\n".join(lines) if host == lead else f"see {lead}"}

@@ -25,8 +25,8 @@ options:
   state:
     description:
       - V(taken) takes or renews the lock; V(freed) gives it back and closes the journal of O(finished).
-      - V(agreed) reaches no host. It fails unless every host of the play in O(hosts) gave its lock, and says who has
-        those that did not. Give it C(run_once). A host that could not be asked is not changed by this run.
+      - V(agreed) reaches no host. It fails everywhere if one host that was asked did not give its lock; the first of
+        O(hosts) says who has it. A host that could not be asked is not changed by this run.
       - V(unused) gives a lock back under which nothing was done.
       - V(kept) renews a lock, and fails where it is not the run's own any more.
     type: str
@@ -41,7 +41,7 @@ options:
     type: float
     default: 7200
   hosts:
-    description: With V(agreed), the names of the hosts that have to give it.
+    description: With V(agreed), the names of the hosts that were asked.
     type: list
     elements: str
     default: []

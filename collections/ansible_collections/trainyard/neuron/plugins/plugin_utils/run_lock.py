@@ -63,7 +63,16 @@ class RunLock:
 
     def refuse(self, host: str, why: str, holder: Mapping[str, Any] | None) -> None:
         """Remember that a host did not give it, and why."""
-        self._write(host, {"host": host, "refused": why, "holder": dict(holder) if holder else None})
+        row = {"host": host, "refused": why, "holder": dict(holder) if holder else None}
+        self._write(host, row)
+        # Apart, so that each host's worker looks at these only.
+        self.folder.joinpath("refused").mkdir(mode=0o700, exist_ok=True)
+        self._write_text(self.folder / "refused" / self._file_of(host).name, json.dumps(row))
+
+    def refused(self) -> list[dict[str, Any]]:
+        """What the hosts answered that did not give it, by name."""
+        found = [json.loads(path.read_bytes()) for path in self.folder.glob("refused/*.host")]
+        return sorted(found, key=lambda row: str(row["host"]))
 
     def lose(self, host: str, why: str) -> None:
         """Remember that a module found the lock of a host to be another run's."""

@@ -111,17 +111,18 @@ def test_all_hosts_that_refuse_are_named_and_one_holder_once(lock: RunLock) -> N
     lock.refuse("h2", "held by ann for 9 min", by_ann)
     lock.refuse("h3", "held by ann for 8 min", by_ann)
     lock.refuse("h4", "state.json is not whole", None)
-    told = agreed(lock, ["h1", "h2", "h3", "h4", "h5"], "serve")
+    told = agreed(lock, "h1", "h1")
     assert told["failed"]
     assert told["msg"].splitlines() == ["h2, h3: held by ann for 9 min", "h4: state.json is not whole"]
-    fence = lock.fence("h5")
-    assert fence is not None
-    assert fence.number == 0, "who did not answer is not changed"
+    assert agreed(lock, "h2", "h1") == {"changed": False, "failed": True, "msg": "see h1"}
 
 
-def test_hosts_that_gave_their_lock_agree(lock: RunLock) -> None:
+def test_hosts_that_gave_their_lock_agree_and_one_that_did_not_answer_is_not_changed(lock: RunLock) -> None:
     lock.keep("h1", asdict(holder(mine())))
-    assert "failed" not in agreed(lock, ["h1", "h2"], "serve")
+    assert [agreed(lock, name, "h1") for name in ("h1", "h2")] == [{"changed": False}] * 2
+    fence = lock.fence("h2")
+    assert fence is not None
+    assert fence.number == 0
 
 
 def test_what_was_lost_is_told_by_host(lock: RunLock) -> None:
