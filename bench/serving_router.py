@@ -15,6 +15,7 @@ import asyncio
 import itertools
 import json
 import random
+import shutil
 import socket
 import statistics
 import subprocess
@@ -30,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "collections"))
 
 from bench.peers import from_debian, from_pypi
-from tests.roles.render import render
+from tests.roles.render import ROOT, render
 from tests.roles.router_program import HAPROXY
 
 TOKEN_S = 0.020
@@ -188,6 +189,7 @@ def haproxy(servers: list[Server], directory: Path, **variables: Any) -> Program
         **variables,
     )
     kept = [row for row in text.splitlines() if not row.strip().startswith(("chroot ", "user ", "group ", "log std"))]
+    shutil.copy(ROOT / "roles/load_balancer/files/request.lua", directory)
     path = directory / "haproxy.cfg"
     path.write_text("\n".join(kept).replace(" user haproxy group haproxy", "") + "\n")
     return Program(port, [HAPROXY, "-db", "-f", str(path)])
