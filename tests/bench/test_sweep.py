@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.bench.test_benchmark_report import START, record, summary_of
-from trainyard import benchmark_report
+from trainyard import ansible_run, benchmark_report
 from trainyard.report import analysis
 from trainyard.sweep import command, engine, spec
 from trainyard.sweep.engine import Budget, StepError, Sweep
@@ -378,3 +378,25 @@ def test_the_command_plans_on_a_real_inventory(tmp_path: Path) -> None:
     (topology,) = (line for line in out if " tensor_parallel_size=48 " in line)
     assert "tensor_parallel_size = 64: does not divide the model's 32 attention heads" in heads
     assert "trn2.48xlarge with 64 cores runs 1, 2, 4, 8, 16, 32, 64" in topology
+
+
+def test_its_playbooks_are_one_run_to_the_hosts_and_the_lock_comes_back_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, dict[str, str]]] = []
+
+    def run(playbook: Path, *_: Any, environment: dict[str, str], **__: Any) -> ansible_run.PlaybookRun:
+        ran.append((playbook.name, environment))
+        made = ansible_run.TaskResult("h", "t", "trainyard.neuron.benchmark_report", False, {"path": "/r/report.json"})
+        return ansible_run.PlaybookRun("successful", 0, [made])
+
+    monkeypatch.setattr(ansible_run, "run_playbook", run)
+    fleet = command.Fleet(["inv"], Spec(deployment="d"), tmp_path)
+    fleet.serve({})
+    fleet.measure({}, {}, "n")
+    fleet.give_back()
+    assert [name for name, _ in ran] == ["site.yml", "benchmark.yml", "unlock.yml"]
+    (named,) = {environment["TRAINYARD_RUN"] for _, environment in ran}
+    assert named.startswith("sweep-")
+    assert named.endswith(f":{os.getpid()}")
+    assert ["TRAINYARD_RUN_OVER" in environment for _, environment in ran] == [False, False, True]

@@ -178,3 +178,21 @@ def test_a_playbook_without_a_plan_says_how_to_get_one(tmp_path: Path) -> None:
     )
     assert run.returncode != 0
     assert "this run has no plan" in run.stdout + run.stderr
+
+
+#: Playbooks that change neither a serving host nor a router.
+CHANGE_NOTHING = ("benchmark.yml", "preflight.yml", "status.yml", "unlock.yml")
+
+
+@pytest.mark.parametrize("path", ["site.yml", *sorted(f"playbooks/{path.name}" for path in BOOKS)])
+def test_every_playbook_that_changes_the_fleet_takes_its_lock_first_and_gives_it_back_last(path: str) -> None:
+    imports = yaml.safe_load((ROOT / path).read_text())
+    verbs = [(entry.get("vars") or {}).get("trainyard_verb") for entry in imports]
+    files = [Path(str(entry.get("ansible.builtin.import_playbook"))).name for entry in imports]
+    if Path(path).name in CHANGE_NOTHING:
+        assert not any(verbs)
+        return
+    assert (files[0], verbs[0]) == ("preflight.yml", Path(path).stem)
+    assert not any(verbs[1:])
+    assert files[-1] == "unlock.yml"
+    assert files.count("unlock.yml") == 1

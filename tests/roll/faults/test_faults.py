@@ -271,6 +271,6 @@ def test_a_second_operator_is_refused_by_name(fleet: LabFleet) -> None:
     finally:
         fleet.on("lab-1", f"rm -f {STATE}")
     assert run.code != 0
-    assert "a roll is under way here: ann@ops (redeploy, run r-1" in run.text
+    assert "lab-1: this host is held by ann@ops (redeploy, run r-1" in run.text
     assert fleet.running() == before
     assert fleet.in_rotation() == set(before)
