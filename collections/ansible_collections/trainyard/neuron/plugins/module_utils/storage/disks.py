@@ -6,7 +6,9 @@ Kernel names (nvme1n1) change from boot to boot, so a disk is known by its model
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
@@ -156,7 +158,11 @@ def signatures(run: Run, path: str) -> List[Tuple[str, str]]:
     output = must(run, ["wipefs", "--no-act", "--json", path]).strip()
     if not output:
         return []
-    return [(entry["type"], entry["offset"]) for entry in json.loads(output).get("signatures", [])]
+    try:
+        return [(entry["type"], entry["offset"]) for entry in json.loads(output)["signatures"]]
+    except (ValueError, KeyError, TypeError) as error:
+        # What guards data is not guessed: an answer that is not understood is no answer of "blank".
+        raise StorageError(f"`wipefs` says of {path} what is not understood: {output[:200]!r}") from error
 
 
 def busy(path: str) -> bool:
@@ -169,6 +175,41 @@ def busy(path: str) -> bool:
         raise
     os.close(descriptor)
     return False
+
+
+@contextlib.contextmanager
+def held(*paths: str) -> Iterator[None]:
+    """Keep other tools that respect the lock of a block device away from some: systemd's own, and this one elsewhere.
+
+    Source: systemd's "Locking Block Device Access".
+
+    Raises:
+        StorageError: one of them is not there, or another program works on it.
+    """
+    with contextlib.ExitStack() as stack:
+        for path in sorted(paths):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StorageError(f"{path} was left as it is: {error.strerror}, so it cannot be locked") from error
+        yield
+
+
+def require_empty(run: Run, path: str) -> None:
+    """Look at a device once more, right before something is written to it that would ask at a terminal.
+
+    Raises:
+        StorageError: it holds something. Without a terminal `mkfs.ext4` and `mdadm --create --run` overwrite it.
+    """
+    found = signatures(run, path)
+    if found:
+        told = ", ".join(f"{kind} at byte {offset}" for kind, offset in found)
+        raise StorageError(
+            f"{path} was blank when it was looked at, and holds {told} now: it was left as it is. Find out who writes "
+            "to it; to lose what it holds, name its disks in nvme_raid_wipe"
+        )
 
 
 def export(text: str) -> Dict[str, str]:

@@ -270,7 +270,10 @@ def _each(run: disks.Run, argv: List[str], step: Step) -> None:
 def _create(run: disks.Run, step: Step, wanted: Wanted) -> None:
     argv = ["mdadm", "--create", f"/dev/md/{wanted.name}", "--run", "--level=0", f"--raid-devices={len(step.devices)}"]
     argv += [f"--name={wanted.name}", "--homehost=any", "--metadata=1.2", f"--chunk={wanted.chunk_kib}K", *step.devices]
-    disks.must(run, argv)
+    with disks.held(*step.devices):
+        for device in step.devices:
+            disks.require_empty(run, device)
+        disks.must(run, argv)
     run(["udevadm", "settle"])  # mdadm does not always wait for the link /dev/md/<name>
     # The array may show what its disks held at these places before: they were blank or given up, so it is of no worth.
     disks.must(run, ["wipefs", "--all", "--force", f"/dev/md/{wanted.name}"])
@@ -283,8 +286,11 @@ def _assemble(run: disks.Run, step: Step, wanted: Wanted) -> None:
 
 def _mkfs(run: disks.Run, step: Step, wanted: Wanted) -> None:
     label = {"xfs": ["-L", wanted.name], "ext4": ["-q", "-L", wanted.name, "-m", "0"]}[wanted.fstype]
-    # Without -f: should a filesystem be there against all expectation, mkfs refuses as well.
-    disks.must(run, [f"mkfs.{wanted.fstype}", *label, *step.devices])
+    # Without -f: xfs refuses where something is against all expectation. ext4 asks, and without a terminal overwrites.
+    with disks.held(*step.devices):
+        for device in step.devices:
+            disks.require_empty(run, device)
+        disks.must(run, [f"mkfs.{wanted.fstype}", *label, *step.devices])
     run(["udevadm", "settle"])
 
 

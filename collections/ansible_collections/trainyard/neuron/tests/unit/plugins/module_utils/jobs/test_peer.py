@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +267,16 @@ def test_what_would_break_out_of_the_line_is_refused(pair: Pair, change: dict[st
     with pytest.raises(ValueError, match=r"is not a public key|cannot be part of"):
         pair.keys.grant(trust.Grant(**{**grant, **change}), NOW_S)
     assert pair.keys.lines() == [OTHERS_LINE]
+
+
+def test_a_receiver_believes_no_host_but_the_one_that_it_was_introduced_to(pair: Pair) -> None:
+    pair.introduce()
+    words = peer.Peer(pair.spec, pair.report, pair.folder)._argv("status")
+    options = dict(word.split("=", 1) for flag, word in pairwise(words) if flag == "-o")
+    assert options["StrictHostKeyChecking"] == "yes"
+    assert options["UserKnownHostsFile"] == str(pair.folder / "known_hosts")
+    assert options["GlobalKnownHostsFile"] == "/dev/null"
+    assert options["HostKeyAlias"] == "sender"
+    assert options["IdentitiesOnly"] == "yes"
+    assert words[words.index("-F") + 1] == "/dev/null"
+    assert (pair.folder / "known_hosts").read_text() == f"sender {KEY}\n"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 from pathlib import Path
@@ -37,6 +38,7 @@ class Host:
         monkeypatch.setattr(boot, "run", self)
         monkeypatch.setattr(boot, "MOUNT_S", 0.0)
         monkeypatch.setattr(volume, "look", lambda *_: self.state)
+        monkeypatch.setattr(disks, "held", lambda *_: contextlib.nullcontext())
         monkeypatch.setattr(os.path, "ismount", lambda _path: self.mounted)
 
     def __call__(self, argv: list[str]) -> tuple[int, str, str]:

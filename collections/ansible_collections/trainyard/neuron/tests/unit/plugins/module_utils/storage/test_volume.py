@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
+import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils.storage import __main__ as boot
 from ansible_collections.trainyard.neuron.plugins.module_utils.storage import disks, volume
 
 WANTED = volume.Wanted(mount="/data")
@@ -167,6 +173,13 @@ def test_name_must_fit_the_label(name: str) -> None:
         volume.plan(volume.Found((blank(1),)), dataclasses.replace(WANTED, name=name))
 
 
+@pytest.fixture
+def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disks of these tests have no device; those that the lock is about are files, further below."""
+    monkeypatch.setattr(disks, "held", lambda *_: contextlib.nullcontext())
+
+
+@pytest.mark.usefixtures("unlocked")
 def test_commands_of_a_creation() -> None:
     ran: list[list[str]] = []
 
@@ -187,6 +200,7 @@ def test_commands_of_a_creation() -> None:
     assert make[-1] == "/dev/md/data"
 
 
+@pytest.mark.usefixtures("unlocked")
 def test_failing_step_ends_the_work(tmp_path: Path) -> None:
     ran: list[str] = []
 
@@ -197,7 +211,7 @@ def test_failing_step_ends_the_work(tmp_path: Path) -> None:
     steps = volume.plan(volume.Found((blank(1), blank(2))), WANTED)
     with pytest.raises(disks.StorageError, match="device busy"):
         volume.carry_out(run, steps, WANTED, volume.Files(tmp_path / "fstab"))
-    assert ran == ["mdadm"]
+    assert ran == ["wipefs", "wipefs", "mdadm"]
     assert not (tmp_path / "fstab").exists()
 
 
@@ -247,3 +261,72 @@ def test_initial_ramdisk_learns_the_array_and_a_failure_is_tried_again(tmp_path:
     assert conf.read_text() == before
     status = 0
     assert learn() == "HOMEHOST <system>\nARRAY /dev/md/other UUID=bb\nARRAY /dev/md/data UUID=aa\n"
+
+
+NEEDS = [program for program in ("mkfs.ext4", "wipefs", "blkid") if shutil.which(program) is None]
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Path:
+    path = tmp_path / "device"
+    path.touch()
+    os.truncate(path, 32 << 20)
+    return path
+
+
+def make(device: Path, fstype: str = "ext4") -> None:
+    wanted = dataclasses.replace(WANTED, fstype=fstype)
+    volume.carry_out(boot.run, [volume.Step("mkfs", (str(device),), "make it")], wanted)
+
+
+@pytest.mark.skipif(NEEDS, reason=f"not installed: {NEEDS}")
+def test_a_file_system_that_came_after_the_look_is_not_overwritten(device: Path) -> None:
+    assert boot.run(["mkfs.ext4", "-q", "-L", "precious", str(device)])[0] == 0
+    before = device.read_bytes()
+    with pytest.raises(disks.StorageError, match=r"holds ext4 at byte 0x438 now: it was left as it is"):
+        make(device)
+    assert device.read_bytes() == before
+
+
+@pytest.mark.skipif(NEEDS, reason=f"not installed: {NEEDS}")
+def test_a_device_that_is_empty_gets_its_file_system(device: Path) -> None:
+    make(device)
+    assert disks.filesystem(boot.run, str(device)) == ("ext4", "data")
+
+
+def test_a_device_that_another_program_works_on_is_left_alone(device: Path) -> None:
+    with device.open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(disks.StorageError, match="so it cannot be locked"), disks.held(str(device)):
+            raise AssertionError("it was not locked")
+    with disks.held(str(device)):
+        pass
+
+
+@pytest.mark.usefixtures("unlocked")
+@pytest.mark.parametrize("said", ["nonsense", "[]", '{"devices": []}', '{"signatures": 7}', '{"signatures": [{}]}'])
+@pytest.mark.parametrize("kind", ["create", "mkfs"])
+def test_an_answer_that_is_not_understood_is_not_taken_for_blank(kind: str, said: str) -> None:
+    ran: list[str] = []
+
+    def run(argv: list[str]) -> tuple[int, str, str]:
+        ran.append(argv[0])
+        return 0, said if argv[0] == "wipefs" else "", ""
+
+    with pytest.raises(disks.StorageError, match="what is not understood"):
+        volume.carry_out(run, [volume.Step(kind, ("/dev/nvme1n1",), "make it")], WANTED)
+    assert ran == ["wipefs"]
+
+
+@pytest.mark.usefixtures("unlocked")
+def test_a_disk_that_got_a_superblock_after_the_look_is_in_no_new_array() -> None:
+    ran: list[str] = []
+
+    def run(argv: list[str]) -> tuple[int, str, str]:
+        ran.append(argv[0])
+        late = {"signatures": [{"type": "linux_raid_member", "offset": "0x1000"}]}
+        return 0, json.dumps(late) if argv[-1] == "/dev/nvme2n1" else "", ""
+
+    with pytest.raises(disks.StorageError, match="/dev/nvme2n1 was blank when it was looked at"):
+        volume.carry_out(run, [volume.Step("create", ("/dev/nvme1n1", "/dev/nvme2n1"), "make it")], WANTED)
+    assert "mdadm" not in ran
