@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -45,14 +49,32 @@ def open_inventory(sources: tuple[str, ...]) -> tuple[Any, Any]:
     from ansible.vars.hostvars import HostVars
     from ansible.vars.manager import VariableManager
 
+    said = io.StringIO()
     try:
-        init_plugin_loader([str(COLLECTIONS)])
-        loader = DataLoader()
-        inventory = InventoryManager(loader=loader, sources=list(sources))
-        variables = VariableManager(loader=loader, inventory=inventory)
+        # Ansible tells at length what each of its plugins made of a source; where none can read it, one line is enough.
+        with contextlib.redirect_stderr(said):
+            init_plugin_loader([str(COLLECTIONS)])
+            loader = DataLoader()
+            inventory = InventoryManager(loader=loader, sources=list(sources))
+            variables = VariableManager(loader=loader, inventory=inventory)
     except AnsibleError as error:
-        raise InventoryError(str(error)) from error
+        raise InventoryError(why_unread(str(error), said.getvalue())) from error
+    sys.stderr.write(said.getvalue())
     return inventory, HostVars(inventory, variables, loader)
+
+
+def why_unread(error: str, said: str) -> str:
+    """Return in one line why a source could not be read.
+
+    Args:
+        error: Ansible's own last words, which name the source.
+        said: what it printed before, with the reason of each plugin that tried.
+    """
+    reasons = re.findall(r"Failed to parse inventory with 'auto' plugin: (.+)", said)
+    text = ": ".join([" ".join(error.split()), *(reason.strip() for reason in reasons[:1])])
+    if "credentials" in text.lower():
+        text += "; give AWS credentials, such as AWS_PROFILE=<profile>, `aws sso login`, or a role of this machine"
+    return text
 
 
 def read_inventory(sources: list[str], group: str, router_group: str, model_configs: str = "") -> dict[str, Any]:

@@ -272,6 +272,41 @@ def directives(text: str) -> dict[str, list[str]]:
     return found
 
 
+def test_no_replica_starts_without_its_fence_and_no_flush_comes_after_it() -> None:
+    unit = directives(render("vllm_endpoint", "vllm@.service.j2"))
+    for line in ("Requires", "After"):
+        assert {"trainyard-fence.service", "trainyard-fence-hold.service"} <= set(" ".join(unit[line]).split())
+    fence = directives(render("vllm_endpoint", "trainyard-fence.service.j2"))
+    # Its first line is `flush ruleset`: loaded before it, the fence would be gone.
+    assert "nftables.service" in " ".join(fence["After"]).split()
+    assert fence["ExecStart"] == fence["ExecReload"] == ["/usr/local/lib/trainyard/fence load"]
+    assert fence["RemainAfterExit"] == ["yes"]
+    hold = directives(render("vllm_endpoint", "trainyard-fence-hold.service.j2"))
+    assert hold["ExecStart"] == ["/usr/local/lib/trainyard/fence hold"]
+    # While it stays active, no further start would look.
+    assert "RemainAfterExit" not in hold
+    watch = directives(render("vllm_endpoint", "trainyard-fence-watch.service.j2"))
+    assert (watch["ExecStart"], watch["Restart"]) == (["/usr/local/lib/trainyard/fence watch"], ["always"])
+
+
+@pytest.mark.parametrize("unit", FENCE)
+def test_what_keeps_the_fence_may_change_rules_and_nothing_else(unit: str) -> None:
+    found = directives(render("vllm_endpoint", f"{unit}.j2"))
+    assert found["CapabilityBoundingSet"] == ["CAP_NET_ADMIN"]
+    assert found["ProtectSystem"] == ["strict"]
+    assert found["NoNewPrivileges"] == ["yes"]
+    assert set(" ".join(found.get("ReadWritePaths", [])).split()) <= {"-/run/trainyard-fence"}
+    assert "AF_INET" not in " ".join(found["RestrictAddressFamilies"]).split()
+    assert "User" not in found
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_the_metadata_service_is_denied_to_a_whole_unit_unless_told_otherwise(allowed: bool) -> None:
+    unit = directives(render("vllm_endpoint", "vllm@.service.j2", vllm_endpoint_metadata_access=allowed))
+    denied = set(" ".join(unit.get("IPAddressDeny", [])).split())
+    assert ({"169.254.169.254", "169.254.170.2", "fd00:ec2::254"} <= denied) == (not allowed)
+
+
 def test_a_server_may_do_nothing_but_serve() -> None:
     lines = directives(render("vllm_endpoint", "vllm@.service.j2"))
     assert (lines["User"], lines["Group"]) == (["vllm"], ["vllm"])

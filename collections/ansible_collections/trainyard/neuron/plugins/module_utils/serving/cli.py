@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, FrozenSet, List, Optional, Sequence
 
-from . import agreement, container, engines, phases, probe, settings, slices, trusted, turns, watch
+from . import agreement, container, engines, fence, phases, probe, settings, slices, trusted, turns, watch
 from .settings import SCRATCH_VARIABLES, Replica, ServingError
 
 POLL_S = 0.5
@@ -311,6 +311,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.verb == "status":
         for line in status(arguments.name or settings.configured()):
             say(line)
+        say(fence.summary())
     elif arguments.verb == "check":
         replica = settings.load(arguments.name)
         check(replica)
