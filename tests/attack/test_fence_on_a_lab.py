@@ -165,8 +165,10 @@ def test_without_a_fence_no_replica_serves_and_it_says_why(lab: Lab) -> None:
     assert lab.on("lab-1", f"curl -sS -o /dev/null -w '%{{http_code}}' {url}") == "200"
 
 
-def test_what_stops_the_fence_stops_the_replicas_first(lab: Lab) -> None:
+def test_what_stops_the_fence_stops_what_is_behind_it(lab: Lab) -> None:
     lab.on("lab-2", "systemctl stop trainyard-fence.service")
     assert lab.on("lab-2", f"systemctl is-active {REPLICA} || true") == "inactive"
-    assert refused(lab, "lab-2"), "nothing listens any more"
+    behind = [f"{lab.address('lab-2')}:{PORTS[what]}" for what in ("replica", "agent")]
+    assert set(stranger(lab, *behind).values()) == {"ConnectionRefusedError"}
     lab.play(SERVE)
+    assert refused(lab, "lab-2")

@@ -283,6 +283,9 @@ def test_no_replica_starts_without_its_fence_and_no_flush_comes_after_it() -> No
     assert fence["RemainAfterExit"] == ["yes"]
     hold = directives(render("vllm_endpoint", "trainyard-fence-hold.service.j2"))
     assert hold["ExecStart"] == ["/usr/local/lib/trainyard/fence hold"]
+    # The agents' answers are behind it as well.
+    probe = directives(render("vllm_endpoint", "trainyard-probe.service.j2"))
+    assert "trainyard-fence.service" in " ".join(probe["Requires"]).split()
     # While it stays active, no further start would look.
     assert "RemainAfterExit" not in hold
     watch = directives(render("vllm_endpoint", "trainyard-fence-watch.service.j2"))
