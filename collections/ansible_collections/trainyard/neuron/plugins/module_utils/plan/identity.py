@@ -42,6 +42,7 @@ class Seat:
         variable: the variable that gave the address; empty where it is the inventory name itself.
         met: whether anybody but the host itself has to reach it there.
         own: the addresses that the host says it has; None where it was not asked.
+        serves: whether it has replicas, which others connect to; the others connect to them.
     """
 
     name: str
@@ -49,23 +50,25 @@ class Seat:
     variable: str
     met: bool
     own: Optional[Tuple[str, ...]] = None
+    serves: bool = True
 
 
-def seat(name: str, variables: Mapping[str, Any], met: bool, reported: Any = None) -> Seat:
+def seat(name: str, variables: Mapping[str, Any], met: bool, reported: Any = None, serves: bool = True) -> Seat:
     """Return what the plan takes for a host.
 
     Args:
         name: its inventory name.
         variables: its variables.
         met: as `Seat`.
+        serves: as `Seat`.
         reported: what it said of itself, if it was asked.
     """
     own = reported.get("addresses") if isinstance(reported, Mapping) else None
     known = tuple(str(item) for item in own) if isinstance(own, (list, tuple)) and own else None
     for variable in (ADDRESS, CONNECTION):
         if variables.get(variable):
-            return Seat(name, str(variables[variable]), variable, met, known)
-    return Seat(name, name, "", met, known)
+            return Seat(name, str(variables[variable]), variable, met, known, serves)
+    return Seat(name, name, "", met, known, serves)
 
 
 def parsed(text: str) -> Optional[Address]:
@@ -92,7 +95,7 @@ def problems_of(seats: Sequence[Seat]) -> Tuple[List[Problem], List[Problem]]:
         if not wrong and item.met and address is not None and any(address in network for network in DOCUMENTATION):
             rule = "is an address of documentation, which no host has"
             warnings.append(Problem(item.name, _variable(item), item.address, rule, "give the host's private address"))
-    return problems + _shared(seats), warnings
+    return problems + _shared(seats) + _translated(seats), warnings
 
 
 def _variable(item: Seat) -> str:
@@ -160,6 +163,20 @@ def _such_as(item: Seat) -> str:
     found = [parsed(text) for text in item.own or ()]
     private = [str(address) for address in found if address is not None and address.is_private]
     return ": %s" % private[0] if private else ""
+
+
+def _translated(seats: Sequence[Seat]) -> List[Problem]:
+    """Return the senders that are known by a public address, where replicas on private ones see another of them."""
+    serving = [parsed(item.address) for item in seats if item.serves and item.met]
+    private = [address for address in serving if address is not None and address.is_private and not _unusable(address)]
+    problems = []
+    for item in seats:
+        address = parsed(item.address)
+        if private and not item.serves and address is not None and address.is_global:
+            rule = "is public, and replicas at private addresses (%s) see another one, which they refuse" % private[0]
+            fix = "set %s to the private address; %s may stay" % (ADDRESS, CONNECTION)
+            problems.append(Problem(item.name, _variable(item), item.address, rule, fix))
+    return problems
 
 
 def _shared(seats: Sequence[Seat]) -> List[Problem]:

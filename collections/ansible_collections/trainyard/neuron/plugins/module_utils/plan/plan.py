@@ -633,7 +633,7 @@ class _Planner:
             reported = self._reported.get(name)
             rows = planned.get(name, {}).get("replicas", ())
             met = len(names) > 1 or any(row["address"] != LOOPBACK for row in rows)
-            seats.append(identity.seat(name, variables, met, reported))
+            seats.append(identity.seat(name, variables, met, reported, serves=name in self._raw))
         problems, warnings = identity.problems_of(seats)
         self._problems += problems
         self._warnings += warnings
