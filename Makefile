@@ -43,6 +43,10 @@ unit: $(READY) ## Tests that need no lab
 	eval "$$(python tests/sources.py TRAINYARD_LLMPERF_SOURCE)"
 	pytest -n 2 -m 'not lab and not vm'
 
+.PHONY: fuzz
+fuzz: $(READY) ## Every parser and every schema of settings, 56,000 inputs; the last line says what was found
+	python -m tests.fuzz --inputs $(or $(INPUTS),56000)
+
 .PHONY: molecule
 molecule: $(READY) ## The whole run over two stand-in hosts: converge, idempotence, behaviour, removal
 	molecule test --scenario-name site

@@ -40,8 +40,8 @@ def read_json(path: Path, most_bytes: int = FILE_BYTES) -> Any:
         FileError: it cannot be read.
     """
     try:
-        return plain(json.loads(_text(path, most_bytes)))
-    except (ValueError, RecursionError, TooLargeError) as error:
+        return json.loads(_text(path, most_bytes))
+    except (ValueError, RecursionError) as error:
         raise FileError(" ".join(str(error).split()) or "it is nested too deeply") from error
 
 

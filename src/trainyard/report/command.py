@@ -12,6 +12,9 @@ from trainyard import benchmark_report
 from trainyard.benchmark_report import Objective
 from trainyard.report import analysis, render
 
+# Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import OBJECTIVE  # isort: skip
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Directories of runs, or their report.json; two are compared.")],
@@ -26,12 +29,18 @@ def report(
     """Write a report over one benchmark run or several: HTML that needs nothing else, Markdown or CSV."""
     objective = None
     if any(limit is not None for limit in (ttft_ms, tpot_ms, request_ms)):
-        objective = Objective(
-            time_to_first_token_ms=ttft_ms,
-            time_per_output_token_ms=tpot_ms,
-            request_latency_ms=request_ms,
-            percentile=percentile,
-        )
+        given = {
+            "time_to_first_token_ms": ttft_ms,
+            "time_per_output_token_ms": tpot_ms,
+            "request_latency_ms": request_ms,
+            "percentile": percentile,
+        }
+        values, problems = OBJECTIVE.read(given)
+        for problem in problems:
+            typer.echo(f"error: {problem}", err=True)
+        if problems:
+            raise typer.Exit(2)
+        objective = Objective(**values)
     try:
         measured = analysis.read(runs)
     except benchmark_report.ReportError as error:
@@ -46,5 +55,9 @@ def report(
     if target.suffix not in writers:
         typer.echo(f"error: {target} is none of {', '.join(writers)}", err=True)
         raise typer.Exit(2)
-    target.write_text(writers[target.suffix](), encoding="utf-8")
+    try:
+        target.write_text(writers[target.suffix](), encoding="utf-8")
+    except OSError as error:
+        typer.echo(f"error: {target} cannot be written: {error}", err=True)
+        raise typer.Exit(2) from error
     typer.echo(f"{len(measured)} run(s), {render.provenance_of(measured)}: {target}")

@@ -322,7 +322,7 @@ def _pair_charts(runs: Sequence[Measured], objective: Objective | None) -> list[
 
 
 def _run_charts(run: Measured, objective: Objective | None) -> list[Chart]:
-    good = [row for row in run.records if row["outcome"] == "succeeded"]
+    good = [row for row in run.records if row["outcome"] == "succeeded" and row["started_at"] is not None]
     ttft = [row["ttft_s"] * 1000 for row in good if row["ttft_s"] is not None]
     tpot = [value for row in good if (value := benchmark_report.time_per_output_token_ms(row)) is not None]
     report = run.report

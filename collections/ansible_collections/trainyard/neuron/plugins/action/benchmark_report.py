@@ -12,6 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils import patched_source
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import OBJECTIVE
 
 ARGUMENTS: dict[str, Any] = {
     "archive": {"type": "path", "required": True},
@@ -51,6 +52,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             directory = extract(Path(args["archive"]))
             summary = json.loads((directory / "run.json").read_text(encoding="utf-8"))
             limits = {name: value for name, value in args["objective"].items() if value is not None}
+            problems = OBJECTIVE.read(limits, "benchmark_objective")[1] if limits else []
+            if problems:
+                raise ValueError("; ".join(str(problem) for problem in problems))
             report = benchmark_report.build(
                 summary,
                 benchmark_report.records_of(directory),
@@ -62,7 +66,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 tool_reason=args["client_reason"],
                 git_commit=commit_of(Path(__file__).parent),
             )
-        except (OSError, ValueError, KeyError, tarfile.TarError, patched_source.SourceError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            benchmark_report.ReportError,
+            tarfile.TarError,
+            patched_source.SourceError,
+        ) as error:
             raise AnsibleActionFail(
                 f"{args['archive']} is no benchmark run that a report can be made of: {error}"
             ) from error

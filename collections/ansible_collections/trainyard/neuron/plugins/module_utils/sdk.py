@@ -238,6 +238,7 @@ def _compare(row: Dict[str, Any], argv: List[str], said: str) -> None:
 def read_note(path: Path) -> Dict[str, Any]:
     """Return what was noted, empty where nothing was."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        noted = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
+    return noted if isinstance(noted, dict) else {}

@@ -61,6 +61,7 @@ def resolve_load(given: Dict[str, Any], slots: int) -> Dict[str, Any]:
     for each stream; `warmup_requests` -1 becomes one for each stream.
     """
     values, wrong = LOAD.read(given, "load")
+    given = given if isinstance(given, dict) else {}
     problems = [sentence(problem).partition(".")[2] or str(problem) for problem in wrong]
     load = {name: value for name, value in LOAD.defaults.items() if name != "preset"}
     load.update(PRESETS.get(values.get("preset") or "", {}))

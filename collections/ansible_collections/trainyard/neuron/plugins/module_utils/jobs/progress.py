@@ -101,7 +101,7 @@ def read(path: Path) -> Dict[str, Any]:
     """Return a job's last report, empty where it made none."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return report if isinstance(report, dict) else {}
 
@@ -123,10 +123,16 @@ def human_seconds(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def _amount(value: Any) -> float:
+    """Return a number of a report, 0 for anything else: a file that was cut off must stop nobody."""
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e18
+    return value if usable else 0
+
+
 def describe(report: Dict[str, Any]) -> str:
     """Return one line about a running job: phase, bytes, rate, time left."""
     parts = [str(report.get("phase", "starting"))]
-    done, total, rate = (report.get(key, 0) for key in ("bytes_done", "bytes_total", "bytes_per_s"))
+    done, total, rate = (_amount(report.get(key)) for key in ("bytes_done", "bytes_total", "bytes_per_s"))
     if total:
         parts.append(f"{human_bytes(done)} of {human_bytes(total)} ({100 * done / total:.0f} %)")
     elif done:

@@ -24,6 +24,10 @@ GIB = 1 << 30
 NO_NUMA_NODE = -1
 
 
+#: No host has more bytes or cores than that.
+_MOST = 1 << 50
+
+
 class TopologyError(ValueError):
     """A topology cannot be read, or does not exist.
 
@@ -259,12 +263,32 @@ def with_host_facts(topology: Topology, facts: Any) -> Topology:
     """
     known = facts if isinstance(facts, Mapping) else {}
     online = known.get("online_cpus")
-    return replace(
-        topology,
-        cpu_count=known.get("cpu_count") or topology.cpu_count,
-        memory_bytes=known.get("memory_bytes") or topology.memory_bytes,
-        online_cpus=parse_ranges(online) if online else None,
-    )
+    try:
+        return replace(
+            topology,
+            cpu_count=_count(known.get("cpu_count")) or topology.cpu_count,
+            memory_bytes=_count(known.get("memory_bytes")) or topology.memory_bytes,
+            online_cpus=parse_ranges(online) if online else None,
+        )
+    except (TypeError, ValueError) as error:
+        raise TopologyError("report", "CPUs and memory of the host cannot be read: %s" % error) from error
+
+
+def _count(value: Any) -> Optional[int]:
+    """Return a number of things that there are, None where nothing was said."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
+        raise ValueError("%.40r is no count" % (value,))
+    return value
+
+
+def _counted(value: Any, least: int = 0) -> int:
+    """Return a number as neuron-ls writes it, as a number or as its digits."""
+    found = int(value)
+    if not least <= found <= _MOST:
+        raise ValueError("%.40r is no count" % (value,))
+    return found
 
 
 def parse_topology(raw: Any, instance_type: Optional[str] = None, logical_nc_config: Optional[int] = None) -> Topology:
@@ -308,16 +332,16 @@ def _neuron_ls_entry(raw: Any) -> Dict[str, Any]:
     """Return one device of `neuron-ls`, where older tools leave out nodes, CPUs and core ids."""
     try:
         return {
-            "index": int(raw["neuron_device"]),
-            "nc_count": int(raw["nc_count"]),
-            "memory_bytes": int(raw["memory_size"]),
-            "lnc": int(raw.get("logical_neuroncore_config") or 0),
-            "numa_node": None if raw.get("numa_node") in (None, "") else int(raw["numa_node"]),
+            "index": _counted(raw["neuron_device"]),
+            "nc_count": _counted(raw["nc_count"]),
+            "memory_bytes": _counted(raw["memory_size"]),
+            "lnc": _counted(raw.get("logical_neuroncore_config") or 0),
+            "numa_node": None if raw.get("numa_node") in (None, "") else _counted(raw["numa_node"], NO_NUMA_NODE),
             "cpus": None if raw.get("cpu_affinity") in (None, "") else parse_ranges(raw["cpu_affinity"]),
-            "cores": tuple(int(core) for core in raw.get("neuroncore_ids") or ()),
-            "connected_to": tuple(int(other) for other in raw.get("connected_to") or ()),
+            "cores": tuple(_counted(core) for core in raw.get("neuroncore_ids") or ()),
+            "connected_to": tuple(_counted(other) for other in raw.get("connected_to") or ()),
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise TopologyError("report", "no device of neuron-ls: %s: %s" % (type(error).__name__, error)) from error
 
 
@@ -325,18 +349,18 @@ def _own_entries(raw: Mapping[str, Any]) -> List[Dict[str, Any]]:
     try:
         return [
             {
-                "index": int(device["index"]),
+                "index": _counted(device["index"]),
                 "nc_count": len(device["cores"]),
-                "memory_bytes": int(device["memory_bytes"]),
-                "lnc": int(raw["logical_nc_config"]),
-                "numa_node": int(device["numa_node"]),
+                "memory_bytes": _counted(device["memory_bytes"]),
+                "lnc": _counted(raw["logical_nc_config"]),
+                "numa_node": _counted(device["numa_node"], NO_NUMA_NODE),
                 "cpus": parse_ranges(device["cpus"]),
-                "cores": tuple(int(core) for core in device["cores"]),
-                "connected_to": tuple(int(other) for other in device["connected_to"]),
+                "cores": tuple(_counted(core) for core in device["cores"]),
+                "connected_to": tuple(_counted(other) for other in device["connected_to"]),
             }
             for device in raw["devices"]
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise TopologyError("report", "no topology of topology_info: %s: %s" % (type(error).__name__, error)) from error
 
 

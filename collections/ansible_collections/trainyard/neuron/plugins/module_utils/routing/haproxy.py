@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from .states import BrokenStatesError, keep
 
@@ -22,6 +23,7 @@ TIMEOUT_S = 10.0
 PREFIX = "model-"
 """What the names of the backends that have replicas begin with; others belong to the router itself."""
 STATES = ("ready", "drain", "maint")
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
 FAILURES = ("hrsp_5xx", "econ", "eresp")
 """Columns of the statistics that count requests failed on the server's side.
 
@@ -119,7 +121,7 @@ class Router:
         """Every server of every backend, in the configuration's order."""
         asked = self._asked()
         found = []
-        for row in csv.DictReader(io.StringIO(self.command("show stat -1 4 -1").lstrip("# "))):
+        for row in self._statistics():
             key = (row["pxname"], row["svname"])
             if key not in asked:
                 continue
@@ -130,9 +132,9 @@ class Router:
                     state=asked[key].state,
                     weight=asked[key].weight,
                     up=row["status"].startswith(("UP", "DRAIN", "no check", "NOLB")),
-                    in_flight=int(row["scur"] or 0),
-                    queued=int(row["qcur"] or 0),
-                    served=int(row["stot"] or 0),
+                    in_flight=_count(row, "scur"),
+                    queued=_count(row, "qcur"),
+                    served=_count(row, "stot"),
                     check="{0} {1}".format(row["status"], row.get("last_chk") or row.get("check_status") or "").strip(),
                 )
             )
@@ -141,13 +143,28 @@ class Router:
     def counts(self) -> Dict[str, Dict[str, int]]:
         """``requests`` and ``errors`` of every server by name, since the router started."""
         found: Dict[str, Dict[str, int]] = {}
-        for row in csv.DictReader(io.StringIO(self.command("show stat -1 4 -1").lstrip("# "))):
+        for row in self._statistics():
             before = found.get(row["svname"], {"requests": 0, "errors": 0})
             found[row["svname"]] = {
-                "requests": before["requests"] + int(row.get("req_tot") or row.get("stot") or 0),
-                "errors": before["errors"] + max(int(row.get(column) or 0) for column in FAILURES),
+                "requests": before["requests"] + (_count(row, "req_tot") or _count(row, "stot")),
+                "errors": before["errors"] + max(_count(row, column) for column in FAILURES),
             }
         return found
+
+    def _statistics(self) -> List[Dict[str, str]]:
+        """The rows of the statistics that are whole.
+
+        Raises:
+            RouterError: it is no table of HAProxy's.
+        """
+        text = self.command("show stat -1 4 -1").lstrip("# ")
+        try:
+            rows = [row for row in csv.DictReader(io.StringIO(text, newline="")) if None not in row]
+        except csv.Error as error:
+            raise RouterError("{0}: its statistics cannot be read ({1})".format(self.path, error)) from error
+        if rows and not {"pxname", "svname", "status"} <= set(rows[0]):
+            raise RouterError("{0}: what it said is no table of statistics: {1!r:.80}".format(self.path, text))
+        return [row for row in rows if all(row[name] is not None for name in ("pxname", "svname", "status"))]
 
     def _asked(self) -> Dict[Tuple[str, str], _Asked]:
         """What was asked of each (backend, server), which the statistics mix with the checks' results."""
@@ -156,6 +173,8 @@ class Router:
             cells = line.split()
             if len(cells) < 9 or not cells[0].isdigit() or not cells[1].startswith(PREFIX):
                 continue
+            if not all(_NUMBER.fullmatch(cell) for cell in cells[6:9]):
+                raise RouterError("{0}: a line of its states cannot be read: {1!r:.120}".format(self.path, line))
             bits = int(cells[6])
             state = "drain" if bits & _FORCED_DRAIN else "ready"
             # A server that the configuration disables begins with this bit as well, and loses it when it is made ready.
@@ -210,6 +229,18 @@ class Router:
         return ""
 
 
+def _count(row: Mapping[str, Any], column: str) -> int:
+    """A column of the statistics, 0 where it is empty.
+
+    Raises:
+        RouterError: it is no number.
+    """
+    text = row.get(column) or "0"
+    if not _NUMBER.fullmatch(text):
+        raise RouterError("{0}: {1} is {2!r:.40} and no number".format(row.get("svname"), column, text))
+    return int(text)
+
+
 def with_configured_ports(states: str, configuration: str) -> str:
     """States for a start with a configuration, which must not send requests to where replicas were before it.
 
@@ -222,9 +253,9 @@ def with_configured_ports(states: str, configuration: str) -> str:
     ports, backend = {}, ""
     for line in configuration.splitlines():
         words = line.split()
-        if words[:1] in (["backend"], ["listen"], ["frontend"]):
+        if words[:1] in (["backend"], ["listen"], ["frontend"]) and len(words) > 1:
             backend = words[1]
-        elif words[:1] == ["server"]:
+        elif words[:1] == ["server"] and len(words) > 2:
             ports[(backend, words[1])] = words[2].rpartition(":")[2]
     rows = []
     for line in states.splitlines():

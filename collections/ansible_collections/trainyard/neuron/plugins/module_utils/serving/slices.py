@@ -21,6 +21,9 @@ COMMAND_TIMEOUT_S = 30
 # Before SDK 2.28 two calls of neuron-ls at the same moment could make one of them fail.
 ATTEMPTS = 4
 
+CORE_DIGITS, MOST_CORES = 5, 4096
+"""Digits of a core's number, and cores of a device, beyond which it is none."""
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -41,6 +44,8 @@ def parse_cores(text: str) -> FrozenSet[int]:
     try:
         for part in text.split(","):
             first, _, last = part.strip().partition("-")
+            if max(len(first), len(last)) > CORE_DIGITS:
+                return frozenset()
             cores.update(range(int(first), int(last or first) + 1))
     except ValueError:
         return frozenset()
@@ -94,11 +99,24 @@ def holders(
         devices: what ``neuron-ls --json-output`` prints.
         cores: logical cores of the slice.
         environment: gives the environment of a process id.
+
+    Raises:
+        ServingError: what was printed is no list of devices.
     """
+    try:
+        return _holders(devices, cores, environment)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        said = "neuron-ls printed no list of devices ({0}: {1}); run it by hand, and look whether the driver is loaded"
+        raise ServingError(said.format(type(error).__name__, error)) from error
+
+
+def _holders(
+    devices: Sequence[Dict[str, Any]], cores: FrozenSet[int], environment: Callable[[int], Dict[str, str]]
+) -> List[Holder]:
     found: Dict[int, Holder] = {}
     first = 0
     for device in devices:
-        count = int(device.get("nc_count", 0))
+        count = min(int(device.get("nc_count", 0)), MOST_CORES)
         # The ids are printed from tools 2.25 on; before that they follow from the order of the devices.
         own = frozenset(device.get("neuroncore_ids") or range(first, first + count))
         first += count

@@ -90,15 +90,11 @@ def candidates(run: Run, model: str, serial: str = "", only: Tuple[str, ...] = (
     Raises:
         StorageError: lsblk failed, a listed serial is not there, or two disks share one.
     """
-    listing = json.loads(must(run, ["lsblk", "--json", "--bytes", "--output", COLUMNS]))
-    found = []
-    for device in listing.get("blockdevices", []):
-        disk_serial = (device.get("serial") or "").strip()
-        if device["type"] != "disk" or not re.fullmatch(model, (device.get("model") or "").strip()):
-            continue
-        if (serial and not re.fullmatch(serial, disk_serial)) or (only and disk_serial not in only):
-            continue
-        found.append(inspect(run, device))
+    try:
+        found = _matching(run, model, serial, only)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        said = f"what lsblk or wipefs printed cannot be read ({type(error).__name__}: {error}); nothing was changed"
+        raise StorageError(said) from error
     serials = [disk.serial for disk in found]
     missing = sorted(set(only) - set(serials))
     if missing:
@@ -111,6 +107,19 @@ def candidates(run: Run, model: str, serial: str = "", only: Tuple[str, ...] = (
             f"several disks have the serial {', '.join(twice) or '(none)'}, so they cannot be told apart"
         )
     return sorted(found, key=lambda disk: disk.serial)
+
+
+def _matching(run: Run, model: str, serial: str, only: Tuple[str, ...]) -> List[Disk]:
+    listing = json.loads(must(run, ["lsblk", "--json", "--bytes", "--output", COLUMNS]))
+    found = []
+    for device in listing.get("blockdevices", []):
+        disk_serial = (device.get("serial") or "").strip()
+        if device["type"] != "disk" or not re.fullmatch(model, (device.get("model") or "").strip()):
+            continue
+        if (serial and not re.fullmatch(serial, disk_serial)) or (only and disk_serial not in only):
+            continue
+        found.append(inspect(run, device))
+    return found
 
 
 def inspect(run: Run, device: Dict[str, Any]) -> Disk:
@@ -225,7 +234,11 @@ def member_of(run: Run, path: str) -> Optional[Member]:
     values = export(output)
     # `any:data` or `<host>:data`: who made the array does not matter, what it is called does.
     name = values.get("MD_NAME", "").rsplit(":", 1)[-1]
-    return Member(name, values.get("MD_UUID", ""), values.get("MD_LEVEL", ""), int(values.get("MD_DEVICES", "0")))
+    return Member(name, values.get("MD_UUID", ""), values.get("MD_LEVEL", ""), _number(values.get("MD_DEVICES", "0")))
+
+
+def _number(text: str) -> int:
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
 
 
 def filesystem(run: Run, path: str) -> Optional[Tuple[str, str]]:
