@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import posixpath
+from pathlib import Path
 from typing import Any, Callable, Dict, List
 
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import compiler, manifest
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import oci
 
 DOCUMENTATION = r"""
@@ -45,6 +46,11 @@ options:
     description: Address of the S3 service, empty for the environment's.
     type: str
     default: ""
+  network:
+    description: What a compiler in a container reaches. V(none) is nothing, unless it is a server that has to answer.
+    type: str
+    choices: [none, no_metadata, full]
+    default: none
 """
 
 EXAMPLES = r"""
@@ -65,18 +71,21 @@ SPEC_KEYS = ("argv", "environment", "mode", "work_dir", "generation", "compile_h
 _OF_THE_JOB = ("BASE_COMPILE_WORK_DIR", "HOME")
 
 
-def _in_its_container(artifact: Dict[str, Any], engine: str) -> Dict[str, Any]:
+def _in_its_container(artifact: Dict[str, Any], engine: str, network: str) -> Dict[str, Any]:
     """Return the artifact with the command line that compiles it in its image; as it is where it has none."""
     if artifact["runtime"] != "container":
         return artifact
-    volumes = [
-        (artifact["weights_path"], "ro"),
-        (posixpath.dirname(artifact["path"]), "rw"),
-        (artifact["work_dir"], "rw"),
-    ]
+    # The artifact's own half-made directory and none beside it.
+    staging = str(manifest.staging_of(Path(artifact["path"])))
+    volumes = [(artifact["weights_path"], "ro"), (staging, "rw"), (artifact["work_dir"], "rw")]
     name = "trainyard-artifact-" + artifact["digest"][:12]
     passed = sorted({*artifact["environment"], *_OF_THE_JOB})
-    return {**artifact, "argv": list(oci.command(engine, name, artifact["image"], artifact["argv"], volumes, passed))}
+    options = ["--user", compiler.USER_IDS]
+    argv = list(oci.command(engine, name, artifact["image"], artifact["argv"], volumes, passed, options))
+    if network == "none" and artifact.get("mode") != "warm_up":
+        # Of a server that warms up, the job outside asks for its health.
+        argv[argv.index("--network") + 1] = "none"
+    return {**artifact, "argv": argv}
 
 
 def artifact_jobs(
@@ -86,6 +95,7 @@ def artifact_jobs(
     store: str = "",
     store_endpoint: str = "",
     container_engine: str = "podman",
+    network: str = "none",
 ) -> List[Dict[str, Any]]:
     """Return the jobs of the artifacts that `host` compiles, or of those that it fetches.
 
@@ -108,7 +118,7 @@ def artifact_jobs(
                 **({} if store else {"sender": artifact.get("sender")}),
             },
         }
-        for artifact in (_in_its_container(artifact, container_engine) for artifact in artifacts)
+        for artifact in (_in_its_container(artifact, container_engine, network) for artifact in artifacts)
         if (artifact["compile_host"] == host) == (does == "compile")
     ]
 

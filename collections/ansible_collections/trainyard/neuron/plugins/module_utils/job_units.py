@@ -107,8 +107,9 @@ class JobUnits:
         spec = {**wanted["spec"], **{key: wanted[key] for key in ("kind", "id", "path", "inputs")}}
         manifest.write_atomically(self._spec_path(wanted), manifest.dump(spec))
         self._report_path(wanted).unlink(missing_ok=True)
-        # The unit may write below this directory and nowhere else, so it must be there before the unit is.
-        Path(wanted["path"]).parent.mkdir(parents=True, exist_ok=True)
+        # The unit may write below these directories and nowhere else, so they must be there before the unit is.
+        for path in filter(None, (wanted["path"], wanted["spec"].get("work_dir"))):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._make_key(wanted)
         self._do(["systemctl", "daemon-reload"])
         self._do(["systemctl", "start", "--no-block", unit_of(wanted)])

@@ -10,7 +10,7 @@ import time
 import traceback
 from typing import List
 
-from . import artifact, build, job, manifest, names, progress, send, store, weights
+from . import artifact, build, compiler, job, manifest, names, progress, send, store, weights
 
 KINDS = {"weights": weights.run, "artifact": artifact.run, "build": build.run}
 
@@ -19,6 +19,8 @@ def main(arguments: List[str]) -> int:
     """Run the job that the arguments name; report its end where the waiting module looks."""
     if arguments[:1] == ["send"]:
         return send.main(arguments[1:])
+    if arguments[:1] == ["compile"]:
+        return compiler.main()
     kind, identifier = arguments
     report = progress.Progress(progress.RUN_DIR / f"{job.name_of(kind, identifier)}.json")
     began_s, began_at = time.monotonic(), time.time()

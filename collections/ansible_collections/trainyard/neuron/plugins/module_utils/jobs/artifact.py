@@ -6,16 +6,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import shutil
-import signal
+import stat
 import subprocess
 import threading
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from . import job, manifest, names, peer, progress, store, transfer
+from . import compiler, job, manifest, names, peer, progress, store, transfer
 
 #: Seconds between two looks at whether another host has finished.
 WAIT_S = 5.0
@@ -23,9 +23,11 @@ WAIT_S = 5.0
 #: Seconds between two looks at whether the weights have arrived.
 WEIGHTS_LOOK_S = 1.0
 
-#: Seconds between two looks at whether a server answers, and how long it may take to stop.
-WARM_LOOK_S = 1.0
-WARM_STOP_S = 60.0
+#: Most ranks that a configuration is believed to have.
+MOST_RANKS = 4096
+
+#: How a directory of a result is: servers read it, root alone writes it.
+READABLE_FOLDER = 0o755
 
 #: What the last lines of a failed compile are cut to, characters.
 TAIL_CHARS = 2000
@@ -186,12 +188,13 @@ def compile_artifact(spec: Dict[str, Any], final: Path, report: progress.Progres
     work_dir = Path(spec["work_dir"])
     shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(work_dir, ignore_errors=True)
+    compiler.command(spec, final, staging, work_dir)  # refuses a plan that would write elsewhere
     staging.mkdir()
     work_dir.mkdir(parents=True)
     began_s = time.monotonic()
     report.phase("compiling")
     try:
-        _compile(spec, final, staging, work_dir)
+        _compile(spec, staging, work_dir)
         problems = incomplete(spec, staging)
         if problems:
             raise job.JobError(
@@ -238,99 +241,92 @@ def _await_weights(spec: Dict[str, Any], report: progress.Progress) -> None:
         time.sleep(WEIGHTS_LOOK_S)
 
 
-def command(spec: Dict[str, Any], final: Path, staging: Path, work_dir: Path) -> tuple[List[str], Dict[str, str]]:
-    """Return argv and environment of the compile: the plan's, with the artifact's path replaced by the staging one.
-
-    Raises:
-        JobError: the plan's command names the artifact's path nowhere, so it would write somewhere else.
-    """
-    argv = [str(staging) if item == str(final) else item for item in spec["argv"]]
-    environment = {key: str(staging) if value == str(final) else value for key, value in spec["environment"].items()}
-    if argv == spec["argv"] and environment == spec["environment"]:
+def _compile(spec: Dict[str, Any], staging: Path, work_dir: Path) -> None:
+    """Have the compiler's unit fill the staging directory, and take over what it left."""
+    started_at = _log_end(spec)
+    status = in_its_unit(spec, [staging, work_dir])
+    said = _said_since(spec, started_at)
+    if status == compiler.NOT_STARTED:
         raise job.JobError(
-            f"the compile command does not name its artifact, {final}",
-            "nothing was run",
-            "report this plan: argv or environment of an artifact must hold its path",
-        )
-    # Two compiles that share this directory spoil each other's files.
-    environment["BASE_COMPILE_WORK_DIR"] = str(work_dir)
-    environment.setdefault("HOME", str(work_dir))
-    # The framework starts neuronx-cc, which is installed beside it, and the runtime's tools by name.
-    beside = [str(Path(argv[0]).parent)] if Path(argv[0]).is_absolute() else []
-    search = [*beside, "/opt/aws/neuron/bin", os.environ.get("PATH", os.defpath)]
-    environment.setdefault("PATH", os.pathsep.join(search))
-    return argv, environment
-
-
-def _compile(spec: Dict[str, Any], final: Path, staging: Path, work_dir: Path) -> None:
-    argv, environment = command(spec, final, staging, work_dir)
-    try:
-        status, said = _follow(argv, {**os.environ, **environment}, work_dir, spec.get("mode", "run"))
-    except OSError as error:
-        raise job.JobError(
-            f"cannot run {argv[0]}: {error.strerror}",
+            said or f"cannot run {spec['argv'][0]}",
             "nothing was kept",
             "provision the SDK release on this host (roles neuron_venv and container_engine)",
-        ) from error
+        )
     if status != 0:
         raise job.JobError(
             f"the compiler ended with status {status}: {said}",
             "nothing was kept",
-            f"read {job.LOG_DIR}/artifact-{spec['id']}.log",
+            f"read {job.LOG_DIR}/artifact-{spec['id']}.log. It runs as {compiler.USER} without network: where it needs "
+            "one, set model_compile_network",
         )
+    take_over(staging)
 
 
-def _follow(argv: List[str], environment: Dict[str, str], folder: Path, mode: str) -> tuple[int, str]:
-    """Run a command with its output going to this job's log; return its status and the end of what it said.
+def in_its_unit(spec: Dict[str, Any], writable: List[Path]) -> int:
+    """Run the compiler's unit to its end, `writable` being what it may write; return the status of its main process.
 
-    With mode `warm_up` the command is a server whose work is done once it answers; it is stopped then, and that counts
-    as status 0.
+    Raises:
+        job.JobError: systemd cannot start it.
     """
-    tail = ""
-    warm = threading.Event()
-    with subprocess.Popen(
-        argv,
-        env=environment,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    ) as process:
-        if mode == "warm_up":
-            threading.Thread(target=_stop_when_warm, args=(process, health_url(argv), warm), daemon=True).start()
-        for line in process.stdout or ():
-            print(line, end="", flush=True)  # noqa: T201 - the job's log
-            tail = (tail + line)[-TAIL_CHARS:]
-    return 0 if warm.is_set() else process.returncode, tail.strip()
+    entry = pwd.getpwnam(compiler.USER)
+    for path in writable:
+        os.chown(path, entry.pw_uid, entry.pw_gid)
+        path.chmod(0o700)
+    unit = job.unit_of("compile", spec["id"])
+    done = subprocess.run(["systemctl", "start", "--wait", unit], stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode == 0:
+        return 0
+    # A unit that failed stays loaded until it is started again; one that ended well is forgotten at once.
+    argv = ["systemctl", "show", "--property=Result,ExecMainCode,ExecMainStatus", unit]
+    shown = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False)
+    found = dict(line.split("=", 1) for line in shown.stdout.splitlines() if "=" in line)
+    if found.get("ExecMainCode") in (None, "0"):
+        raise job.JobError(
+            f"{unit} was not started: {done.stderr.strip() or found.get('Result', 'no reason given')}",
+            "nothing was kept",
+            f"read `journalctl -u {unit}` on the host",
+        )
+    return int(found["ExecMainStatus"]) or 1
 
 
-def health_url(argv: List[str]) -> str:
-    """Return where the server of a command line says that it is ready; vLLM listens on port 8000 when none is given."""
-    host, port = (argv[argv.index(flag) + 1] if flag in argv else "" for flag in ("--host", "--port"))
-    reached = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - compared, not bound
-    return f"http://{reached}:{port or '8000'}/health"
+def take_over(root: Path) -> None:
+    """Make root the owner of what another user's processes, all ended, left in a directory; everybody may read it.
+
+    Raises:
+        job.JobError: it holds what is neither a directory nor a regular file, which nobody may follow or wait for.
+    """
+    for _folder, folders, files, descriptor in os.fwalk(root, follow_symlinks=False):
+        for name in [*folders, *files]:
+            kind = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
+            if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind)):
+                raise job.JobError(
+                    f"the compiler left {names.shown(name)}, which is neither a file nor a directory",
+                    "nothing was kept",
+                    "do not trust that checkpoint; read what it holds before it is compiled again",
+                )
+            os.chown(name, os.getuid(), os.getgid(), dir_fd=descriptor, follow_symlinks=False)
+        for name in files:
+            os.chmod(name, 0o644, dir_fd=descriptor)
+        for name in folders:
+            os.chmod(name, READABLE_FOLDER, dir_fd=descriptor)
+    os.chown(root, os.getuid(), os.getgid())
+    root.chmod(READABLE_FOLDER)
 
 
-def _stop_when_warm(process: subprocess.Popen[str], url: str, warm: threading.Event) -> None:
-    while process.poll() is None:
-        time.sleep(WARM_LOOK_S)
-        try:
-            with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - a server that this job started
-                if answer.status != 200:
-                    continue
-        except OSError:
-            continue
-        warm.set()
-        # The whole group: an engine that outlives its server would hold the cores.
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(timeout=WARM_STOP_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-        return
+def _log_end(spec: Dict[str, Any]) -> int:
+    log = job.LOG_DIR / f"artifact-{spec['id']}.log"
+    return log.stat().st_size if log.exists() else 0
+
+
+def _said_since(spec: Dict[str, Any], begin: int) -> str:
+    """Return the end of what the job's log got since it had `begin` bytes."""
+    try:
+        with (job.LOG_DIR / f"artifact-{spec['id']}.log").open("rb") as stream:
+            end = stream.seek(0, os.SEEK_END)
+            stream.seek(max(begin, end - TAIL_CHARS))
+            return stream.read().decode(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
 
 
 def incomplete(spec: Dict[str, Any], staging: Path) -> List[str]:
@@ -351,11 +347,15 @@ def incomplete(spec: Dict[str, Any], staging: Path) -> List[str]:
     problems = [] if (staging / "model.pt").is_file() else ["model.pt is missing"]
     try:
         document = json.loads((staging / "neuron_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return [*problems, f"neuron_config.json cannot be read ({error})"]
-    config = document.get("neuron_config", document)
+    config = document.get("neuron_config", document) if isinstance(document, dict) else None
+    if not isinstance(config, dict):
+        return [*problems, "neuron_config.json is no configuration of the engine"]
     if config.get("save_sharded_checkpoint"):
-        ranks = int(config["tp_degree"])
+        ranks = config.get("tp_degree")
+        if isinstance(ranks, bool) or not isinstance(ranks, int) or not 0 < ranks <= MOST_RANKS:
+            return [*problems, f"neuron_config.json: its tp_degree is {names.shown(ranks)}"]
         shards = [f"weights/tp{rank}_sharded_checkpoint.safetensors" for rank in range(ranks)]
         missing = [name for name in shards if not (staging / name).is_file()]
         if missing:

@@ -37,9 +37,11 @@ def test_an_artifact_of_an_image_is_compiled_in_it() -> None:
     assert argv[:2] == ["podman", "run"] and argv[-2:] == ["r/n@sha256:1", "compile"]
     assert argv[argv.index("--entrypoint") + 1] == "" and "--no-healthcheck" in argv and "--privileged" not in argv
     volumes = [argv[index + 1] for index, word in enumerate(argv) if word == "--volume"]
+    staging = f"/data/artifacts/.{'a' * 64}.partial"
+    assert argv[argv.index("--user") + 1] == "{compile_user}"
     assert volumes == [
         "/data/weights/m:/data/weights/m:ro",
-        "/data/artifacts:/data/artifacts:rw",
+        f"{staging}:{staging}:rw",
         f"/data/compile/{'a' * 64}:/data/compile/{'a' * 64}:rw",
     ]
     names = [argv[index + 1] for index, word in enumerate(argv) if word == "--env"]
@@ -51,3 +53,22 @@ def test_an_artifact_of_an_image_is_compiled_in_it() -> None:
 def test_mode_must_be_known() -> None:
     with pytest.raises(ValueError, match="not compile or fetch"):
         artifact_jobs([], "h1", "both")
+
+
+@pytest.mark.parametrize(
+    ("mode", "network", "given"),
+    [("run", "none", "none"), ("run", "no_metadata", "host"), ("run", "full", "host"), ("warm_up", "none", "host")],
+)
+def test_a_compiler_in_a_container_has_no_network_unless_it_is_asked_for_its_health(
+    mode: str, network: str, given: str
+) -> None:
+    wanted = {
+        **artifact("a" * 64, "h1"),
+        "runtime": "container",
+        "image": "r/n@sha256:1",
+        "environment": {},
+        "mode": mode,
+    }
+    (job,) = artifact_jobs([wanted], "h1", "compile", network=network)
+    argv = job["spec"]["argv"]
+    assert argv[argv.index("--network") + 1] == given

@@ -2,13 +2,22 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import artifact, job, manifest, progress, store
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import (
+    artifact,
+    compiler,
+    job,
+    manifest,
+    progress,
+    store,
+)
 
 DIGEST = "ab" * 32
 
@@ -64,8 +73,31 @@ class Fleet:
         return len(self.count.read_text().splitlines()) if self.count.exists() else 0
 
 
+#: The compiler's side, as its unit runs it.
+RUNNER = """
+import json, os, sys
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import compiler
+compiler.WARM_LOOK_S = 0.05
+sys.exit(compiler.main())
+"""
+
+
 @pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
+def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    """Hosts whose systemd runs the compiler's unit; the real one is asked on a lab (tests/attack)."""
+    monkeypatch.setattr(job, "LOG_DIR", tmp_path)
+
+    def in_its_unit(spec: dict[str, Any], writable: list[Path]) -> int:
+        assert [path.is_dir() for path in writable] == [True, True]
+        credentials = tmp_path / "credentials"
+        credentials.mkdir(exist_ok=True)
+        (credentials / compiler.CREDENTIAL).write_text(json.dumps(spec))
+        environment = {**os.environ, "CREDENTIALS_DIRECTORY": str(credentials), "PYTHONPATH": os.pathsep.join(sys.path)}
+        with (tmp_path / f"artifact-{spec['id']}.log").open("ab") as log:
+            argv = [sys.executable, "-c", RUNNER]
+            return subprocess.run(argv, stdout=log, stderr=log, env=environment, check=False).returncode
+
+    monkeypatch.setattr(artifact, "in_its_unit", in_its_unit)
     return Fleet(tmp_path)
 
 
@@ -152,7 +184,7 @@ def test_staging_path_reaches_the_command_by_argument_or_environment() -> None:
         "argv": ["vllm", "--out", str(final)],
         "environment": {"CACHE": "/d/artifacts/x", "OTHER": "/d/artifacts/xy"},
     }
-    argv, environment = artifact.command(spec, final, staging, work)
+    argv, environment = compiler.command(spec, final, staging, work)
     assert argv == ["vllm", "--out", str(staging)]
     assert environment["CACHE"] == str(staging)
     assert environment["OTHER"] == "/d/artifacts/xy"
@@ -227,8 +259,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[2])), Health).serve_forever()
 
 
 @pytest.fixture
-def native(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(artifact, "WARM_LOOK_S", 0.05)
+def native(fleet: Fleet) -> Any:
 
     def spec(marks: str, host: str = "h1", **more: Any) -> dict[str, Any]:
         with socket.socket() as probe:
@@ -285,3 +316,60 @@ def test_compile_without_weights_that_nobody_brings_says_so(
     with pytest.raises(job.JobError, match="nothing brings them"):
         fleet.run(fleet.spec("h1", weights="m", weights_path=str(tmp_path / "weights")))
     assert fleet.compiles == 0
+
+
+def test_what_the_compiler_left_is_root_s_and_readable_by_all(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir(mode=0o700)
+    (tmp_path / "weights" / "tp0").write_text("x")
+    (tmp_path / "weights" / "tp0").chmod(0o4777)
+    artifact.take_over(tmp_path)
+    assert oct((tmp_path / "weights").stat().st_mode & 0o7777) == "0o755"
+    assert oct((tmp_path / "weights" / "tp0").stat().st_mode & 0o7777) == "0o644"
+    assert (tmp_path / "weights" / "tp0").stat().st_uid == os.getuid()
+
+
+@pytest.mark.parametrize("kind", ["link", "link to a folder", "pipe", "socket"])
+def test_nothing_that_leads_elsewhere_is_taken_from_a_compiler(tmp_path: Path, kind: str) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir(mode=0o700)
+    left = tmp_path / "left"
+    left.mkdir()
+    make = {
+        "link": lambda: (left / "model.pt").symlink_to("/etc/shadow"),
+        "link to a folder": lambda: (left / "model.pt").symlink_to(victim),
+        "pipe": lambda: os.mkfifo(left / "model.pt"),
+        "socket": lambda: os.mknod(left / "model.pt", 0o140600),
+    }
+    make[kind]()
+    with pytest.raises(job.JobError, match=r"left 'model\.pt', which is neither a file nor a directory"):
+        artifact.take_over(left)
+    assert oct(victim.stat().st_mode & 0o7777) == "0o700"
+
+
+def test_a_program_that_is_not_there_is_said_to_be_missing(fleet: Fleet) -> None:
+    spec = fleet.spec("h1")
+    spec["argv"] = ["/nowhere/inference_demo", spec["path"]]
+    with pytest.raises(job.JobError, match="cannot run /nowhere/inference_demo: No such file") as caught:
+        fleet.run(spec)
+    assert "neuron_venv" in caught.value.next_step
+
+
+def test_the_compiler_s_numbers_are_put_into_a_container_s_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler.pwd, "getpwnam", lambda name: {compiler.USER: type("Entry", (), USER_ENTRY)}[name])
+    final, staging = Path("/d/artifacts/x"), Path("/d/artifacts/.x.partial")
+    spec = {"argv": ["podman", "run", "--user", compiler.USER_IDS, "image", str(final)], "environment": {}}
+    argv, _environment = compiler.command(spec, final, staging, Path("/d/compile/x"))
+    assert argv == ["podman", "run", "--user", "990:989", "image", str(staging)]
+
+
+USER_ENTRY = {"pw_uid": 990, "pw_gid": 989}
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "1", '{"neuron_config": 7}', "[" * 100_000, '{"save_sharded_checkpoint": true}']
+)
+def test_a_configuration_that_a_compiler_s_user_wrote_is_read_with_care(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.pt").write_bytes(b"x")
+    (tmp_path / "neuron_config.json").write_text(text)
+    (problem,) = artifact.incomplete({"generation": "nxdi_v1"}, tmp_path)
+    assert problem.startswith("neuron_config.json")
