@@ -44,15 +44,28 @@ elif {name!r} == "replica_release":
         log("restore" if back else "replace", item["id"])
         wrong = item["id"] in bad.get("dead" if back else "fails", [])
         release = item["was"] if back else item["release"]
-        rows.append({{"id": item["id"], "name": item["name"], "release": release, "gated": not wrong,
-                     "error": "no gate" if wrong else "", "seconds": {{}}}})
-    answer |= {{"replicas": rows, "failed": any(row["error"] for row in rows), "msg": "no gate"}}
+        lost = item["id"] in bad.get("lost", [])
+        if bad.get("lost"):
+            log("proved", str(words["fence"]["number"]))
+        why = "it is held by bob@ops-2" if lost else "no gate" if wrong else ""
+        rows.append({{"id": item["id"], "name": item["name"], "release": release, "gated": not why,
+                     "error": why, "seconds": {{}}}})
+        answer |= {{"lock_lost": True}} if lost else {{}}
+    answer |= {{"replicas": rows, "failed": any(row["error"] for row in rows), "msg": rows[-1]["error"]}}
+elif {name!r} == "roll_lock" and words.get("claim"):
+    refused = words.get("moves") and words["moves"][0]["host"] in bad.get("locked", [])
+    holder = {{**words["claim"], "number": 7, "boot": "b", "since_s": 0.0, "ends_s": 1.0, "displaced": None}}
+    del holder["take_over"]
+    if bad.get("late"):
+        holder["lease_s"] = -1.0
+    answer |= {{"lock": {{"holder": holder, "refused": "it is another run's" if refused else ""}}}}
+    answer |= {{"failed": True, "msg": "it is another run's"}} if refused else {{}}
+elif {name!r} == "roll_lock" and words["state"] == "kept":
+    log("kept", str(words["fence"]["number"]))
 elif {name!r} == "replica_info":
     row = {{"active": "active", "running": "new", "current": "new", "staged": ["new"]}}
     servers = {{item: {{"state": "ready", "up": True}} for item in {names!r}}}
     answer |= {{"changed": False, "replicas": {{"m-0": row, "m-1": row}}, "servers": servers, "holder": None}}
-elif {name!r} == "roll_lock" and words.get("moves") and words["moves"][0]["host"] in bad.get("locked", []):
-    answer |= {{"failed": True, "msg": "it is another run's"}}
 print(json.dumps(answer))
 """
 
@@ -158,6 +171,25 @@ def test_one_that_fails_is_taken_back_with_its_sibling_and_later_hosts_are_not_a
     assert "Redeploy stopped at wave 2 of 3 (h2:m-0, h2:m-1); 1 of 5 replicas are rolled." in done.text
     assert "because: Wave 2 of 3 stops here: h2:m-0: no gate" in done.text
     assert "untouched: h3:m-0, h3:m-1" in done.text
+
+
+def test_locks_that_are_due_are_renewed_in_each_wave_on_every_host(tmp_path: Path, collections: Path) -> None:
+    done = roll(tmp_path, collections, {"late": True})
+    assert done.code == 0, done.text
+    assert done.calls.count("kept 7") == len(WAVES) * len(SHAPE)
+
+
+def test_a_lock_that_is_lost_on_one_host_stops_all_of_them(tmp_path: Path, collections: Path) -> None:
+    """What goes back is asked for as ever; each host proves its own lock."""
+    done = roll(tmp_path, collections, {"lost": ["h2:m-0"]})
+    assert done.code != 0
+    assert not any("h3:" in line for line in done.calls), done.calls
+    assert "because: Wave 2 of 3 stops here" in done.text
+    assert "it is held by bob@ops-2" in done.text
+    assert "untouched: h3:m-0, h3:m-1" in done.text
+    proofs = [line for line in done.calls if line.startswith("proved")]
+    assert proofs
+    assert set(proofs) == {"proved 7"}
 
 
 def test_requests_that_do_not_end_stop_the_roll_before_anything_is_replaced(tmp_path: Path, collections: Path) -> None:
