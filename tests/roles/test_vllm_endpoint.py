@@ -288,7 +288,10 @@ def test_no_replica_starts_without_its_fence_and_no_flush_comes_after_it() -> No
     assert "trainyard-fence.service" in " ".join(probe["Requires"]).split()
     # While it stays active, no further start would look.
     assert "RemainAfterExit" not in hold
+    # systemd's own limit is five starts in ten seconds, and a host may start sixteen replicas.
+    assert hold["StartLimitIntervalSec"] == ["0"]
     watch = directives(render("vllm_endpoint", "trainyard-fence-watch.service.j2"))
+    assert watch["StartLimitIntervalSec"] == ["0"]
     assert (watch["ExecStart"], watch["Restart"]) == (["/usr/local/lib/trainyard/fence watch"], ["always"])
 
 
