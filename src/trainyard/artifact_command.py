@@ -17,7 +17,7 @@ from rich.table import Table
 
 from trainyard.paths import ROOT  # isort: skip - makes the collection importable
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest, progress, store
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest, names, progress, store
 
 from trainyard.plan_command import open_inventory, plan_or_exit
 
@@ -63,10 +63,9 @@ class Artifact:
     def age_days(self, now: datetime.datetime) -> float:
         """Days since it was compiled; 0 where it does not say."""
         try:
-            made = datetime.datetime.fromisoformat(self.made["finished"])
-        except (KeyError, ValueError):
+            return (now - datetime.datetime.fromisoformat(self.made["finished"])).total_seconds() / 86400
+        except (KeyError, ValueError, TypeError):
             return 0.0
-        return (now - made).total_seconds() / 86400
 
 
 _SHAPE = {"tp_degree": "TP", "batch_size": "batch", "seq_len": "length"}
@@ -171,9 +170,16 @@ def survey(fleet: Fleet, *, verify: bool = False) -> dict[str, Artifact]:
     shared = fleet.open_store()
     if shared is not None:
         for digest in shared.digests():
-            described = shared.manifest(digest)
             artifact = at(digest)
             artifact.places.append(STORE)
+            try:
+                described = shared.manifest(digest)
+            except manifest.ManifestError as error:
+                artifact.problems.append(f"{STORE}: {error}; what it is cannot be told, and nothing of it was removed")
+                continue
+            if described is None:  # removed since it was listed
+                artifact.places.remove(STORE)
+                continue
             artifact.inputs, artifact.made = described["inputs"], described["made"]
             artifact.size_bytes = sum(entry["size"] for entry in described["files"])
             if verify:
@@ -195,7 +201,11 @@ def _verify_stored(shared: Any, digest: str, described: dict[str, Any]) -> list[
     with tempfile.TemporaryDirectory(prefix="trainyard-verify-") as folder:
         target = Path(folder) / "file"
         for entry in described["files"]:
-            shared.get(digest, entry["path"], target, lambda _count: None)
+            try:
+                shared.get(digest, entry["path"], target, lambda _count: None)
+            except (OSError, store.StoreError, names.BadNameError) as error:
+                problems.append(f"{entry['path']}: cannot be read ({error})")
+                continue
             found = manifest.hash_file(target)
             if found != entry["sha256"]:
                 problems.append(f"{entry['path']}: SHA-256 {found}, manifest says {entry['sha256']}")

@@ -2,11 +2,15 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trainyard import artifact_command
+from trainyard import artifact_command  # isort: skip - makes the collection importable
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest, store
+
 from trainyard.artifact_command import Artifact, ArtifactError, Fleet
 
 NOW = datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)
@@ -48,8 +52,9 @@ def test_only_what_nothing_needs_and_is_old_enough_goes() -> None:
     assert [entry.digest for entry in artifact_command.unused(found, 0.0, NOW)] == ["a", "b", "d"]
 
 
-def test_artifact_that_does_not_say_when_it_was_made_counts_as_new() -> None:
-    assert artifact_command.unused({"a": Artifact("a")}, 7.0, NOW) == []
+@pytest.mark.parametrize("made", [{}, {"finished": 7}, {"finished": "yesterday"}, {"finished": "2020-01-01T00:00:00"}])
+def test_artifact_that_does_not_say_when_it_was_made_counts_as_new(made: dict[str, Any]) -> None:
+    assert artifact_command.unused({"a": Artifact("a", made=made)}, 7.0, NOW) == []
 
 
 def test_one_in_use_stops_the_removal_of_all(fleet: Fleet, shared: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,3 +97,24 @@ def test_artifact_says_what_it_was_made_for() -> None:
     inputs = {"weights": {"repo": "a/b"}, "sdk": {"release": "2.23.0"}, "settings": {"tp_degree": 32, "batch_size": 4}}
     made = Artifact("a", inputs=inputs)
     assert (made.model, made.what) == ("a/b", "SDK 2.23.0, TP 32, batch 4")
+
+
+def test_one_broken_manifest_of_the_store_hides_no_other_artifact(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = "ab" * 32, "cd" * 32
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "model.pt").write_bytes(b"x")
+    shared = store.PathStore(str(tmp_path))
+    shared.put(whole, made, manifest.build(made, "artifact", whole, {}, {}), lambda _count: None)
+    (tmp_path / broken).mkdir()
+    (tmp_path / broken / "manifest.json").write_bytes(bytes(100))
+    monkeypatch.setattr(Fleet, "open_store", lambda _self: shared)
+    monkeypatch.setattr(artifact_command, "ask_hosts", lambda *_, **__: {})
+    found = artifact_command.survey(fleet, verify=True)
+    assert found[whole].problems == []
+    assert "manifest.json: not a manifest" in found[broken].problems[0]
+    assert artifact_command.unused(found, 7.0, NOW) == []
+    (tmp_path / whole / "model.pt").unlink()
+    assert "model.pt: cannot be read" in artifact_command.survey(fleet, verify=True)[whole].problems[0]

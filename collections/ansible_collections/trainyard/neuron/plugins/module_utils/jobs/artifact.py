@@ -41,6 +41,10 @@ def run(spec: Dict[str, Any], report: progress.Progress) -> Dict[str, Any]:
     """
     final = Path(spec["path"])
     final.parent.mkdir(parents=True, exist_ok=True)
+    job.refuse_unreadable(
+        final,
+        f"`rm -r {final}` on this host when nothing serves from it, then run again: it is fetched or compiled anew",
+    )
     shared = store.open_store(spec["store"], spec.get("store_endpoint", "")) if spec.get("store") else None
     described = None if job.complete_problems(final, spec["inputs"]) else manifest.read(final)
     if described is None and shared is not None:

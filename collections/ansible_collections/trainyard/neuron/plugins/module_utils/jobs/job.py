@@ -96,6 +96,22 @@ def complete_problems(final: Path, inputs: Dict[str, Any]) -> List[str]:
     return manifest.quick_problems(final, found)
 
 
+def refuse_unreadable(final: Path, next_step: str) -> None:
+    """Refuse to work on a result whose manifest is there and says nothing: what it holds may be all there is of it.
+
+    Raises:
+        JobError: with the file, what is lost, and `next_step`; nothing was removed.
+    """
+    try:
+        manifest.read(final)
+    except manifest.ManifestError as error:
+        raise JobError(
+            f"{error}. What it said of {final}, its inputs and the sums of its files, is lost",
+            "all files there are as they were",
+            next_step,
+        ) from error
+
+
 def different_keys(left: Dict[str, Any], right: Dict[str, Any]) -> List[str]:
     """Return the keys under which two dictionaries differ, sorted."""
     return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))

@@ -37,6 +37,11 @@ def run(spec: Dict[str, Any], report: progress.Progress) -> Dict[str, Any]:
     staging = manifest.staging_of(final)
     if not job.complete_problems(final, spec["inputs"]):
         return dict(manifest.read(final) or {})
+    job.refuse_unreadable(
+        final,
+        f"`mv {final}/{manifest.NAME} {final}/{manifest.NAME}.broken`, then run again: each file is compared with its "
+        "source, and what is right does not come again",
+    )
     staging.parent.mkdir(parents=True, exist_ok=True)
     if final.exists() and not staging.exists():
         final.rename(staging)  # what is right in it need not come again

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import artifact, job, manifest, progress, weights
 
 
 @pytest.fixture
@@ -105,6 +105,24 @@ def test_a_manifest_file_that_a_power_cut_left_is_named(tmp_path: Path, content:
     (tmp_path / manifest.NAME).write_bytes(content)
     with pytest.raises(manifest.ManifestError, match=r"manifest\.json: not a manifest"):
         manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 512, b"{", text_of(inputs=None).encode(), text_of(kind=7).encode()])
+@pytest.mark.parametrize(("kind", "command"), [("weights", "mv "), ("artifact", "rm -r ")])
+def test_a_result_whose_manifest_broke_is_left_as_it_is_with_what_to_do(
+    result: Path, tmp_path: Path, content: bytes, kind: str, command: str
+) -> None:
+    (result / manifest.NAME).write_bytes(content)
+    before = {path: path.read_bytes() for path in result.rglob("*") if path.is_file()}
+    spec = {"id": "x", "path": str(result), "inputs": {}, "does": "compile"}
+    with pytest.raises(job.JobError, match=r"manifest\.json: .* is lost") as caught:
+        {"weights": weights.run, "artifact": artifact.run}[kind](
+            spec, progress.Progress(tmp_path / "r" / "report.json")
+        )
+    assert caught.value.left == "all files there are as they were"
+    assert caught.value.next_step.startswith(f"`{command}{result}")
+    assert {path: path.read_bytes() for path in result.rglob("*") if path.is_file()} == before
+    assert not manifest.staging_of(result).exists()
 
 
 def test_links_are_no_content(result: Path) -> None:
