@@ -64,7 +64,7 @@ acceptance: $(READY) ## One stand-in host with the real vLLM on its CPU: the who
 test: lint unit molecule acceptance ## Everything: lint, types, unit tests, the whole run simulated and with the real vLLM
 
 .PHONY: test-lab
-test-lab: $(READY) ## Longer behaviour on stand-in hosts: the lab itself, each role's life, interrupted provisioning, rolls under load
+test-lab: $(READY) ## Longer behaviour on stand-in hosts: the lab itself, each role's life, interrupted provisioning, attacks, rolls under load
 	pytest -m lab tests/lab tests/roles tests/attack
 	for role in nvme_raid neuron_venv host_tools neuron_monitor model_weights model_compile; do molecule test --scenario-name $$role; done
 	for scenario in redeploy redeploy_faults; do molecule test --scenario-name $$scenario; done
