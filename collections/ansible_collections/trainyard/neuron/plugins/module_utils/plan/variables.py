@@ -235,7 +235,12 @@ JUDGED: Dict[str, Field] = {
         about="`teardown.yml` also removes weights, artifacts and the data volume",
         example=True,
     ),
-    "benchmark_objective": Field(OBJECTIVE.given, default={}, about="what a request must keep to be good"),
+    "benchmark_objective": Field(
+        Kind(lambda value: {} if value == {} else OBJECTIVE.given(value), "mapping", OBJECTIVE.to_json(), OBJECTIVE),
+        default={},
+        about="what a request must keep to be good; empty is no objective",
+        example={"time_to_first_token_ms": 2000},
+    ),
 }
 
 #: Variables of the name's space that playbooks give each other; the planner only knows that they exist.

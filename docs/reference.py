@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the reference of all that an inventory may say, and its JSON schemas, from the schemas that judge it.
+
+python docs/reference.py            writes docs/reference.md, docs/schemas/inventory.schema.json and sweep.schema.json
+python docs/reference.py --check    fails, with a diff, where one of them is not current
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "collections"), str(ROOT / "src")]
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import DEPLOYMENT, PREFIX  # noqa: E402
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import Field, Kind, Schema  # noqa: E402
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.variables import VARIABLES  # noqa: E402
+
+from trainyard.sweep.spec import SWEEP  # noqa: E402
+
+PAGE = ROOT / "docs/reference.md"
+INVENTORY_SCHEMA = ROOT / "docs/schemas/inventory.schema.json"
+SWEEP_SCHEMA = ROOT / "docs/schemas/sweep.schema.json"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+HEAD = "| {0} | type | default | unit | meaning | example | since |\n| --- | --- | --- | --- | --- | --- | --- |\n"
+
+
+def cell(value: Any) -> str:
+    """A value as it stands in YAML, short enough for a table."""
+    if isinstance(value, tuple):
+        value = list(value)
+    shown = value if isinstance(value, str) and value else json.dumps(value)
+    return f"`{shown}`".replace("|", "\\|")
+
+
+def default_of(spec: Field) -> str:
+    """What a field is where nothing is said."""
+    if spec.required:
+        return "required"
+    return "none" if spec.default is None else cell(spec.default)
+
+
+def row(name: str, spec: Field) -> str:
+    """A field as a row of a table."""
+    words = spec.check.words if isinstance(spec.check, Kind) else "any"
+    example = "" if spec.example is None else cell(spec.example)
+    cells = [f"`{name}`", words, default_of(spec), spec.unit, spec.about, example, spec.since]
+    return "| " + " | ".join(part.replace("\n", " ") for part in cells) + " |"
+
+
+def table(fields: Mapping[str, Field], what: str) -> str:
+    """A table of fields."""
+    return HEAD.format(what) + "\n".join(row(name, spec) for name, spec in fields.items())
+
+
+def inner(fields: Mapping[str, Field]) -> Iterator[tuple[str, Schema]]:
+    """Every dictionary that a field holds, and those in it, with the path to it."""
+    for name, spec in fields.items():
+        parts = spec.check.parts if isinstance(spec.check, Kind) else None
+        if isinstance(parts, Schema):
+            many = spec.check.json.get("type") == "array" if isinstance(spec.check, Kind) else False
+            path = name + ("[]" if many else "")
+            yield path, parts
+            yield from ((f"{path}.{below}", schema) for below, schema in inner(parts.fields))
+
+
+def sections() -> Iterator[tuple[str, str, str]]:
+    """Title, sentence and table of each part of the page."""
+    yield f"A deployment, `{PREFIX}<name>`", DEPLOYMENT.about, table(DEPLOYMENT.fields, "field")
+    for path, schema in inner(DEPLOYMENT.fields):
+        yield f"A deployment's `{path}`", schema.about, table(schema.fields, "field")
+    about = (
+        "In the variables of a host or of its groups. Routers and clients have them, too, as far as they concern them."
+    )
+    yield "Variables of a host", about, table(VARIABLES, "variable")
+    for path, schema in inner(VARIABLES):
+        yield f"`{path}`", schema.about, table(schema.fields, "field")
+    yield "A sweep's file", f"{SWEEP.about} [JSON Schema](schemas/sweep.schema.json).", table(SWEEP.fields, "field")
+    for path, schema in inner(SWEEP.fields):
+        if path not in ("load", "loads[]"):
+            yield f"A sweep's `{path}`", schema.about, table(schema.fields, "field")
+    roles = sorted(path.parent.parent.name for path in (ROOT / "roles").glob("*/meta/argument_specs.yml"))
+    links = [f"- [{name}](../roles/{name}/README.md)" for name in roles]
+    yield (
+        "Variables of the roles",
+        "Each README has them, written from the role's argument specification.",
+        "\n".join(links),
+    )
+
+
+def page() -> str:
+    """The reference page."""
+    text = [
+        "<!-- Written by docs/reference.py from the schemas that judge an inventory; change those. -->",
+        "# All that an inventory may say",
+        "",
+        "`trainyard plan` and every playbook's preflight judge all of it before a host is touched: a word that is not",
+        "here is refused with the nearest one that is, and every problem is told at once. A role's own variables are",
+        "judged by the role, those of them that stand among the host's variables here by the plan as well. Deployments",
+        "and variables are also a [JSON Schema](schemas/inventory.schema.json), for editors; templates in values are",
+        "resolved before anything is judged, and rules between fields are not in it.",
+        "",
+    ]
+    for title, about, rows in sections():
+        text += [f"## {title}", "", about, "", rows, ""]
+    return "\n".join(text)
+
+
+def inventory_schema() -> dict[str, Any]:
+    """The JSON Schema of a host's variables, deployments among them; what is not trainyard's is not judged."""
+    properties = {}
+    for name, spec in VARIABLES.items():
+        described = dict(spec.check.json) if isinstance(spec.check, Kind) else {}
+        properties[name] = {**described, "description": spec.about + (f" ({spec.unit})" if spec.unit else "")}
+    return {
+        "$schema": DIALECT,
+        "title": "Variables of a host or a group",
+        "description": "What docs/reference.md describes; written by docs/reference.py.",
+        "type": "object",
+        "properties": properties,
+        "patternProperties": {f"^{PREFIX}[a-z0-9_]+$": {"anyOf": [DEPLOYMENT.to_json(), {"type": "null"}]}},
+    }
+
+
+def sweep_schema() -> dict[str, Any]:
+    """The JSON Schema of a sweep's file."""
+    return {"$schema": DIALECT, "title": "A sweep", **SWEEP.to_json()}
+
+
+def as_text(schema: Mapping[str, Any]) -> str:
+    """A schema as a file has it."""
+    return json.dumps(schema, indent=1, sort_keys=True) + "\n"
+
+
+def wanted() -> dict[Path, str]:
+    """Each file and what it is to be."""
+    return {PAGE: page(), INVENTORY_SCHEMA: as_text(inventory_schema()), SWEEP_SCHEMA: as_text(sweep_schema())}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; 1 if `--check` found a file that is not current."""
+    parser = argparse.ArgumentParser(description="Write the reference of an inventory and its JSON schemas.")
+    parser.add_argument("--check", action="store_true", help="change nothing, fail where something would change")
+    check = parser.parse_args(argv).check
+    differs = False
+    for path, text in wanted().items():
+        found = path.read_text(encoding="utf-8") if path.exists() else ""
+        if found == text:
+            continue
+        differs = True
+        if not check:
+            path.write_text(text, encoding="utf-8")
+            continue
+        lines = (part.splitlines(keepends=True) for part in (found, text))
+        sys.stdout.writelines(difflib.unified_diff(*lines, str(path), "current"))
+    return int(check and differs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
