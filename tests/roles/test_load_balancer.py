@@ -263,6 +263,24 @@ def test_models_are_routed_by_the_body_and_listed_together(tmp_path: Path, stubs
         assert [row["id"] for row in listed["data"]] == ["meta/Llama", "Qwen/Qwen3"]
 
 
+def test_aliases_and_adapters_reach_the_servers_that_have_them(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    llama, qwen = stubs
+    models = [
+        {"name": "meta/Llama", "aliases": ["llama", "sql"], "servers": [server(llama)]},
+        {"name": "Qwen/Qwen3", "servers": [server(qwen)]},
+    ]
+    with routed(tmp_path, models) as front:
+        for name in ("llama", "sql"):
+            assert post(front.port, {"model": name})[0] == 200
+        assert (len(llama.seen), len(qwen.seen)) == (2, 0)
+        assert post(front.port, {"model": "sq"})[0] == 404
+        listed = json.loads(get(front.port, "/v1/models")[1])
+        assert {row["id"] for row in listed["data"]} == {"meta/Llama", "Qwen/Qwen3", "llama", "sql"}
+    with routed(tmp_path, models[:1]) as front:
+        assert post(front.port, {"model": "sql"})[0] == 200
+        assert post(front.port, {"model": "none"})[0] == 404
+
+
 def test_a_model_may_be_named_in_the_path(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
     llama, qwen = stubs
     qwen.model = "Qwen/Qwen3"

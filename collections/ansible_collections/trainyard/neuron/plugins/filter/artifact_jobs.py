@@ -77,7 +77,8 @@ def _in_its_container(artifact: Dict[str, Any], engine: str, network: str) -> Di
         return artifact
     # The artifact's own half-made directory and none beside it.
     staging = str(manifest.staging_of(Path(artifact["path"])))
-    volumes = [(artifact["weights_path"], "ro"), (staging, "rw"), (artifact["work_dir"], "rw")]
+    read = [artifact["weights_path"], *(more["path"] for more in artifact.get("more_weights") or ())]
+    volumes = [*((path, "ro") for path in read), (staging, "rw"), (artifact["work_dir"], "rw")]
     name = "trainyard-artifact-" + artifact["digest"][:12]
     passed = sorted({*artifact["environment"], *_OF_THE_JOB})
     options = ["--user", compiler.USER_IDS]
@@ -112,6 +113,7 @@ def artifact_jobs(
             "inputs": artifact["inputs"],
             "spec": {
                 **{key: artifact.get(key) for key in SPEC_KEYS},
+                **({"more_weights": artifact["more_weights"]} if artifact.get("more_weights") else {}),
                 "does": does,
                 "store": store,
                 "store_endpoint": store_endpoint,

@@ -226,14 +226,18 @@ def compile_artifact(spec: Dict[str, Any], final: Path, report: progress.Progres
 
 
 def _await_weights(spec: Dict[str, Any], report: progress.Progress) -> None:
-    """Wait for the checkpoint, whose unit may still work: a compile begins when its own weights are there.
+    """Wait for the checkpoints, whose units may still work: a compile begins when its own weights are there.
 
     Raises:
         JobError: they are not here and nothing brings them.
     """
-    path, identifier = Path(spec.get("weights_path") or "/"), spec.get("weights")
-    if not identifier:
-        return
+    if spec.get("weights"):
+        _await(Path(spec.get("weights_path") or "/"), spec["weights"], report)
+    for more in spec.get("more_weights") or ():
+        _await(Path(more["path"]), more["id"], report)
+
+
+def _await(path: Path, identifier: str, report: progress.Progress) -> None:
     while manifest.read(path) is None:
         if not job.unit_runs("weights", identifier) and manifest.read(path) is None:
             raise job.JobError(

@@ -9,6 +9,7 @@ import re
 from typing import Any, Dict, List, Mapping, Optional
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.model_options import spelled
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering import (
@@ -83,7 +84,7 @@ def artifact_inputs(deployment: Deployment, release: SdkRelease, logical_nc_conf
     Returns:
         A JSON-ready dict.
     """
-    generation = generation_of(release)
+    generation, deployment = generation_of(release), spelled(deployment, release)
     settings = compiled_settings(deployment, release)
     environment = {**generation.compile_environment, **deployment.environment}
     return {

@@ -12,6 +12,11 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment i
     LAST_PORT,
     PREFIX,
     Deployment,
+    ModelRef,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.model_options import (
+    further_models,
+    served_names,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges
@@ -218,20 +223,30 @@ def _number(values: Mapping[str, Any], key: str) -> float:
 
 
 def served_name_problems(hosts: Iterable[Host]) -> List[Problem]:
-    """Find two models behind one name: the router would answer with either."""
+    """Find two models behind one name, and one name with further names on some of its servers alone.
+
+    The router would answer with either, or send a request for an adapter to a server without it.
+    """
     first: Dict[str, Tuple[str, Deployment]] = {}
     problems: List[Problem] = []
     told = set()
     for host in hosts:
         for deployment in host.deployments:
-            other = first.setdefault(deployment.served_name, (host.name, deployment))[1]
-            same = (other.model.repo, other.model.revision) == (deployment.model.repo, deployment.model.revision)
-            if same or (deployment.served_name, deployment.name) in told:
-                continue
-            told.add((deployment.served_name, deployment.name))
-            rule = "is also the name of another model, of deployment %s" % other.name
-            path = variable_of(deployment) + ".served_name"
-            problems.append(Problem(host.name, path, deployment.served_name, rule, "give each model its own name"))
+            for name in served_names(deployment):
+                other = first.setdefault(name, (host.name, deployment))[1]
+                same = (other.model.repo, other.model.revision) == (deployment.model.repo, deployment.model.revision)
+                if other.served_name != deployment.served_name:
+                    same = False
+                if (same and served_names(other) == served_names(deployment)) or (name, deployment.name) in told:
+                    continue
+                told.add((name, deployment.name))
+                path = variable_of(deployment) + ".served_name"
+                if same:
+                    rule = "is also served by deployment %s, with other names beside it" % other.name
+                    problems.append(Problem(host.name, path, name, rule, "give both the same aliases and adapters"))
+                    continue
+                rule = "is also the name of another model, of deployment %s" % other.name
+                problems.append(Problem(host.name, path, name, rule, "give each model its own name"))
     return problems
 
 
@@ -250,23 +265,23 @@ def checkpoint_problems(hosts: Iterable[Host]) -> List[Problem]:
 
     A checkpoint has one directory on a host and goes from host to host: what one of them allows, all would serve.
     """
-    first: Dict[Tuple[str, str], Deployment] = {}
+    first: Dict[Tuple[str, str], Tuple[Deployment, ModelRef]] = {}
     problems: List[Problem] = []
     told = set()
     for host in hosts:
         for deployment in host.deployments:
-            model = deployment.model
-            other = first.setdefault((model.repo, model.revision), deployment)
-            for key in ("source", "uri", "trust"):
-                mine, theirs = getattr(model, key), getattr(other.model, key)
-                if mine == theirs or (deployment.name, other.name, key) in told:
-                    continue
-                told.add((deployment.name, other.name, key))
-                rule = "is %s in deployment %s, which serves the same checkpoint" % (_shown(theirs), other.name)
-                path = "%s.model.%s" % (variable_of(deployment), key)
-                problems.append(
-                    Problem(host.name, path, _shown(mine), rule, "give both the same, or their own revision")
-                )
+            for model in (deployment.model, *further_models(deployment)):
+                other, there = first.setdefault((model.repo, model.revision), (deployment, model))
+                for key in ("source", "uri", "trust"):
+                    mine, theirs = getattr(model, key), getattr(there, key)
+                    if mine == theirs or (deployment.name, other.name, key) in told:
+                        continue
+                    told.add((deployment.name, other.name, key))
+                    rule = "is %s in deployment %s, which serves the same checkpoint" % (_shown(theirs), other.name)
+                    path = "%s.model.%s" % (variable_of(deployment), key)
+                    problems.append(
+                        Problem(host.name, path, _shown(mine), rule, "give both the same, or their own revision")
+                    )
     return problems
 
 

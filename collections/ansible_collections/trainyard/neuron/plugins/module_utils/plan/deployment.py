@@ -29,6 +29,16 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields impor
     text,
     whole_number,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.model_options import (
+    NOT_SECRET,
+    Lora,
+    Quantization,
+    Speculation,
+    Tools,
+    option_fields,
+    read_options,
+    served_names,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import BENCHMARK
 
@@ -104,7 +114,18 @@ class Deployment:
         neuron_config: engine settings that are compiled in.
         engine_args: further vLLM flags by name; None removes one that would be there.
         cores: exactly these cores of every host (`0-31`); empty lets the planner choose, which is the rule.
+        aliases: further names that clients may ask for it by.
+        lora: adapters that it serves beside the model.
+        speculation: a smaller model that guesses ahead.
+        quantization: in what numbers weights and KV cache are held.
+        buckets: lengths and counts that graphs are compiled for, by what they are for.
+        prefix_caching: whether KV blocks of a common beginning are shared; None leaves it to the generation.
+        chunked_prefill: whether prompts are worked on in pieces; None leaves it to the generation.
+        expert_parallel: over how many groups of cores experts are spread.
+        structured_outputs: whether requests may come with a schema.
+        tools: how answers are taken apart.
         model_config: the checkpoint's config.json where it is at hand; the planner gives it, no inventory does.
+        spelled: whether the options above are in neuron_config, engine_args and environment already.
     """
 
     name: str
@@ -125,7 +146,18 @@ class Deployment:
     environment: Mapping[str, str] = field(default_factory=dict)
     benchmark: Mapping[str, Any] = field(default_factory=dict)
     cores: Tuple[int, ...] = ()
+    aliases: Tuple[str, ...] = ()
+    lora: Optional[Lora] = None
+    speculation: Optional[Speculation] = None
+    quantization: Optional[Quantization] = None
+    buckets: Mapping[str, Any] = field(default_factory=dict)
+    prefix_caching: Optional[bool] = None
+    chunked_prefill: Optional[bool] = None
+    expert_parallel: Optional[int] = None
+    structured_outputs: Optional[bool] = None
+    tools: Optional[Tools] = None
     model_config: Optional[Mapping[str, Any]] = None
+    spelled: bool = False
 
 
 def _name(value: Any) -> str:
@@ -178,6 +210,29 @@ def _data_parallel_size(value: Any) -> Union[int, str]:
     return int(whole_number(1, 1024)(value))
 
 
+_SERVED = text(_SERVED_NAME, "must be " + _SERVED_WORDS, "rename it", _SERVED_WORDS, 200)
+
+
+def _served_names(value: Any) -> Tuple[str, ...]:
+    """Check the name that clients ask for, or a list of it and its aliases; None is none."""
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        return (_SERVED(value),)
+    if not value:
+        raise BadValueError("must name something", "give a name, or leave it out")
+    return _aliases(value)
+
+
+def _aliases(value: Any) -> Tuple[str, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise BadValueError("must be a list of names", "write - name lines below it")
+    found = tuple(_SERVED(item) for item in value)
+    if len(set(found)) != len(found):
+        raise BadValueError("has a name twice", "remove one")
+    return found
+
+
 def _engine_args(value: Any) -> Dict[str, Any]:
     found: Dict[str, Any] = {}
     wrong: List[BadValueError] = []
@@ -224,7 +279,7 @@ def _environment(value: Any) -> Dict[str, str]:
             raise BadValueError("is no environment variable's name", "use letters, digits and underscores", key, item)
         if key in OWNED_VARIABLES:
             raise BadValueError("is set by the plan", "remove it; %s" % OWNED_VARIABLES[key], key, item)
-        if _SECRET.search(key):
+        if _SECRET.search(key) and key not in NOT_SECRET:
             raise BadValueError(
                 "looks like a secret, and the environment file and the plan are not secret",
                 "give it as a credential of the role",
@@ -349,7 +404,12 @@ DEPLOYMENT = Schema(
             example={"repo": "Qwen/Qwen3-32B", "revision": "9216db5781bf21249d130ec9da846c4624c16137"},
         ),
         "served_name": Field(
-            optional(text(_SERVED_NAME, "must be " + _SERVED_WORDS, "rename it", _SERVED_WORDS, 200)),
+            Kind(
+                _served_names,
+                "%s, or a list of it and its aliases" % _SERVED_WORDS,
+                {"anyOf": [_SERVED.json, {"type": "array", "items": _SERVED.json, "minItems": 1}, {"type": "null"}]},
+            ),
+            default=(),
             about="the model's name as clients say it; without it, the repository's",
             example="llama-70b",
         ),
@@ -424,6 +484,13 @@ DEPLOYMENT = Schema(
             about="exactly these cores of every host; empty lets the planner choose, which is the rule",
             example="0-31",
         ),
+        "aliases": Field(
+            Kind(_aliases, "list of names", {"type": "array", "items": _SERVED.json}),
+            default=(),
+            about="further names of the model, as clients say them",
+            example=["llama"],
+        ),
+        **option_fields(MODEL),
     },
 )
 _FIELDS = DEPLOYMENT.fields
@@ -448,12 +515,25 @@ def parse_deployment(raw: Any, where: str) -> Tuple[Optional[Deployment], List[P
     if isinstance(values.get("model"), dict):
         values["model"], found = _read_model(values["model"], where + ".model")
         problems += found
+    problems += read_options(values, where, MODEL, _read_model)
     problems += _check_name(values.get("name"), where)
     problems += _check_remote_code(values.get("model"), values.get("engine_args"), where)
     if problems:
         return None, problems
-    values["served_name"] = values["served_name"] or values["model"].repo
-    return Deployment(**values), []
+    names = values["served_name"] or (values["model"].repo,)
+    values["served_name"], values["aliases"] = names[0], (*names[1:], *values["aliases"])
+    deployment = Deployment(**values)
+    problems = _check_served_names(deployment, where)
+    return (None, problems) if problems else (deployment, [])
+
+
+def _check_served_names(deployment: Deployment, where: str) -> List[Problem]:
+    """Check that a name means one thing: the model, or one of its adapters."""
+    names = served_names(deployment)
+    return [
+        Problem("", where + ".aliases", name, "is the name of two things that are served", "rename one")
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
 
 
 def _check_remote_code(model: Any, engine_args: Any, where: str) -> List[Problem]:

@@ -265,6 +265,18 @@ class ModelShape:
             sum(count * (small if name in quantized else plain) for name, count in self.parameter_groups.items())
         )
 
+    def adapter_bytes(self, rank: int, modules: Sequence[str]) -> int:
+        """Return the bytes of one adapter that changes the named layers, in float32 as NxDI keeps it."""
+        queries, keys = self.query_heads * self.head_size, self.kv_heads * self.head_size
+        width = self.expert_size or self.intermediate_size
+        sides = {
+            "q_proj": self.hidden_size + queries,
+            "k_proj": self.hidden_size + keys,
+            "v_proj": self.hidden_size + keys,
+            "o_proj": queries + self.hidden_size,
+        }
+        return 4 * rank * self.layers * sum(sides.get(name, self.hidden_size + width) for name in modules)
+
     def heads(self, tensor_parallel_size: int) -> Heads:
         """Return how heads fall on `tensor_parallel_size` cores, as NxDI does it.
 
@@ -299,11 +311,13 @@ class Fit:
     reserved: int
     available: int
     heads: Heads
+    adapters: int = 0
+    draft: int = 0
 
     @property
     def needed(self) -> int:
         """All of it together."""
-        return self.weights + self.kv_cache + self.activations + self.reserved
+        return self.weights + self.kv_cache + self.activations + self.reserved + self.adapters + self.draft
 
     @property
     def fits(self) -> bool:
@@ -431,9 +445,14 @@ def fit_problems(fit: Fit, tensor_parallel_size: int, where: str, degrees: Seque
     """
     if fit.fits:
         return []
-    parts = "weights %.1f, KV cache %.1f, activations %.1f, reserved %.1f" % tuple(
-        part / GIB for part in (fit.weights, fit.kv_cache, fit.activations, fit.reserved)
-    )
+    named = [
+        ("weights", fit.weights),
+        ("KV cache", fit.kv_cache),
+        ("activations", fit.activations),
+        ("reserved", fit.reserved),
+        *((name, part) for name, part in (("adapters", fit.adapters), ("draft", fit.draft)) if part),
+    ]
+    parts = ", ".join("%s %.1f" % (name, part / GIB) for name, part in named)
     rule = "needs an estimated %.1f GiB of a core that has %.1f GiB (%s)" % (
         fit.needed / GIB,
         fit.available / GIB,

@@ -14,9 +14,8 @@ import json
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import (
     NATIVE,
@@ -25,6 +24,9 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
     SdkRelease,
     version_number,
 )
+
+if TYPE_CHECKING:
+    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
 
 #: The options of the fork's branch that has no version of its own are those of upstream's next.
 FORK_WITHOUT_VERSION = "0.8.5"

@@ -18,7 +18,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
 class DemoFlag(NamedTuple):
     """A flag of `inference_demo`: the NxDI that first has it, its spelling, and what it takes.
 
-    `takes` is `switch` (nothing: it is there or not), `int`, `float`, `text` or `ints` (a list).
+    `takes` is `switch` (nothing: it is there or not), `int`, `float`, `text`, or `ints` or `texts` (a list).
     """
 
     since: Tuple[int, int]
@@ -35,16 +35,19 @@ _DEMO_SETTINGS: Mapping[Tuple[int, int], Mapping[str, str]] = {
         "is_block_kv_layout is_chunked_prefill is_continuous_batching is_prefix_caching k_cache_transposed "
         "kv_cache_quant layer_boundary_markers mlp_kernel_enabled mlp_kernel_fuse_residual_add output_logits "
         "qkv_kernel_enabled qkv_kernel_fuse_residual_add qkv_kernel_nbsd_layout quantized "
-        "quantized_mlp_kernel_enabled rmsnorm_quantize_kernel_enabled save_sharded_checkpoint "
+        "quantized_mlp_kernel_enabled rmsnorm_quantize_kernel_enabled save_sharded_checkpoint enable_lora "
+        "enable_fused_speculation enable_eagle_speculation "
         "sequence_parallel_enabled skip_sharding skip_warmup vocab_parallel",
         "int": "batch_size cc_pipeline_tiling_factor ctx_batch_size ep_degree kv_cache_batch_size "
         "kv_cache_padding_size local_ranks_size logical_nc_config max_batch_size max_context_length max_length "
         "max_new_tokens n_active_tokens n_positions pa_block_size pa_num_blocks pad_token_id pp_degree seq_len "
-        "start_rank_id tkg_batch_size tp_degree weight_gather_seq_len_threshold world_size",
+        "max_lora_rank max_loras speculation_length start_rank_id tkg_batch_size tp_degree "
+        "weight_gather_seq_len_threshold world_size",
         "float": "capacity_factor quantize_clamp_bound",
         "text": "activation_quantization_type padding_side quantization_dtype quantization_type "
-        "quantized_checkpoints_path rpl_reduce_dtype torch_dtype",
+        "draft_model_path quantized_checkpoints_path rpl_reduce_dtype torch_dtype",
         "ints": "context_encoding_buckets token_generation_buckets",
+        "texts": "target_modules",
     },
     (0, 4): {
         "switch": "apply_seq_ids_mask disable_normalize_top_k_affinities early_expert_affinity_modulation "
@@ -59,9 +62,9 @@ _DEMO_SETTINGS: Mapping[Tuple[int, int], Mapping[str, str]] = {
     },
     (0, 6): {"switch": "strided_context_parallel_kernel_enabled"},
     (0, 7): {
-        "switch": "attn_block_tkg_nki_kernel_cascaded_attention mlp_tkg_nki_kernel_enabled "
-        "qkv_cte_nki_kernel_fuse_rope qkv_nki_kernel_enabled",
-        "int": "mlp_cp_degree moe_ep_degree moe_tp_degree windowed_context_encoding_size",
+        "switch": "attn_block_tkg_nki_kernel_cascaded_attention enable_dynamic_multi_lora is_eagle3 "
+        "mlp_tkg_nki_kernel_enabled qkv_cte_nki_kernel_fuse_rope qkv_nki_kernel_enabled",
+        "int": "max_cpu_loras mlp_cp_degree moe_ep_degree moe_tp_degree windowed_context_encoding_size",
     },
     (0, 10): {
         "switch": "kv_direct_cast",
@@ -263,7 +266,7 @@ GENERATIONS: Mapping[str, Generation] = {
         fixed_flags={"device": "neuron", "use-v2-block-manager": True, "disable-log-requests": True},
         config_flag="override-neuron-config",
         config_path=(),
-        config_keys=("on_device_sampling_config",),
+        config_keys=("on_device_sampling_config", "enable_fused_speculation"),
         cores_variable="NEURON_RT_VISIBLE_CORES",
         artifact_variable="NEURON_COMPILED_ARTIFACTS",
         serve_environment=_NXDI_SERVE_ENVIRONMENT,
@@ -344,6 +347,9 @@ OWNED_SETTINGS: Mapping[str, str] = {
 
 #: NxDI's setting -> the native plugin's that means the same.
 NATIVE_NAMES: Mapping[str, str] = {"context_encoding_buckets": "num_batched_tokens_buckets"}
+
+#: Settings that NxDI and the native plugin both know.
+NATIVE_TOO = ("ep_degree",)
 
 #: Settings that stand beside the native plugin's neuron_config in its JSON, not in it.
 NATIVE_SIBLINGS = ("vision_neuron_config", "mm_language_model_only")

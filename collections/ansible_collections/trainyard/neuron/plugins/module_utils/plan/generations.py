@@ -7,10 +7,15 @@ This is the interface of `generation_tables.py` (the data) and `rendering.py` (i
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.flags import flag_problems, flag_warnings
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.flags import (
+    flag_problems,
+    flag_warnings,
+    flags_of,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_tables import (
     DEMO_DROPPED,
     DEMO_FLAGS,
@@ -22,6 +27,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_t
     NATIVE_MODEL_TYPES,
     NATIVE_NAMES,
     NATIVE_SEGMENTS,
+    NATIVE_TOO,
     NXDI_QUANTIZED,
     OWNED_SETTINGS,
     PLANNER_KEYS,
@@ -30,6 +36,11 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_t
     TELLING_WORDS,
     DemoFlag,
     Generation,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.model_options import (
+    option_problems,
+    option_warnings,
+    spelled,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import (
@@ -86,7 +97,10 @@ def argument_problems(
         where: the variable that holds the deployment, which the problems name.
     """
     generation = generation_of(release)
-    problems = _foreign_problems(deployment, release, where)
+    quantized = (quantization_of(deployment, release) or {}).get("quant_method")
+    problems = option_problems(deployment, release, where, architecture_of(deployment), quantized)
+    problems += _spoken_problems(deployment, release, where)
+    problems += _foreign_problems(deployment, release, where)
     problems += flag_problems(deployment, release, where, [one.variable.rsplit(".", 1)[-1] for one in problems])
     sampling = deployment.neuron_config.get("on_device_sampling_config")
     if sampling is not None and not isinstance(sampling, (Mapping, bool)):
@@ -97,6 +111,7 @@ def argument_problems(
                 "", path, sampling, "must be a mapping, or false to sample on the CPU", "write key: value below it"
             ),
         ]
+    deployment = spelled(deployment, release)
     problems += _owned_problems(deployment, where)
     if generation.compiler == "inference_demo":
         problems += _model_type_problems(deployment, release, where)
@@ -108,6 +123,17 @@ def argument_problems(
         problems += _checkpoint_problems(deployment, release, where)
         problems += _native_problems(deployment, release, where)
     return problems
+
+
+def _spoken_problems(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
+    """Return the fields that the release's server has no flag for."""
+    known = flags_of(release)
+    told = spelled(replace(deployment, engine_args={}), release).engine_args
+    return [
+        Problem("", where, name, "is no flag of vLLM %s, which this needs" % release.vllm, "use a later SDK release")
+        for name in sorted(told)
+        if name not in known
+    ]
 
 
 def _foreign_problems(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
@@ -273,6 +299,7 @@ _TAKES: Mapping[str, Callable[[Any], bool]] = {
     # Behind a dash argparse finds a flag, not the value of the one before.
     "text": lambda value: isinstance(value, str) and not value.startswith("-"),
     "ints": lambda value: bool(_whole_numbers(value)),
+    "texts": lambda value: isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value),
 }
 _TAKES_WORDS = {
     "switch": "true or false",
@@ -280,6 +307,7 @@ _TAKES_WORDS = {
     "float": "a number",
     "text": "text that does not begin with -",
     "ints": "a list of whole numbers",
+    "texts": "a list of texts",
 }
 
 
@@ -435,7 +463,10 @@ def argument_warnings(
 ) -> List[Problem]:
     """Return what of a deployment works otherwise than it reads; arguments as `argument_problems`."""
     generation = generation_of(release)
-    found = _model_warnings(deployment, release, where) + flag_warnings(deployment, release, where)
+    found = option_warnings(deployment, release, where)
+    found += flag_warnings(deployment, release, where)
+    deployment = spelled(deployment, release)
+    found += _model_warnings(deployment, release, where)
     found += _sampling_warnings(deployment, release, generation, where)
     if deployment.block_size is not None and not generation.block_size_flag:
         rule = "has no effect in %s, whose block is the whole sequence" % release.generation
@@ -493,7 +524,7 @@ def _dropped_warnings(deployment: Deployment, release: SdkRelease, where: str) -
             "remove it",
         )
         for name, value in deployment.neuron_config.items()
-        if name in DEMO_FLAGS and name not in NATIVE_NAMES
+        if name in DEMO_FLAGS and name not in NATIVE_NAMES and name not in NATIVE_TOO
     ]
 
 

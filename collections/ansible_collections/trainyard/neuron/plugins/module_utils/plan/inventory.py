@@ -128,9 +128,13 @@ def models_of(hosts: Iterable[Mapping[str, Any]]) -> List[Tuple[str, str]]:
     found = set()
     for values in hosts:
         for key, value in values.items():
-            model = value.get("model") if key.startswith(DEPLOYMENT) and isinstance(value, Mapping) else None
-            if isinstance(model, Mapping) and all(isinstance(model.get(part), str) for part in ("repo", "revision")):
-                found.add((str(model["repo"]), str(model["revision"])))
+            if not key.startswith(DEPLOYMENT) or not isinstance(value, Mapping):
+                continue
+            draft = value.get("speculation")
+            for model in (value.get("model"), draft.get("model") if isinstance(draft, Mapping) else None):
+                named = isinstance(model, Mapping) and [model.get(part) for part in ("repo", "revision")]
+                if named and all(isinstance(part, str) for part in named):
+                    found.add((str(named[0]), str(named[1])))
     return sorted(found)
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
@@ -22,6 +22,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fit import (
     loads_at_once,
     reserved_bytes_per_core,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.model_options import spelled
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import NATIVE, SdkRelease, version_number
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering import block_count
@@ -49,21 +50,32 @@ def is_presharded(deployment: Deployment) -> bool:
     return bool(deployment.neuron_config.get("save_sharded_checkpoint"))
 
 
-def deployment_fit(deployment: Deployment, release: SdkRelease, shape: ModelShape, hbm_bytes_per_core: int) -> Fit:
+def deployment_fit(
+    deployment: Deployment,
+    release: SdkRelease,
+    shape: ModelShape,
+    hbm_bytes_per_core: int,
+    draft: Optional[ModelShape] = None,
+) -> Fit:
     """Estimate what one core of a replica needs; the formulas are `fit.estimate_fit`'s.
+
+    A draft needs its weights and its own KV cache; adapters are cut for the cores, and one more slot stands empty for
+    requests of the model itself.
 
     Args:
         deployment: the deployment.
         release: its SDK row.
         shape: its model.
         hbm_bytes_per_core: device memory of one logical core.
+        draft: the model that guesses ahead, where its size is known.
 
     Raises:
         ConfigError: the deployment's dtype, or that of its cache, is not known.
     """
+    deployment = spelled(deployment, release)
     config = deployment.neuron_config
     paged = deployment.block_size is not None and release.generation != NATIVE and "pa_num_blocks" in config
-    return estimate_fit(
+    fit = estimate_fit(
         shape,
         tensor_parallel_size=deployment.tensor_parallel_size,
         max_num_seqs=deployment.max_num_seqs,
@@ -75,6 +87,16 @@ def deployment_fit(deployment: Deployment, release: SdkRelease, shape: ModelShap
         prompt_tokens=_prompt_tokens(deployment),
         reserved_bytes=reserved_bytes_per_core(version_number(release.runtime)),
     )
+    cores = deployment.tensor_parallel_size
+    adapters = 0
+    if deployment.lora is not None:
+        each = shape.adapter_bytes(deployment.lora.max_rank, deployment.lora.target_modules)
+        adapters = -(-(deployment.lora.max_loras + 1) * each // cores)
+    guess = 0
+    if draft is not None:
+        cache = deployment.max_num_seqs * deployment.max_model_len * draft.kv_bytes_per_token(cores, deployment.dtype)
+        guess = -(-(draft.weights_bytes(deployment.dtype) + cache) // cores)
+    return replace(fit, adapters=adapters, draft=guess)
 
 
 def _weights_dtype(deployment: Deployment, release: SdkRelease, shape: ModelShape) -> str:
@@ -90,8 +112,9 @@ def _cache_dtype(deployment: Deployment, release: SdkRelease) -> str:
     """Return what the KV cache is held in: `inference_demo` compiles it in, and the flag is the native server's."""
     if release.generation != NATIVE:
         return "fp8" if deployment.neuron_config.get("kv_cache_quant") else deployment.dtype
-    named = deployment.engine_args.get("kv-cache-dtype")
-    return deployment.dtype if named in (None, "auto") else str(named)
+    named = str(deployment.engine_args.get("kv-cache-dtype") or "auto")
+    short = next((kind for kind in ("fp8", "int8") if named.startswith(kind)), named)
+    return deployment.dtype if named == "auto" else short
 
 
 def _prompt_tokens(deployment: Deployment) -> Optional[int]:
@@ -116,6 +139,7 @@ def memory_problems(
     hbm_bytes_per_core: int,
     where: str,
     legal: Sequence[int] = (),
+    draft: Optional[ModelShape] = None,
 ) -> Tuple[List[Problem], List[Problem]]:
     """Return (problems, warnings) of a deployment's model on the cores of a host.
 
@@ -126,6 +150,7 @@ def memory_problems(
         hbm_bytes_per_core: device memory of one logical core.
         where: the variable that holds the deployment, which the problems name.
         legal: tensor parallel degrees that the host runs.
+        draft: as `deployment_fit`.
     """
     cores = deployment.tensor_parallel_size
     problems, warnings = head_problems(shape, cores, release.generation, where, legal)
@@ -134,10 +159,14 @@ def memory_problems(
         too_long, surprising = [], too_long + surprising
     problems, warnings = problems + too_long, warnings + surprising
     try:
-        fit = deployment_fit(deployment, release, shape, hbm_bytes_per_core)
+        fit = deployment_fit(deployment, release, shape, hbm_bytes_per_core, draft)
     except ConfigError as error:
         fix = "use a dtype that is known here"
         return [*problems, Problem("", where + ".dtype", deployment.dtype, str(error), fix)], []
+    if deployment.speculation is not None and draft is None:
+        rule = "has no size that is known here, so the estimate counts nothing of it"
+        path = where + ".speculation.model.repo"
+        warnings.append(Problem("", path, deployment.speculation.model.repo, rule, "leave it some room"))
     if shape.sees:
         rule = "also reads images: the part that does is in no estimate of memory"
         warnings.append(Problem("", where + ".model.repo", deployment.model.repo, rule, "leave it some room"))

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan import checks, identity, reach
@@ -30,6 +30,12 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.memory impor
     deployment_fit,
     host_memory,
     memory_problems,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.model_options import (
+    OPTIONS,
+    compiled_models,
+    further_models,
+    served_names,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.placement import (
     CpuMap,
@@ -279,9 +285,12 @@ class _Planner:
         shape = self._shape(deployment.model)
         if shape is None:
             return [], [self._unknown_size(deployment.model, where)]
-        return memory_problems(
-            deployment, row, shape, topology.hbm_bytes_per_core, where, topology.legal_tensor_parallel
-        )
+        degrees, draft = topology.legal_tensor_parallel, self._draft(deployment)
+        return memory_problems(deployment, row, shape, topology.hbm_bytes_per_core, where, degrees, draft)
+
+    def _draft(self, deployment: Deployment) -> Optional[ModelShape]:
+        """Return the shape of the model that guesses ahead, None where there is none or nobody knows it."""
+        return None if deployment.speculation is None else self._shape(deployment.speculation.model)
 
     def _shape(self, model: ModelRef) -> Optional[ModelShape]:
         """Return a model's shape, from its config.json where it was given, else by its published name."""
@@ -410,6 +419,8 @@ class _Planner:
                 "mode": rendered.mode,
                 "work_dir": work_dir,
                 "inputs": inputs,
+                **_more_weights(compiled_models(deployment), host.data_dir),
+                **_options(deployment),
             }
         return [found[digest] for digest in sorted(found)]
 
@@ -533,6 +544,7 @@ class _Planner:
             "artifact": digest,
             "artifact_path": artifact_path(host.data_dir, digest),
             "served_name": deployment.served_name,
+            **_beside(deployment, host.data_dir),
             "max_num_seqs": deployment.max_num_seqs,
             "max_model_len": deployment.max_model_len,
             "hbm_bytes_needed": self._hbm_bytes(deployment, release, host.topology),
@@ -551,21 +563,27 @@ class _Planner:
             shape = self._shape(deployment.model)
             self._hbm[key] = None
             if shape is not None:
-                fit = deployment_fit(deployment, release, shape, topology.hbm_bytes_per_core)
+                draft = self._draft(deployment)
+                fit = deployment_fit(deployment, release, shape, topology.hbm_bytes_per_core, draft)
                 self._hbm[key] = fit.needed * deployment.tensor_parallel_size
         return self._hbm[key]
 
     def _router(self, hosts: Sequence[Host], planned: Mapping[str, Mapping[str, Any]]) -> Dict[str, Any]:
         """Collect the servers of each model for the routers, and find the routers' port."""
         models: Dict[str, List[Dict[str, Any]]] = {}
+        aliases: Dict[str, List[str]] = {}
         # The spares last: what counts a model's servers through has the same numbers with them and without.
         for kind, more in (("replicas", {}), ("spares", {"spare": True})):
             for name, host in planned.items():
                 for replica in host.get(kind, ()):
                     server = {key: replica[key] for key in ("id", "address", "port", "agent_port", "max_num_seqs")}
                     models.setdefault(replica["served_name"], []).append(dict(server, host=name, **more))
+                    aliases[replica["served_name"]] = replica.get("served_aliases", [])
         tiers = self._tiers
-        rows = [{"name": name, "servers": models[name]} for name in sorted(models)]
+        rows = [
+            {"name": name, "servers": models[name], **({"aliases": aliases[name]} if aliases[name] else {})}
+            for name in sorted(models)
+        ]
         port = self._router_port(tiers.inner, hosts)
         facing = self._router_port(tiers.outer, hosts) if tiers.outer else port
         addresses = {name: self._address_of(name, hosts) for name in self._routers}
@@ -763,6 +781,32 @@ def _by_name(host: Host, name: str) -> Deployment:
     return next(deployment for deployment in host.deployments if deployment.name == name)
 
 
+def _more_weights(models: Sequence[ModelRef], data_dir: str) -> Dict[str, Any]:
+    """Return further checkpoints that have to be there, nothing where there are none."""
+    rows = [{"id": weights_id(model), "path": weights_path(data_dir, model)} for model in models]
+    return {"more_weights": rows} if rows else {}
+
+
+def _options(deployment: Deployment) -> Dict[str, Any]:
+    """Return what a deployment asks of its model beside its shape, in the inventory's words; nothing for nothing."""
+    found = {}
+    for name in OPTIONS:
+        value = getattr(deployment, name)
+        if value not in (None, (), {}):
+            found[name] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    return {"options": json.loads(json.dumps(found))} if found else {}
+
+
+def _beside(deployment: Deployment, data_dir: str) -> Dict[str, Any]:
+    """Return what a replica has beside its model: further names and checkpoints, and the options that ask for them."""
+    names = list(served_names(deployment)[1:])
+    return {
+        **({"served_aliases": names} if names else {}),
+        **_more_weights(further_models(deployment), data_dir),
+        **_options(deployment),
+    }
+
+
 def _model_key(model: ModelRef) -> str:
     return "%s@%s" % (model.repo, model.revision)
 
@@ -810,8 +854,8 @@ def _sdk_entries(host: Host, releases: Mapping[str, SdkRelease]) -> List[Dict[st
 
 def _weights(host: Host) -> List[Dict[str, Any]]:
     found = {}
-    for deployment in host.deployments:
-        model = deployment.model
+    wanted = [model for item in host.deployments for model in (item.model, *further_models(item))]
+    for model in wanted:
         found[weights_id(model)] = {
             "id": weights_id(model),
             "repo": model.repo,

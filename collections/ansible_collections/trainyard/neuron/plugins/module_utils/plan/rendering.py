@@ -27,6 +27,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_t
     GENERATIONS,
     NATIVE_NAMES,
     NATIVE_SIBLINGS,
+    NATIVE_TOO,
     NXDI_SAMPLING_KEYS,
     PLANNER_KEYS,
     PREFIX_FLAG,
@@ -35,6 +36,11 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_t
     Generation,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.known_models import known_config
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.model_options import (
+    COMPILER_SETTINGS,
+    placed,
+    spelled,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import NATIVE, SdkRelease, version_number
 
 #: What `inference_demo` insists on although nothing is generated with --compile-only.
@@ -162,7 +168,7 @@ def compiled_settings(deployment: Deployment, row: SdkRelease) -> Dict[str, Any]
 
     Lengths are tokens, `batch_size` sequences, `pa_num_blocks` blocks with those that the plugin adds.
     """
-    generation = generation_of(row)
+    generation, deployment = generation_of(row), spelled(deployment, row)
     if generation.compiler != "inference_demo":
         return _server_settings(deployment, row)
     batch = deployment.max_num_seqs
@@ -226,7 +232,7 @@ def render_serve(
         replica_name: unit, process tag and directory name of the replica.
     """
     where = placement if isinstance(placement, Placement) else Placement(**placement)
-    generation = generation_of(release)
+    generation, deployment = generation_of(release), spelled(deployment, release)
     names = {
         "venv": release.venv or "",
         "weights": weights_path,
@@ -248,7 +254,11 @@ def render_serve(
         environment[PROXY_VARIABLE] = where.proxy_cpus
     program = _program(deployment, release, generation.serve, generation.serve_container)
     argv = [part.format(**names) for part in program] + _argv(flags)
-    return Rendered(tuple(argv), dict(sorted(environment.items())))
+    return Rendered(_placed(argv, weights_path, deployment), dict(sorted(environment.items())))
+
+
+def _placed(argv: List[str], weights_path: str, deployment: Deployment) -> Tuple[str, ...]:
+    return tuple(placed(word, weights_path, deployment.model) for word in argv)
 
 
 def serve_flags(deployment: Deployment, release: SdkRelease) -> Dict[str, Any]:
@@ -256,9 +266,9 @@ def serve_flags(deployment: Deployment, release: SdkRelease) -> Dict[str, Any]:
 
     The deployment's engine_args come last: a value replaces a flag, None removes it.
     """
-    generation = generation_of(release)
+    generation, deployment = generation_of(release), spelled(deployment, release)
     flags: Dict[str, Any] = {
-        "served-model-name": deployment.served_name,
+        "served-model-name": [deployment.served_name, *deployment.aliases],
         "tensor-parallel-size": deployment.tensor_parallel_size,
         "max-num-seqs": deployment.max_num_seqs,
         "max-model-len": deployment.max_model_len,
@@ -317,7 +327,7 @@ def _nxdi_config(deployment: Deployment, generation: Generation) -> Dict[str, An
     The fork sets a given key on the loaded configuration as it stands in the JSON. Only the sampling survives that, as
     a mapping that must name `global_topk`: NxDI reads it without a default at each request.
     """
-    config = _engine_config(deployment)
+    config = {key: value for key, value in _engine_config(deployment).items() if key not in COMPILER_SETTINGS}
     sampling = sampling_of(deployment)
     if "on_device_sampling_config" in config:
         config["on_device_sampling_config"] = sampling
@@ -340,7 +350,7 @@ def native_config(deployment: Deployment) -> Dict[str, Any]:
             sampling = sampling_of(deployment)
             if sampling is not None:
                 found[key] = _native_sampling(sampling)
-        elif key in NATIVE_NAMES or key not in DEMO_FLAGS:
+        elif key in NATIVE_NAMES or key in NATIVE_TOO or key not in DEMO_FLAGS:
             found[NATIVE_NAMES.get(key, key)] = value
     return found
 
@@ -381,7 +391,7 @@ def render_compile(
         RenderError: the compiler has no flag for a setting, or the architecture is not known
             (`generations.argument_problems` says so before).
     """
-    generation = generation_of(release)
+    generation, deployment = generation_of(release), spelled(deployment, release)
     names = {
         "venv": release.venv or "",
         "weights": weights_path,
@@ -396,7 +406,7 @@ def render_compile(
     program = _program(deployment, release, ("{venv}/bin/inference_demo",), ("inference_demo",))
     argv = [part.format(**names) for part in program]
     argv += _demo_argv(deployment, release, weights_path, artifact_path)
-    return Rendered(tuple(argv), dict(sorted(environment.items())))
+    return Rendered(_placed(argv, weights_path, deployment), dict(sorted(environment.items())))
 
 
 def _render_warm_up(
@@ -410,7 +420,7 @@ def _render_warm_up(
     flags.update({"host": "127.0.0.1", "port": deployment.port + WARM_UP_PORT_OFFSET})
     program = _program(deployment, release, generation.serve, generation.serve_container)
     argv = [part.format(**names) for part in program] + _argv(flags)
-    return Rendered(tuple(argv), dict(sorted(environment.items())), "warm_up")
+    return Rendered(_placed(argv, names["weights"], deployment), dict(sorted(environment.items())), "warm_up")
 
 
 def _program(

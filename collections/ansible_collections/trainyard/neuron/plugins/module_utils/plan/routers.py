@@ -108,7 +108,7 @@ def shares(
             servers = [server for server in model["servers"] if server["host"] == name]
             if not servers:
                 continue
-            found[name].append({"name": model["name"], "servers": servers})
+            found[name].append({**model, "servers": servers})
             routers.append(
                 {
                     "id": name,
@@ -120,7 +120,7 @@ def shares(
                     "router": True,
                 }
             )
-        above.append({"name": model["name"], "servers": routers})
+        above.append({**model, "servers": routers})
     return {
         **{name: {"port": port, "models": rows} for name, rows in found.items()},
         **{name: {"port": facing, "models": above} for name in tiers.outer},

@@ -47,7 +47,8 @@ def command(replica: Replica, passed: Sequence[str]) -> Tuple[str, ...]:
         options += ["--cpuset-cpus", replica.container_cpus]
     for device in devices():
         options += ["--device", device]
-    read = ((replica.weights_path, "ro"), (replica.artifact_path, _artifact_mode(replica)))
+    more = [(str(row.get("path") or ""), "ro") for row in replica.more_weights]
+    read = ((replica.weights_path, "ro"), *more, (replica.artifact_path, _artifact_mode(replica)))
     volumes = [(path, mode) for path, mode in read if path] + [(path, "rw") for path in _written(replica)]
     return oci.command(
         replica.container_engine, name_of(replica), replica.image, replica.argv, volumes, passed, options

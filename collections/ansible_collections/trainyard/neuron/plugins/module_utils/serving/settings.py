@@ -28,7 +28,7 @@ NEEDED = ("name", "argv", "url", "cores", "served_name")
 OF_THE_PLAN = (
     "id", "deployment", "index", "unit", "core_count", "numa_nodes", "cpus", "proxy_cpus", "address", "port",
     "sdk_release", "venv", "weights", "artifact", "max_model_len", "hbm_bytes_needed", "hbm_bytes_available",
-    "credentials", "spare",
+    "credentials", "spare", "served_aliases", "options",
 )
 # fmt: on
 """What the plan says of a replica beside that, for others: it is known here, and not read."""
@@ -75,6 +75,7 @@ class Replica:
     max_num_seqs: int = 1
     artifact_path: str = ""
     weights_path: str = ""
+    more_weights: Tuple[Mapping[str, str], ...] = ()
     runtime: str = "venv"
     image: str = ""
     container_engine: str = "podman"
@@ -134,7 +135,8 @@ def parse(text: str, where: str = "the replica's configuration") -> Replica:
     if found:
         raise ServingError(said.format(where, "; ".join(found)))
     known = {key: raw[key] for key in Replica.__dataclass_fields__ if raw.get(key) is not None}
-    return Replica(**{**known, "argv": tuple(known["argv"]), "devices": tuple(known.get("devices", ())), **nested})
+    lists = {word: tuple(known.get(word, ())) for word in ("argv", "devices", "more_weights")}
+    return Replica(**{**known, **lists, **nested})
 
 
 def load(name: str) -> Replica:

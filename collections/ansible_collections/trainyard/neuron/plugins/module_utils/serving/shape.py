@@ -39,6 +39,9 @@ KINDS: Dict[str, Tuple[str, Callable[[Any], bool]]] = {
 }
 
 
+KINDS["Tuple[Mapping[str, str], ...]"] = ("a list of texts by name", _list_of(KINDS["Mapping[str, str]"][1]))
+
+
 def problems(
     kind: Any, raw: Mapping[str, Any], needed: Iterable[str] = (), beside: Iterable[str] = (), within: str = ""
 ) -> List[str]:
