@@ -179,7 +179,6 @@ def test_a_digest_differs_exactly_where_a_flag_may_change_a_graph(row: SdkReleas
         ("2.32.0", None, {"speculative-config": {"method": "eagle3"}}, "set speculation"),
         ("2.27.0", None, {"uvicorn-log-level": "loud"}, "must be one of"),
         ("2.27.0", None, {"seed": "many"}, "must be a whole number"),
-        ("2.27.0", None, {"config": "/etc/vllm.yml"}, "give the arguments themselves"),
         ("2.27.0", None, {"hf-token": "x"}, "is a secret"),
         ("2.27.0", None, {"pipeline-parallel-size": 2}, "is not there in any generation"),
     ],

@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.artifact import expected
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import parse_deployment
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import find_release
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import agreement
 
 ARGV = ["python", "-m", "api_server", "--tensor-parallel-size", "32", "--max-num-seqs=4", "--max-model-len", "8192"]
@@ -54,3 +58,80 @@ def test_an_incomplete_artifact_is_told_from_a_complete_one(tmp_path: Path) -> N
 
 def test_the_native_engine_has_no_configuration_to_compare(tmp_path: Path) -> None:
     assert problems(tmp_path, generation="native") == []
+
+
+def recipes() -> list[Any]:
+    """Both recipes, and one that asks for what they do not, with their SDK rows."""
+    root = Path(__file__).parents[2] / "inventory/trn2/group_vars"
+    raws = [yaml.safe_load((root / name / "deployment.yml").read_text()) for name in ("llama_3_3_70b", "qwen3_32b")]
+    found = [next(iter(raw.values())) for raw in raws]
+    adapter = {"name": "a", "repo": "acme/a", "revision": "0" * 40}
+    lora = {"max_loras": 2, "max_rank": 16, "adapters": [adapter]}
+    draft = {"method": "eagle", "model": {"repo": "acme/e", "revision": "0" * 40}, "tokens": 3}
+    asks = {**found[1], "sdk_release": "2.28.0", "block_size": None, "lora": lora, "speculation": draft}
+    made = []
+    for raw in (*found, {**asks, "quantization": {"kv_cache": "fp8"}}):
+        deployment, wrong = parse_deployment(raw, "x")
+        assert deployment is not None, wrong
+        made.append((deployment, find_release(deployment.sdk_release, deployment.generation)))
+    return made
+
+
+def another(value: Any) -> Any:
+    """A value that means something else."""
+    if value is None or isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 1
+    if isinstance(value, str):
+        return value + "x"
+    if isinstance(value, list):
+        return [*value, 1]
+    raise AssertionError(value)
+
+
+def inside(name: str, value: Any) -> list[tuple[str, Any]]:
+    """Each way in which one setting may be another, and how it is called then."""
+    if name == agreement.SAMPLING:
+        whole = {**agreement.SAMPLING_DEFAULTS, **value}
+        return [(f"{name}.{key}", {**whole, key: another(whole[key])}) for key in whole] + [(name, None)]
+    if name == agreement.ADAPTERS and value is not None:
+        return [
+            (name, None),
+            (f"{name}.max_loras", {**value, "max_loras": value["max_loras"] - 1}),
+            (f"{name}.max_lora_rank", {**value, "max_lora_rank": 8}),
+            (f"{name}.target_modules", {**value, "target_modules": ["q_proj"]}),
+            (f"{name}.dynamic_multi_lora", {**value, "dynamic_multi_lora": True}),
+        ]
+    if name == agreement.ADAPTERS:
+        return [(name, {"max_loras": 1})]
+    return [(name, another(value))]
+
+
+@pytest.mark.parametrize(("deployment", "row"), recipes(), ids=lambda item: getattr(item, "name", ""))
+def test_every_setting_that_serving_depends_on_is_compared(tmp_path: Path, deployment: Any, row: Any) -> None:
+    wanted = json.loads(json.dumps(expected(deployment, row, 2)))
+    assert {"tp_degree", "quantized", "is_eagle3", "ep_degree", agreement.SAMPLING, agreement.ADAPTERS} <= set(wanted)
+
+    def told(**changes: Any) -> list[str]:
+        (tmp_path / "neuron_config.json").write_text(json.dumps({"neuron_config": {**wanted, **changes}}))
+        (tmp_path / "model.pt").write_text("")
+        return agreement.problems(row.generation, str(tmp_path), [], {}, wanted)
+
+    assert told(save_sharded_checkpoint=False) == []
+    for name, value in wanted.items():
+        for called, other in inside(name, value):
+            found = told(**{name: other})
+            assert any(line.startswith(f"{called} of the artifact is ") for line in found), (called, other, found)
+    # More room than is asked for hurts nobody.
+    if wanted[agreement.ADAPTERS]:
+        assert told(lora_config={**wanted[agreement.ADAPTERS], "max_loras": 8}) == []
+
+
+def test_an_artifact_without_adapters_is_not_started_for_a_deployment_with_some(tmp_path: Path) -> None:
+    deployment, row = recipes()[2]
+    wanted = json.loads(json.dumps(expected(deployment, row, 2)))
+    (tmp_path / "model.pt").write_text("")
+    (tmp_path / "neuron_config.json").write_text(json.dumps({"neuron_config": {**wanted, "lora_config": None}}))
+    (problem,) = agreement.problems(row.generation, str(tmp_path), [], {}, wanted)
+    assert problem.startswith("lora_config of the artifact is null, and the plan had {")

@@ -9,7 +9,10 @@ import re
 from typing import Any, Dict, List, Mapping, Optional
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.model_options import spelled
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.model_options import (
+    COMPILER_SETTINGS,
+    spelled,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering import (
@@ -18,6 +21,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering im
     model_type_of,
     says_off,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import agreement
 
 #: Raised whenever the form of the inputs changes, so that an old artifact is never taken for a new one.
 INPUTS_VERSION = 1
@@ -33,34 +37,53 @@ _FIELD_OF: Mapping[str, str] = {
     "pa_block_size": "block_size",
     "is_block_kv_layout": "block_size",
     "is_prefix_caching": "block_size",
+    "max_batch_size": "max_num_seqs",
+    "tkg_batch_size": "max_num_seqs",
+    "max_length": "max_model_len",
+    "n_positions": "max_model_len",
 }
 
-#: Settings that an artifact may have on although the deployment does not ask for them, and that change what it does.
-_OFF_UNLESS_ASKED = (
-    "async_mode",
-    "enable_bucketing",
-    "flash_decoding_enabled",
-    "fused_qkv",
-    "is_block_kv_layout",
-    "is_chunked_prefill",
-    "is_continuous_batching",
-    "is_prefix_caching",
-    "k_cache_transposed",
-    "kv_cache_quant",
-    "output_logits",
-    "quantized",
-    "sequence_parallel_enabled",
-)
-
-#: What on-device sampling is where the configuration does not say.
-_SAMPLING_DEFAULTS: Mapping[str, Any] = {
-    "do_sample": False,
-    "dynamic": False,
-    "top_k": 1,
-    "top_p": 1.0,
-    "temperature": 1.0,
-    "global_topk": 256,
+#: Settings that an artifact may have although the deployment does not ask for them, and that change what it does: what
+#: they are where nobody asks.
+_UNLESS_ASKED: Mapping[str, Any] = {
+    **dict.fromkeys(
+        (
+            "async_mode",
+            "enable_bucketing",
+            "enable_eagle_speculation",
+            "enable_fused_speculation",
+            "flash_decoding_enabled",
+            "fused_qkv",
+            "is_block_kv_layout",
+            "is_chunked_prefill",
+            "is_continuous_batching",
+            "is_eagle3",
+            "is_medusa",
+            "is_prefix_caching",
+            "k_cache_transposed",
+            "kv_cache_quant",
+            "output_logits",
+            "quantized",
+            "sequence_parallel_enabled",
+        ),
+        False,
+    ),
+    **dict.fromkeys(
+        ("attention_dp_degree", "cp_degree", "ep_degree", "mlp_cp_degree", "moe_ep_degree", "pp_degree"), 1
+    ),
+    **dict.fromkeys(("medusa_speculation_length", "speculation_length", "windowed_context_encoding_size"), 0),
 }
+
+#: Settings that NxDI sets beside another one -> that one.
+_FOLLOWS: Mapping[str, str] = {
+    "max_batch_size": "batch_size",
+    "tkg_batch_size": "batch_size",
+    "max_length": "seq_len",
+    "n_positions": "seq_len",
+}
+
+#: Settings of a compilation that are in the file under another name, or in none.
+_NOT_IN_THE_FILE = (*COMPILER_SETTINGS, "quantized_checkpoints_path")
 
 #: Variables that reach the compiler; the others of a deployment tune the runtime, the server or the hub's client.
 _COMPILER_VARIABLE = re.compile(
@@ -143,55 +166,51 @@ def disagreements(
         logical_nc_config: LNC of the host.
         where: the variable that holds the deployment, which the problems name.
     """
-    nested = neuron_config_json.get("neuron_config")
-    made: Mapping[str, Any] = nested if isinstance(nested, Mapping) else neuron_config_json
     if generation_of(release).compiler != "inference_demo":
         return []
-    wanted = compiled_settings(deployment, release)
-    sampling = wanted.pop("on_device_sampling_config")
-    for name in _OFF_UNLESS_ASKED:
-        wanted.setdefault(name, False)
-    found = [
-        _disagreement(_path(name, where), wanted[name], name, made[name])
-        for name in sorted(wanted)
-        if name in made and not _same(made[name], wanted[name])
+    found = agreement.differences(neuron_config_json, expected(deployment, release, logical_nc_config))
+    problems = [
+        _disagreement(_path(name, where), wanted, name.rsplit(".", 1)[-1], made) for name, made, wanted in found
     ]
-    lnc = made.get("logical_nc_config", logical_nc_config)
-    if lnc != logical_nc_config:
-        found.append(_disagreement("trainyard_logical_nc_config", logical_nc_config, "logical_nc_config", lnc))
-    return found + _sampling_disagreements(made, sampling, where)
+    # What follows from one field is told once.
+    return list({problem.variable: problem for problem in reversed(problems)}.values())[::-1]
+
+
+def expected(deployment: Deployment, release: SdkRelease, logical_nc_config: int) -> Dict[str, Any]:
+    """Return every setting that serving depends on, as the artifact's neuron_config.json has to have it.
+
+    Args:
+        deployment: what is to be served.
+        release: its SDK row.
+        logical_nc_config: LNC of the host.
+    """
+    if generation_of(release).compiler != "inference_demo":
+        return {}
+    deployment = spelled(deployment, release)
+    settings = compiled_settings(deployment, release)
+    wanted = {**_UNLESS_ASKED, **{name: value for name, value in settings.items() if name not in _NOT_IN_THE_FILE}}
+    for name, source in _FOLLOWS.items():
+        wanted.setdefault(name, settings[source])
+    wanted["logical_nc_config"] = logical_nc_config
+    wanted[agreement.ADAPTERS] = _adapters(settings)
+    return wanted
+
+
+def _adapters(settings: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
+    """Return how adapters are compiled in, in the words of the file; None where they are not."""
+    if not settings.get("enable_lora"):
+        return None
+    found = {name: settings[name] for name in ("max_loras", "max_lora_rank", "target_modules", "max_cpu_loras")
+             if name in settings}  # fmt: skip
+    return {**found, "dynamic_multi_lora": bool(settings.get("enable_dynamic_multi_lora"))}
 
 
 def _path(name: str, where: str) -> str:
+    if name == "logical_nc_config":
+        return "trainyard_logical_nc_config"
+    if name.startswith(agreement.ADAPTERS):
+        return where + ".lora"
     return "%s.%s" % (where, _FIELD_OF.get(name, "neuron_config." + name))
-
-
-def _same(made: Any, wanted: Any) -> bool:
-    """Return whether two settings mean the same; NxDI writes off as false or null, and dtypes with their module."""
-    if not made and not wanted:
-        return True
-    if isinstance(made, str) and isinstance(wanted, str):
-        return made.rsplit(".", 1)[-1] == wanted.rsplit(".", 1)[-1]
-    if isinstance(made, list) and isinstance(wanted, (list, tuple)):
-        return sorted(made, key=str) == sorted(wanted, key=str)
-    return bool(made == wanted)
-
-
-def _sampling_disagreements(made: Mapping[str, Any], wanted: Optional[Mapping[str, Any]], where: str) -> List[Problem]:
-    if "on_device_sampling_config" not in made:
-        return []
-    path = where + ".neuron_config.on_device_sampling_config"
-    compiled = made["on_device_sampling_config"]
-    if not isinstance(compiled, Mapping) or wanted is None:
-        if not compiled and wanted is None:
-            return []
-        return [_disagreement(path, wanted, "on_device_sampling_config", compiled)]
-    found = []
-    for name, default in _SAMPLING_DEFAULTS.items():
-        here, there = compiled.get(name, default), wanted.get(name, default)
-        if here != there:
-            found.append(_disagreement("%s.%s" % (path, name), there, name, here))
-    return found
 
 
 def _disagreement(path: str, value: Any, name: str, made: Any) -> Problem:

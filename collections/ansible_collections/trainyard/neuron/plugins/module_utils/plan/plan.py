@@ -11,7 +11,11 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan import checks, identity, reach
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.artifact import artifact_digest, artifact_inputs
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.artifact import (
+    artifact_digest,
+    artifact_inputs,
+    expected,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import (
     AGENT_PORT_OFFSET,
     PREFIX,
@@ -552,6 +556,9 @@ class _Planner:
             "argv": list(rendered.argv),
             "environment": dict(rendered.environment),
         }
+        compiled = expected(deployment, release, host.topology.logical_nc_config)
+        if compiled:
+            replica["compiled"] = compiled
         if host.credentials:
             replica["credentials"] = host.credentials
         return dict(replica, release=release_id(replica))

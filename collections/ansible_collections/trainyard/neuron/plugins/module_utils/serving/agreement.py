@@ -2,8 +2,9 @@
 """Whether what a server is asked to do is what its artifact was compiled for.
 
 The NxDI engines load any artifact and then *ignore* what differs, compile again in silence, or fail at the first
-request. So the arguments are compared with the artifact's ``neuron_config.json`` before anything is started. The plan
-makes sure of the same by the artifact's digest; this catches an artifact that is not what its name says.
+request. So every setting that the plan had compiled in, and those that it had not, are compared with the artifact's
+``neuron_config.json`` before anything is started, and the server's arguments as well. The plan makes sure of the same
+by the artifact's digest; this catches an artifact that is not what its name says.
 """
 
 from __future__ import annotations
@@ -13,6 +14,21 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 COMPILED_GENERATIONS = ("nxdi_v0", "nxdi_v1")
+
+SAMPLING, ADAPTERS = "on_device_sampling_config", "lora_config"
+
+#: What on-device sampling is where the configuration does not say.
+SAMPLING_DEFAULTS: Mapping[str, Any] = {
+    "do_sample": False,
+    "dynamic": False,
+    "top_k": 1,
+    "top_p": 1.0,
+    "temperature": 1.0,
+    "global_topk": 256,
+}
+
+#: Limits of adapters that an artifact may have larger than they are asked for.
+_ROOM = ("max_loras", "max_lora_rank", "max_cpu_loras")
 
 
 def _equal(asked: str, made: Any) -> bool:
@@ -57,8 +73,7 @@ def disagreements(argv: Sequence[str], environment: Mapping[str, str], made: Map
         environment: its environment.
         made: the artifact's ``neuron_config.json``, as parsed.
     """
-    nested = made.get("neuron_config")
-    settings: Mapping[str, Any] = nested if isinstance(nested, Mapping) else made
+    settings = settings_of(made)
     asked = flags(argv)
     found = []
     for flag, setting, agrees, how in CHECKS:
@@ -77,6 +92,62 @@ def disagreements(argv: Sequence[str], environment: Mapping[str, str], made: Map
     return found
 
 
+def settings_of(made: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The engine's settings in a ``neuron_config.json``, which has them below the model's or alone."""
+    nested = made.get("neuron_config")
+    return nested if isinstance(nested, Mapping) else made
+
+
+def differences(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> List[Tuple[str, Any, Any]]:
+    """Name, compiled value and wanted value of each setting in which an artifact is not what is to be served.
+
+    A setting that the file does not mention is not judged.
+
+    Args:
+        made: the artifact's ``neuron_config.json``, as parsed.
+        wanted: every setting that serving depends on, in the file's words (`plan.artifact.expected`).
+    """
+    settings = settings_of(made)
+    found: List[Tuple[str, Any, Any]] = []
+    for name in sorted(wanted):
+        if name not in settings:
+            continue
+        if name == SAMPLING:
+            found += _inside(name, settings[name], wanted[name], SAMPLING_DEFAULTS)
+        elif name == ADAPTERS:
+            found += _inside(name, settings[name], wanted[name], {})
+        elif not _same(settings[name], wanted[name]):
+            found.append((name, settings[name], wanted[name]))
+    return found
+
+
+def _inside(name: str, made: Any, wanted: Any, defaults: Mapping[str, Any]) -> List[Tuple[str, Any, Any]]:
+    """The same of a setting with settings of its own, which is null where it is off."""
+    if not isinstance(made, Mapping) or not isinstance(wanted, Mapping):
+        is_off = made in (None, False, {}) or made is None
+        return [] if is_off and wanted is None else [(name, made, wanted)]
+    found = []
+    for key in sorted({*defaults, *wanted}):
+        if key not in defaults and key not in made:
+            continue
+        here, there = made.get(key, defaults.get(key)), wanted.get(key, defaults.get(key))
+        has_room = key in _ROOM and isinstance(here, int) and isinstance(there, int) and here >= there
+        if not has_room and not _same(here, there):
+            found.append(("%s.%s" % (name, key), here, there))
+    return found
+
+
+def _same(made: Any, wanted: Any) -> bool:
+    """Whether two settings mean the same; NxDI writes off as false or null, and dtypes with their module."""
+    if not made and not wanted:
+        return True
+    if isinstance(made, str) and isinstance(wanted, str):
+        return made.rsplit(".", 1)[-1] == wanted.rsplit(".", 1)[-1]
+    if isinstance(made, list) and isinstance(wanted, (list, tuple)):
+        return sorted(made, key=str) == sorted(wanted, key=str)
+    return bool(made == wanted)
+
+
 def missing(artifact: Path, made: Optional[Mapping[str, Any]]) -> List[str]:
     """Files that a complete artifact has and this one has not.
 
@@ -86,14 +157,20 @@ def missing(artifact: Path, made: Optional[Mapping[str, Any]]) -> List[str]:
     """
     # The configuration is written first of all: it alone proves nothing.
     wanted = ["neuron_config.json", "model.pt"]
-    settings = (made or {}).get("neuron_config") or made or {}
+    settings = settings_of(made or {})
     if settings.get("save_sharded_checkpoint"):
         ranks = range(int(settings.get("tp_degree") or 0))
         wanted += ["weights/tp{0}_sharded_checkpoint.safetensors".format(rank) for rank in ranks]
     return [name for name in wanted if not (artifact / name).is_file()]
 
 
-def problems(generation: str, artifact: str, argv: Sequence[str], environment: Mapping[str, str]) -> List[str]:
+def problems(
+    generation: str,
+    artifact: str,
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    compiled: Optional[Mapping[str, Any]] = None,
+) -> List[str]:
     """Why a server must not be started on an artifact; empty if it may.
 
     Args:
@@ -101,6 +178,7 @@ def problems(generation: str, artifact: str, argv: Sequence[str], environment: M
         artifact: the artifact's directory.
         argv: the server's command line.
         environment: its environment.
+        compiled: every setting that serving depends on, as the plan had it compiled.
     """
     if generation not in COMPILED_GENERATIONS or not artifact:
         return []
@@ -115,4 +193,12 @@ def problems(generation: str, artifact: str, argv: Sequence[str], environment: M
     if gaps:
         shown = ", ".join(gaps[:3]) + (" and {0} more".format(len(gaps) - 3) if len(gaps) > 3 else "")
         return ["it is incomplete, {0} is missing".format(shown)]
-    return disagreements(argv, environment, made or {})
+    found = disagreements(argv, environment, made or {})
+    for name, here, there in differences(made or {}, compiled or {}):
+        said = "{0} of the artifact is {1}, and the plan had {2} compiled"
+        found.append(said.format(name, _words(here), _words(there)))
+    return found
+
+
+def _words(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)[:200]

@@ -44,7 +44,9 @@ def check(replica: Replica) -> None:
             "the artifact {0} is not there, and the server would compile for a long time instead; "
             "run the compile playbook".format(replica.artifact_path)
         )
-    differing = agreement.problems(replica.generation, replica.artifact_path, replica.argv, os.environ)
+    differing = agreement.problems(
+        replica.generation, replica.artifact_path, replica.argv, os.environ, replica.compiled
+    )
     if differing:
         raise ServingError(
             "the artifact {0} does not fit: {1}; run the compile playbook".format(

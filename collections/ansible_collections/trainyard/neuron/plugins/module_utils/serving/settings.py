@@ -76,6 +76,7 @@ class Replica:
     artifact_path: str = ""
     weights_path: str = ""
     more_weights: Tuple[Mapping[str, str], ...] = ()
+    compiled: Mapping[str, Any] = field(default_factory=dict)
     runtime: str = "venv"
     image: str = ""
     container_engine: str = "podman"

@@ -39,6 +39,7 @@ KINDS: Dict[str, Tuple[str, Callable[[Any], bool]]] = {
 }
 
 
+KINDS["Mapping[str, Any]"] = ("settings by name", lambda value: isinstance(value, Mapping))
 KINDS["Tuple[Mapping[str, str], ...]"] = ("a list of texts by name", _list_of(KINDS["Mapping[str, str]"][1]))
 
 
