@@ -79,6 +79,7 @@ _QWEN3_30B = {**_QWEN3_MOE, **_sizes(2048, 6144, 48, 32), "moe_intermediate_size
 _QWEN3_235B = {**_QWEN3_MOE, **_sizes(4096, 12288, 94, 64), "moe_intermediate_size": 1536}
 _QWEN3_480B = {**_QWEN3_MOE, **_sizes(6144, 8192, 62, 96, 8), "moe_intermediate_size": 2560, "num_experts": 160}
 _QWEN_14B, _QWEN_32B = _sizes(5120, 13824, 48, 40, 8), _sizes(5120, 27648, 64, 40, 8)
+_MODELOPT_FP8 = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}}
 _MISTRAL_24B = {**_MISTRAL, **_sizes(5120, 32768, 40, 32), "head_dim": 128, "vocab_size": 131072}
 _EYES_LLAMA = {"model_type": "mllama_text_model", "vocab_size": 128256, "max_position_embeddings": 131072}
 
@@ -281,6 +282,13 @@ _PUBLISHED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
                 ("27b", _seen("gemma3", {**_GEMMA3, **_sizes(5376, 21504, 62, 32, 16), "head_dim": 128})),
             )
         },
+    },
+    "nvidia": {
+        **{
+            "Llama-3.%d-%s-Instruct-FP8" % (minor, size): {**config, **_MODELOPT_FP8}
+            for minor, size, config in ((1, "8B", _LLAMA_8B), (1, "70B", _LLAMA_70B), (3, "70B", _LLAMA_70B))
+        },
+        "Llama-3.1-405B-Instruct-FP8": {**_LLAMA, **_sizes(16384, 53248, 126, 128), **_MODELOPT_FP8},
     },
     "openai": {
         "gpt-oss-20b": {**_GPT_OSS, "num_hidden_layers": 24, "num_local_experts": 32},
