@@ -144,12 +144,12 @@ class Api:
                 "object": "model",
                 "created": self._created,
                 "owned_by": "vllm",
-                "root": self._settings.model,
-                "parent": None,
+                "root": self._settings.adapters.get(name, self._settings.model),
+                "parent": self._settings.served_names[0] if name in self._settings.adapters else None,
                 "max_model_len": self._settings.max_model_len,
                 "permission": [],
             }
-            for name in self._settings.served_names
+            for name in self._settings.names
         ]
         await reply.send_json(200, {"object": "list", "data": cards})
 
@@ -196,7 +196,7 @@ class Api:
         if self.draining:
             raise RequestError("Server is shutting down", 503, "ServiceUnavailableError")
         model = body.get("model", self._settings.served_names[0])
-        if model not in self._settings.served_names:
+        if model not in self._settings.names:
             raise RequestError(f"The model `{model}` does not exist.", 404, "NotFoundError")
         if int(body.get("n") or 1) != 1:
             raise RequestError("the lab's engine generates one sequence a request")
@@ -220,7 +220,10 @@ class Api:
             seed = uuid.uuid4().hex
         if self._engine.confused:
             seed += "confused"
-        text_seed = hashlib.sha256(f"{text}|{seed}".encode()).hexdigest()
+        # What an adapter answers is its own, and the same whatever the adapter is called.
+        adapter = self._settings.adapters.get(str(body.get("model")), "")
+        told = f"{text}|{seed}|{adapter}" if adapter else f"{text}|{seed}"
+        text_seed = hashlib.sha256(told.encode()).hexdigest()
         natural = False
         if limit is None:
             chooser = random.Random(text_seed)  # noqa: S311 - a reproducible length, no secret

@@ -155,6 +155,10 @@ class _BringUp:
         shape = Shape.of(self.model)
         weights = compiler.checkpoint_bytes(self.serve.model, self.model) / degree
         cache = batch * longest * shape.kv_bytes_per_token_and_core(degree)
+        if self.serve.draft:
+            draft = compiler.load_model_config(self.serve.draft)
+            weights += compiler.checkpoint_bytes(self.serve.draft, draft) / degree
+            cache += batch * longest * Shape.of(draft).kv_bytes_per_token_and_core(degree)
         room = self.kind.core_memory_bytes(self.lnc)
         if weights + cache > room * (1 - _RESERVED_SHARE):
             core = self.cores[0]
@@ -165,6 +169,25 @@ class _BringUp:
                 f"ERROR  TDRV:log_dev_mem Failed to allocate {size:.3f}GB (alignment: none, usage: {usage}) on ND "
                 f"{core // per_device}:NC {core % per_device}\n"
                 'RuntimeError: nrt_tensor_allocate status=4 message="Allocation Failure"'
+            )
+
+    def check_options(self, config: dict[str, Any]) -> None:
+        """Adapters and a draft are in the graphs or they are not there; the texts are NxDI's where they are known."""
+        lora: dict[str, Any] = config.get("lora_config") or {}
+        if self.serve.max_loras and not lora:
+            raise BringUpError("ValueError: LoRA is enabled, but the compiled model has no lora_config")
+        if self.serve.max_loras and self.serve.max_loras > lora["max_loras"]:
+            raise BringUpError(
+                f"ValueError: max_loras ({self.serve.max_loras}) is over the compiled model's {lora['max_loras']}"
+            )
+        for name, path in self.serve.adapters.items():
+            if not Path(path).is_dir():
+                raise BringUpError(f"FileNotFoundError: LoRA adapter path {path} for adapter ID {name} is not found")
+        if self.serve.draft and not config.get("enable_fused_speculation"):
+            raise BringUpError("ValueError: speculative decoding is asked for, and the compiled model has no draft")
+        if config.get("enable_fused_speculation") and not self.serve.draft:
+            raise BringUpError(
+                "AssertionError: Must pass speculative_config to load weights if using Neuron Speculation."
             )
 
     # -- NxDI: the V0 fork and the plugin 0.x -----------------------------------------------------------------------
@@ -202,6 +225,10 @@ class _BringUp:
         }
         fork = self.row.generation == sdk.V0 and self.row.vllm_version >= (0, 8)
         settings["is_continuous_batching"] = fork or serve.max_num_seqs > 1
+        if serve.max_loras:
+            settings |= {"enable_lora": True, "max_loras": serve.max_loras}
+        if serve.draft:
+            settings |= {"enable_fused_speculation": True, "speculation_length": serve.draft_tokens}
         if self.row.generation == sdk.V0:
             settings["sequence_parallel_enabled"] = True
         else:
@@ -311,8 +338,9 @@ class _BringUp:
                 self.loader_says(f"Failed to load the model from {path} Recompiling...", "WARNING")
             else:
                 self.loader_says(f"Unable to find precompiled artifacts from {path}. Recompiling...", "WARNING")
-            compiler.compile_model(self.host, self.row, self.serve.model, wanted, path)
+            compiler.compile_model(self.host, self.row, self.serve.model, wanted, path, draft_path=self.serve.draft)
             config = self.load_artifact(path)
+        self.check_options(config)
         self.check_memory(int(config["max_batch_size"]), int(config["seq_len"]))
         return self.warm_up(config)
 

@@ -98,10 +98,13 @@ def check_weights(path: str | Path) -> None:
             )
 
 
-def save_config(directory: Path, model_path: str, model: dict[str, Any], config: dict[str, Any]) -> None:
-    """Write ``neuron_config.json``: the model's own configuration, its path, and NxDI's settings."""
+def save_config(
+    directory: Path, model_path: str, model: dict[str, Any], config: dict[str, Any], draft_path: str = ""
+) -> None:
+    """Write ``neuron_config.json``: the model's own configuration, its path, its draft's, and NxDI's settings."""
     directory.mkdir(parents=True, exist_ok=True)
-    whole = {**model, "_name_or_path": model_path, "fused_spec_config": None, "neuron_config": config}
+    fused = {"draft_model_path": draft_path} if draft_path else None
+    whole = {**model, "_name_or_path": model_path, "fused_spec_config": fused, "neuron_config": config}
     text = json.dumps(whole, indent=2, sort_keys=True)
     (directory / neuron_config.CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
@@ -172,17 +175,27 @@ def compile_model(
     target: Path,
     *,
     dry_run: bool = False,
+    draft_path: str = "",
 ) -> None:
     """Compile into ``target``, taking as long as the lab wants it to.
 
     Raises:
-        ModelError: the checkpoint has no readable ``config.json``.
-        CompileError: the compiler failed.
+        ModelError: the checkpoint, or its draft, has no readable ``config.json``.
+        CompileError: the compiler failed, or the model is to be compiled with a draft and there is none.
         OSError: the target cannot be written.
     """
     model = load_model_config(model_path)
-    save_config(target, model_path, model, config)
-    _host_memory(host, checkpoint_bytes(model_path, model))
+    needed = checkpoint_bytes(model_path, model)
+    if config["enable_fused_speculation"]:
+        # One graph for both, so the draft is traced with the model.
+        if not draft_path:
+            raise CompileError(
+                "AssertionError: Must pass speculative_config to load weights if using Neuron Speculation."
+            )
+        needed += checkpoint_bytes(draft_path, load_model_config(draft_path))
+        check_weights(draft_path)
+    save_config(target, model_path, model, config, draft_path)
+    _host_memory(host, needed)
     with WorkDirectory(host) as work:
         print(f"INFO:Neuron:Generating HLOs for the following models: {list(_GRAPHS)}", flush=True)
         identity = {"model": model, "config": config, "nxdi": row.nxdi}

@@ -46,7 +46,15 @@ def run(host: HostConfig, options: argparse.Namespace, row: sdk.Release) -> None
     else:
         print("\nCompiling and saving model...", flush=True)
         target = Path(options.compiled_model_path)
-        compiler.compile_model(host, row, options.model_path, config, target, dry_run=options.compile_dry_run)
+        compiler.compile_model(
+            host,
+            row,
+            options.model_path,
+            config,
+            target,
+            dry_run=options.compile_dry_run,
+            draft_path=options.draft_model_path or "",
+        )
         print(f"Compiling and tracing time: {time.monotonic() - started} seconds", flush=True)
     if options.compile_only or options.compile_dry_run:
         return

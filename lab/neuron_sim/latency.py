@@ -207,6 +207,40 @@ class Modelled:
         return (_STEP_SECONDS + weights + _KV_PENALTY * kv_bytes / core_bandwidth + collectives) * self.scale
 
 
+#: Of a draft's guesses the next one is right with this chance, and a step with a draft costs that much more: fitted to
+#: the published 102.3 tokens/s of Qwen3 32B without one and 137.8 with one that guesses 7 at a time.
+_GUESS_RIGHT, _GUESS_COST = 0.6, 0.82
+
+
+def speculation_factor(tokens: int) -> float:
+    """How long a token takes with a draft that guesses so many at a time, as a part of the time without one."""
+    if not tokens:
+        return 1.0
+    accepted = sum(_GUESS_RIGHT**guess for guess in range(tokens + 1))
+    return (1 + _GUESS_COST) / accepted
+
+
+@dataclass(frozen=True)
+class Guessed:
+    """Another latency with a draft that guesses ahead: prompts take as long, tokens come faster."""
+
+    plain: Latency
+    factor: float
+
+    @property
+    def serial(self) -> bool:
+        """As without."""
+        return self.plain.serial
+
+    def prefill_seconds(self, prompt_tokens: int) -> float:
+        """As without."""
+        return self.plain.prefill_seconds(prompt_tokens)
+
+    def step_seconds(self, contexts: list[int]) -> float:
+        """A token's share of a step that yields several."""
+        return self.plain.step_seconds(contexts) * self.factor
+
+
 def _bucket(tokens: int, buckets: tuple[int, ...]) -> int:
     """The shortest compiled length that takes this many tokens."""
     return next((bucket for bucket in buckets if bucket >= tokens), max(tokens, buckets[-1] if buckets else 0))

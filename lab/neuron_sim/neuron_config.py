@@ -23,6 +23,9 @@ _SAMPLING: dict[str, Any] = {
     "global_topk": 256,
 }
 
+# ``LoraServingConfig`` of ``modules/lora_serving/config.py``.
+_LORA: dict[str, Any] = {"max_loras": 1, "max_lora_rank": 16, "max_cpu_loras": 100, "target_modules": None}
+
 # Defaults that depend on nothing else.
 _PLAIN: dict[str, Any] = {
     "padding_side": "right",
@@ -136,6 +139,13 @@ def sampling_config(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: settings.get(name, default) for name, default in _SAMPLING.items()}
 
 
+def lora_config(settings: dict[str, Any]) -> dict[str, Any]:
+    """``LoraServingConfig`` from ``inference_demo``'s settings; its own name for adapters that come and go differs."""
+    found: dict[str, Any] = {name: settings.get(name, default) for name, default in _LORA.items()}
+    found["dynamic_multi_lora"] = bool(settings.get("enable_dynamic_multi_lora"))
+    return found
+
+
 def build(settings: dict[str, Any], *, nxdi: str, lnc: int, target: str) -> dict[str, Any]:
     """The complete ``neuron_config`` for the settings that were given.
 
@@ -168,6 +178,8 @@ def build(settings: dict[str, Any], *, nxdi: str, lnc: int, target: str) -> dict
     config["buckets"] = given.get("buckets", [config["seq_len"]])
     config["world_size"] = given.get("world_size") or config["tp_degree"] * config["pp_degree"] * config["ep_degree"]
     config["local_ranks_size"] = given.get("local_ranks_size") or config["world_size"]
+    if given.get("enable_lora"):
+        config["lora_config"] = lora_config(given)
     if isinstance(config["on_device_sampling_config"], dict):
         config["on_device_sampling_config"] = sampling_config(config["on_device_sampling_config"])
     _check(config)

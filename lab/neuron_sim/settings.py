@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,10 @@ class ServeSettings:
         neuron_settings: engine settings that override the defaults, by NxDI name.
         log_requests: whether each prompt is logged; V0 does unless told not to, V1 only if told to.
         shutdown_timeout_seconds: how long SIGTERM waits for running requests; 0 aborts them.
+        adapters: name of each LoRA adapter -> its directory.
+        max_loras: how many of them at once, 0 where LoRA is off.
+        draft: path of the model that guesses ahead, empty for none.
+        draft_tokens: how many it guesses at a time.
     """
 
     release: str
@@ -45,6 +50,15 @@ class ServeSettings:
     log_requests: bool = False
     shutdown_timeout_seconds: float = 0.0
     latency: dict[str, Any] = field(default_factory=dict)
+    adapters: dict[str, str] = field(default_factory=dict)
+    max_loras: int = 0
+    draft: str = ""
+    draft_tokens: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that a request may ask for: the model's, and its adapters'."""
+        return (*self.served_names, *self.adapters)
 
     @property
     def vllm_version(self) -> tuple[int, ...]:
@@ -88,7 +102,30 @@ def from_options(
         log_requests=logs_requests(options),
         shutdown_timeout_seconds=float(getattr(options, "shutdown_timeout", None) or 0),
         latency=latency,
+        adapters=_adapters(options),
+        max_loras=int(getattr(options, "max_loras", None) or 1) if getattr(options, "enable_lora", None) else 0,
+        **_draft(options),
     )
+
+
+def _adapters(options: argparse.Namespace) -> dict[str, str]:
+    """``name=path`` of each adapter, or the same as JSON."""
+    found = {}
+    for item in getattr(options, "lora_modules", None) or ():
+        if item.startswith("{"):
+            given = json.loads(item)
+            found[str(given["name"])] = str(given["path"])
+        else:
+            name, _, path = item.partition("=")
+            found[name] = path
+    return found
+
+
+def _draft(options: argparse.Namespace) -> dict[str, Any]:
+    given = getattr(options, "speculative_config", None)
+    if not isinstance(given, dict):
+        return {}
+    return {"draft": str(given.get("model") or ""), "draft_tokens": int(given.get("num_speculative_tokens") or 0)}
 
 
 def logs_requests(options: argparse.Namespace) -> bool:

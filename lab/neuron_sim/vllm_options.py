@@ -136,7 +136,7 @@ class LoRAParserAction(argparse.Action):
     """``name=path``, or JSON."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Keep the values; the stand-in has no adapters."""
+        """Keep the values."""
         for item in values if isinstance(values, list) else [values]:
             if "=" not in item and not item.startswith("{"):
                 parser.error(f"Invalid format for {option_string}: {item}")
