@@ -467,12 +467,12 @@ def test_a_key_has_its_requests_per_minute_and_others_theirs(tmp_path: Path, stu
 
 def first_answer(port: int, source: str) -> str:
     """The beginning of what a client with that address is told of the models; empty where it is told nothing."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0)) as link:
-        try:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0)) as link:
             link.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             return link.recv(65536).decode()
-        except ConnectionError:
-            return ""
+    except ConnectionError:
+        return ""
 
 
 def test_a_router_without_keys_and_tls_answers_private_networks_alone(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
