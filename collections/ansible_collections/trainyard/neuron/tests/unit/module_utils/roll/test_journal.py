@@ -124,6 +124,18 @@ def test_one_that_another_run_had_and_gave_back_is_not(book: Book, time: Time) -
         book.prove(fence_of(first))
 
 
+def test_a_step_that_comes_late_does_not_pass_for_one_of_the_lock_that_its_run_took_anew(
+    book: Book, time: Time
+) -> None:
+    first = book.take(ann())
+    time.now_s += LEASE_S + 1
+    book.free(fence_of(book.take(bob())))
+    again = book.take(ann())
+    book.prove(fence_of(again))
+    with pytest.raises(LockLostError, match=f"number {first.number}"):
+        book.prove(fence_of(first))
+
+
 def test_a_run_that_was_refused_elsewhere_gives_an_ended_lock_back_to_whom_it_was(book: Book, time: Time) -> None:
     first = book.take(ann())
     time.now_s += LEASE_S + 1
