@@ -244,7 +244,7 @@ def _schemas(model: Schema) -> Dict[str, Schema]:
     return {
         "lora": Schema(
             "lora",
-            "LoRA adapters that are served beside the model, each under a name of its own.",
+            "Adapters (LoRA) that are served beside the model, each under a name of its own.",
             {
                 "max_loras": Field(
                     whole_number(1, 4096), default=1, about="worked with at once; compiled in", example=4
