@@ -409,7 +409,6 @@ DEPLOYMENT = Schema(
                 "%s, or a list of it and its aliases" % _SERVED_WORDS,
                 {"anyOf": [_SERVED.json, {"type": "array", "items": _SERVED.json, "minItems": 1}, {"type": "null"}]},
             ),
-            default=(),
             about="the model's name as clients say it; without it, the repository's",
             example="llama-70b",
         ),
