@@ -57,3 +57,35 @@ def test_the_operating_system_is_named_as_the_sdk_table_names_it(text: str, name
 def test_memory_is_read_in_bytes() -> None:
     assert topology_info.memory_bytes("MemFree: 1 kB\n") is None
     assert topology_info.memory_bytes("MemTotal:       16 kB\nMemFree: 1 kB\n") == 16384
+
+
+# As a host with a bridge of containers shows it: subnets and broadcasts stand beside the addresses.
+ROUTES = """Main:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 0.0.0.0
+        /0 universe UNICAST
+     +-- 10.0.0.0/24 2 0 2
+        |-- 10.0.0.0
+           /24 link UNICAST
+        |-- 10.0.0.5
+           /32 host LOCAL
+        |-- 10.0.0.255
+           /32 link BROADCAST
+     +-- 127.0.0.0/8 2 0 2
+        |-- 127.0.0.1
+           /32 host LOCAL
+     |-- 172.17.0.1
+        /32 host LOCAL
+Local:
+        |-- 10.0.0.5
+           /32 host LOCAL
+"""
+INTERFACES = """00000000000000000000000000000001 01 80 10 80       lo
+fd000000000000000000000000000005 02 40 00 80     ens5
+fe800000000000000000000000000005 02 40 20 80     ens5
+"""
+
+
+def test_a_host_s_own_addresses_are_those_that_others_could_reach() -> None:
+    assert topology_info.own_addresses(ROUTES, INTERFACES) == ["10.0.0.5", "172.17.0.1", "fd00::5"]
+    assert topology_info.own_addresses("", "") == []
