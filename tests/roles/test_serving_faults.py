@@ -9,6 +9,7 @@ systemd gives up on one after five starts in an hour.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +52,21 @@ ORDER = [
     "slow replica (10 times)",
     "router reload",
     "router restart",
+    "SIGKILL of the router's worker",
+    "router stopped for 3 s",
+    "1,000 requests at once",
+    "unit restarted by hand",
+    "data volume read-only",
+    "/run full",
+    "probe stopped for 15 s",
+    "journald stopped",
+    "fence flushed",
+    "serve.yml in mid-roll",
 ]
+
+
+SHAPE = {"tensor_parallel_size": 16, "data_parallel_size": 4}
+VARIABLES = {"trainyard_overrides": {"tiny-llama": SHAPE}, "vllm_endpoint_probe": PROBE}
 
 
 @dataclass
@@ -153,11 +169,11 @@ class Fleet:
 class Load:
     """`tests.roll.load` as a process of its own, and its requests when it is over."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, gap_limit_s: float = 2.0) -> None:
         self.out = fleet.folder / f"requests-{time.monotonic_ns()}.jsonl"
         command = [sys.executable, "-m", "tests.roll.load", f"--url={fleet.url}", "--model=trainyard/tiny-llama"]
         pace = ["--closed=12", "--rate=2", f"--per-token-s={TOKEN_S}", "--shortest-s=0.2", "--longest-s=4"]
-        limits = ["--gap-limit-s=2", "--first-limit-s=5", f"--requests-out={self.out}"]
+        limits = [f"--gap-limit-s={gap_limit_s}", "--first-limit-s=5", f"--requests-out={self.out}"]
         self.began = time.time()
         self.process = subprocess.Popen([*command, *pace, *limits], cwd=ROOT, stdout=subprocess.DEVNULL)
 
@@ -169,11 +185,7 @@ class Load:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    variables = {
-        "trainyard_overrides": {"tiny-llama": {"tensor_parallel_size": 16, "data_parallel_size": 4}},
-        "vllm_endpoint_probe": PROBE,
-    }
-    with stand_in("faults", 2, **variables) as lab:
+    with stand_in("faults", 2, **VARIABLES) as lab:
         lab.pace(ttft_ms=40, itl_ms=TOKEN_S * 1000)
         lab.play("site.yml", "--skip-tags=benchmark")
         rotation = Rotation(f"http://{lab.router_address}:8405/metrics")
@@ -374,5 +386,201 @@ def test_router_restart(fleet: Fleet) -> None:
     late = [row for row in failed if row["sent_at"] > over or row["sent_at"] + row["took_s"] < began]
     assert late == [], f"restarted from {began} to {over}\n{told(late, fleet.routed(began))}"
     assert fleet.rotation.now() == before
-    end = "serves again within a second; drain states are kept"
-    fleet.rows.append(Row("router restart", len(requests), len(failed), 0, None, None, end))
+    fleet.rows.append(Row("router restart", len(requests), len(failed), 0, None, None, "serves again within a second"))
+
+
+def disturb(
+    fleet: Fleet,
+    fault: str,
+    hit: Callable[[], None],
+    heal: Callable[[], None],
+    seconds: float,
+    end: str,
+    **allowed: Any,
+) -> list[dict[str, Any]]:
+    """Let something happen that is no replica's fault, for some seconds, under load; every replica serves afterwards.
+
+    Args:
+        fleet: the lab.
+        fault: its name in the table.
+        hit: makes it.
+        heal: undoes it; called however the test goes.
+        seconds: how long it lasts.
+        end: what the table says of afterwards, and of what an operator sees.
+        allowed: `failed`, which of the requests may fail, none by default; `gap_limit_s`, how long a stream may pause.
+    """
+    before = fleet.rotation.now()
+    assert len(before) == 8
+    load = Load(fleet, allowed.get("gap_limit_s", 2.0))
+    time.sleep(3.0)
+    try:
+        hit()
+        time.sleep(seconds)
+    finally:
+        heal()
+    fleet.wait(lambda: fleet.rotation.now() == before, BACK_S, "every replica is in rotation")
+    time.sleep(2.0)
+    requests = load.end()
+    failed = [request for request in requests if request["kind"] != "ok"]
+    assert len(requests) > 30, "the load proved nothing"
+    may = allowed.get("failed", lambda _request: False)
+    unexplained = [request for request in failed if not may(request)]
+    assert unexplained == [], told(unexplained, fleet.routed(requests[0]["sent_at"]))
+    fleet.rows.append(Row(fault, len(requests), len(failed), 0, None, None, end))
+    return requests
+
+
+def test_sigkill_of_the_routers_worker(fleet: Fleet) -> None:
+    router = fleet.lab.inventory["router"]["hosts"][0]
+    struck: list[float] = []
+
+    def hit() -> None:
+        # The master's children are its workers; the newest serves.
+        kill = "pkill -9 --newest --parent $(systemctl show -P MainPID haproxy.service)"
+        struck.append(float(fleet.lab.on(router, f"date +%s.%N; {kill}").split()[0]))
+
+    def cut(request: dict[str, Any]) -> bool:
+        return bool(request["sent_at"] < struck[0] + 3 and request["sent_at"] + request["took_s"] > struck[0])
+
+    end = "systemd starts it again within 3 s; its journal and `systemctl status haproxy` name the signal"
+    disturb(fleet, "SIGKILL of the router's worker", hit, lambda: None, 3.0, end, failed=cut)
+    assert "SIGKILL" in fleet.lab.on(
+        router, "journalctl -u haproxy.service -o cat --no-pager -n 200"
+    ) or "signal 9" in (fleet.lab.on(router, "journalctl -u haproxy.service -o cat --no-pager -n 200"))
+
+
+def test_router_stopped_for_3_seconds(fleet: Fleet) -> None:
+    router = fleet.lab.inventory["router"]["hosts"][0]
+    children = "$(systemctl show -P MainPID haproxy.service)"
+    disturb(
+        fleet, "router stopped for 3 s",
+        lambda: _quiet(fleet.lab.on(router, f"pkill -STOP --parent {children}")),
+        lambda: _quiet(fleet.lab.on(router, f"pkill -CONT --parent {children}")),
+        3.0, "streams pause and go on; the log has their times", gap_limit_s=6.0,
+    )  # fmt: skip
+
+
+def _quiet(_output: str) -> None:
+    """What a command printed is of no use."""
+
+
+def test_1000_requests_at_once(fleet: Fleet) -> None:
+    before = fleet.rotation.now()
+    body = {"model": "trainyard/tiny-llama", "prompt": "Say it.", "max_tokens": 8, "temperature": 0}
+    limits = httpx.Limits(max_connections=None)
+    answers: list[int] = []
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(limits=limits, timeout=180) as client:
+            sent = [client.post(f"{fleet.url}/v1/completions", json=body) for _ in range(1000)]
+            answers.extend(answer.status_code for answer in await asyncio.gather(*sent))
+
+    asyncio.run(ask())
+    assert len(answers) == 1000
+    assert set(answers) == {200}, Counter(answers)
+    fleet.wait(lambda: fleet.rotation.now() == before, BACK_S, "every replica is in rotation")
+    fleet.rows.append(
+        Row("1,000 requests at once", 1000, 0, 0, None, None, "they wait in the router; its metrics show the queue")
+    )
+
+
+def test_unit_restarted_by_hand(fleet: Fleet) -> None:
+    victim = "lab-2:tiny-llama-3"
+    load = Load(fleet)
+    time.sleep(3.0)
+    began = float(fleet.lab.on("lab-2", "date +%s.%N; systemctl restart vllm@tiny-llama-3.service").split()[0])
+    over = time.time()
+    fleet.wait(lambda: victim in fleet.rotation.now(), BACK_S, f"{victim} is back")
+    time.sleep(2.0)
+    end = f"returns alone after {time.time() - began:.0f} s; a roll would have drained it first"
+    judge(fleet, "unit restarted by hand", victim, load.end(), (began, over), out_after_s=None, bound_s=None, end=end)
+
+
+def test_data_volume_read_only(fleet: Fleet) -> None:
+    """A volume that the kernel made read-only: what serves has its weights in memory."""
+    lab = fleet.lab
+    refused: list[str] = []
+
+    def hit() -> None:
+        lab.on("lab-1", "mount --bind /data /data && mount -o remount,bind,ro /data")
+        refused.append(lab.on("lab-1", "touch /data/x 2>&1 || true"))
+
+    disturb(
+        fleet, "data volume read-only", hit, lambda: _quiet(lab.on("lab-1", "umount /data || true")), 5.0,
+        "serves on; the next provision or compile fails and names the directory",
+    )  # fmt: skip
+    assert "Read-only" in refused[0]
+
+
+def test_run_full(fleet: Fleet) -> None:
+    lab = fleet.lab
+    size = int(lab.on("lab-1", "df -k --output=size /run | tail -1"))
+    # No larger than it is, or it would take the machine's memory.
+    shrink = "mount -o remount,size=$(($(df -k --output=used /run | tail -1) + 256))k /run"
+    fill = f"{shrink} && (dd if=/dev/zero of=/run/full bs=4k 2>/dev/null; df -k --output=avail /run | tail -1)"
+    left: list[str] = []
+    disturb(
+        fleet, "/run full", lambda: left.append(lab.on("lab-1", fill)),
+        lambda: _quiet(lab.on("lab-1", f"rm -f /run/full; mount -o remount,size={size}k /run")), 10.0,
+        "serves on and stays in rotation; what the probe cannot write is in its journal",
+    )  # fmt: skip
+    assert int(left[0].split()[-1]) == 0
+    assert lab.on("lab-1", "systemctl is-active trainyard-probe.service") == "active"
+
+
+def test_probe_stopped_for_15_seconds(fleet: Fleet) -> None:
+    lab = fleet.lab
+    show = "systemctl show -P NRestarts trainyard-probe.service"
+    before = int(lab.on("lab-1", show))
+    main = lab.on("lab-1", "systemctl show -P MainPID trainyard-probe.service").strip()
+    disturb(
+        fleet, "probe stopped for 15 s", lambda: _quiet(lab.on("lab-1", f"kill -STOP {main}")), lambda: None, 15.0,
+        "systemd's watchdog starts it again after 10 s, and its journal says so",
+    )  # fmt: skip
+    assert int(lab.on("lab-1", show)) == before + 1
+    assert "Watchdog timeout" in lab.on("lab-1", "journalctl -u trainyard-probe.service -o cat --no-pager -n 50")
+
+
+def test_journald_stopped(fleet: Fleet) -> None:
+    lab = fleet.lab
+    units = "systemd-journald.service systemd-journald.socket systemd-journald-dev-log.socket"
+    disturb(
+        fleet, "journald stopped", lambda: _quiet(lab.on("lab-2", f"systemctl stop {units}")),
+        lambda: _quiet(lab.on("lab-2", f"systemctl start {units}")), 10.0,
+        "serves on; lines of that time are missing, and the probe follows the journal again by itself",
+    )  # fmt: skip
+
+
+def test_fence_flushed(fleet: Fleet) -> None:
+    lab = fleet.lab
+    disturb(
+        fleet, "fence flushed", lambda: _quiet(lab.on("lab-1", "nft flush ruleset")), lambda: None, 5.0,
+        "loaded again within a second; `trainyard-fence-watch` says so in its journal",
+    )  # fmt: skip
+    assert "table inet trainyard" in lab.on("lab-1", "nft list tables")
+
+
+def test_serve_in_mid_roll(fleet: Fleet) -> None:
+    """A second operator, while a roll is under way: refused, and the roll goes on."""
+    before = fleet.rotation.now()
+    changed = {**VARIABLES, "trainyard_overrides": {"tiny-llama": {**SHAPE, "environment": {"FAULTS_TEST": "1"}}}}
+    load = Load(fleet)
+    roll = fleet.lab.start(
+        "playbooks/redeploy.yml", "--skip-tags=provision,compile", f"--extra-vars={json.dumps(changed)}"
+    )
+    try:
+        fleet.wait(lambda: len(fleet.rotation.now()) < len(before), 300, "the roll has begun")
+        second = fleet.lab.start("playbooks/serve.yml")
+        said, _ = second.communicate(timeout=300)
+        assert second.returncode != 0
+        assert "redeploy" in said
+        printed, _ = roll.communicate(timeout=1500)
+        assert roll.returncode == 0, printed[-3000:]
+    finally:
+        roll.kill()
+        requests = load.end()
+    fleet.wait(lambda: fleet.rotation.now() == before, BACK_S, "every replica is in rotation")
+    failed = [request for request in requests if request["kind"] != "ok"]
+    assert failed == [], told(failed, fleet.routed(requests[0]["sent_at"]))
+    end = "refused, with who holds the fleet; the roll goes on"
+    fleet.rows.append(Row("serve.yml in mid-roll", len(requests), 0, 0, None, None, end))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,6 +11,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -416,6 +418,34 @@ def until(question: Callable[[], bool], timeout_s: float = 20.0) -> None:
     while not question():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.02)
+
+
+def test_the_watchdog_hears_that_the_watch_lives_and_nothing_when_a_part_of_it_died(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped, it answered nobody for as long as it took, and nobody was told."""
+    heard: list[bytes] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(host / "notify"))
+        systemd.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(host / "notify"))
+        monkeypatch.setattr(watch, "_keep_following", lambda _host: None)
+        dead, ticks = threading.Thread(), []
+
+        def tick(_seconds: float) -> None:
+            with contextlib.suppress(BlockingIOError):
+                heard.append(systemd.recv(100))
+            ticks.append(len(heard))
+            if len(ticks) == 2:
+                monkeypatch.setattr(watch.Host, "refresh", lambda self: self.watchers.update(a=dead))
+            if len(ticks) == 4:
+                raise InterruptedError
+
+        monkeypatch.setattr(watch.time, "sleep", tick)
+        with pytest.raises(InterruptedError):
+            watch.watch(lambda _line: None, cli.heartbeat())
+    assert heard == [b"WATCHDOG=1"] * 2
+    assert ticks == [1, 2, 2, 2]
 
 
 def test_a_server_without_its_engine_is_ended_at_once_and_not_after_its_own_watch(host: Path) -> None:

@@ -227,6 +227,17 @@ def explain(name: str) -> str:
 
 def notifier() -> Callable[[str], None]:
     """A function that sets the unit's status line; does nothing outside a unit."""
+    send = _to_systemd()
+    return lambda text: send("STATUS=" + text)
+
+
+def heartbeat() -> Callable[[], None]:
+    """A function that tells systemd's watchdog that the program lives; does nothing outside a unit."""
+    send = _to_systemd()
+    return lambda: send("WATCHDOG=1")
+
+
+def _to_systemd() -> Callable[[str], None]:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return lambda _text: None
@@ -235,9 +246,9 @@ def notifier() -> Callable[[str], None]:
     def send(text: str) -> None:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
-                out.sendto(("STATUS=" + text).encode("utf-8"), target)
+                out.sendto(text.encode("utf-8"), target)
         except OSError:
-            # Status is for people; a start does not fail for want of it.
+            # Status is for people; a start does not fail for want of it. A watchdog that hears nothing acts by itself.
             return
 
     return send
@@ -330,7 +341,7 @@ def run(arguments: argparse.Namespace) -> None:
             say("trainyard: " + text)
             notifier()(text)
     else:
-        watch.watch(say)
+        watch.watch(say, heartbeat())
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -310,8 +310,9 @@ def leaving() -> str:
 class Host:
     """All watchers of a host, renewed when the release changes."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, say: Say, alive: Callable[[], None] = lambda: None) -> None:
         self.say = say
+        self._alive = alive
         self.watchers: Dict[str, Watcher] = {}
         self._links: Dict[str, str] = {}
         self._problems: Dict[str, str] = {}
@@ -330,6 +331,7 @@ class Host:
         for name in list(self.watchers):
             if wanted.get(name) != self.watchers[name].replica:
                 self.watchers.pop(name).stop()
+                self._alive()
         for name, replica in wanted.items():
             if name not in self.watchers:
                 self._begin(name, replica, problems)
@@ -393,12 +395,14 @@ def _journal_line(raw: bytes) -> _Entry:
         return _Entry()
 
 
-def watch(say: Say) -> None:
-    """Watch for ever."""
-    host = Host(say)
+def watch(say: Say, alive: Callable[[], None]) -> None:
+    """Watch for ever; `alive` is called once a second, and by nothing that could go on when the watch is over."""
+    host = Host(say, alive)
     threading.Thread(target=_keep_following, args=(host,), daemon=True).start()
     while True:
         host.refresh()
+        if all(watcher.is_alive() for watcher in host.watchers.values()):
+            alive()
         time.sleep(TICK_S)
 
 
