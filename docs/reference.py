@@ -43,7 +43,7 @@ def default_of(spec: Field) -> str:
     """What a field is where nothing is said."""
     if spec.required:
         return "required"
-    return "none" if spec.default is None else cell(spec.default)
+    return "none" if spec.default in (None, ()) else cell(spec.default)
 
 
 def row(name: str, spec: Field) -> str:

@@ -443,7 +443,7 @@ class Schema:
             described: Dict[str, Any] = dict(spec.check.json) if isinstance(spec.check, Kind) else {}
             if spec.about:
                 described["description"] = spec.about + (" (%s)" % spec.unit if spec.unit else "")
-            if spec.default is not None:
+            if spec.default not in (None, ()):
                 described["default"] = list(spec.default) if isinstance(spec.default, tuple) else spec.default
             if spec.example is not None:
                 described["examples"] = [spec.example]
