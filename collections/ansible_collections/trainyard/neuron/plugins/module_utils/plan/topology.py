@@ -316,6 +316,12 @@ def parse_topology(raw: Any, instance_type: Optional[str] = None, logical_nc_con
         raise TopologyError("report", "neither the array of neuron-ls --json-output nor the shape of topology_info")
     if not entries:
         raise TopologyError("report", "it describes no Neuron device")
+    if instance_type is not None and not isinstance(instance_type, str):
+        raise TopologyError("report", "its instance_type is %.40r" % (instance_type,))
+    try:
+        reported = _counted(reported or 0)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TopologyError("report", "its logical_nc_config cannot be read: %s" % error) from error
     entries.sort(key=lambda entry: int(entry["index"]))
     family = _family(entries, instance_type)
     found_lnc = int(reported or _counted_lnc(family, entries))

@@ -195,3 +195,9 @@ def test_ranges_read_back(text: str) -> None:
 def test_what_is_no_range_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"range|backwards"):
         parse_ranges(text)
+
+
+@pytest.mark.parametrize("wrong", [{"instance_type": ["trn2"]}, {"online_cpus": "many"}, {"cpu_count": "x"}])
+def test_a_report_of_a_host_that_is_spoilt_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TopologyError):
+        parse_topology({**table_topology("trn2.48xlarge").to_dict(), **wrong})
