@@ -95,7 +95,7 @@ def problems_of(seats: Sequence[Seat]) -> Tuple[List[Problem], List[Problem]]:
         if not wrong and item.met and address is not None and any(address in network for network in DOCUMENTATION):
             rule = "is an address of documentation, which no host has"
             warnings.append(Problem(item.name, _variable(item), item.address, rule, "give the host's private address"))
-    return problems + _shared(seats) + _translated(seats), warnings
+    return problems + _shared(seats), warnings + _translated(seats)
 
 
 def _variable(item: Seat) -> str:
@@ -166,14 +166,16 @@ def _such_as(item: Seat) -> str:
 
 
 def _translated(seats: Sequence[Seat]) -> List[Problem]:
-    """Return the senders that are known by a public address, where replicas on private ones see another of them."""
+    """Return the senders known by a public address, where replicas on private ones will most likely see another."""
     serving = [parsed(item.address) for item in seats if item.serves and item.met]
     private = [address for address in serving if address is not None and address.is_private and not _unusable(address)]
     problems = []
     for item in seats:
         address = parsed(item.address)
         if private and not item.serves and address is not None and address.is_global:
-            rule = "is public, and replicas at private addresses (%s) see another one, which they refuse" % private[0]
+            rule = (
+                "is public, and replicas at private addresses (%s) may see another one, which they refuse" % private[0]
+            )
             fix = "set %s to the private address; %s may stay" % (ADDRESS, CONNECTION)
             problems.append(Problem(item.name, _variable(item), item.address, rule, fix))
     return problems

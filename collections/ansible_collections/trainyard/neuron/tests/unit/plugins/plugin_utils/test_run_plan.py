@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.run_plan import RunPlan, RunPlanError, write
 from ansible_collections.trainyard.neuron.tests.unit.module_utils.plan.fleets import deployment, host
+from ansible_collections.trainyard.neuron.tests.unit.module_utils.plan.fleets import plan as planned_fleet
 
 NAMES = ["trn2-a", "../../etc/passwd", "n" * 300]
 
 
 def planned(names: list[str], routers: list[str], clients: list[str] = []) -> dict[str, Any]:  # noqa: B006
-    hosts = {name: host(deployment(benchmark={"load_hosts": max(1, len(clients))})) for name in names}
-    return plan_fleet({"hosts": hosts, "routers": routers, "clients": clients}).to_dict()
+    # The planner lets no name pass that a path does not take; what keeps a plan does not count on it.
+    safe = {name: name if len(name) < 20 and "/" not in name else f"odd-{index}" for index, name in enumerate(names)}
+    hosts = {safe[name]: host(deployment(benchmark={"load_hosts": max(1, len(clients))})) for name in names}
+    text = json.dumps(planned_fleet(hosts, routers=routers, clients=clients))
+    for name, word in safe.items():
+        text = text.replace(word, name)
+    return dict(json.loads(text))
 
 
 def kept(tmp_path: Path, plan: dict[str, Any]) -> RunPlan:
