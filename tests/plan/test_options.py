@@ -385,3 +385,41 @@ def test_one_name_means_one_thing_in_a_fleet() -> None:
     found = "\n".join(refused.value.lines())
     assert "give both the same aliases and adapters" in found
     assert "is also the name of another model" in found
+
+
+#: What the documentation warns of and a plan can see: (release, generation, fields) -> what is said.
+TRAPS: list[tuple[str, str | None, dict[str, Any], str]] = [
+    # Release notes of the runtime 2.34 (SDK 2.32).
+    ("2.32.0", None, {"environment": {"NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS": "2"}}, "runtime 2.34 removed it"),
+    # "quantization='mxfp4' is not supported on TRN2".
+    ("2.32.0", None, {"neuron_config": {"quantization": "mxfp4"}}, "is not supported on TRN2"),
+    # ep_degree without --enable-expert-parallel is a ValueError of the plugin.
+    ("2.32.0", None, {"neuron_config": {"ep_degree": 2}}, "remove it, and set expert_parallel"),
+    # Prefill and decode apart need a router that asks one and then the other.
+    ("2.32.0", None, {"engine_args": {"kv-transfer-config": {"kv_role": "kv_producer"}}}, "split prefill from decode"),
+    ("2.27.0", None, {"engine_args": {"kv-transfer-config": {"kv_role": "kv_producer"}}}, "split prefill from decode"),
+    # "Qwen3-MoE only batch >= 16" (release notes of SDK 2.28).
+    ("2.28.0", None, {"model": {"repo": "Qwen/Qwen3-30B-A3B", "revision": A}}, "is under 16"),
+    # "turns async scheduling off with a warning" (the plugin's guide to speculation).
+    ("2.32.0", None, {"speculation": EAGLE3}, "turns asynchronous scheduling off"),
+    # Without scales in the checkpoint they are 1.0 (the plugin's guide to FP8 caches).
+    ("2.32.0", None, {"quantization": {"kv_cache": "fp8"}}, "1.0 where it has none"),
+]
+
+
+@pytest.mark.parametrize(("release", "generation", "fields", "said"), TRAPS, ids=[row[3] for row in TRAPS])
+def test_a_trap_of_the_documentation_is_refused_or_warned_of(
+    release: str, generation: str | None, fields: dict[str, Any], said: str
+) -> None:
+    try:
+        plan = planned(sdk_release=release, generation=generation, **fields)
+    except PlanError as error:
+        found = error.lines()
+    else:
+        found = [f"{one['variable']}: {one['rule']}" for one in plan["warnings"]]
+    assert any(said in line for line in found), found
+    try:
+        bare = planned(sdk_release=release, generation=generation)["warnings"]
+    except PlanError as error:
+        raise AssertionError("the deployment without it is right") from error
+    assert not any(said in one["rule"] for one in bare)

@@ -14,6 +14,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment i
     Deployment,
     ModelRef,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_tables import TRN3_QUANTIZATIONS
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.model_options import (
     further_models,
     served_names,
@@ -52,6 +53,7 @@ def deployment_problems(deployment: Deployment, topology: Topology) -> List[Prob
         *tensor_parallel_problems(deployment.tensor_parallel_size, variable_of(deployment), topology),
         *_pinned_problems(deployment, topology),
         *_mirror_problems(deployment),
+        *_number_format_problems(deployment, topology),
     ]
 
 
@@ -96,6 +98,16 @@ def _pinned_problems(deployment: Deployment, topology: Topology) -> List[Problem
         first = cores[0] // width * width
         return [Problem("", path, value, rule, "begin at %d or %d" % (first, first + width))]
     return []
+
+
+def _number_format_problems(deployment: Deployment, topology: Topology) -> List[Problem]:
+    """Find a format of numbers that the host's accelerator does not compute with."""
+    wanted = deployment.neuron_config.get("quantization")
+    if wanted not in TRN3_QUANTIZATIONS or topology.family == "trn3":
+        return []
+    path = variable_of(deployment) + ".neuron_config.quantization"
+    rule = "is not supported on %s: only trn3 computes with it" % topology.family.upper()
+    return [Problem("", path, wanted, rule, "remove it: %s serves such a model in BF16" % topology.family)]
 
 
 def _mirror_problems(deployment: Deployment) -> List[Problem]:

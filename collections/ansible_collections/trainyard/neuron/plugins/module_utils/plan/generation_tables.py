@@ -334,6 +334,17 @@ VARIANTS: Mapping[Tuple[str, Any], Mapping[str, Any]] = {
     },
 }
 
+#: Variables that a runtime no longer reads: variable -> (first SDK release without it, why).
+REMOVED_VARIABLES: Mapping[str, Tuple[Tuple[int, int], str]] = {
+    "NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS": ((2, 32), "runtime 2.34 removed it, and warns of it at each start"),
+}
+
+#: Number formats that only trn3 computes with: the plugin says so on trn2 and ends.
+TRN3_QUANTIZATIONS = ("mxfp4", "mxfp8")
+
+#: Sequences at once that a mixture of Qwen3 needs, and the SDK release that says so.
+QWEN3_MOE_SEQUENCES, QWEN3_MOE_RELEASE = 16, (2, 28)
+
 #: Settings of the engine that follow from a deployment's field or from the host, and where to say them instead.
 OWNED_SETTINGS: Mapping[str, str] = {
     "tp_degree": "tensor_parallel_size",

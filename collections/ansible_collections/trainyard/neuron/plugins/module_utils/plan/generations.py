@@ -32,6 +32,9 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_t
     OWNED_SETTINGS,
     PLANNER_KEYS,
     PREFIX_FLAG,
+    QWEN3_MOE_RELEASE,
+    QWEN3_MOE_SEQUENCES,
+    REMOVED_VARIABLES,
     SAME_PROGRAM,
     TELLING_WORDS,
     DemoFlag,
@@ -149,6 +152,10 @@ def _foreign_problems(deployment: Deployment, release: SdkRelease, where: str) -
         if value is not None and (wrong is None or value in wrong):
             path = "%s.environment.%s" % (where, name)
             found.append(Problem("", path, value, "is wrong for %s: %s" % (release.generation, why), "remove it"))
+    for name, (since, why) in REMOVED_VARIABLES.items():
+        if name in deployment.environment and release.number[:2] >= since:
+            path = "%s.environment.%s" % (where, name)
+            found.append(Problem("", path, deployment.environment[name], "is read by nothing: %s" % why, "remove it"))
     if deployment.engine_args.get("quantization") == "neuron_quant":
         path = where + ".engine_args.quantization"
         rule = "must not be set: quantization is an engine setting"
@@ -252,7 +259,13 @@ def _native_reads(method: str, found: Mapping[str, Any]) -> bool:
 def _model_warnings(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
     """Return what of the model is undocumented, or needs a word more."""
     model, path = deployment.model, where + ".model.repo"
-    said, found = architecture_of(deployment), []
+    said = architecture_of(deployment)
+    found: List[Problem] = []
+    few = deployment.max_num_seqs < QWEN3_MOE_SEQUENCES and release.number[:2] == QWEN3_MOE_RELEASE
+    if few and model_type_of(deployment) == "qwen3_moe":
+        rule = "is under %d, which SDK 2.28 serves a mixture of Qwen3 with" % QWEN3_MOE_SEQUENCES
+        advice = "give %d or more, or use another release" % QWEN3_MOE_SEQUENCES
+        found.append(Problem("", where + ".max_num_seqs", deployment.max_num_seqs, rule, advice))
     if release.generation == NATIVE and said is not None:
         since = NATIVE_MODEL_TYPES.get(said)
         if since is None or since > release.number[:2]:
@@ -416,6 +429,12 @@ def _native_problems(deployment: Deployment, release: SdkRelease, where: str) ->
         ("decode_context_length_buckets", _decode_lengths(deployment.max_model_len)),
     )
     found = []
+    degree = config.get("ep_degree")
+    if degree not in (None, 1) and not flags.get("enable-expert-parallel"):
+        rule = "does nothing without enable-expert-parallel, and the plugin ends at it"
+        found.append(
+            Problem("", where + ".neuron_config.ep_degree", degree, rule, "remove it, and set expert_parallel")
+        )
     for name, check in checks:
         buckets = config.get(name)
         if buckets is None:
