@@ -27,8 +27,8 @@ SAMPLING_DEFAULTS: Mapping[str, Any] = {
     "global_topk": 256,
 }
 
-#: Limits of adapters that an artifact may have larger than they are asked for.
-_ROOM = ("max_loras", "max_lora_rank", "max_cpu_loras")
+#: What of adapters an artifact may have more of than is asked for: NxDI raises rank and layers to a checkpoint's.
+_ROOM = ("max_loras", "max_lora_rank", "max_cpu_loras", "target_modules")
 
 
 def _equal(asked: str, made: Any) -> bool:
@@ -131,10 +131,16 @@ def _inside(name: str, made: Any, wanted: Any, defaults: Mapping[str, Any]) -> L
         if key not in defaults and key not in made:
             continue
         here, there = made.get(key, defaults.get(key)), wanted.get(key, defaults.get(key))
-        has_room = key in _ROOM and isinstance(here, int) and isinstance(there, int) and here >= there
-        if not has_room and not _same(here, there):
+        if not (key in _ROOM and _has_room(here, there)) and not _same(here, there):
             found.append(("%s.%s" % (name, key), here, there))
     return found
+
+
+def _has_room(made: Any, wanted: Any) -> bool:
+    """Whether an artifact has at least what is wanted: as large a number, or each item of a list."""
+    if isinstance(made, list) and isinstance(wanted, (list, tuple)):
+        return set(map(str, wanted)) <= set(map(str, made))
+    return isinstance(made, int) and isinstance(wanted, int) and made >= wanted
 
 
 def _same(made: Any, wanted: Any) -> bool:
