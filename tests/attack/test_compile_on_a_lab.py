@@ -66,7 +66,9 @@ if %(link)r:
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     aws = {"AWS_ACCESS_KEY_ID": "lab", "AWS_SECRET_ACCESS_KEY": SECRET}
-    with stand_in("compile-attack", 1, "--time-scale", "0.01", trainyard_aws_environment=aws) as made:
+    # With a store, the second compile would be a download.
+    variables = {"trainyard_aws_environment": aws, "model_compile_store": ""}
+    with stand_in("compile-attack", 1, "--time-scale", "0.01", **variables) as made:
         made.play(PROVISION)
         yield made
 
