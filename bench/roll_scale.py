@@ -32,15 +32,10 @@ from bench.plan_scale import FOUR, fleet  # noqa: E402
 OLD = "000000000000"
 #: Finds the module's name in what is sent and answers with the file of that name, of the host or of all.
 ANSWER = """#!/bin/sh
-sent=$(cat)
-for name in replica_info replica_release router_server roll_watch roll_lock topology_info; do
-  case "$sent" in *"plugins.modules.$name'"*|*"plugins.modules.$name\\""*)
-    echo $name >> {asked}
-    if [ -e {own}/$name ]; then cat {own}/$name; else cat {shared}/$name; fi
-    exit;;
-  esac
-done
-echo '{{"failed": true, "msg": "no answer to this module"}}'
+set -- $(grep -ao 'plugins\\.modules\\.[a-z_]*')
+name=${{1#plugins.modules.}}
+echo $name >> {asked}
+if [ -e {own}/$name ]; then cat {own}/$name; else cat {shared}/$name; fi
 """
 HOLDER = {
     "run": "bench", "owner": "bench@controller", "pid": 1, "verb": "redeploy", "process": "", "lease_s": 7200.0,
