@@ -39,12 +39,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "collections"))
 
 from ansible_collections.trainyard.neuron.plugins.module_utils import patched_source
 from ansible_collections.trainyard.neuron.plugins.module_utils.benchmark import clients, counters, runner
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.building import build
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import records_of
 
 from bench import client_environments
 from bench.instrumented_server import mean_in_flight
 from tests.bench import tiny_tokenizer
 from tests.bench.conftest import Server, running_server
-from trainyard import benchmark_report
 from trainyard.paths import ROOT
 
 SPEED: dict[str, Any] = {"ttft_ms": 200.0, "itl_ms": 20.0, "letters": True}
@@ -182,9 +183,9 @@ def measure(client: clients.Client, streams: int, failure_ratio: float, tokenize
         fleet = runner.Fleet(server.urls[0], "tiny", replicas)
         root = scratch / f"{client.name}-{streams}-{time.time_ns()}"
         summary = runner.Run(root, fleet, client, load, {"tokenizer": str(tokenizer)}).execute()
-        rows = benchmark_report.records_of(root)
+        rows = records_of(root)
         plan = [{"id": name, "url": url} for name, url in replicas.items()]
-        report = benchmark_report.build(summary, rows, provenance="simulated", replicas=plan)
+        report = build(summary, rows, provenance="simulated", replicas=plan)
         seen = server_view(server, load["warmup_requests"])
     latency, host = report.results.latency, report.load_host
     found = {

@@ -15,9 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from trainyard.benchmark_report import Objective
 from trainyard.paths import ROOT
 from trainyard.report import analysis, render
+
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import Objective  # isort: skip
 
 IMAGES = ROOT / "docs" / "images"
 #: Width and height of the page in CSS pixels, and how far down it the frames of a picture begin, side by side.

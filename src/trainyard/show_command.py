@@ -9,18 +9,21 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from trainyard import benchmark_report
 from trainyard.paths import ROOT
 from trainyard.plan_command import host_tables, plan_or_exit, summary
 
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import ReportError, load  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import BenchmarkReport  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.text import table as report_table  # isort: skip
 
-def last_report(results: Path, models: set[str]) -> benchmark_report.BenchmarkReport | None:
+
+def last_report(results: Path, models: set[str]) -> BenchmarkReport | None:
     """Return the newest readable report of one of these models in a directory of runs; None where there is none."""
     found = []
     for path in results.glob("*/report.json"):
         try:
-            report = benchmark_report.load(path)
-        except benchmark_report.ReportError:
+            report = load(path)
+        except ReportError:
             continue  # another version's, or one that is being written
         if report.scenario.model in models:
             found.append(report)
@@ -51,5 +54,5 @@ def show(
             )
     report = last_report(results, set(names))
     if report is not None:
-        typer.echo(f"\n{benchmark_report.table(report, width=console.width)}")
+        typer.echo(f"\n{report_table(report, width=console.width)}")
         typer.echo(f"\nThe whole report: {results / report.run.id / 'report.json'}")

@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils import venv
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.building import build
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import records_of
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import BenchmarkReport
 from markupsafe import escape
 
 from bench import client_environments
 from tests.bench import tiny_tokenizer
 from tests.bench.conftest import ROOT, Server
-from trainyard import benchmark_report
 from trainyard.report import analysis, render
 
 MODULE = "ansible_collections.trainyard.neuron.plugins.modules.benchmark_run"
@@ -73,12 +75,12 @@ def run_module(tmp_path: Path, llmeter: str, tokenizer: str) -> Callable[..., di
     return run
 
 
-def report_of(tmp_path: Path, result: dict[str, Any], **more: Any) -> benchmark_report.BenchmarkReport:
+def report_of(tmp_path: Path, result: dict[str, Any], **more: Any) -> BenchmarkReport:
     root = tmp_path / "runs" / result["run_id"]
     summary = json.loads((root / "run.json").read_text())
     replicas = [{"id": name, "url": url} for name, url in summary["fleet"]["replicas"].items()]
-    rows = benchmark_report.records_of(root)
-    return benchmark_report.build(summary, rows, provenance="simulated", replicas=replicas, **more)
+    rows = records_of(root)
+    return build(summary, rows, provenance="simulated", replicas=replicas, **more)
 
 
 def test_figures_counters_and_accounts_agree_with_the_server(

@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import Objective
+from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.report.runs import (
+    REPLICAS,
+    built,
+    record,
+    summary_of,
+)
 from typer.testing import CliRunner
 
-from tests.bench.test_benchmark_report import REPLICAS, built, record, summary_of
-from trainyard.benchmark_report import Objective
 from trainyard.cli import app
 from trainyard.report import analysis, charts, render
 

@@ -16,16 +16,18 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.building import build
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import Objective
+from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.report.runs import START, record, summary_of
 
-from tests.bench.test_benchmark_report import START, record, summary_of
-from trainyard import ansible_run, benchmark_report
+from trainyard import ansible_run
 from trainyard.report import analysis
 from trainyard.sweep import command, engine, spec
 from trainyard.sweep.engine import Budget, StepError, Sweep
 from trainyard.sweep.spec import Point, Search, Spec
 
 ROOT = Path(__file__).parents[2]
-OBJECTIVE = benchmark_report.Objective(time_to_first_token_ms=2000, time_per_output_token_ms=40)
+OBJECTIVE = Objective(time_to_first_token_ms=2000, time_per_output_token_ms=40)
 
 
 def delays(cores: int, batch: int, streams: float) -> tuple[float, float]:
@@ -84,7 +86,7 @@ class ModelFleet:
             {"id": name, "url": url, "host": "h", "core_count": cores, "deployment": "m", "max_num_seqs": batch}
             for name, url in names.items()
         ]
-        report = benchmark_report.build(summary, rows, provenance="simulated", replicas=plan)
+        report = build(summary, rows, provenance="simulated", replicas=plan)
         (run / "report.json").write_text(report.model_dump_json())
         return run
 
@@ -224,7 +226,7 @@ print(len(sweep.driver.measured))
 def test_a_sweep_that_is_killed_resumes_and_repeats_nothing(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", KILLED, str(tmp_path), str(ROOT)]
     journal = tmp_path / "journal.jsonl"
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'collections'}:{ROOT / 'src'}:{ROOT}"}
     measured = 0
     for wanted in (2, 5, 9):
         with subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL) as process:

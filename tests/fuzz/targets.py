@@ -37,14 +37,21 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.routing import ha
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import agreement, exposition, phases, slices
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import settings as serving
 from ansible_collections.trainyard.neuron.plugins.module_utils.storage import disks
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.bounded_file import FileError
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.building import build
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import ReportError
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import Objective
+from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.report.runs import (
+    REPLICAS,
+    record,
+    summary_of,
+)
 from jsonschema import Draft202012Validator
 
-from tests.bench.test_benchmark_report import REPLICAS, record, summary_of
 from tests.fuzz.engine import Target
 from tests.fuzz.mutations import mutated, mutated_json, mutated_text
-from trainyard import benchmark_report
 from trainyard.report import analysis, render
-from trainyard.settings_file import FileError, read_yaml
+from trainyard.settings_file import read_yaml
 from trainyard.sweep import engine as sweep_engine
 from trainyard.sweep import spec
 
@@ -290,7 +297,7 @@ def run_objective(given: Any) -> Any:
     values, problems = settings.OBJECTIVE.read(given)
     if problems:
         raise PlanError(problems)
-    return benchmark_report.Objective(**values)
+    return Objective(**values)
 
 
 def run_sweep(given: Any) -> Any:
@@ -349,7 +356,7 @@ RUNS: list[dict[str, Any]] = []
 
 def example_report() -> dict[str, Any]:
     if not RUNS:
-        built = benchmark_report.build(summary_of(6), ROWS[:6], provenance="simulated", replicas=REPLICAS)
+        built = build(summary_of(6), ROWS[:6], provenance="simulated", replicas=REPLICAS)
         RUNS.append(json.loads(built.model_dump_json()))
     return RUNS[0]
 
@@ -363,7 +370,7 @@ def run_report(given: Any) -> Any:
         (run / "report.json").write_text(report, encoding="utf-8", errors="replace")
         (run / "repeat-0/requests.jsonl").write_text(rows, encoding="utf-8", errors="replace")
         measured = analysis.read([run, run])
-        objective = benchmark_report.Objective(time_to_first_token_ms=500)
+        objective = Objective(time_to_first_token_ms=500)
         return [render.markdown(measured, objective), render.as_csv(measured), render.html(measured[:1], objective)]
 
 
@@ -660,7 +667,7 @@ TARGETS: tuple[Target, ...] = (
         "report",
         mutated_json([example_report()]).map(lambda text: (text, "")),
         run_report,
-        (benchmark_report.ReportError,),
+        (ReportError,),
         weight=2,
     ),
     Target(
@@ -669,13 +676,13 @@ TARGETS: tuple[Target, ...] = (
             lambda text: (json.dumps(example_report()), text)
         ),
         run_report,
-        (benchmark_report.ReportError,),
+        (ReportError,),
     ),
     Target(
         "requests as data",
         mutated_json(ROWS).map(lambda text: (json.dumps(example_report()), text.replace("\n", ""))),
         run_report,
-        (benchmark_report.ReportError,),
+        (ReportError,),
     ),
     Target("neuron-ls", mutated(NEURON_LS), run_neuron_ls, (TopologyError, TooLargeError), weight=2),
     Target("holders of cores", mutated_json(NEURON_LS[:1]), run_holders, (serving.ServingError,)),

@@ -12,8 +12,16 @@ from typing import Any
 
 import yaml
 
-from trainyard import benchmark_report
-from trainyard.benchmark_report import BenchmarkReport, Objective, Record
+from trainyard.paths import ROOT  # noqa: F401 - makes the collection importable
+
+# Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.figures import (  # isort: skip
+    goodput_of,
+    percentile,
+    time_per_output_token_ms,
+)
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import Record, load, records_of  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import BenchmarkReport, Objective  # isort: skip
 
 #: Resamples of the bootstrap: enough for the second digit of a 95 % interval.
 _RESAMPLES = 1000
@@ -62,7 +70,7 @@ class Measured:
             return False
         if self.records:
             duration_s = self.report.run.duration_s
-            return benchmark_report.goodput_of(self.records, duration_s, objective).kept
+            return goodput_of(self.records, duration_s, objective).kept
         return _kept_by_percentiles(self.report, objective)
 
 
@@ -85,7 +93,7 @@ def read(paths: Sequence[Path]) -> list[Measured]:
     runs = []
     for path in paths:
         directory = path if path.is_dir() else path.parent
-        runs.append(Measured(benchmark_report.load(path), benchmark_report.records_of(directory), directory))
+        runs.append(Measured(load(path), records_of(directory), directory))
     return sorted(runs, key=lambda run: run.report.run.started_at)
 
 
@@ -166,7 +174,7 @@ def values_of(rows: Sequence[Record], name: str) -> list[float]:
     """`ttft_s`, `e2e_s` or `tpot` of the requests that succeeded, in ms."""
     good = [row for row in rows if row["outcome"] == "succeeded"]
     if name == "tpot":
-        return [value for row in good if (value := benchmark_report.time_per_output_token_ms(row)) is not None]
+        return [value for row in good if (value := time_per_output_token_ms(row)) is not None]
     return [row[name] * 1000 for row in good if row[name] is not None]
 
 
@@ -179,9 +187,9 @@ def compare(first: Measured, second: Measured) -> list[Difference]:
     found = [_throughput_difference(first, second)]
     figures: tuple[tuple[str, str, Callable[[Sequence[float]], float]], ...] = (
         ("TTFT p50 ms", "ttft_s", statistics.median),
-        ("TTFT p99 ms", "ttft_s", lambda values: benchmark_report.percentile(sorted(values), 99)),
+        ("TTFT p99 ms", "ttft_s", lambda values: percentile(sorted(values), 99)),
         ("per token p50 ms", "tpot", statistics.median),
-        ("per token p99 ms", "tpot", lambda values: benchmark_report.percentile(sorted(values), 99)),
+        ("per token p99 ms", "tpot", lambda values: percentile(sorted(values), 99)),
         ("request p50 ms", "e2e_s", statistics.median),
     )
     for title, name, figure in figures:
@@ -210,5 +218,5 @@ def _bootstrap(
     changes = sorted(
         figure(rng.choices(other, k=len(other))) / figure(rng.choices(one, k=len(one))) - 1 for _ in range(_RESAMPLES)
     )
-    low, high = (benchmark_report.percentile(changes, mark) for mark in (2.5, 97.5))
+    low, high = (percentile(changes, mark) for mark in (2.5, 97.5))
     return Difference(title, base, now, now / base - 1, low, high)

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from trainyard import benchmark_report
-from trainyard.benchmark_report import Objective
 from trainyard.report import analysis, render
 
 # Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import OBJECTIVE  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import ReportError  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import Objective  # isort: skip
 
 
 def report(
@@ -43,7 +43,7 @@ def report(
         objective = Objective(**values)
     try:
         measured = analysis.read(runs)
-    except benchmark_report.ReportError as error:
+    except ReportError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     target = output or (measured[0].path or Path()) / "report.html"

@@ -14,11 +14,22 @@ from typing import Any
 
 import jinja2
 
-from trainyard import benchmark_report
-from trainyard.benchmark_report import BenchmarkReport, Flag, Objective, Statistics
 from trainyard.report import analysis
 from trainyard.report.analysis import Measured
 from trainyard.report.charts import FRONTIER, Chart, Limit, Mark, Series, cumulative
+
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.figures import (  # isort: skip
+    goodput_of,
+    time_per_output_token_ms,
+)
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import (  # isort: skip
+    BenchmarkReport,
+    Flag,
+    Length,
+    LoadShare,
+    Objective,
+    Statistics,
+)
 
 #: A cell without a value.
 NONE = "-"
@@ -182,7 +193,7 @@ def _verdict(run: Measured, objective: Objective) -> str:
     """How many requests of one run kept an objective."""
     if not run.records:
         return "kept" if run.keeps(objective) else "not kept"
-    found = benchmark_report.goodput_of(run.records, run.report.run.duration_s, objective)
+    found = goodput_of(run.records, run.report.run.duration_s, objective)
     return f"{'kept' if found.kept else 'not kept'}: {found.good_requests} of {len(run.records)} requests"
 
 
@@ -291,12 +302,12 @@ def _facts(report: BenchmarkReport) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
 
 
-def _share(share: benchmark_report.LoadShare) -> str:
+def _share(share: LoadShare) -> str:
     free = "" if share.idle_ratio_mean is None else f", {share.idle_ratio_mean:.0%} of its processors free"
     return f"{share.requests} requests, busiest process {share.busiest_process_cores:.2f} of a processor{free}"
 
 
-def _length(length: benchmark_report.Length) -> str:
+def _length(length: Length) -> str:
     return f"{length.mean:g} ± {length.stddev:g}" if length.stddev else f"{length.mean:g}"
 
 
@@ -324,7 +335,7 @@ def _pair_charts(runs: Sequence[Measured], objective: Objective | None) -> list[
 def _run_charts(run: Measured, objective: Objective | None) -> list[Chart]:
     good = [row for row in run.records if row["outcome"] == "succeeded" and row["started_at"] is not None]
     ttft = [row["ttft_s"] * 1000 for row in good if row["ttft_s"] is not None]
-    tpot = [value for row in good if (value := benchmark_report.time_per_output_token_ms(row)) is not None]
+    tpot = [value for row in good if (value := time_per_output_token_ms(row)) is not None]
     report = run.report
     limit = objective or (report.results.goodput.objective if report.results.goodput else None)
     start = min((row["started_at"] for row in good), default=0.0)

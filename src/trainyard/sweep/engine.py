@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainyard.benchmark_report import ReportError
 from trainyard.report import analysis
 from trainyard.report.analysis import Measured
 from trainyard.sweep.spec import Point, Search, Spec, key_of
+
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import ReportError  # isort: skip
 
 
 class StepError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "msg": "a report needs a run, and check mode makes none",
             }
         try:
-            from trainyard import benchmark_report
+            from ansible_collections.trainyard.neuron.plugins.plugin_utils.report import building, reading, schema
+            from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.text import table
         except ImportError as error:
             raise AnsibleActionFail(
-                f"the toolkit is not installed beside Ansible ({error}): `make venv`, then .venv/bin/ansible-playbook"
+                f"{error}: a report is made with pydantic; install it where ansible-core is ({sys.executable} -m pip)"
             ) from error
         try:
             directory = extract(Path(args["archive"]))
@@ -55,13 +57,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             problems = OBJECTIVE.read(limits, "benchmark_objective")[1] if limits else []
             if problems:
                 raise ValueError("; ".join(str(problem) for problem in problems))
-            report = benchmark_report.build(
+            report = building.build(
                 summary,
-                benchmark_report.records_of(directory),
+                reading.records_of(directory),
                 provenance=args["provenance"],
                 replicas=args["replicas"],
                 scenario={name: value for name, value in args["scenario"].items() if value is not None},
-                objective=benchmark_report.Objective(**limits) if limits else None,
+                objective=schema.Objective(**limits) if limits else None,
                 failed_limit=args["failed_limit"],
                 tool_reason=args["client_reason"],
                 git_commit=commit_of(Path(__file__).parent),
@@ -70,7 +72,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             OSError,
             ValueError,
             KeyError,
-            benchmark_report.ReportError,
+            reading.ReportError,
             tarfile.TarError,
             patched_source.SourceError,
         ) as error:
@@ -83,7 +85,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             **result,
             "changed": True,
             "path": str(path),
-            "table": benchmark_report.table(report).splitlines(),
+            "table": table(report).splitlines(),
             "sound": report.sound,
             "flags": [flag.model_dump() for flag in report.flags],
             "results": report.results.model_dump(mode="json", exclude={"repeats"}),

@@ -10,112 +10,18 @@ from typing import Any
 
 import jsonschema
 import pytest
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.collection import HOME, collection_version
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report import reading
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.figures import statistics_of
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import Objective, json_schema
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.text import table
+from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.report.runs import (
+    built,
+    codes,
+    record,
+    summary_of,
+)
 from pydantic import ValidationError
-
-from trainyard import benchmark_report
-from trainyard.benchmark_report import BenchmarkReport, Objective
-
-ROOT = Path(__file__).parents[2]
-START = 1_800_000_000.0
-
-
-def record(index: int, **changed: Any) -> dict[str, Any]:
-    """A request of 10 tokens: first after 200 ms, then one each 20 ms; two streams, back to back."""
-    row = {
-        "index": index,
-        "repeat": 0,
-        "outcome": "succeeded",
-        "http_status": 200,
-        "error": None,
-        "started_at": START + (index // 2) * 0.38,
-        "late_s": None,
-        "requested_output_tokens": 10,
-        "input_tokens": 100,
-        "output_tokens": 10,
-        "ttft_s": 0.2,
-        "e2e_s": 0.38,
-        "gaps_ms": [20.0] * 9,
-    }
-    return {**row, **changed}
-
-
-def counted(requests: int, tokens: int, **more: float) -> dict[str, Any]:
-    row = {
-        "requests": requests,
-        "prompt_tokens": requests * 100,
-        "generation_tokens": tokens,
-        "process_started_at": 5.0,
-    }
-    return {**row, "running": 0, "waiting": 0, **more}
-
-
-def summary_of(requests: int) -> dict[str, Any]:
-    """What the load host leaves of one repeat over two replicas that share the load evenly."""
-    half = requests // 2
-    replicas = {"lab-1:tiny-0": "http://10.0.0.1:8000", "lab-1:tiny-1": "http://10.0.0.1:8001"}
-    return {
-        "version": 1,
-        "run_id": "20270115-080000-tiny-0001",
-        "started_at": START - 2,
-        "ended_at": START + 100,
-        "client": {"name": "llmeter", "version": "0.2.0"},
-        "load_host": {"name": "lab-1", "processors": 2},
-        "fleet": {"url": "http://10.0.0.1:8080", "model": "tiny", "replicas": replicas},
-        "load": {
-            "requests": requests,
-            "concurrency": 2,
-            "request_rate_per_s": 0.0,
-            "arrival": "poisson",
-            "mean_input_tokens": 100,
-            "stddev_input_tokens": 0,
-            "mean_output_tokens": 10,
-            "stddev_output_tokens": 0,
-            "sampling": {},
-            "ignore_eos": True,
-            "warmup_requests": 2,
-            "timeout_s": 60,
-            "seed": 1,
-            "dataset": "",
-            "target": "router",
-            "repeats": 1,
-        },
-        "repeats": [
-            {
-                "index": 0,
-                "started_at": START,
-                "ended_at": START + half * 0.38,
-                "exit_status": [0],
-                "client_processes": 1,
-                "client_cpu_cores": 0.1,
-                "client_argv": [["python"]],
-                "log_tail": "",
-                "counters": {
-                    name: {"before": counted(7, 70), "after": counted(7 + half, 70 + half * 10)} for name in replicas
-                },
-                "samples": [
-                    {"at": START + at, "host_idle_ratio": 0.8, "replicas": {name: [1.0, 0.0] for name in replicas}}
-                    for at in (-1.0, *(0.1 * step for step in range(1, 31)))
-                ],
-            }
-        ],
-    }
-
-
-REPLICAS = [
-    {"id": "lab-1:tiny-0", "url": "http://10.0.0.1:8000", "host": "lab-1", "cores": "0-31", "core_count": 32},
-    {"id": "lab-1:tiny-1", "url": "http://10.0.0.1:8001", "host": "lab-1", "cores": "32-63", "core_count": 32},
-]
-
-
-def built(
-    summary: dict[str, Any] | None = None, rows: list[dict[str, Any]] | None = None, **more: Any
-) -> BenchmarkReport:
-    given = {"provenance": "simulated", "replicas": REPLICAS, **more}
-    return benchmark_report.build(summary or summary_of(20), rows or [record(i) for i in range(20)], **given)
-
-
-def codes(report: BenchmarkReport) -> set[str]:
-    return {flag.code for flag in report.flags}
 
 
 def test_figures_follow_from_the_records() -> None:
@@ -154,7 +60,7 @@ def test_provenance_is_one_of_three(provenance: str) -> None:
 
 @pytest.mark.parametrize("provenance", ["cpu", "simulated", "measured on trn2.48xlarge"])
 def test_provenance_stands_in_the_title_of_the_table(provenance: str) -> None:
-    assert provenance in benchmark_report.table(built(provenance=provenance)).splitlines()[0]
+    assert provenance in table(built(provenance=provenance)).splitlines()[0]
 
 
 def test_a_missing_record_makes_the_run_unsound() -> None:
@@ -271,29 +177,22 @@ def test_repeats_get_a_confidence_interval() -> None:
 
 
 def test_percentiles_are_linear_between_neighbours() -> None:
-    found = benchmark_report.statistics_of([10.0, 20.0, 30.0, 40.0])
+    found = statistics_of([10.0, 20.0, 30.0, 40.0])
     assert (found.p50, found.p90, found.max) == (25.0, 37.0, 40.0)
 
 
-def test_published_schema_is_the_model_s() -> None:
-    published = json.loads((ROOT / "docs/schemas/benchmark.schema.json").read_text())
-    assert published == benchmark_report.json_schema(), (
-        "python -m trainyard.benchmark_report > docs/schemas/benchmark.schema.json"
-    )
-
-
-def test_a_report_is_valid_by_the_published_schema_and_reads_back(tmp_path: Path) -> None:
+def test_a_report_is_valid_by_its_schema_and_reads_back(tmp_path: Path) -> None:
     report = built(objective=Objective(time_to_first_token_ms=300), scenario={"price_per_host_hour_usd": 3.6})
     document = report.model_dump_json()
-    jsonschema.validate(json.loads(document), json.loads((ROOT / "docs/schemas/benchmark.schema.json").read_text()))
+    jsonschema.validate(json.loads(document), json_schema())
     (tmp_path / "report.json").write_text(document)
-    assert benchmark_report.load(tmp_path) == report
+    assert reading.load(tmp_path) == report
 
 
 def test_what_is_no_report_is_refused_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text('{"version": "7"}')
-    with pytest.raises(benchmark_report.ReportError, match=r"report\.json has schema version '7'"):
-        benchmark_report.load(tmp_path)
+    with pytest.raises(reading.ReportError, match=r"report\.json has schema version '7'"):
+        reading.load(tmp_path)
 
 
 def sent_from(index: int, host: str, cpu_s: float, idle: float) -> dict[str, Any]:
@@ -315,3 +214,11 @@ def test_each_of_several_load_hosts_is_judged_by_itself() -> None:
 
 def test_one_load_host_needs_no_shares() -> None:
     assert built(rows=[sent_from(i, "load-1", 0.3, 0.9) for i in range(20)]).load_host.shares == []
+
+
+def test_the_report_names_the_version_of_the_collection_installed_or_in_its_checkout(tmp_path: Path) -> None:
+    assert built().run.trainyard_version == collection_version(HOME)
+    (tmp_path / "galaxy.yml").write_text("version: 1.2.3\n")
+    assert collection_version(tmp_path) == "1.2.3"
+    (tmp_path / "MANIFEST.json").write_text('{"collection_info": {"version": "1.2.4"}}')
+    assert collection_version(tmp_path) == "1.2.4"
