@@ -190,7 +190,7 @@ def survey(fleet: Fleet, *, verify: bool = False) -> dict[str, Artifact]:
             artifact.places.append(host)
             artifact.inputs, artifact.made = artifact.inputs or entry["inputs"], artifact.made or entry["made"]
             artifact.size_bytes = artifact.size_bytes or entry["size_bytes"]
-            artifact.used_by += [f"{host}: release {release}" for release in entry["used_by"]]
+            artifact.used_by += [f"{host}: {user}" for user in entry["used_by"]]
             artifact.problems += [f"{host}: {problem}" for problem in entry["problems"]]
     return found
 

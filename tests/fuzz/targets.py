@@ -30,11 +30,17 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology imp
     parse_topology,
     table_topology,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll import journal, metrics, releases
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll import journal, metrics
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary import Thresholds
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import RollError, Settings
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing import haproxy
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving import agreement, exposition, phases, slices
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import (
+    agreement,
+    exposition,
+    layout,
+    phases,
+    slices,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import settings as serving
 from ansible_collections.trainyard.neuron.plugins.module_utils.storage import disks
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.bounded_file import FileError
@@ -590,7 +596,7 @@ PROGRESS = {"phase": "copy", "bytes_done": 5, "bytes_total": 10, "bytes_per_s": 
 def run_progress(text: str) -> Any:
     path = SCRATCH / "trainyard-fuzz.json"
     path.write_text(text, encoding="utf-8", errors="replace")
-    return [progress.describe(progress.read(path)), sdk.read_note(path), releases.release_of(path)]
+    return [progress.describe(progress.read(path)), sdk.read_note(path), layout.entry_of(path)]
 
 
 LOCK = store.lock_text("me")

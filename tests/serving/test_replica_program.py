@@ -22,6 +22,7 @@ import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import (
     cli,
     container,
+    layout,
     phases,
     settings,
     slices,
@@ -120,7 +121,7 @@ def test_a_holder_of_other_cores_of_the_same_device_is_no_conflict(host: Path, n
 def test_no_more_replicas_load_than_may_and_the_next_has_its_turn_when_one_is_done(
     host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "STATE", host)
+    monkeypatch.setattr(layout, "STATE", host)
     fleet = []
     for index in range(3):
         (host / f"run/tiny-llama-{index}").mkdir(exist_ok=True)
@@ -630,7 +631,7 @@ PLANTED = ["link", "pipe", "directory", "large", "cut", "NUL", "a list", "anothe
 def test_what_a_server_leaves_in_its_directory_is_neither_followed_nor_believed(
     host: Path, secret: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "STATE", host)
+    monkeypatch.setattr(layout, "STATE", host)
     monkeypatch.setattr(cli, "POLL_S", 0.01)
     wanted = replica(host, free_port(), loads_at_once=1)
     (host / "run/tiny-llama-0/gate.json").write_text('{"engines": [], "ttft_ms": 5.0, "release": "0123456789ab"}')

@@ -5,35 +5,34 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import job, manifest, store
-
-#: Releases of replicas, one directory each, and the links that say which of them serve or may serve again.
-RELEASES = Path("/etc/vllm/releases")
-LINKS = ("current", "previous")
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import layout
 
 
-def users(releases: Path = RELEASES) -> Dict[str, List[str]]:
-    """Return for each digest the releases whose files name it, with `(current)` or `(previous)` where a link says so.
+def users(root: Path = layout.ROOT) -> Dict[str, List[str]]:
+    """Return for each digest the releases of replicas whose files name it: `release 1f0a33c2b9de of llama-0 (current)`.
 
-    A release that can still be gone back to counts: its artifact must stay.
+    A release has the id that `status` prints. One that can still be gone back to counts: its artifact must stay; so
+    does one that cannot be read.
+
+    Args:
+        root: what `/etc/vllm` is.
     """
-    roles: Dict[str, List[str]] = {}
-    for link in LINKS:
-        path = releases.parent / link
-        if path.is_symlink():
-            roles.setdefault(path.resolve().name, []).append(link)
-    found: Dict[str, List[str]] = {}
-    for path in sorted(releases.glob("*/*")):
-        if not path.is_file():
-            continue
-        for digest in set(store.DIGEST.findall(path.read_text(encoding="utf-8", errors="replace"))):
-            name = path.parent.name
-            label = f"{name} ({', '.join(roles[name])})" if name in roles else name
-            if label not in found.setdefault(digest, []):
-                found[digest].append(label)
-    return found
+    links: Dict[Tuple[str, str], Dict[str, List[str]]] = {}
+    for path in layout.staged_files(root):
+        digests = set(store.DIGEST.findall(path.read_text(encoding="utf-8", errors="replace")))
+        release = layout.release_id(layout.entry_of(path.with_suffix(layout.ENTRY))) or "that cannot be read"
+        for digest in digests:
+            found = links.setdefault((path.stem, release), {}).setdefault(digest, [])
+            found += [role for role in layout.roles_of(path, root) if role not in found]
+    named: Dict[str, List[str]] = {}
+    for (replica, release), by_digest in sorted(links.items()):
+        for digest, roles in by_digest.items():
+            label = "release {0} of {1}".format(release, replica)
+            named.setdefault(digest, []).append("{0} ({1})".format(label, ", ".join(roles)) if roles else label)
+    return named
 
 
 def describe(

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils import sdk
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import bound_install, manifest
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import layout
 
 #: Where the records of builds are, one directory a build, and the checkouts that they were made from.
 BUILDS = "/opt/trainyard/builds"
@@ -145,9 +145,6 @@ def _record(folder: Path) -> Optional[Dict[str, Any]]:
 def venvs_in_use(root: sdk.Root) -> Set[str]:
     """Return the environments that releases of replicas on this host name, those to go back to among them."""
     found = set()
-    for path in root.at("/etc/vllm/releases").glob("*/*.json"):
-        try:
-            found.add(str(json.loads(path.read_text(encoding="utf-8")).get("venv")))
-        except (OSError, ValueError, AttributeError):
-            continue
+    for path in layout.staged_entries(root.at(str(layout.ROOT))):
+        found.add(str(layout.entry_of(path).get("venv")))
     return found

@@ -85,9 +85,9 @@ from typing import Any, Dict, List, Optional
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import metrics
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.host import fetch_metrics
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.releases import RUNTIME
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import SOCKET, Router, RouterError
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import probe, watch
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.layout import RUNTIME
 
 GOLDEN_TIMEOUT_S = 120.0
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {

@@ -15,25 +15,26 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import trusted
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.layout import (
+    CURRENT,
+    DROP_IN,
+    ENTRY,
+    FILES,
+    LINKS,
+    PREVIOUS,
+    RELEASES,
+    ROOT,
+    RUNTIME,
+    entry_of,
+    linked,
+    linked_entry,
+    staged_entries,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.settings import STARTED
-
-ROOT = Path("/etc/vllm")
-RUNTIME = Path("/run/vllm")
-FILES = (".json", ".env", ".conf")
-"""What a replica has in a release: the plan's entry, the unit's environment, the unit's drop-in."""
 
 
 class ReleaseError(Exception):
     """A release that is not there or not complete."""
-
-
-def release_of(path: Path) -> Dict[str, Any]:
-    """The plan's entry in a release file; empty if it is missing or unreadable."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return raw if isinstance(raw, dict) else {}
 
 
 def lacks(entry: Mapping[str, Any]) -> List[str]:
@@ -59,31 +60,31 @@ class Releases:
 
     def names(self) -> List[str]:
         """Every replica that has a file in ``current`` or in a staged release."""
-        found = {path.stem for path in self.root.glob("current/*.json")}
-        return sorted(found | {path.stem for path in self.root.glob("releases/*/*.json")})
+        found = {path.stem for path in linked(self.root, CURRENT)}
+        return sorted(found | {path.stem for path in staged_entries(self.root)})
 
     def current(self, name: str) -> Dict[str, Any]:
         """The plan's entry that a start of this replica would use."""
-        return release_of(self.root / "current" / (name + ".json"))
+        return entry_of(linked_entry(self.root, CURRENT, name))
 
     def problems(self, name: str) -> List[str]:
         """Files of a replica that are there and cannot be used: which, what is lost, and the way out."""
         said = "{0} is broken: {1}; run the serve playbook for this host"
-        sides = (("current", "the replica serves on and cannot start again"), ("previous", "no roll can go back to it"))
-        paths = [(self.root / side / (name + ".json"), lost) for side, lost in sides]
-        return [said.format(path, lost) for path, lost in paths if path.exists() and not release_of(path)]
+        sides = ((CURRENT, "the replica serves on and cannot start again"), (PREVIOUS, "no roll can go back to it"))
+        paths = [(linked_entry(self.root, side, name), lost) for side, lost in sides]
+        return [said.format(path, lost) for path, lost in paths if path.exists() and not entry_of(path)]
 
     def previous(self, name: str) -> Dict[str, Any]:
         """The plan's entry of the last good release before; a spare's is that of the replicas that it stands in for."""
-        return release_of(self.root / "previous" / (name + ".json")) or self._beside(name)
+        return entry_of(linked_entry(self.root, PREVIOUS, name)) or self._beside(name)
 
     def _beside(self, name: str) -> Dict[str, Any]:
         """A spare's entry in the release directory that the others of its deployment had before."""
-        own = [release_of(path / (name + ".json")) for path in self.staged(name).values()]
+        own = [entry_of(path / (name + ENTRY)) for path in self.staged(name).values()]
         deployments = {entry.get("deployment") for entry in own if entry.get("spare")}
-        for link in sorted(self.root.glob("previous/*.json")):
-            if release_of(link).get("deployment") in deployments:
-                found = release_of(link.resolve().parent / (name + ".json"))
+        for link in sorted(linked(self.root, PREVIOUS)):
+            if entry_of(link).get("deployment") in deployments:
+                found = entry_of(link.resolve().parent / (name + ENTRY))
                 if found:
                     return found
         return {}
@@ -98,15 +99,15 @@ class Releases:
             wanted = str(record["release"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
-        found = [self.current(name)] + [release_of(path) for path in self.root.glob("releases/*/" + name + ".json")]
+        found = [self.current(name)] + [entry_of(path) for path in staged_entries(self.root, name)]
         return next((entry for entry in found if entry.get("release") == wanted), {})
 
     def staged(self, name: str) -> Dict[str, Path]:
         """Complete releases of a replica and their directories; the one that was written last wins."""
         found: Dict[str, Path] = {}
-        for path in sorted(self.root.glob("releases/*/" + name + ".json"), key=lambda item: item.stat().st_mtime):
-            entry = release_of(path)
-            complete = all(path.with_suffix(suffix).exists() for suffix in FILES if suffix != ".conf")
+        for path in sorted(staged_entries(self.root, name), key=lambda item: item.stat().st_mtime):
+            entry = entry_of(path)
+            complete = all(path.with_suffix(suffix).exists() for suffix in FILES if suffix != DROP_IN)
             if entry.get("release") and complete and not lacks(entry):
                 found[str(entry["release"])] = path.parent
         return found
@@ -120,8 +121,8 @@ class Releases:
         staged = self.staged(name)
         if release in staged:
             return staged[release]
-        for path in self.root.glob("releases/*/" + name + ".json"):
-            entry = release_of(path)
+        for path in staged_entries(self.root, name):
+            entry = entry_of(path)
             if entry.get("release") == release:
                 raise ReleaseError(
                     "release {0} of {1} is incomplete: {2} is missing. Run the redeploy from its start; it stages "
@@ -144,9 +145,9 @@ class Releases:
             ReleaseError: see `find`.
         """
         directory = self.find(name, release)
-        old = {suffix: self._target("current", name, suffix) for suffix in FILES}
+        old = {suffix: self._target(CURRENT, name, suffix) for suffix in FILES}
         new = {
-            suffix: os.path.relpath(directory / (name + suffix), self.root / "current")
+            suffix: os.path.relpath(directory / (name + suffix), self.root / CURRENT)
             for suffix in FILES
             if (directory / (name + suffix)).exists()
         }
@@ -155,13 +156,13 @@ class Releases:
         moved = self.current(name).get("release") not in (None, release)
         for suffix in FILES:
             if moved and not keep_previous:
-                self._link("previous", name, suffix, old[suffix])
-            self._link("current", name, suffix, new.get(suffix))
+                self._link(PREVIOUS, name, suffix, old[suffix])
+            self._link(CURRENT, name, suffix, new.get(suffix))
         return True
 
     def forget(self, name: str) -> bool:
         """Take a replica's links away, as if it had never run; its releases stay. Returns whether there were any."""
-        links = [self.root / side / (name + suffix) for side in ("current", "previous") for suffix in FILES]
+        links = [self.root / side / (name + suffix) for side in LINKS for suffix in FILES]
         there = [path for path in links if path.is_symlink()]
         for path in there:
             path.unlink()
@@ -192,7 +193,7 @@ class Releases:
         into the directory before it.
         """
         moved = []
-        for path in sorted(self.root.glob("current/*.json")):
+        for path in sorted(linked(self.root, CURRENT)):
             release = str(self.current(path.stem).get("release", ""))
             directory = self.staged(path.stem).get(release)
             if directory and self.switch(path.stem, release):
@@ -202,13 +203,13 @@ class Releases:
     def prune(self) -> List[str]:
         """Remove release directories that no link points into; returns their names."""
         kept = set()
-        for side in ("current", "previous"):
+        for side in LINKS:
             for link in self.root.glob(side + "/*"):
                 if link.is_symlink():
                     kept.add(Path(os.path.normpath(str(link.parent / link.readlink()))).parent.name)
-        stray = sorted(path.name for path in self.root.glob("releases/*") if path.name not in kept)
+        stray = sorted(path.name for path in self.root.glob(RELEASES + "/*") if path.name not in kept)
         for name in stray:
-            shutil.rmtree(str(self.root / "releases" / name))
+            shutil.rmtree(str(self.root / RELEASES / name))
         return stray
 
 

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence
 
-RULES = Path("/etc/vllm/fence.nft")
+from .layout import RULES
+
 LOADED = Path("/run/trainyard-fence/loaded")
 STATE = Path("/run/trainyard-fence-watch/state.json")
 TABLE = ("inet", "trainyard")

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 from urllib.parse import urlsplit
 
-from . import shape, trusted
+from . import layout, shape, trusted
 from .judge import Limits
 
 LEAVING = Path("/run/trainyard-host/leaving")
 """While this file is there, the host is on its way out of service: its text is the reason that routers are told. Root
 writes it, so its directory is root's alone."""
-CONFIGURATION = Path("/etc/vllm/current")
-RUNTIME = Path("/run/vllm")
-STATE = Path("/var/lib/vllm")
+CONFIGURATION, RUNTIME = layout.CONFIGURATION, layout.RUNTIME
 CREDENTIAL = "api-key"
 SCRATCH_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "BASE_COMPILE_WORK_DIR")
 """Variables that name directories of a replica's own, which a start makes anew."""
@@ -146,7 +144,7 @@ def load(name: str) -> Replica:
     Raises:
         ServingError: it is not configured on this host, or its file is broken.
     """
-    path = CONFIGURATION / (name + ".json")
+    path = CONFIGURATION / (name + layout.ENTRY)
     try:
         # A link of root's in a directory of root's, to a file of root's.
         with path.open("rb") as file:
@@ -186,7 +184,7 @@ def words(error: Exception) -> str:
 
 def configured() -> List[str]:
     """Names of all replicas that this host is to serve, sorted."""
-    return sorted(path.stem for path in CONFIGURATION.glob("*.json"))
+    return sorted(path.stem for path in CONFIGURATION.glob("*" + layout.ENTRY))
 
 
 def api_key(replica: Replica, environment: Optional[Mapping[str, str]] = None) -> Optional[str]:

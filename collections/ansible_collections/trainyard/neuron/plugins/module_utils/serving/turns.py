@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from typing import Callable, Iterator, List, Optional
 
-from . import settings, trusted
+from . import layout, settings, trusted
 from .settings import Replica
 
 POLL_S = 1.0
@@ -62,7 +62,7 @@ def _alone() -> Iterator[None]:
 
     The lock is the directory itself: a file in it could be a link that its user made and root would open.
     """
-    lock = os.open(settings.STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    lock = os.open(layout.STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

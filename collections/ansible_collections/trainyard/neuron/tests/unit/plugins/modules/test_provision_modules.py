@@ -304,26 +304,27 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "artifacts"
     make_result(folder / DIGEST, {"tp": 32}, "artifact")
     make_result(folder / ("cd" * 32), {"tp": 16}, "artifact")
-    releases = tmp_path / "vllm" / "releases"
-    for name in ("one", "two"):
-        (releases / name).mkdir(parents=True)
-    (releases / "one" / "r-0.env").write_text(f"NEURON_COMPILED_ARTIFACTS=/data/artifacts/{DIGEST}\n")
-    (tmp_path / "vllm" / "previous").symlink_to("releases/one")
-    (tmp_path / "vllm" / "current").symlink_to("releases/two")
-    monkeypatch.setattr(artifacts.artifact_dirs, "users", lambda found=artifacts.artifact_dirs.users: found(releases))
+    one = tmp_path / "vllm" / "releases" / "one"
+    one.mkdir(parents=True)
+    (one / "r-0.json").write_text(json.dumps({"release": "1f0a33c2b9de", "artifact": DIGEST}))
+    (one / "r-0.env").write_text(f"NEURON_COMPILED_ARTIFACTS=/data/artifacts/{DIGEST}\n")
+    (tmp_path / "vllm" / "previous").mkdir()
+    (tmp_path / "vllm" / "previous" / "r-0.json").symlink_to("../releases/one/r-0.json")
+    users = artifacts.artifact_dirs.users
+    monkeypatch.setattr(artifacts.artifact_dirs, "users", lambda: users(tmp_path / "vllm"))
     return folder
 
 
 def test_artifacts_are_listed_with_the_releases_that_name_them(call: Call, data: Path) -> None:
     found = {entry["digest"]: entry for entry in call(artifacts, path=str(data))["artifacts"]}
-    assert found[DIGEST]["used_by"] == ["one (previous)"]
+    assert found[DIGEST]["used_by"] == ["release 1f0a33c2b9de of r-0 (previous)"]
     assert found["cd" * 32]["used_by"] == []
     assert found[DIGEST]["problems"] == []
 
 
 def test_artifact_that_could_be_gone_back_to_is_not_removed(call: Call, data: Path) -> None:
     result = call(artifacts, path=str(data), remove=["cd" * 32, DIGEST])
-    assert "is used by one (previous). Nothing was removed" in result["msg"]
+    assert "is used by release 1f0a33c2b9de of r-0 (previous). Nothing was removed" in result["msg"]
     assert len(list(data.iterdir())) == 2
 
 
