@@ -37,7 +37,6 @@ options:
     description: Public key that the receiver made for this job. May be empty in check mode, where none is made.
     type: str
     required: true
-extends_documentation_fragment: [trainyard.neuron.fence]
 attributes:
   check_mode:
     description: Changes nothing.
@@ -73,7 +72,6 @@ from typing import Any, Callable, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import trust
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "job": {"type": "str", "required": True},
@@ -81,7 +79,6 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "receiver": {"type": "str", "required": True},
     "turn": {"type": "int", "default": 0},
     "public_key": {"type": "str", "required": True, "no_log": False},
-    "fence": fence.FENCE_OPTION,
 }
 
 
@@ -106,7 +103,6 @@ def login(run: Callable[[List[str]], Tuple[int, str, str]]) -> Dict[str, Any]:
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
-    fence.prove(module)
     names = ("job", "path", "receiver", "turn", "public_key")
     try:
         if module.check_mode:

@@ -36,7 +36,6 @@ FENCED = frozenset(
         "file_tree",
         "instance_store",
         "jobs",
-        "peer_access",
         "python_venv",
         "replica_release",
         "router_server",

@@ -152,7 +152,6 @@ def test_every_module_that_changes_a_host_proves_its_lock_before_anything_else(n
         "file_tree": {"payload": "x"},
         "instance_store": {"mount": "/nowhere"},
         "jobs": {"jobs": []},
-        "peer_access": {"job": "j", "path": "/nowhere", "receiver": "r", "turn": 1, "public_key": "k"},
         "python_venv": {"path": "/nowhere/venv", "state": "absent"},
         "replica_release": {"replicas": []},
         "router_server": {"servers": [], "state": "ready"},
