@@ -13,7 +13,6 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary impor
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import LEASE_S
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.moves import REPLACE, RETIRE
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
-    Peer,
     RollPlan,
     cannot_leave,
     exchanged_keys,
@@ -23,6 +22,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import 
     read_fleet,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import ELSEWHERE, Fleet, RollError, Settings
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.waves import Peer
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_lock, run_plan
 
 VERBS = ("redeploy", "rollback", "status", "check", "leave")

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.moves import RAISE, REPLACE, RETIRE, Move
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.moves import RAISE, REPLACE, Move
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.spares import with_spares
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import (
     BLUE_GREEN,
@@ -23,41 +23,9 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import
     Settings,
     Target,
     overlap,
-    share_of,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.waves import Peer, Wave, absence, lay_waves
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import FULL_WEIGHT
-
-PEERS_WATCHED = 8
-"""So many peers are enough to compare with, and few enough to ask at the same time in any fleet."""
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A replica that what was rolled is compared with, and the weights that it serves at that time."""
-
-    target: Target
-    weights: str
-
-
-@dataclass(frozen=True)
-class Wave:
-    """Replicas that move together.
-
-    ``left`` is how many of each model stay in rotation meanwhile; ``peers`` serve the same models undisturbed.
-    ``weights`` are those to be set at readmission, ``weights_after`` those of the same replicas when they have proved
-    themselves or were brought back, by replica id in percent.
-    """
-
-    number: int
-    batch: int
-    canary: bool
-    moves: Tuple[Move, ...]
-    left: Mapping[str, int]
-    watch_seconds: float
-    seconds: float
-    peers: Tuple[Peer, ...] = ()
-    weights: Mapping[str, int] = field(default_factory=dict)
-    weights_after: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,7 +115,7 @@ def plan_roll(
         up = Counter(target.model for target in fleet.targets if fleet.in_rotation(target))
         floor = {model: up[model] for model in planned}
     try:
-        waves = _waves(fleet, settings, found.moves, floor, beside)
+        waves = lay_waves(fleet, settings, found.moves, floor, beside)
     except RollError as error:
         used = {move.target.id for move in found.moves if move.kind == RAISE}
         unused = ["{0} {1}.".format(name, why) for name, why in found.told.items() if name not in used]
@@ -315,17 +283,6 @@ def _range(cores: Tuple[int, int]) -> str:
     return "{0}-{1}".format(*cores)
 
 
-def _batches(hosts: Sequence[str], sizes: Sequence[str]) -> List[List[str]]:
-    """Hosts in widening batches; the last size repeats. A batch has at least one host."""
-    left = list(hosts)
-    batches: List[List[str]] = []
-    while left:
-        size = max(1, share_of(sizes[min(len(batches), len(sizes) - 1)], len(hosts), up=False))
-        batches.append(left[:size])
-        left = left[size:]
-    return batches
-
-
 def in_rotation(fleet: Fleet) -> List[Peer]:
     """Every replica that serves, with the weights that it serves."""
     return [
@@ -333,182 +290,6 @@ def in_rotation(fleet: Fleet) -> List[Peer]:
         for target in fleet.targets
         if fleet.in_rotation(target)
     ]
-
-
-def _waves(
-    fleet: Fleet, settings: Settings, moves: Sequence[Move], floor: Mapping[str, int], beside: Sequence[Peer]
-) -> List[Wave]:
-    """Form waves so that no model falls below its floor.
-
-    Replicas that serve nobody now come first, whatever their batch: bringing them back costs no capacity and may give
-    the rest of the roll the room that it needs. Those that wait for cores of others move with their host.
-
-    The canary is the first of those that leave rotation; where all were stopped before, as for a change of their host's
-    SDK, it is the first that comes back on another release.
-    """
-    everyone = [target for target in (*fleet.targets, *fleet.spares) if fleet.in_rotation(target)]
-    rotation = Counter(target.model for target in everyone)
-    up = {target.id for target in everyone}
-    serving = {move.target.id for move in moves} & up
-    repairs = [move for move in moves if move.kind == REPLACE and move.target.id not in serving and not move.after]
-    rolls = [move for move in moves if move not in repairs]
-    hosts = list(dict.fromkeys(move.target.host for move in rolls))
-    queue = [(0, repairs)] if repairs else []
-    for number, members in enumerate(_batches(hosts, settings.batches), start=1):
-        queue.append((number, [move for move in rolls if move.target.host in members]))
-    stopped = any(move.was not in ("", move.target.release) for move in repairs)
-    stopped = stopped and all(move.kind == RETIRE for move in rolls)
-    waves: List[Wave] = []
-    done: set[str] = {target.id for target in fleet.targets} - {move.key for move in moves}
-    for batch, pending in queue:
-        while pending:
-            canary = (batch > 0 or stopped) and not any(wave.canary for wave in waves)
-            chosen = _choose(pending, done, rotation, serving, floor, 1 if canary else settings.at_once)
-            if not chosen and all(move.kind == RETIRE for move in pending):
-                # Others are missing, and these serve: they may as well go on.
-                break
-            if not chosen:
-                raise RollError(_floor_problems(fleet, pending, rotation, floor, settings))
-            canary = canary and chosen[0].kind != RETIRE
-            wave = _wave(len(waves) + 1, batch, canary, chosen, rotation, serving, settings)
-            others = Counter(peer.target.model for peer in beside)
-            weights, after = _weights(wave, others, settings)
-            peers = _peers(fleet, chosen, done, up, beside)
-            waves.append(replace(wave, peers=peers, weights=weights, weights_after=after))
-            for move in chosen:
-                done.add(move.key)
-                rotation[move.target.model] += int(move.admit) - int(move.target.id in serving)
-                for names in (up, serving):
-                    (names.add if move.admit else names.discard)(move.target.id)
-            pending = [move for move in pending if move not in chosen]
-    return waves
-
-
-def _choose(
-    pending: Sequence[Move],
-    done: set[str],
-    rotation: Mapping[str, int],
-    serving: set[str],
-    floor: Mapping[str, int],
-    limit: int,
-) -> List[Move]:
-    """Up to ``limit`` moves whose cores are free and whose models can spare them, different hosts first."""
-    chosen: List[Move] = []
-    left = dict(rotation)
-
-    def spared(move: Move) -> bool:
-        """Whether the move can be made in this wave, beside those already chosen."""
-        if move in chosen or move.after - done:
-            return False
-        # What is retired is not readmitted, so its wave takes other steps.
-        if chosen and (move.kind == RETIRE) != (chosen[0].kind == RETIRE):
-            return False
-        return move.target.id not in serving or left.get(move.target.model, 0) - 1 >= floor[move.target.model]
-
-    while len(chosen) < limit:
-        busy = Counter(move.target.host for move in chosen)
-        # Loads of one host share its memory and its disks: the host with the fewest is next, in the plan's order.
-        # Spares stay as long as anything else can be done.
-        candidates = sorted(filter(spared, pending), key=lambda move: (move.kind == RETIRE, busy[move.target.host]))
-        if not candidates:
-            break
-        chosen.append(candidates[0])
-        if candidates[0].target.id in serving:
-            left[candidates[0].target.model] -= 1
-    return chosen
-
-
-def _wave(
-    number: int,
-    batch: int,
-    canary: bool,
-    moves: Sequence[Move],
-    rotation: Mapping[str, int],
-    serving: set[str],
-    settings: Settings,
-) -> Wave:
-    left = dict(rotation)
-    for move in moves:
-        left.setdefault(move.target.model, 0)
-        if move.target.id in serving:
-            left[move.target.model] -= 1
-    watch = settings.canary_seconds if canary else settings.soak_seconds
-    watch = watch if any(move.admit for move in moves) else 0.0
-    seconds = max(move.seconds(settings, watch) for move in moves)
-    return Wave(number, batch, canary, tuple(moves), left, watch, seconds)
-
-
-def _weights(wave: Wave, beside: Mapping[str, int], settings: Settings) -> Tuple[Dict[str, int], Dict[str, int]]:
-    """Weights at readmission and after it, of the replicas whose weight a wave touches at all.
-
-    ``beside`` counts the replicas of each model that share its traffic and have no part in the roll.
-    """
-    weights: Dict[str, int] = {}
-    after: Dict[str, int] = {}
-    for move in wave.moves:
-        model = move.target.model
-        first = move.weight
-        if wave.canary and wave.watch_seconds:
-            first = min(first, settings.canary_weight(wave.left[model] + beside.get(model, 0)))
-        if move.admit and (first, move.weight_now) != (move.weight, move.weight):
-            weights[move.target.id], after[move.target.id] = first, move.weight
-    return weights, after
-
-
-def _peers(
-    fleet: Fleet, moves: Sequence[Move], done: set[str], up: set[str], beside: Sequence[Peer]
-) -> Tuple[Peer, ...]:
-    """Replicas of ``up`` that stay in rotation while ``moves`` happen; those on the old release first, for contrast."""
-    moving = {move.target.id for move in moves}
-    models = {move.target.model for move in moves}
-    found = [
-        Peer(target, target.weights if target.id in done else fleet.seen(target).weights or target.weights)
-        for target in fleet.targets
-        if target.model in models and target.id not in moving and target.id in up
-    ]
-    found += [peer for peer in beside if peer.target.model in models]
-    found.sort(key=lambda peer: peer.target.id in done)
-    return tuple(found[:PEERS_WATCHED])
-
-
-def _floor_problems(
-    fleet: Fleet, pending: Sequence[Move], rotation: Mapping[str, int], floor: Mapping[str, int], settings: Settings
-) -> List[str]:
-    """Say for each model that cannot spare a replica: the count, who is out already, and the ways on."""
-    problems = []
-    for model in dict.fromkeys(move.target.model for move in pending):
-        targets = [target for target in fleet.targets if target.model == model]
-        missing = [target for target in targets if not fleet.in_rotation(target)]
-        why = "; ".join("{0} ({1})".format(target.id, _absence(fleet, target)) for target in missing)
-        problems.append(
-            "{0}: {1} of {2} replicas are in rotation and the floor is {3}, so none can be taken out.{4} {5}".format(
-                model,
-                rotation.get(model, 0),
-                len(targets),
-                floor[model],
-                " Out already: {0}.".format(why) if why else "",
-                "Bring those back first, or lower the floor (`trainyard_redeploy: {floor: ...}`)."
-                if missing
-                else "Lower it (`trainyard_redeploy: {{floor: {0}}}`); it costs capacity while a replica loads.".format(
-                    max(0, rotation.get(model, 0) - settings.at_once)
-                ),
-            )
-        )
-    return problems
-
-
-def _absence(fleet: Fleet, target: Target) -> str:
-    seen = fleet.seen(target)
-    if seen.active != "active":
-        return "unit {0}".format(seen.active)
-    seats = fleet.seats_of(target)
-    if not seats:
-        return "no router knows it"
-    return ", ".join("{0} at {1}".format(_seat_words(seat), router) for router, seat in sorted(seats.items()))
-
-
-def _seat_words(seat: Seat) -> str:
-    return seat.state if seat.state != "ready" else "down"
 
 
 def cannot_leave(fleet: Fleet, hosts: Sequence[str], settings: Settings) -> List[str]:
@@ -524,9 +305,7 @@ def cannot_leave(fleet: Fleet, hosts: Sequence[str], settings: Settings) -> List
         floor = max(1, len(staying)) if settings.floor == "auto" else settings.floor_of(len(targets))
         if left >= floor:
             continue
-        missing = [
-            "{0} ({1})".format(item.id, _absence(fleet, item)) for item in staying if not fleet.in_rotation(item)
-        ]
+        missing = ["{0} ({1})".format(item.id, absence(fleet, item)) for item in staying if not fleet.in_rotation(item)]
         problems.append(
             "{0}: {1} of {2} replicas would be in rotation without {3}, and the floor is {4}.{5} Lower it "
             "(`trainyard_redeploy: {{floor: {1}}}`) to go on all the same.".format(
@@ -543,7 +322,7 @@ def cannot_leave(fleet: Fleet, hosts: Sequence[str], settings: Settings) -> List
 
 def out_of_rotation(fleet: Fleet) -> Dict[str, str]:
     """Every replica of the plan that serves nobody, with the reason."""
-    return {target.id: _absence(fleet, target) for target in fleet.targets if not fleet.in_rotation(target)}
+    return {target.id: absence(fleet, target) for target in fleet.targets if not fleet.in_rotation(target)}
 
 
 def duration(seconds: float) -> str:
