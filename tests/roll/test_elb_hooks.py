@@ -73,7 +73,7 @@ def group(client: Any) -> str:
 
 def play(tmp_path: Path, arn: str) -> subprocess.CompletedProcess[str]:
     """Run the hooks through the roll's own task files: drain the first replica, ask, readmit it, ask again."""
-    rows = [{**row, "model": "llama", "served_name": "llama"} for row in REPLICAS]
+    rows = [{**row, "url": f"http://{row['address']}:8000", "served_name": "llama"} for row in REPLICAS]
     tasks_of = ROOT / "playbooks" / "tasks"
 
     def hook(kind: str) -> dict[str, Any]:

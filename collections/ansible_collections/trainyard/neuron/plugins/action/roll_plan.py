@@ -10,6 +10,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import GOLDEN, HOOK_KINDS, HOOKS
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary import Thresholds
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.hooks import HookReplica
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import LEASE_S
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.moves import REPLACE, RETIRE
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
@@ -268,11 +269,12 @@ def parts(wave: dict[str, Any], fleet: Fleet, routers: list[str]) -> dict[str, A
     touched = [move["id"] for move in wave["moves"] if move["drain"] or move["admit"]]
     watching: dict[str, list[dict[str, Any]]] = {}
     for item in [*wave["moves"], *wave["peers"]]:
-        watching.setdefault(item["host"], []).append({key: item[key] for key in ("id", "url", "model")})
+        watching.setdefault(item["host"], []).append({key: item[key] for key in ("id", "url", "served_name")})
     return {
         "on": members,
         "touched": touched,
         "retired": [move["id"] for move in wave["moves"] if move["kind"] == RETIRE],
         "routed": {router: [name for name in touched if name in fleet.seats[router]] for router in routers},
         "watch": watching,
+        "hook_replicas": [HookReplica.of(move["host"], move).to_dict() for move in wave["moves"]],
     }

@@ -18,7 +18,8 @@ options:
       - C(router) is what a router is to be - its port, and models with their servers.
       - C(benchmarks) is the list of loads in which a client has a part.
       - C(fleet) is what is the whole fleet's - its hosts, where requests come in, its routers' names.
-      - C(replicas) is the list of all replicas of all hosts. It grows with the fleet, so ask for it on one host.
+      - C(hook_replicas) is the list of all replicas of all hosts, as hooks read them. It grows with the fleet, so
+        ask for it on one host.
     type: list
     elements: str
     required: true
@@ -53,7 +54,7 @@ PARTS: Mapping[str, Callable[[RunPlan, str], Any]] = {
     "router": RunPlan.router,
     "benchmarks": RunPlan.benchmarks,
     "fleet": lambda plan, _name: plan.fleet(),
-    "replicas": lambda plan, _name: plan.replicas(),
+    "hook_replicas": lambda plan, _name: plan.hook_replicas(),
 }
 
 

@@ -28,8 +28,8 @@ options:
         description: Where its server listens.
         type: str
         required: true
-      model:
-        description: Name of the model that it serves.
+      served_name:
+        description: Name that it serves its model under.
         type: str
         required: true
   seconds:
@@ -98,7 +98,7 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
         "options": {
             "id": {"type": "str", "required": True},
             "url": {"type": "str", "required": True},
-            "model": {"type": "str", "required": True},
+            "served_name": {"type": "str", "required": True},
         },
     },
     "seconds": {"type": "float", "default": 10},
@@ -120,7 +120,7 @@ def completions(replica: Dict[str, Any], prompts: List[str], tokens: int) -> Dic
     found = {}
     for prompt in prompts:
         try:
-            found[prompt] = client.complete(replica["model"], prompt, tokens, GOLDEN_TIMEOUT_S).text
+            found[prompt] = client.complete(replica["served_name"], prompt, tokens, GOLDEN_TIMEOUT_S).text
         except probe.ProbeError:
             found[prompt] = ""
     return found

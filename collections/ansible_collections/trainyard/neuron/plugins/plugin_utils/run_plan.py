@@ -20,6 +20,7 @@ from typing import Any
 
 from ansible import constants
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import did_you_mean
+from ansible_collections.trainyard.neuron.plugins.module_utils.roll.hooks import HookReplica
 
 HOSTS, ROUTERS = "hosts", "routers"
 FLEET, ROUTER, BENCHMARKS = "fleet.json", "router.json", "benchmarks.json"
@@ -62,9 +63,10 @@ class RunPlan:
         wanted = set(known if names is None else names)
         return {name: self.host(name) for name in known if name in wanted}
 
-    def replicas(self) -> list[dict[str, Any]]:
-        """Return every replica of the fleet."""
-        return [replica for part in self.hosts().values() for replica in part["replicas"]]
+    def hook_replicas(self) -> list[dict[str, Any]]:
+        """Return every replica of the fleet as the hooks of a roll read it (`roll.hooks`)."""
+        hosts = self.hosts().items()
+        return [HookReplica.of(name, row).to_dict() for name, part in hosts for row in part["replicas"]]
 
     def router(self, name: str) -> dict[str, Any]:
         """Return a router's `port`, `models` and `access`: the models that all share, or its own.

@@ -108,11 +108,11 @@ def plan_roll(
     found = with_spares(fleet, settings, moves, require_staged, insist)
     if problems or conflicts or found.problems:
         raise RollError(problems + conflicts + found.problems)
-    planned = Counter(target.model for target in fleet.targets)
+    planned = Counter(target.served_name for target in fleet.targets)
     floor = {model: settings.floor_of(count) for model, count in planned.items()}
     if settings.strategy == BLUE_GREEN and settings.floor == "auto" and insist:
         # Nothing in rotation now is to be missed: not even by k replicas at a time.
-        up = Counter(target.model for target in fleet.targets if fleet.in_rotation(target))
+        up = Counter(target.served_name for target in fleet.targets if fleet.in_rotation(target))
         floor = {model: up[model] for model in planned}
     try:
         waves = lay_waves(fleet, settings, found.moves, floor, beside)
@@ -211,9 +211,11 @@ def _renamed(fleet: Fleet, moves: Sequence[Move]) -> List[str]:
     """During a roll both releases serve; a name that only one of them knows would fail on the other."""
     return [
         "{0}: it serves {1} now and would serve {2}. Another name is another deployment: add it beside this one, move "
-        "the clients, then remove this one.".format(move.target.id, fleet.seen(move.target).model, move.target.model)
+        "the clients, then remove this one.".format(
+            move.target.id, fleet.seen(move.target).served_name, move.target.served_name
+        )
         for move in moves
-        if fleet.seen(move.target).model not in ("", move.target.model)
+        if fleet.seen(move.target).served_name not in ("", move.target.served_name)
     ]
 
 
@@ -298,8 +300,8 @@ def cannot_leave(fleet: Fleet, hosts: Sequence[str], settings: Settings) -> List
     Where the floor is left to us, it is every replica of the hosts that stay, and at least one.
     """
     problems = _silence(fleet)
-    for model in dict.fromkeys(target.model for target in fleet.targets if target.host in hosts):
-        targets = [target for target in fleet.targets if target.model == model]
+    for model in dict.fromkeys(target.served_name for target in fleet.targets if target.host in hosts):
+        targets = [target for target in fleet.targets if target.served_name == model]
         staying = [target for target in targets if target.host not in hosts]
         left = sum(1 for target in staying if fleet.in_rotation(target))
         floor = max(1, len(staying)) if settings.floor == "auto" else settings.floor_of(len(targets))
@@ -350,7 +352,7 @@ def _headline(plan: RollPlan, moves: Sequence[Move]) -> str:
 
 
 def _line(plan: RollPlan, wave: Wave, move: Move) -> str:
-    model = move.target.model
+    model = move.target.served_name
     return "  wave {0} ({1})  {2}  {3} -> {4} [{5}]  {6}; about {7}; {8} of {9} stay in rotation".format(
         wave.number,
         "canary" if wave.canary else "batch {0}".format(wave.batch) if wave.batch else "serves nobody now",
@@ -382,7 +384,7 @@ def _wave_dict(wave: Wave) -> Dict[str, Any]:
                 "id": peer.target.id,
                 "host": peer.target.host,
                 "url": peer.target.url,
-                "model": peer.target.model,
+                "served_name": peer.target.served_name,
                 "weights": peer.weights,
             }
             for peer in wave.peers
@@ -400,7 +402,7 @@ def _move_dict(move: Move) -> Dict[str, Any]:
         "url": target.url,
         "address": target.address,
         "port": target.port,
-        "model": target.model,
+        "served_name": target.served_name,
         "was": move.was,
         "release": target.release,
         "kind": move.kind,

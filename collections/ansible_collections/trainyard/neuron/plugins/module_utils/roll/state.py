@@ -104,13 +104,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Target:
-    """One replica as the plan wants it. ``model`` is the name that the router serves it under."""
+    """One replica as the plan wants it. ``served_name`` is what clients ask the routers for."""
 
     id: str
     name: str
     host: str
     unit: str
-    model: str
+    served_name: str
     deployment: str
     release: str
     cores: Tuple[int, int]
@@ -129,7 +129,7 @@ class Target:
             name=raw["name"],
             host=host,
             unit=raw["unit"],
-            model=raw["served_name"],
+            served_name=raw["served_name"],
             deployment=raw["deployment"],
             release=raw["release"],
             cores=(int(first), int(last or first)),
@@ -154,7 +154,7 @@ class Observed:
         load_seconds: how long the last start took until it was gated.
         cores: first and last core of the running release.
         weights: id of the weights that it serves.
-        model: name that it serves them under.
+        served_name: name that it serves them under.
         credentials: what tells the key that it asks for from another; empty if it asks for none.
         pending: what an unfinished roll wrote down about this replica (see `journal`), or None.
     """
@@ -167,7 +167,7 @@ class Observed:
     load_seconds: Optional[float] = None
     cores: Optional[Tuple[int, int]] = None
     weights: str = ""
-    model: str = ""
+    served_name: str = ""
     credentials: str = ""
     pending: Optional[Mapping[str, Any]] = None
 
@@ -184,7 +184,7 @@ class Observed:
             load_seconds=raw.get("load_seconds"),
             cores=(int(cores[0]), int(cores[1])) if cores else None,
             weights=raw.get("weights") or "",
-            model=raw.get("served_name") or "",
+            served_name=raw.get("served_name") or "",
             credentials=raw.get("credentials") or "",
             pending=raw.get("pending") or None,
         )

@@ -160,7 +160,7 @@ def judge(
     """One replica against those peers of its model that answered; golden completions only for equal weights."""
     others = []
     for peer in peers:
-        if peer["model"] != move["model"]:
+        if peer["served_name"] != move["served_name"]:
             continue
         theirs = _watched(peer["id"], peer["host"], answers, routers)
         if theirs is None:

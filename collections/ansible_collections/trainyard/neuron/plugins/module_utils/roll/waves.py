@@ -75,7 +75,7 @@ class _Standing:
         everyone = [target for target in (*fleet.targets, *fleet.spares) if fleet.in_rotation(target)]
         up = {target.id for target in everyone}
         return cls(
-            rotation=Counter(target.model for target in everyone),
+            rotation=Counter(target.served_name for target in everyone),
             up=up,
             serving={move.target.id for move in moves} & up,
             done={target.id for target in fleet.targets} - {move.key for move in moves},
@@ -85,7 +85,7 @@ class _Standing:
         """Note that a wave's moves are made."""
         for move in moves:
             self.done.add(move.key)
-            self.rotation[move.target.model] += int(move.admit) - int(move.target.id in self.serving)
+            self.rotation[move.target.served_name] += int(move.admit) - int(move.target.id in self.serving)
             for names in (self.up, self.serving):
                 (names.add if move.admit else names.discard)(move.target.id)
 
@@ -184,7 +184,10 @@ def _choose(
         # What is retired is not readmitted, so its wave takes other steps.
         if chosen and (move.kind == RETIRE) != (chosen[0].kind == RETIRE):
             return False
-        return move.target.id not in standing.serving or left.get(move.target.model, 0) - 1 >= floor[move.target.model]
+        return (
+            move.target.id not in standing.serving
+            or left.get(move.target.served_name, 0) - 1 >= floor[move.target.served_name]
+        )
 
     while len(chosen) < limit:
         busy = Counter(move.target.host for move in chosen)
@@ -195,7 +198,7 @@ def _choose(
             break
         chosen.append(candidates[0])
         if candidates[0].target.id in standing.serving:
-            left[candidates[0].target.model] -= 1
+            left[candidates[0].target.served_name] -= 1
     return chosen
 
 
@@ -209,9 +212,9 @@ def _wave(
 ) -> Wave:
     left = dict(standing.rotation)
     for move in moves:
-        left.setdefault(move.target.model, 0)
+        left.setdefault(move.target.served_name, 0)
         if move.target.id in standing.serving:
-            left[move.target.model] -= 1
+            left[move.target.served_name] -= 1
     watch = settings.canary_seconds if canary else settings.soak_seconds
     watch = watch if any(move.admit for move in moves) else 0.0
     seconds = max(move.seconds(settings, watch) for move in moves)
@@ -220,7 +223,7 @@ def _wave(
 
 def _with_peers(wave: Wave, fleet: Fleet, standing: _Standing, beside: Sequence[Peer], settings: Settings) -> Wave:
     """Return a wave with those it is compared with, and the weights that its replicas get."""
-    others = Counter(peer.target.model for peer in beside)
+    others = Counter(peer.target.served_name for peer in beside)
     weights, after = _weights(wave, others, settings)
     peers = _peers(fleet, wave.moves, standing, beside)
     return replace(wave, peers=peers, weights=weights, weights_after=after)
@@ -234,7 +237,7 @@ def _weights(wave: Wave, beside: Mapping[str, int], settings: Settings) -> Tuple
     weights: Dict[str, int] = {}
     after: Dict[str, int] = {}
     for move in wave.moves:
-        model = move.target.model
+        model = move.target.served_name
         first = move.weight
         if wave.canary and wave.watch_seconds:
             first = min(first, settings.canary_weight(wave.left[model] + beside.get(model, 0)))
@@ -246,13 +249,13 @@ def _weights(wave: Wave, beside: Mapping[str, int], settings: Settings) -> Tuple
 def _peers(fleet: Fleet, moves: Sequence[Move], standing: _Standing, beside: Sequence[Peer]) -> Tuple[Peer, ...]:
     """Replicas that stay in rotation while ``moves`` happen; those on the old release first, for contrast."""
     moving = {move.target.id for move in moves}
-    models = {move.target.model for move in moves}
+    models = {move.target.served_name for move in moves}
     found = [
         Peer(target, target.weights if target.id in standing.done else fleet.seen(target).weights or target.weights)
         for target in fleet.targets
-        if target.model in models and target.id not in moving and target.id in standing.up
+        if target.served_name in models and target.id not in moving and target.id in standing.up
     ]
-    found += [peer for peer in beside if peer.target.model in models]
+    found += [peer for peer in beside if peer.target.served_name in models]
     found.sort(key=lambda peer: peer.target.id in standing.done)
     return tuple(found[:PEERS_WATCHED])
 
@@ -262,8 +265,8 @@ def _floor_problems(
 ) -> List[str]:
     """Say for each model that cannot spare a replica: the count, who is out already, and the ways on."""
     problems = []
-    for model in dict.fromkeys(move.target.model for move in pending):
-        targets = [target for target in fleet.targets if target.model == model]
+    for model in dict.fromkeys(move.target.served_name for move in pending):
+        targets = [target for target in fleet.targets if target.served_name == model]
         missing = [target for target in targets if not fleet.in_rotation(target)]
         why = "; ".join("{0} ({1})".format(target.id, absence(fleet, target)) for target in missing)
         problems.append(

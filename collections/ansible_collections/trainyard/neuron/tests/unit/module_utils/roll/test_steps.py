@@ -23,7 +23,7 @@ def move(name: str = "h1:m-0", **more: Any) -> dict[str, Any]:
         "release": "new",
         "drain": True,
         "admit": True,
-        "model": "m",
+        "served_name": "m",
         "weights": "w",
         **more,
     }
@@ -128,7 +128,7 @@ def engine(per_token: float = 0.02, requests: int = 50, golden: str = "one two t
 
 
 def peer(name: str, weights: str = "w") -> dict[str, Any]:
-    return {"id": name, "host": name.split(":")[0], "model": "m", "weights": weights}
+    return {"id": name, "host": name.split(":")[0], "served_name": "m", "weights": weights}
 
 
 def watched(mine: dict[str, Any], theirs: dict[str, Any], weights: str = "w", errors: int = 0) -> steps.Outcome:
