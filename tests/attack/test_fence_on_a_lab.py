@@ -127,7 +127,7 @@ def test_a_rule_that_somebody_slipped_in_is_taken_out_again(lab: Lab) -> None:
     assert refused(lab, "lab-2")
 
 
-def test_a_server_does_not_reach_the_credentials_of_its_host(lab: Lab) -> None:
+def test_neither_servers_nor_compilers_reach_the_credentials_of_their_host(lab: Lab) -> None:
     ask = "curl -sS -m 20 -o /dev/null http://169.254.169.254/latest/meta-data/ 2>&1 || true"
     lab.on("lab-2", "ip address add 169.254.169.254/32 dev lo")
     try:
@@ -136,7 +136,8 @@ def test_a_server_does_not_reach_the_credentials_of_its_host(lab: Lab) -> None:
             "lab-2",
             "for n in $(seq 100); do curl -s -o /dev/null http://169.254.169.254/ && exit; sleep 0.2; done; exit 1",
         )
-        assert "curl: (7)" in lab.on("lab-2", f"runuser -u vllm -- {ask}")
+        for user in ("vllm", "trainyard-compile"):
+            assert "curl: (7)" in lab.on("lab-2", f"runuser -u {user} -- {ask}"), user
         assert lab.on("lab-2", ask) == ""
     finally:
         lab.on("lab-2", "systemctl stop metadata; ip address delete 169.254.169.254/32 dev lo")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ PORT, AGENT, METRICS = 8000, 9000, 9400
 ROUTER, STRANGER, HOST = "10.1.0.2", "10.2.0.2", ("10.1.0.1", "10.2.0.1")
 ROUTER_6, STRANGER_6, HOST_6 = "fd01::2", "fd02::2", ("fd01::1", "fd02::1")
 MONITOR = "10.2.0.3"
+#: Where EC2, ECS and EKS give an instance credentials of its role.
+METADATA = ("169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "fd00:ec2::23")
 
 LISTEN = """
 import socket, sys, time
@@ -60,6 +63,7 @@ from pathlib import Path
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import fence
 root = Path(sys.argv[1])
 fence.RULES, fence.LOADED, fence.STATE = root / "fence.nft", root / "loaded", root / "state.json"
+fence.PARTS = root / "parts"
 fence.NFT = sys.argv[2]
 sys.exit(fence.main(sys.argv[3:]))
 """
@@ -90,9 +94,9 @@ class Net:
             self.on("host", "ip", "link", "add", ends[0], *peer)
             self._address("host", ends[0], [HOST[index]], HOST_6[index])
             self._address(name, ends[1], addresses, address_6)
-        for address in ("169.254.169.254", "169.254.170.2"):
-            self.on("host", "ip", "address", "add", f"{address}/32", "dev", "lo")
-        self.on("host", "ip", "address", "add", "fd00:ec2::254/128", "dev", "lo", "nodad")
+        for address in METADATA:
+            more = ["nodad"] if ":" in address else []
+            self.on("host", "ip", "address", "add", address, "dev", "lo", *more)
         ports = [f"{address}/{port}" for address in ("0.0.0.0", "::") for port in (PORT, AGENT, METRICS, 22)]  # noqa: S104
         listen = [sys.executable, "-c", LISTEN.replace("link.bind", ONLY_6 + "    link.bind"), *ports]
         command = ["ip", "netns", "exec", self.names["host"], *listen]
@@ -120,7 +124,8 @@ class Net:
     def write(self, **given: Any) -> None:
         # `nobody` in the place of the servers' user, whom this machine does not have.
         shared = {"vllm_endpoint_replicas": [replica(0)], "vllm_endpoint_user": "nobody", **given}
-        (self.root / "fence.nft").write_text(render("vllm_endpoint", "fence.nft.j2", **shared))
+        rules = render("vllm_endpoint", "fence.nft.j2", **shared).replace("/etc/trainyard/fence", f"{self.root}/parts")
+        (self.root / "fence.nft").write_text(rules)
 
     def fence(self, verb: str) -> subprocess.CompletedProcess[str]:
         return self.on("host", *self.program(verb), check=False)
@@ -202,12 +207,32 @@ def test_further_clients_are_let_in_and_open_is_open(net: Net) -> None:
 
 def test_servers_do_not_reach_the_credentials_of_their_host(net: Net) -> None:
     net.load(vllm_endpoint_reach=REACH)
-    for address in ("169.254.169.254", "169.254.170.2", "fd00:ec2::254"):
+    for address in METADATA:
         assert net.connects("host", address, 22, user=NOBODY) == "ConnectionRefusedError"
         assert net.connects("host", address, 22) == "through"
     assert net.connects("host", HOST[0], 22, user=NOBODY) == "through"
     net.load(vllm_endpoint_reach=REACH, vllm_endpoint_metadata_access=True)
     assert net.connects("host", "169.254.169.254", 22, user=NOBODY) == "through"
+
+
+def test_what_another_role_keeps_from_its_user_is_part_of_the_fence(net: Net) -> None:
+    """The compiler's user: its role writes a part, and takes it away with the user."""
+    daemon = pwd.getpwnam("daemon").pw_uid
+    net.load(vllm_endpoint_metadata_access=True)
+    assert net.connects("host", METADATA[0], 22, user=daemon) == "through"
+    parts = net.root / "parts"
+    parts.mkdir()
+    (parts / "compile.nft").write_text(render("model_compile", "fence.nft.j2", __model_compile_user="daemon"))
+    assert "is not what was loaded" in net.fence("check").stderr
+    assert net.fence("hold").returncode == 0
+    for address in METADATA:
+        assert net.connects("host", address, 22, user=daemon) == "ConnectionRefusedError"
+        assert net.connects("host", address, 22, user=NOBODY) == "through"
+        assert net.connects("host", address, 22) == "through"
+    assert net.fence("check").returncode == 0
+    (parts / "compile.nft").unlink()
+    assert net.fence("hold").returncode == 0
+    assert net.connects("host", METADATA[0], 22, user=daemon) == "through"
 
 
 @pytest.mark.parametrize(

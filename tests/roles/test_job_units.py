@@ -146,7 +146,8 @@ def test_a_compiler_does_not_reach_the_instance_s_keys_unless_told_to(
     unit = ("model_compile", "trainyard-compile@.service")
     # A container's network is the engine's to give: see the tests of the filter artifact_jobs.
     assert setting(*unit, "PrivateNetwork", **given) == (private if runtime == "venv" else [])
-    assert setting(*unit, "IPAddressDeny", **given) == (["169.254.169.254/32 fd00:ec2::254/128"] if denied else [])
+    keys = "169.254.169.254 169.254.170.2 169.254.170.23 fd00:ec2::254 fd00:ec2::23"  # EC2, ECS and EKS
+    assert setting(*unit, "IPAddressDeny", **given) == ([keys] if denied else [])
 
 
 def test_a_compiler_ends_with_its_job() -> None:

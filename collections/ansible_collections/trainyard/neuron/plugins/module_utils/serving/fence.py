@@ -24,6 +24,8 @@ from typing import Callable, List, Optional, Sequence
 
 from .layout import RULES
 
+#: Files below it, called `*.nft`, are included in the rules.
+PARTS = Path("/etc/trainyard/fence")
 LOADED = Path("/run/trainyard-fence/loaded")
 STATE = Path("/run/trainyard-fence-watch/state.json")
 TABLE = ("inet", "trainyard")
@@ -79,8 +81,12 @@ def shown() -> Optional[str]:
 
 
 def _digest() -> str:
+    found = hashlib.sha256()
     try:
-        return hashlib.sha256(RULES.read_bytes()).hexdigest()
+        for path in [RULES, *sorted(PARTS.glob("*.nft"))]:
+            content = path.read_bytes()
+            found.update("{0} {1}\n".format(path, len(content)).encode() + content)
+        return found.hexdigest()
     except OSError as error:
         raise FenceError("{0}: {1}; run the serve playbook for this host".format(RULES, error.strerror)) from error
 
@@ -121,7 +127,7 @@ def drift() -> str:
     except OSError:
         return "nobody knows what was loaded"
     if digest != _digest():
-        return "{0} is not what was loaded".format(RULES)
+        return "{0}, or what it includes of {1}, is not what was loaded".format(RULES, PARTS)
     return "" if table == noted else "the rules in force are not those that were loaded"
 
 
