@@ -201,7 +201,7 @@ def lease_s(settings: Settings) -> float:
 
 
 def overview(fleet: Fleet, answers: Mapping[str, Any]) -> dict[str, Any]:
-    """What serves and what does not, for people and for programs; and hosts whose journal cannot be read."""
+    """What serves and what does not, for people and for programs; who holds hosts, and whose journal is unreadable."""
     out = out_of_rotation(fleet)
     rows = []
     for target in fleet.targets:
@@ -215,12 +215,25 @@ def overview(fleet: Fleet, answers: Mapping[str, Any]) -> dict[str, Any]:
             rows.append(
                 f"{spare.id}  {seen.active}  release {seen.running}  stands in for others until the next redeploy"
             )
+    rows += held(answers)
     rows += [f"{name}: {answer['problem']}" for name, answer in answers.items() if answer and answer.get("problem")]
     return {
         "msg": [*rows, f"{len(fleet.targets) - len(out)} of {len(fleet.targets)} replicas are in rotation."],
         "out": out,
         "silent": list(fleet.silent),
     }
+
+
+def held(answers: Mapping[str, Any]) -> list[str]:
+    """A line for each run that holds hosts: which ones, and who it is."""
+    hosts: dict[str, list[str]] = {}
+    words: dict[str, str] = {}
+    for name, answer in answers.items():
+        if answer and answer.get("held"):
+            run = answer["holder"]["run"]
+            hosts.setdefault(run, []).append(name)
+            words.setdefault(run, answer["held"])
+    return [f"{', '.join(names)}: held by {words[run]}" for run, names in hosts.items()]
 
 
 def as_fact(

@@ -60,6 +60,10 @@ holder:
   description: Who holds the lock of this host; null if nobody does.
   returned: success
   type: dict
+held:
+  description: Who keeps other runs from changing this host, since when and how long yet, for people; empty if nobody.
+  returned: success
+  type: str
 problem:
   description: Why the file that says so, and what an unfinished roll left, cannot be read; empty where it can.
   returned: success
@@ -112,6 +116,7 @@ def main() -> None:
         replicas=replicas,
         servers=router_servers(module.params["router_socket"]),
         holder=known["holder"],
+        held=known["held"],
         problem=known["problem"],
     )
 

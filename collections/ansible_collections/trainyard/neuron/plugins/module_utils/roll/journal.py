@@ -370,12 +370,17 @@ class Book:
             raise StateError(self.path, str(error)) from error
 
     def read(self) -> Dict[str, Any]:
-        """For those who only look: ``{"holder", "replicas", "problem"}``; a file that cannot be read is a problem."""
+        """For those who only look: ``{"holder", "held", "replicas", "problem"}``; an unreadable file is a problem.
+
+        ``held`` tells people who keeps others from changing this host, and is empty where nobody does.
+        """
         try:
             state = self.state()
         except StateError as error:
-            return {"holder": None, "replicas": {}, "problem": str(error)}
-        return {"holder": asdict(state.holder) if state.holder else None, "replicas": state.replicas, "problem": ""}
+            return {"holder": None, "held": "", "replicas": {}, "problem": str(error)}
+        holder, now = state.holder, self.clock()
+        held = holder.words(now) if holder and holder.left_s(now) > 0 else ""
+        return {"holder": asdict(holder) if holder else None, "held": held, "replicas": state.replicas, "problem": ""}
 
     def holder(self) -> Optional[Holder]:
         """Who holds the lock, expired or not.

@@ -86,6 +86,19 @@ def test_status_names_what_is_out_and_what_drifted() -> None:
     assert lines[-2:] == ["h2: state.json is not whole", "4 of 4 replicas are in rotation."]
 
 
+def test_status_says_who_holds_which_hosts() -> None:
+    _, fleet = roll()
+    held = {
+        name: {**report(), "holder": {"run": run}, "held": f"{who} (redeploy, run {run}, pid 7)"}
+        for name, run, who in (("r1", "a", "ann@ops"), ("h1", "a", "ann@ops"), ("h2", "b", "bob@ops"))
+    }
+    lines = overview(fleet, {**held, "h3": {**report(), "holder": None, "held": ""}})["msg"]
+    assert lines[-3:-1] == [
+        "r1, h1: held by ann@ops (redeploy, run a, pid 7)",
+        "h2: held by bob@ops (redeploy, run b, pid 7)",
+    ]
+
+
 def test_a_lock_outlasts_the_longest_wave_and_its_way_back() -> None:
     assert lease_s(Settings()) > 2 * (2 * 900 + 300 + 3660)
     assert lease_s(Settings(drain_deadline_seconds=1, start_timeout_seconds=1, stop_timeout_seconds=1)) == 7200

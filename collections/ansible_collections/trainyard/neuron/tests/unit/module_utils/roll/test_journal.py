@@ -184,6 +184,17 @@ def test_the_hosts_clock_is_one_that_nobody_sets() -> None:
     assert abs(uptime_s - second.now_s) < 60
 
 
+def test_those_who_only_look_are_told_who_holds_the_lock_until_it_ends(book: Book, time: Time) -> None:
+    assert book.read()["held"] == ""
+    book.take(ann())
+    time.now_s += 600
+    told = book.read()["held"]
+    assert told == "ann@ops-1 (redeploy, run run-1, pid 77) since 10 min, for 110 min more unless renewed"
+    time.now_s += LEASE_S
+    assert book.read()["held"] == ""
+    assert book.read()["holder"]["run"] == "run-1"
+
+
 def test_a_whole_roll_leaves_nothing_but_the_last_number(book: Book) -> None:
     holder = book.take(ann(), [move()])
     book.note("m-0", "stopped", fence_of(holder))
@@ -194,7 +205,7 @@ def test_a_whole_roll_leaves_nothing_but_the_last_number(book: Book) -> None:
         "was": "old",
     }
     assert book.free(fence_of(holder), finished=["m-0"])
-    assert book.read() == {"holder": None, "replicas": {}, "problem": ""}
+    assert book.read() == {"holder": None, "held": "", "replicas": {}, "problem": ""}
     assert book.state().number == holder.number
     assert not book.free(fence_of(holder), finished=["m-0"]), "the second time there is nothing to do"
 
