@@ -69,9 +69,11 @@ class Lab:
         """Run a playbook that must succeed; the JSON document of its results, and all that it printed."""
         process = self.start(*arguments)
         output, _ = process.communicate()
-        assert process.returncode == 0, output[-4000:]
         # Progress lines of the jobs come before the document, and each playbook ends with one of all until then.
-        return dict(json.JSONDecoder().raw_decode(output, output.rindex('{\n    "custom_stats"'))[0]), output
+        begins = output.rfind('{\n    "custom_stats"')
+        document = dict(json.JSONDecoder().raw_decode(output, begins)[0]) if begins >= 0 else {}
+        assert process.returncode == 0, failures(document) or output[-4000:]
+        return document, output
 
     def output(self, *arguments: str) -> str:
         """Run a playbook that must succeed; what it prints for people."""
@@ -125,6 +127,17 @@ class Lab:
             "file.write_text(json.dumps(settings))"
         )
         self.on("neuron", f"python3 -c {shlex.quote(change)}")
+
+
+def failures(document: dict[str, Any]) -> str:
+    """What failed in a run and what was said of it, a paragraph for each host and task."""
+    return "\n\n".join(
+        f"{task['task']['name']} on {host}: {str(result.get('msg') or result)[:4000]}"
+        for play in document.get("plays", [])
+        for task in play["tasks"]
+        for host, result in task["hosts"].items()
+        if result.get("failed") or result.get("unreachable")
+    )
 
 
 @contextlib.contextmanager
