@@ -49,9 +49,10 @@ def host(tmp_path: Path, neuron: SimHost, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A host's directories, and the stand-in's neuron-ls."""
     monkeypatch.setattr(settings, "CONFIGURATION", tmp_path / "etc")
     monkeypatch.setattr(settings, "RUNTIME", tmp_path / "run")
+    monkeypatch.setattr(layout, "STATE", tmp_path / "var")
     monkeypatch.setattr(watch, "STATE", tmp_path / "state")
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    for name in ("etc", "run/tiny-llama-0", "state", "artifact"):
+    for name in ("etc", "run/tiny-llama-0", "state", "var", "artifact"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "artifact/model.pt").write_text("")
     (tmp_path / "artifact/neuron_config.json").write_text('{"neuron_config": {"tp_degree": 32}}')
@@ -194,6 +195,24 @@ def test_the_gate_opens_on_tokens_and_records_them(host: Path, neuron: SimHost) 
     ] * 2
     row = json.loads((host / "run/tiny-llama-0/gate.json").read_text())
     assert (row["release"], row["tokens"], row["engines"]) == ("0123456789ab", 8, [engine.pid])
+
+
+def test_a_load_says_how_far_it_is_against_the_last_one_of_its_weights(host: Path) -> None:
+    with running(token_s=0.001) as stub:
+        told = gate_of(stub, host)
+        assert told[0] == "loaded, asking for tokens, 0 s"
+        path = host / "var/tiny-llama-0.load.json"
+        took = json.loads(path.read_text())
+        assert 0 < took["seconds"] < 60
+        path.write_text(json.dumps({**took, "seconds": 600.0}))
+        assert gate_of(stub, host)[0] == "loaded, asking for tokens, 0 s of about 10 min (0 %)"
+    (host / "state/tiny-llama-0.json").write_text('{"progress": "loading weights 45 %"}')
+    path.write_text(json.dumps({**took, "seconds": 600.0}))
+    said: list[str] = []
+    with running(health=503) as stub, pytest.raises(ServingError, match="no answer"):
+        cli.gate(replica(host, stub.port, gate=Gate(timeout_s=0.1)), 0, said.append)
+    assert said[0] == "loading weights 45 %, 0 s of about 10 min (0 %)"
+    assert json.loads(path.read_text())["seconds"] == 600.0, "a start that failed is no load"
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ from typing import Any
 from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible_collections.trainyard.neuron.plugins.module_utils import each, entries, options
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.follow import FollowsUnits, wait_s
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.host_packages import have_packages
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.rendering import Renderer
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.run_lock import Fenced
 
 SOURCES = ("template", "file", "module_util", "content")
 MODULE_UTILS = Path(each.__file__).parent
 
 
-class ActionModule(Fenced):
+class ActionModule(FollowsUnits):
     """Renders templates, reads files, and calls the module once with the result."""
 
     _supports_check_mode = True
@@ -46,6 +46,7 @@ class ActionModule(Fenced):
             if refused:
                 return refused
             result = with_installed(self._module(payload, task_vars), lacking)
+        result = self.follow(result, arguments["services"] or {}, task_vars)
         # The payload is of no use in a result, and its censored placeholder would only puzzle.
         result.get("invocation", {}).pop("module_args", None)
         return result
@@ -124,7 +125,8 @@ def services_of(arguments: dict[str, Any]) -> dict[str, Any]:
     if services is None:
         return {}
     try:
-        return {"services": {**services, "units": each.expand(services["units"], arguments["lists"])}}
+        rows = each.expand(services["units"], arguments["lists"])
+        return {"services": {**services, "units": rows, "wait_s": wait_s(0)}}
     except ValueError as error:
         raise AnsibleActionFail(f"services: {error}") from error
 

@@ -6,13 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.utils.display import Display
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.follow import wait_s
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.run_lock import Fenced
 
 display = Display()
-
-#: Seconds that one module run waits on the host: short at first so that quick jobs end quickly, then long, as each
-#: run costs the host about 0.3 s of CPU time.
-WAITS_S = (5, 10, 15, 30)
 
 
 class ActionModule(Fenced):
@@ -41,9 +38,10 @@ class ActionModule(Fenced):
     def _follow(self, arguments: dict[str, Any], host: str, task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Run the module, again and again while it says that units run."""
         for turn in range(10**9):
-            wait_s = WAITS_S[min(turn, len(WAITS_S) - 1)]
             result: dict[str, Any] = self._execute_module(
-                module_name="trainyard.neuron.jobs", module_args={**arguments, "wait_s": wait_s}, task_vars=task_vars
+                module_name="trainyard.neuron.jobs",
+                module_args={**arguments, "wait_s": wait_s(turn)},
+                task_vars=task_vars,
             )
             result.get("invocation", {}).pop("module_args", None)
             running = result.get("running") or []

@@ -34,6 +34,21 @@ UNITS_SPEC: Dict[str, Dict[str, Any]] = {
     "journal_lines": {"type": "int", "default": 20},
     "daemon_reload_on": {"type": "list", "elements": "str", "default": []},
     "stop_before_start": {"type": "list", "elements": "str", "default": []},
+    "wait_s": {"type": "float"},
+}
+PENDING_SPEC: Dict[str, Dict[str, Any]] = {
+    "waits": {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": {
+            "name": {"type": "str", "required": True},
+            "verb": {"type": "str", "choices": ["start", "restart", "reload", "stop"], "required": True},
+            "timeout_s": {"type": "float", "required": True},
+        },
+    },
+    "began_s": {"type": "float", "required": True},
+    "problems": {"type": "list", "elements": "str", "required": True},
 }
 ITEM_SPEC: Dict[str, Dict[str, Any]] = {
     "path": {"type": "str", "required": True},

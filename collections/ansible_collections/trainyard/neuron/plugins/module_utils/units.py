@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import subprocess
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -32,6 +32,8 @@ PROPERTIES = (
 POLL_S = 0.25
 BOOT_LINKS = Path("/etc/systemd/system")
 COMMAND_TIMEOUT_S = 120
+LINE = 200
+"""Characters of what a unit says of itself that are passed on: its own program writes it."""
 RUNNING = ("active", "reloading")
 """Active states in which a unit serves; `activating` is on the way there."""
 
@@ -283,13 +285,52 @@ class Settings:
         allowed_restarts: how often systemd may restart a unit on its own before the wait gives up on it.
         journal_lines: lines of the journal that an error shows.
         stop_before_start: globs of units of which none starts before those that stop or restart have stopped.
+        wait_s: how long to wait before those that are still on their way are left to a later call; None for as long as
+            each may take.
     """
 
     allowed_restarts: int = 0
     journal_lines: int = 20
     stop_before_start: Sequence[str] = ()
+    wait_s: Optional[float] = None
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True)
+class Wait:
+    """One unit that was told to start or stop and has not arrived yet.
+
+    Attributes:
+        name: full unit name.
+        verb: what it was told, as in `Step`.
+        timeout_s: how long it may take since it was told, in seconds.
+    """
+
+    name: str
+    verb: str
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What is still to be waited for, by this call or by a later one of the same host.
+
+    Attributes:
+        waits: the units.
+        began_s: when they were told, in seconds of the host's clock; all modules of a host have the same one.
+        problems: what has gone wrong with others, a text for each.
+    """
+
+    waits: Tuple[Wait, ...] = ()
+    began_s: float = 0.0
+    problems: Tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Pending:
+        """The form that `asdict` gives, read back."""
+        waits = tuple(Wait(str(row["name"]), str(row["verb"]), float(row["timeout_s"])) for row in raw["waits"])
+        return cls(waits, float(raw["began_s"]), tuple(str(text) for text in raw["problems"]))
 
 
 def carry_out(systemd: Systemd, steps: Sequence[Step], daemon_reload: bool, settings: Settings) -> List[Status]:
@@ -298,6 +339,19 @@ def carry_out(systemd: Systemd, steps: Sequence[Step], daemon_reload: bool, sett
     Raises:
         UnitError: a unit failed or was not active in time: its result, its last journal lines, and what to do next.
     """
+    wait(systemd, begin(systemd, steps, daemon_reload, settings), replace(settings, wait_s=None))
+    return systemd.show([step.wanted.name for step in steps])
+
+
+def begin(systemd: Systemd, steps: Sequence[Step], daemon_reload: bool, settings: Settings) -> Pending:
+    """Do every step as far as it is to be told; what has to stop before others start is waited for here.
+
+    Returns:
+        What is still to be waited for.
+
+    Raises:
+        UnitError: systemd refused, or a unit did not reload.
+    """
     if daemon_reload:
         systemd.call("daemon-reload")
     _enable(systemd, [step for step in steps if step.enable is not None])
@@ -305,7 +359,8 @@ def carry_out(systemd: Systemd, steps: Sequence[Step], daemon_reload: bool, sett
     stopping = [step for step in steps if step.verb == "stop" or step in yielding]
     if stopping:
         systemd.call("stop", "--no-block", "--", *(step.wanted.name for step in stopping))
-    problems = _wait(systemd, [replace(step, verb="stop") for step in yielding], settings)
+    # To the end, or an interruption would leave them stopped and nobody told to start.
+    down = _wait(systemd, Pending(_waits(yielding, "stop"), settings.clock()), replace(settings, wait_s=None))
     started = [step for step in steps if step.verb in ("start", "restart", "reload")]
     # A unit that failed before has used up its start limit: the operator's new attempt begins afresh.
     failed = [step.wanted.name for step in started if step.status.active == "failed"]
@@ -316,10 +371,23 @@ def carry_out(systemd: Systemd, steps: Sequence[Step], daemon_reload: bool, sett
             _reload(systemd, step, settings)
             continue
         systemd.call("start" if step in yielding else step.verb, "--no-block", "--", step.wanted.name)
-    problems += _wait(systemd, [step for step in steps if step.verb], settings)
-    if problems:
-        raise UnitError("\n\n".join(dict.fromkeys(problems)))
-    return systemd.show([step.wanted.name for step in steps])
+    return Pending(_waits([step for step in steps if step.verb]), settings.clock(), down.problems)
+
+
+def _waits(steps: Sequence[Step], verb: str = "") -> Tuple[Wait, ...]:
+    return tuple(Wait(step.wanted.name, verb or step.verb, step.wanted.timeout_s) for step in steps)
+
+
+def wait(systemd: Systemd, pending: Pending, settings: Settings) -> Pending:
+    """Wait for units, as long as the settings allow; what is still to be waited for then, which may be none.
+
+    Raises:
+        UnitError: none is on its way any more, and not all of them arrived.
+    """
+    left = _wait(systemd, pending, settings)
+    if left.problems and not left.waits:
+        raise UnitError("\n\n".join(dict.fromkeys(left.problems)))
+    return left
 
 
 def _yielding(steps: Sequence[Step], globs: Sequence[str]) -> List[Step]:
@@ -347,28 +415,55 @@ def _enable(systemd: Systemd, steps: Sequence[Step]) -> None:
             systemd.call(verb, "--", *names)
 
 
-def _wait(systemd: Systemd, steps: Sequence[Step], settings: Settings) -> List[str]:
-    """Wait until every step has come to its end; what went wrong, a text for each unit."""
-    began = settings.clock()
-    waiting = list(steps)
-    problems: List[str] = []
+def _wait(systemd: Systemd, pending: Pending, settings: Settings) -> Pending:
+    """Wait until every unit has come to its end, or for as long as is allowed."""
+    called = settings.clock()
+    # After a boot the host's clock begins anew, and so does the start.
+    began = min(pending.began_s, called)
+    waiting = list(pending.waits)
+    problems = list(pending.problems)
     poll_s = POLL_S
     while waiting:
         now = settings.clock()
-        statuses = systemd.show([step.wanted.name for step in waiting])
+        statuses = systemd.show([row.name for row in waiting])
         left = []
-        for index, step in enumerate(waiting):
-            verdict = judge(step, statuses[index], now - began, settings.allowed_restarts)
+        for index, row in enumerate(waiting):
+            verdict = judge(row, statuses[index], now - began, settings.allowed_restarts)
             if verdict is None:
-                left.append(step)
+                left.append(row)
             elif verdict:
                 problems.append(describe_failure(systemd, statuses[index], verdict, settings.journal_lines))
         waiting = left
         if waiting:
+            if settings.wait_s is not None and now - called >= settings.wait_s:
+                break
             settings.sleep(poll_s)
             # Loading takes minutes: a slower poll costs nothing then, and a quick unit is not kept waiting.
             poll_s = min(poll_s * 1.25, 3.0)
-    return problems
+    return Pending(tuple(waiting), began, tuple(problems))
+
+
+def on_the_way(systemd: Systemd, pending: Pending, now_s: float) -> List[Dict[str, str]]:
+    """How far each unit is that is waited for: ``name``, and ``progress`` in one line.
+
+    Args:
+        systemd: where the units are.
+        pending: what is waited for.
+        now_s: now, in seconds of the host's clock.
+    """
+    statuses = systemd.show([row.name for row in pending.waits])
+    waited_s = max(0.0, now_s - pending.began_s)
+    return [{"name": status.name, "progress": progress(status, waited_s)} for status in statuses]
+
+
+def progress(status: Status, waited_s: float) -> str:
+    """How far a unit is, in one line: what it says itself while it starts, else what systemd says."""
+    said = "".join(letter if letter.isprintable() else "?" for letter in status.text[:LINE])
+    if status.active == "activating" and status.sub == "auto-restart":
+        return "died ({0}), and systemd starts it again".format(said or _cause(status))
+    if status.active == "activating" and said:
+        return said
+    return "{0} ({1}), {2:.0f} s".format(status.active, status.sub, waited_s)
 
 
 def converge(systemd: Systemd, params: Mapping[str, Any], check_mode: bool, diff: bool) -> Dict[str, Any]:
@@ -376,7 +471,7 @@ def converge(systemd: Systemd, params: Mapping[str, Any], check_mode: bool, diff
 
     Args:
         systemd: where the units are.
-        params: what `ARGUMENT_SPEC` describes.
+        params: what `options.UNITS_SPEC` describes.
         check_mode: compare alone.
         diff: whether the result has a difference for each unit that is not as wanted.
 
@@ -389,16 +484,17 @@ def converge(systemd: Systemd, params: Mapping[str, Any], check_mode: bool, diff
     steps = plan(wanted, before, changed_paths)
     stale = needs_daemon_reload(before, changed_paths)
     reloads = stale or bool(_matches(params["daemon_reload_on"], changed_paths))
-    after = before
-    if not check_mode:
-        settings = Settings(params["allowed_restarts"], params["journal_lines"], params["stop_before_start"])
-        after = carry_out(systemd, steps, reloads, settings)
+    after, left, settings = before, Pending(), _settings(params)
+    if not check_mode and (reloads or any(step.changes for step in steps)):
+        left = wait(systemd, begin(systemd, steps, reloads, settings), settings)
+        after = systemd.show([step.wanted.name for step in steps])
     result: Dict[str, Any] = {
         "changed": stale or any(step.changes for step in steps),
         "msg": summary(steps, check_mode),
         "daemon_reload": reloads,
         "units": [report(step, after[index]) for index, step in enumerate(steps)],
     }
+    result.update(_still(systemd, left, settings.clock()) if left.waits else {})
     if diff:
         result["diff"] = [
             {
@@ -411,6 +507,33 @@ def converge(systemd: Systemd, params: Mapping[str, Any], check_mode: bool, diff
             if step.changes
         ]
     return result
+
+
+def go_on(systemd: Systemd, params: Mapping[str, Any]) -> Dict[str, Any]:
+    """Go on waiting for what an earlier run of the module left on its way, and return a module's result.
+
+    Args:
+        systemd: where the units are.
+        params: what `options.UNITS_SPEC` describes, with ``pending``.
+
+    Raises:
+        UnitError: a unit failed or was not there in time.
+    """
+    pending, settings = Pending.of(params["pending"]), _settings(params)
+    left = wait(systemd, pending, settings)
+    found = systemd.show([row.name for row in pending.waits])
+    rows = [_state(status) for status in found]
+    return {"changed": False, "units": rows, **(_still(systemd, left, settings.clock()) if left.waits else {})}
+
+
+def _settings(params: Mapping[str, Any]) -> Settings:
+    given = ("allowed_restarts", "journal_lines", "stop_before_start", "wait_s")
+    return Settings(**{key: params[key] for key in given})
+
+
+def _still(systemd: Systemd, left: Pending, now_s: float) -> Dict[str, Any]:
+    """What a result says of units that are on their way: how far they are, and what a later run needs to go on."""
+    return {"pending": asdict(left), "running": on_the_way(systemd, left, now_s)}
 
 
 def _look(systemd: Systemd, wanted: Sequence[Wanted]) -> List[Status]:
@@ -450,10 +573,12 @@ def report(step: Step, status: Status) -> Dict[str, Any]:
         "name": step.wanted.name,
         "did": step.did(),
         "reasons": list(step.reasons) if step.changes else [],
-        "active": status.active,
-        "since": status.since,
-        "main_pid": status.main_pid,
+        **_state(status),
     }
+
+
+def _state(status: Status) -> Dict[str, Any]:
+    return {"name": status.name, "active": status.active, "since": status.since, "main_pid": status.main_pid}
 
 
 def summary(steps: Sequence[Step], check_mode: bool) -> str:
@@ -468,11 +593,11 @@ def summary(steps: Sequence[Step], check_mode: bool) -> str:
     return "{0}{1}".format("would be: " if check_mode else "", "; ".join(parts))
 
 
-def judge(step: Step, status: Status, waited_s: float, allowed_restarts: int) -> Optional[str]:
+def judge(row: Wait, status: Status, waited_s: float, allowed_restarts: int) -> Optional[str]:
     """Whether a unit has arrived: an empty string if so, None while on the way, else why it never will."""
-    late = waited_s > step.wanted.timeout_s
+    late = waited_s > row.timeout_s
     here = "{0}/{1}".format(status.active, status.sub)
-    if step.verb == "stop":
+    if row.verb == "stop":
         if status.active in ("inactive", "failed") and not status.busy:
             return ""
         return "is still {0} after {1:.0f} s".format(here, waited_s) if late else None

@@ -257,6 +257,9 @@ def bring_up(module: AnsibleModule, result: Dict[str, Any]) -> None:
         # The paths stay as they are now: the next run finds them so, and the units that are not up.
         module.fail_json(**{**result, "msg": "{0}\n({1})".format(error, result["msg"])})
     result["changed"] = result["changed"] or done.pop("changed")
+    if "pending" in done:
+        # Where they fail later, the paths are told of as here.
+        result["laid_out"] = result["msg"]
     result["msg"] = "{0}; {1}".format(result["msg"], done.pop("msg"))
     if module._diff:
         result["diff"].extend(done.pop("diff"))

@@ -15,6 +15,8 @@ description:
     reloads and stops what differs, and waits until all of it has arrived.
   - A unit is restarted for a reason that can be named, and only then. Either its running process carries another
     environment than O(units[].expected_environment), or a file in O(units[].restart_on) changed in this run.
+  - While units start, the run says how far each is, first after 5 seconds and then every 10 to 30. They start on the
+    host by themselves, so an interrupted controller loses nothing, and the next run waits for those that still start.
   - When a unit fails, the error has its cause, its last journal lines and the command that shows more.
 options:
   units:
@@ -106,6 +108,43 @@ options:
     type: list
     elements: str
     default: []
+  wait_s:
+    description:
+      - How long one run of the module waits for units, in seconds, before it says how far they are and ends. Given by
+        the action plugin, which runs it again until all have arrived or failed. Not for users.
+    type: float
+  pending:
+    description: What an earlier run of the module left on its way, as it gave it. Not for users.
+    type: dict
+    suboptions:
+      waits:
+        description: The units that are waited for.
+        type: list
+        elements: dict
+        required: true
+        suboptions:
+          name:
+            description: The unit.
+            type: str
+            required: true
+          verb:
+            description: What it was told.
+            type: str
+            choices: [start, restart, reload, stop]
+            required: true
+          timeout_s:
+            description: How long it may take since then, in seconds.
+            type: float
+            required: true
+      began_s:
+        description: When they were told, in seconds of the host's clock.
+        type: float
+        required: true
+      problems:
+        description: What has gone wrong with others.
+        type: list
+        elements: str
+        required: true
 extends_documentation_fragment: [trainyard.neuron.fence]
 attributes:
   check_mode:
@@ -173,10 +212,15 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 
 def main() -> None:
     """Entry point."""
-    module = AnsibleModule(argument_spec={**options.UNITS_SPEC, "fence": fence.FENCE_OPTION}, supports_check_mode=True)
+    pending = {"type": "dict", "options": options.PENDING_SPEC}
+    spec = {**options.UNITS_SPEC, "pending": pending, "fence": fence.FENCE_OPTION}
+    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     fence.prove(module)
     try:
-        result = units.converge(units.Systemd(), module.params, module.check_mode, module._diff)
+        if module.params["pending"]:
+            result = units.go_on(units.Systemd(), module.params)
+        else:
+            result = units.converge(units.Systemd(), module.params, module.check_mode, module._diff)
     except units.UnitError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, FrozenSet, List, Optional, Sequence
 
-from . import agreement, container, engines, fence, phases, probe, settings, slices, trusted, turns, watch
+from . import agreement, container, engines, fence, loads, phases, probe, settings, slices, trusted, turns, watch
 from .settings import SCRATCH_VARIABLES, Replica, ServingError
 
 POLL_S = 0.5
@@ -130,6 +130,7 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
     """
     limit = replica.gate
     client = probe.Client(replica.url, timeout_s=PROBE_TIMEOUT_S)
+    of_s = loads.expected_s(replica)
     began = time.monotonic()
     while client.status("/health") != 200:
         if main_pid and not _alive(main_pid):
@@ -137,10 +138,10 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
         waited_s = time.monotonic() - began
         if waited_s > limit.timeout_s:
             raise ServingError("no answer from {0} after {1:.0f} s of loading".format(replica.url, waited_s))
-        progress = watch.read_state(replica.name).get("progress", "loading")
-        notify("{0}, for {1:.0f} s".format(progress, waited_s))
+        phase = str(watch.read_state(replica.name).get("progress", "loading"))
+        notify(loads.progress(phase, waited_s, of_s))
         time.sleep(POLL_S)
-    notify("loaded, asking for tokens")
+    notify(loads.progress("loaded, asking for tokens", time.monotonic() - began, of_s))
     # The first answer of an engine may take long: the deadline is the larger of its budget and a minute.
     deadline_s = max(60.0, limit.ttft_s + limit.max_tokens * limit.per_token_s)
     client = probe.Client(replica.url, _key_of(replica, main_pid), deadline_s)
@@ -152,13 +153,15 @@ def gate(replica: Replica, main_pid: int, notify: Callable[[str], None]) -> prob
     slow = probe.over_budget(result, limit.ttft_s, limit.per_token_s)
     if slow:
         raise ServingError("the gate's last completion was too slow: {0}".format(slow))
+    took_s = time.monotonic() - began
     summary = "ready after {0:.0f} s: {1} tokens, first after {2:.0f} ms, then {3:.1f} ms each".format(
-        time.monotonic() - began, result.tokens, result.ttft_s * 1000, result.per_token_s * 1000
+        took_s, result.tokens, result.ttft_s * 1000, result.per_token_s * 1000
     )
     notify(summary)
     say(summary)
     # Who held the slice before and after has generated these tokens; who came by for a moment has not.
     _record(replica, result, before & engines.holding(replica))
+    loads.record(replica, took_s)
     turns.give_back(replica)
     return result
 

@@ -18,12 +18,17 @@ ROOT = Path(__file__).parents[7]
 
 
 def run(
-    project: Path, items: list[dict[str, Any]], *options: str, **variables: Any
+    project: Path,
+    items: list[dict[str, Any]],
+    *options: str,
+    services: dict[str, Any] | None = None,
+    **variables: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Run one file_tree task inside a role of `project`."""
     tasks = project / "roles/demo/tasks"
     tasks.mkdir(parents=True, exist_ok=True)
-    arguments = {"items": items, "names": {"out": f"{project}/out", "name": "{{ 'for all' }}"}}
+    arguments: dict[str, Any] = {"items": items, "names": {"out": f"{project}/out", "name": "{{ 'for all' }}"}}
+    arguments |= {"services": services} if services else {}
     task = {"name": "Lay out", "trainyard.neuron.file_tree": arguments, "register": "demo"}
     show = {"name": "Show", "ansible.builtin.debug": {"msg": "DID={{ demo.changed_paths | to_json }}"}}
     (tasks / "main.yml").write_text(yaml.safe_dump([task, show]))
@@ -150,3 +155,53 @@ def test_options_that_do_not_fit_together_are_refused(given: dict[str, Any], sai
 
 def test_state_can_be_a_switch() -> None:
     file_tree.check_item(item(state="absent", content="x", validate="true"))
+
+
+SYSTEMCTL = """#!{python}
+# Units of a host: one starts in {seconds} s, or dies at the end of that, and says meanwhile how far it is.
+import pathlib, sys, time
+told = pathlib.Path(__file__).with_name("told")
+with pathlib.Path(__file__).with_name("calls").open("a") as calls:
+    calls.write(" ".join(sys.argv[1:]) + "\\n")
+if sys.argv[1] == "start":
+    told.write_text(str(time.monotonic()))
+if sys.argv[1] == "show" and "--value" not in sys.argv:
+    age = time.monotonic() - float(told.read_text()) if told.exists() else None
+    active, sub, text = "inactive", "dead", ""
+    if age is not None:
+        over = age > {seconds}
+        active, sub = ("{end}", "{end}") if over else ("activating", "start-post")
+        text = "ready" if over else "loading 3/8, 3 s of about 9 s (33 %)"
+    print(f"ActiveState={{active}}\\nSubState={{sub}}\\nResult=exit-code\\nExecMainStatus=3\\nStatusText={{text}}")
+"""
+
+
+@pytest.mark.parametrize("end", ["active", "failed"])
+def test_units_that_start_are_followed_until_they_have_arrived_or_failed(
+    project: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    programs = project / "bin"
+    programs.mkdir()
+    text = SYSTEMCTL.format(python=sys.executable, seconds=8, end=end)
+    for name, content in (("systemctl", text), ("journalctl", "#!/bin/sh\necho its last words\n")):
+        (programs / name).write_text(content)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    services = {"units": [{"name": "vllm@a-0.service"}], "timeout_s": 60}
+    items = [{"path": f"{project}/out/x", "content": "x"}]
+    done = run(project, items, services=services)
+    assert "localhost: vllm@a-0: loading 3/8, 3 s of about 9 s (33 %)\n" in done.stdout, done.stdout + done.stderr
+    calls = (programs / "calls").read_text().splitlines()
+    assert [line for line in calls if not line.startswith("show")] == ["start --no-block -- vllm@a-0.service"]
+    if end == "failed":
+        assert done.returncode != 0
+        assert "vllm@a-0.service is failed (exit code 3)." in done.stdout
+        assert "its last words" in done.stdout
+        assert "(1 of 1 paths" in done.stdout, "the paths are told of too"
+        return
+    assert done.returncode == 0, done.stdout + done.stderr
+    (programs / "calls").unlink()
+    again = run(project, items, services=services)
+    assert "changed=0" in again.stdout
+    assert "loading" not in again.stdout
+    assert len((programs / "calls").read_text().splitlines()) == 1, "one look, by one module run"

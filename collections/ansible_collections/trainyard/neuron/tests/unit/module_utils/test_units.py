@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils import units
@@ -190,6 +192,85 @@ def test_the_deadline_is_kept_and_every_late_unit_is_named() -> None:
     assert "b.service is still activating/start-post" in str(caught.value)
 
 
+LOADING = {"active": "activating", "sub": "start-post", "busy": True, "text": "loading 3/8, 5 s of about 10 s (50 %)"}
+DEAD = {"active": "failed", "sub": "failed", "exit_status": "3", "result": "exit-code"}
+
+
+def test_what_is_still_on_its_way_is_left_to_a_later_call() -> None:
+    loading = status(**LOADING)  # type: ignore[arg-type]
+    systemd = FakeSystemd(scripts={"a.service": [loading]})
+    limits = settings(wait_s=5)
+    told = units.begin(systemd, [step(Wanted("a.service"), status(active="inactive"))], False, limits)
+    left = units.wait(systemd, told, limits)
+    assert [row.name for row in left.waits] == ["a.service"]
+    assert units.Pending.of(json.loads(json.dumps(asdict(left)))) == left
+    assert units.on_the_way(systemd, left, 9.0) == [{"name": "a.service", "progress": loading.text}]
+    systemd.scripts["a.service"] = [status()]
+    assert units.wait(systemd, left, limits).waits == ()
+    assert systemd.calls == ["start --no-block a.service"], "waiting tells nobody anything"
+
+
+@pytest.mark.parametrize("wait_s", [0, 1, 2, 3, 7, 50, None])
+@pytest.mark.parametrize("end", [{}, DEAD, LOADING])
+def test_waiting_in_pieces_comes_to_what_one_wait_comes_to(wait_s: float | None, end: dict[str, object]) -> None:
+    """One dies at once, the other after some time, or never arrives: both are told of, at the same time."""
+
+    class World(FakeSystemd):
+        """Units whose state is a matter of time, as the clock has it."""
+
+        now = 0.0
+
+        def show(self, names: Sequence[str]) -> list[Status]:
+            over = status(**end) if self.now >= 12 or end == LOADING else status(**LOADING)  # type: ignore[arg-type]
+            rows = {"a.service": status(**DEAD), "b.service": over}  # type: ignore[arg-type]
+            return [replace(rows[name], name=name) for name in names]
+
+    def ended(limit_s: float | None) -> tuple[str, float]:
+        systemd = World(scripts={})
+
+        def sleep(seconds: float) -> None:
+            systemd.now += seconds
+
+        limits = units.Settings(sleep=sleep, clock=lambda: systemd.now, wait_s=limit_s)
+        wanted = [Wanted(name, timeout_s=40) for name in ("a.service", "b.service")]
+        steps = [step(want, status(want.name, "inactive")) for want in wanted]
+        pending = units.begin(systemd, steps, False, limits)
+        with pytest.raises(units.UnitError) as caught:
+            while True:
+                pending = units.wait(systemd, pending, limits)
+                systemd.now += 0.7  # what it takes to run the module again
+        return re.sub(r"\d+ s", "N s", str(caught.value)), systemd.now
+
+    whole, pieces = ended(None), ended(wait_s)
+    assert pieces[0] == whole[0]
+    assert "a.service is failed (exit code 3)" in whole[0]
+    assert ("b.service is still activating/start-post after N s" in whole[0]) == (end == LOADING)
+    assert abs(pieces[1] - whole[1]) <= 4, "no piece begins the time anew"
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (LOADING, "loading 3/8, 5 s of about 10 s (50 %)"),
+        ({**LOADING, "text": ""}, "activating (start-post), 12 s"),
+        ({**LOADING, "text": "\x1b[2J" + "x" * 999}, "?[2J" + "x" * 196),
+        ({"active": "deactivating", "sub": "stop-post", "text": "ready after 9 s"}, "deactivating (stop-post), 12 s"),
+        (
+            {"active": "activating", "sub": "auto-restart", "text": "cores 0-3 are held"},
+            "died (cores 0-3 are held), and systemd starts it again",
+        ),
+    ],
+)
+def test_how_far_a_unit_is_in_one_line(given: dict[str, object], line: str) -> None:
+    assert units.progress(status(**given), 12.3) == line  # type: ignore[arg-type]
+
+
+def test_a_start_that_a_boot_began_anew_has_its_whole_time() -> None:
+    pending = units.Pending((units.Wait("a.service", "start", 30.0),), began_s=1e6)
+    systemd = FakeSystemd(scripts={"a.service": [status(**LOADING)]})  # type: ignore[arg-type]
+    assert units.wait(systemd, pending, settings(wait_s=3)).began_s == 0.0
+
+
 def test_a_reload_is_waited_for_where_it_stands() -> None:
     names = ("a.service", "b.service", "c.service")
     systemd = FakeSystemd(scripts={name: [status(name)] for name in names})
@@ -233,6 +314,7 @@ def test_what_a_unit_set_up_is_asked_for_and_set_up_again(
         "journal_lines": 5,
         "daemon_reload_on": [],
         "stop_before_start": [],
+        "wait_s": None,
     }
     done = units.converge(systemd, params, check_mode, diff=False)
     assert (done["changed"], tuple(done["units"][0]["reasons"])) == (bool(reasons), reasons)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work that goes on by itself on a host: its module is run again until it has ended, and how far it is is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.run_lock import Fenced
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.screen import harmless
+
+#: Seconds that one module run waits on the host: short at first so that what is quick ends quickly, then long, as each
+#: run costs the host about 0.3 s of CPU time.
+WAITS_S = (5, 10, 15, 30)
+
+
+def wait_s(turn: int) -> int:
+    """How long the module waits in its run of this number, from 0, in seconds."""
+    return WAITS_S[min(turn, len(WAITS_S) - 1)]
+
+
+def lines(host: str, running: list[Mapping[str, Any]]) -> list[str]:
+    """One line for each unit that is on its way: its host, its name without what all have, how far it is."""
+    return [harmless(f"  {host}: {str(row['name']).removesuffix('.service')}: {row['progress']}") for row in running]
+
+
+def with_states(result: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """A first result with the states that the units came to later; what was done, and why, stays as it was."""
+    now = {row["name"]: row for row in later.get("units") or []}
+    return {**result, "units": [{**row, **now.get(row["name"], {})} for row in result.get("units") or []]}
+
+
+def failed_later(result: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of units that were told to start and failed: as if one module run had found so."""
+    if "laid_out" not in result:
+        return dict(later)
+    laid_out = {key: value for key, value in result.items() if key not in ("units", "daemon_reload", "laid_out")}
+    msg = f"{later.get('msg', '')}\n({result['laid_out']})"
+    return {**laid_out, **later, "changed": result["changed"], "msg": msg}
+
+
+class FollowsUnits(Fenced):
+    """Goes on where a module left units on their way."""
+
+    def follow(
+        self, result: dict[str, Any], limits: Mapping[str, Any], task_vars: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Return the result once no unit is on its way any more.
+
+        Args:
+            result: of the module's first run; where nothing is on its way it is the answer.
+            limits: ``allowed_restarts`` and ``journal_lines`` of the task, where it has them.
+            task_vars: of the task.
+        """
+        host = str((task_vars or {}).get("inventory_hostname", "host"))
+
+        def again(pending: Any, wait_s: int) -> dict[str, Any]:
+            given = {"units": [], "pending": pending, "wait_s": wait_s}
+            given |= {key: limits[key] for key in ("allowed_restarts", "journal_lines") if key in limits}
+            later: dict[str, Any] = self._execute_module(
+                module_name="trainyard.neuron.units", module_args=given, task_vars=task_vars
+            )
+            return later
+
+        return followed(result, again, lambda running: [self._display.display(line) for line in lines(host, running)])
+
+
+def followed(
+    result: dict[str, Any], again: Callable[[Any, int], dict[str, Any]], say: Callable[[list[Mapping[str, Any]]], Any]
+) -> dict[str, Any]:
+    """Run a module again while it leaves units on their way.
+
+    Args:
+        result: of its first run.
+        again: runs it for what is pending, for so many seconds at most.
+        say: prints how far units are.
+    """
+    turn = 1
+    pending = result.pop("pending", None)
+    running = result.pop("running", [])
+    while pending:
+        say(running)
+        later = again(pending, wait_s(turn))
+        if later.get("failed"):
+            return failed_later(result, later)
+        result = with_states(result, later)
+        pending, running, turn = later.get("pending"), later.get("running", []), turn + 1
+    result.pop("laid_out", None)
+    return result
