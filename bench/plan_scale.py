@@ -31,8 +31,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "collections"))
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet  # noqa: E402
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import table_topology  # noqa: E402
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet  # noqa: E402
 
 REPLICAS = 4
 PREFLIGHT = ROOT / "playbooks" / "preflight.yml"

@@ -24,8 +24,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "collections")]
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet  # noqa: E402
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import table_topology  # noqa: E402
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet  # noqa: E402
 
 from bench.plan_scale import FOUR, fleet  # noqa: E402
 

@@ -18,9 +18,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "collections"), str(ROOT / "src")]
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import DEPLOYMENT, PREFIX  # noqa: E402
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import Field, Kind, Schema  # noqa: E402
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.variables import VARIABLES  # noqa: E402
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import DEPLOYMENT, PREFIX  # noqa: E402
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import VARIABLES  # noqa: E402
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report import schema as benchmark  # noqa: E402
 
 from trainyard.sweep.spec import SWEEP  # noqa: E402

@@ -16,7 +16,7 @@ from typing import Any
 TABLES = Path(__file__).resolve().parent / "neuron_sim" / "options"
 OUTPUT = (
     Path(__file__).resolve().parents[1]
-    / "collections/ansible_collections/trainyard/neuron/plugins/module_utils/plan/vllm_flags.json"
+    / "collections/ansible_collections/trainyard/neuron/plugins/plugin_utils/plan/vllm_flags.json"
 )
 
 #: What upstream converts a flag's text with -> what the planner takes for it.

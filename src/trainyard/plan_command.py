@@ -91,7 +91,7 @@ def read_inventory(sources: list[str], group: str, router_group: str, model_conf
         PlanError: variables that cannot be templated.
     """
     # Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
-    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import bounded_input, collect
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import bounded_input, collect
 
     def read(say: Callable[..., None]) -> dict[str, Any]:
         say("", INVENTORY_CPU_S)
@@ -166,7 +166,7 @@ def fetch_model_configs(hub: str, directory: Path, models: list[tuple[str, str]]
         InventoryError: the hub does not give one.
     """
     import httpx
-    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import model_config_path
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import model_config_path
 
     token = os.environ.get("HF_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -225,8 +225,8 @@ def plan_or_exit(inventory: list[str], group: str = "neuron", router_group: str 
 
 def _planned(read: Callable[[], dict[str, Any]], inventory: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the planner's input and the plan, or tell why not and raise typer.Exit."""
-    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
     from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
 
     missing = [source for source in inventory if not Path(source).exists() and "," not in source]
     if missing:
@@ -242,7 +242,7 @@ def _planned(read: Callable[[], dict[str, Any]], inventory: list[str]) -> tuple[
 
 def topology_of(plan: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the topology that each host of a plan was planned on, from the same input."""
-    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.variables import HostReader
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import HostReader
 
     reader, found = HostReader(), {}
     for name in plan["hosts"]:
@@ -268,7 +268,7 @@ def read_fleet(
         InventoryError: as `read_inventory`, or the hub does not give one.
         PlanError: as `read_inventory`.
     """
-    from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import (
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import (
         default_model_configs,
         models_of,
         read_model_configs,

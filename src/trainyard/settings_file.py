@@ -10,7 +10,7 @@ import yaml
 
 from trainyard.paths import ROOT  # noqa: F401 - makes the planner's imports possible
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import TooLargeError, plain  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import TooLargeError, plain  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.bounded_file import FileError, read_text  # isort: skip
 
 

@@ -18,11 +18,8 @@ from ansible_collections.trainyard.neuron.plugins.action import roll_plan
 from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages, sdk
 from ansible_collections.trainyard.neuron.plugins.module_utils.benchmark import clients, counters, runner
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest, progress, store, trust
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan import deployment, settings, variables
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan import settings
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import Kind, Schema
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fit import ConfigError, ModelShape
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import TooLargeError, collect, plain
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import parse_ranges
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import (
@@ -31,8 +28,6 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology imp
     table_topology,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import journal, metrics
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary import Thresholds
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import RollError, Settings
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing import haproxy
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import (
     agreement,
@@ -44,9 +39,15 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.serving import (
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import settings as serving
 from ansible_collections.trainyard.neuron.plugins.module_utils.storage import disks
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.bounded_file import FileError
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import deployment, variables
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import ConfigError, ModelShape
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import TooLargeError, collect, plain
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.building import build
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import ReportError
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import Objective
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.canary import Thresholds
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.state import RollError, Settings
 from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.report.runs import (
     REPLICAS,
     record,

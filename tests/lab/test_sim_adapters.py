@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.artifact import expected
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment, parse_deployment
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generations import (
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import find_release
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import agreement
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.artifact import expected
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment, parse_deployment
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations import (
     Placement,
     argument_problems,
     render_compile,
     render_serve,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import find_release
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving import agreement
 
 from lab.neuron_sim import latency
 from tests.lab.sim_support import TINY_MODEL, Server, SimHost, free_port

@@ -10,9 +10,9 @@ import json
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.known_models import known_repositories
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.known_models import known_repositories
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 QWEN3_32B: dict[str, Any] = {

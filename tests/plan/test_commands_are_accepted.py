@@ -14,18 +14,18 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.artifact import disagreements
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment, parse_deployment
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generations import (
-    Placement,
-    argument_problems,
-    render_compile,
-    render_serve,
-)
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import (
     RELEASES,
     SdkRelease,
     find_release,
+)
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.artifact import disagreements
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment, parse_deployment
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations import (
+    Placement,
+    argument_problems,
+    render_compile,
+    render_serve,
 )
 
 from lab.neuron_sim import sdk, vllm_options

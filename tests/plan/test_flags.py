@@ -12,25 +12,25 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan import flags
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.artifact import artifact_digest, artifact_inputs
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import (
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import RELEASES, SdkRelease, find_release
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import flags
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.artifact import artifact_digest, artifact_inputs
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import (
     OWNED_FLAGS,
     Deployment,
     parse_deployment,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generation_tables import (
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generation_tables import (
     DEMO_FLAGS,
     DEMO_SAMPLING_FLAGS,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generations import (
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations import (
     Placement,
     argument_problems,
     argument_warnings,
     render_compile,
     render_serve,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import RELEASES, SdkRelease, find_release
 
 from lab import planner_flags
 from lab.neuron_sim import sdk, vllm_options

@@ -10,21 +10,21 @@ import json
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.artifact import artifact_digest, artifact_inputs
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import Deployment, parse_deployment
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.flags import answers_only
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.generations import (
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease, find_release
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.artifact import artifact_digest, artifact_inputs
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment, parse_deployment
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.flags import answers_only
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations import (
     Placement,
     argument_problems,
     render_compile,
     render_serve,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.known_models import known_shape
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.memory import deployment_fit
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease, find_release
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.rendering import serve_flags
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.known_models import known_shape
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.memory import deployment_fit
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering import serve_flags
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import table_topology
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.variables import VARIABLES
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import VARIABLES
 from jsonschema import Draft202012Validator, ValidationError
 
 from trainyard.paths import ROOT

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import DEPLOYMENT
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import Field, Kind, read_fields
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import CANARY, REDEPLOY
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.variables import OTHER_VARIABLES, VARIABLES
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary import Thresholds
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Settings
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import DEPLOYMENT
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import OTHER_VARIABLES, VARIABLES
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.canary import Thresholds
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.state import Settings
 from jsonschema import Draft202012Validator
 
 from docs import reference

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
 
 from tests.roles.render import ROOT, render, replica, variables
 

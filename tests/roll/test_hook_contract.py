@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.action.roll_plan import as_fact, files, identity
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.hooks import HookReplica
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import plan_roll, read_fleet
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Settings
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_plan
-from ansible_collections.trainyard.neuron.tests.unit.module_utils.plan import fleets
-from ansible_collections.trainyard.neuron.tests.unit.module_utils.roll.fleets import report
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.hooks import HookReplica
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import plan_roll, read_fleet
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.state import Settings
+from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.plan import fleets
+from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.roll.fleets import report
 
 from trainyard.paths import ROOT
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Settings
-from ansible_collections.trainyard.neuron.tests.unit.module_utils.roll.fleets import fleet_plan, names, planned
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.state import Settings
+from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.roll.fleets import fleet_plan, names, planned
 
 from tests.roll.given_plan import keep
 from trainyard.paths import ROOT

@@ -25,7 +25,7 @@ from trainyard.sweep.spec import Point, Spec
 
 # Before Ansible's loader knows the collection, which an inventory is read with: it does not find the rest of a package
 # that it did not load itself.
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError  # isort: skip
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from trainyard.settings_file import read_yaml
 
 # Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.deployment import FIELDS  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import FIELDS  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import SEARCH, sweep_schema  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.bounded_file import FileError  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import Objective  # isort: skip

@@ -10,13 +10,14 @@ from typing import Any
 
 from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleError
-from ansible_collections.trainyard.neuron.plugins.module_utils import each, entries, options
+from ansible_collections.trainyard.neuron.plugins.module_utils import entries, options
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import each
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.follow import FollowsUnits, wait_s
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.host_packages import have_packages
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.rendering import Renderer
 
 SOURCES = ("template", "file", "module_util", "content")
-MODULE_UTILS = Path(each.__file__).parent
+MODULE_UTILS = Path(entries.__file__).parent
 
 
 class ActionModule(FollowsUnits):

@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import default_model_configs, fleet_input
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_plan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import default_model_configs, fleet_input
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types

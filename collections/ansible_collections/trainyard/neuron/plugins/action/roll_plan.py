@@ -9,11 +9,12 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import GOLDEN, HOOK_KINDS, HOOKS
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary import Thresholds
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.hooks import HookReplica
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import LEASE_S
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.moves import REPLACE, RETIRE
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import (
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_lock, run_plan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.canary import Thresholds
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.hooks import HookReplica
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.moves import REPLACE, RETIRE
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import (
     RollPlan,
     cannot_leave,
     exchanged_keys,
@@ -22,9 +23,8 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import 
     plan_roll,
     read_fleet,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import ELSEWHERE, Fleet, RollError, Settings
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.waves import Peer
-from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_lock, run_plan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.state import ELSEWHERE, Fleet, RollError, Settings
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.waves import Peer
 
 VERBS = ("redeploy", "rollback", "status", "check", "leave")
 LONGEST_WAIT_S = 86400.0

@@ -8,10 +8,10 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.action.roll_plan import named, reported, wanted
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.moves import REPLACE
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.plan import out_of_rotation, read_fleet
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.state import Fleet, RollError
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_plan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.moves import REPLACE
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import out_of_rotation, read_fleet
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.state import Fleet, RollError
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types

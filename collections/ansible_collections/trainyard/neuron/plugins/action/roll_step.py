@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll import steps
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.canary import Thresholds
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_lock
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll import steps
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.canary import Thresholds
 
 Part = tuple[str, dict[str, Any]]
 """A module of this collection and its arguments."""

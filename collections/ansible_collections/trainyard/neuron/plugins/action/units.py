@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.trainyard.neuron.plugins.module_utils import each
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import each
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.follow import FollowsUnits, wait_s
 
 

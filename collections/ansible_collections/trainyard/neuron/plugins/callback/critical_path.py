@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.trainyard.neuron.plugins.module_utils import critical_path
-from ansible_collections.trainyard.neuron.plugins.module_utils.critical_path import Step
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import critical_path
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.critical_path import Step
 
 DOCUMENTATION = r"""
 name: critical_path

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fan_out import fan_out
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fan_out import fan_out
 
 DOCUMENTATION = r"""
 name: job_senders

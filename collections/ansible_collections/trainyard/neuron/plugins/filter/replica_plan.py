@@ -42,9 +42,9 @@ _value:
 from typing import Any, Callable, Dict
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.inventory import plain
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.plan import plan_fleet
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import plain
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
 
 
 def replica_plan(fleet: Any) -> Dict[str, Any]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, Callable, Dict
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan import router_access as plan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import router_access as plan
 
 DOCUMENTATION = r"""
 name: router_access

@@ -20,7 +20,7 @@ from typing import Any
 
 from ansible import constants
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import did_you_mean
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.hooks import HookReplica
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.hooks import HookReplica
 
 HOSTS, ROUTERS = "hosts", "routers"
 FLEET, ROUTER, BENCHMARKS = "fleet.json", "router.json", "benchmarks.json"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rolling a fleet from one release to the next: the decisions, apart from Ansible."""
+"""A roll's steps on a host: its lock and its replicas' releases; standard library only, Python 3.9 on."""

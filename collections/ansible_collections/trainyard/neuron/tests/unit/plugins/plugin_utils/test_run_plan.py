@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.run_plan import RunPlan, RunPlanError, write
-from ansible_collections.trainyard.neuron.tests.unit.module_utils.plan.fleets import deployment, host
-from ansible_collections.trainyard.neuron.tests.unit.module_utils.plan.fleets import plan as planned_fleet
+from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.plan.fleets import deployment, host
+from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.plan.fleets import plan as planned_fleet
 
 NAMES = ["trn2-a", "../../etc/passwd", "n" * 300]
 

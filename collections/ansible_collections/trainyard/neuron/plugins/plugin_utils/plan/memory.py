@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory of deployments on a host: what fits on its cores, what its replicas take while they load, and on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, List, Optional, Sequence, Tuple
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import NATIVE, SdkRelease, version_number
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import (
+    ConfigError,
+    Fit,
+    ModelShape,
+    artifact_bytes,
+    degrees_for,
+    disk_bytes,
+    estimate_fit,
+    fit_problems,
+    head_problems,
+    host_bytes_per_load,
+    length_problems,
+    loads_at_once,
+    reserved_bytes_per_core,
+)
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_options import spelled
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering import block_count
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Estimates for one host, in bytes.
+
+    Attributes:
+        loads_at_once: how many of its replicas may load at the same time, 0 where not one can.
+        bytes_per_load: what the largest of them takes while it loads.
+        disk_bytes: weights and artifacts, once everything is there.
+        disk_peak_bytes: the same while the largest artifact is made.
+    """
+
+    loads_at_once: int
+    bytes_per_load: int
+    disk_bytes: int
+    disk_peak_bytes: int
+
+
+def is_presharded(deployment: Deployment) -> bool:
+    """Return whether the artifact holds the weights, cut for each core."""
+    return bool(deployment.neuron_config.get("save_sharded_checkpoint"))
+
+
+def deployment_fit(
+    deployment: Deployment,
+    release: SdkRelease,
+    shape: ModelShape,
+    hbm_bytes_per_core: int,
+    draft: Optional[ModelShape] = None,
+) -> Fit:
+    """Estimate what one core of a replica needs; the formulas are `fit.estimate_fit`'s.
+
+    A draft needs its weights and its own KV cache; adapters are cut for the cores, and one more slot stands empty for
+    requests of the model itself.
+
+    Args:
+        deployment: the deployment.
+        release: its SDK row.
+        shape: its model.
+        hbm_bytes_per_core: device memory of one logical core.
+        draft: the model that guesses ahead, where its size is known.
+
+    Raises:
+        ConfigError: the deployment's dtype, or that of its cache, is not known.
+    """
+    deployment = spelled(deployment, release)
+    config = deployment.neuron_config
+    paged = deployment.block_size is not None and release.generation != NATIVE and "pa_num_blocks" in config
+    fit = estimate_fit(
+        shape,
+        tensor_parallel_size=deployment.tensor_parallel_size,
+        max_num_seqs=deployment.max_num_seqs,
+        max_model_len=deployment.max_model_len,
+        hbm_bytes_per_core=hbm_bytes_per_core,
+        dtype=_weights_dtype(deployment, release, shape),
+        kv_dtype=_cache_dtype(deployment, release),
+        kv_tokens=block_count(deployment) * deployment.block_size if paged and deployment.block_size else None,
+        prompt_tokens=_prompt_tokens(deployment),
+        reserved_bytes=reserved_bytes_per_core(version_number(release.runtime)),
+    )
+    cores = deployment.tensor_parallel_size
+    adapters = 0
+    if deployment.lora is not None:
+        each = shape.adapter_bytes(deployment.lora.max_rank, deployment.lora.target_modules)
+        adapters = -(-(deployment.lora.max_loras + 1) * each // cores)
+    guess = 0
+    if draft is not None:
+        cache = deployment.max_num_seqs * deployment.max_model_len * draft.kv_bytes_per_token(cores, deployment.dtype)
+        guess = -(-(draft.weights_bytes(deployment.dtype) + cache) // cores)
+    return replace(fit, adapters=adapters, draft=guess)
+
+
+def _weights_dtype(deployment: Deployment, release: SdkRelease, shape: ModelShape) -> str:
+    """Return what the weights are held in on the device: quantized where the compiler, or natively the file, has it."""
+    if release.generation != NATIVE:
+        if deployment.neuron_config.get("quantized"):
+            return str(deployment.neuron_config.get("quantization_dtype", "int8"))
+        return deployment.dtype
+    return "fp8" if shape.quantization == "fp8" else deployment.dtype
+
+
+def _cache_dtype(deployment: Deployment, release: SdkRelease) -> str:
+    """Return what the KV cache is held in: `inference_demo` compiles it in, and the flag is the native server's."""
+    if release.generation != NATIVE:
+        return "fp8" if deployment.neuron_config.get("kv_cache_quant") else deployment.dtype
+    named = str(deployment.engine_args.get("kv-cache-dtype") or "auto")
+    short = next((kind for kind in ("fp8", "int8") if named.startswith(kind)), named)
+    return deployment.dtype if named == "auto" else short
+
+
+def _prompt_tokens(deployment: Deployment) -> Optional[int]:
+    """Return the tokens of a prompt that are worked on at once, None for the whole sequence."""
+    for given in (
+        deployment.neuron_config.get("max_context_length"),
+        _last(deployment.neuron_config.get("num_batched_tokens_buckets")),
+    ):
+        if isinstance(given, int):
+            return given
+    return None
+
+
+def _last(values: Any) -> Any:
+    return values[-1] if isinstance(values, list) and values else None
+
+
+def memory_problems(
+    deployment: Deployment,
+    release: SdkRelease,
+    shape: ModelShape,
+    hbm_bytes_per_core: int,
+    where: str,
+    legal: Sequence[int] = (),
+    draft: Optional[ModelShape] = None,
+) -> Tuple[List[Problem], List[Problem]]:
+    """Return (problems, warnings) of a deployment's model on the cores of a host.
+
+    Args:
+        deployment: as `deployment_fit`, and the next three.
+        release: its SDK row.
+        shape: its model.
+        hbm_bytes_per_core: device memory of one logical core.
+        where: the variable that holds the deployment, which the problems name.
+        legal: tensor parallel degrees that the host runs.
+        draft: as `deployment_fit`.
+    """
+    cores = deployment.tensor_parallel_size
+    problems, warnings = head_problems(shape, cores, release.generation, where, legal)
+    too_long, surprising = length_problems(shape, deployment.max_model_len, where, release.generation)
+    if deployment.environment.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN") == "1":
+        too_long, surprising = [], too_long + surprising
+    problems, warnings = problems + too_long, warnings + surprising
+    try:
+        fit = deployment_fit(deployment, release, shape, hbm_bytes_per_core, draft)
+    except ConfigError as error:
+        fix = "use a dtype that is known here"
+        return [*problems, Problem("", where + ".dtype", deployment.dtype, str(error), fix)], []
+    if deployment.speculation is not None and draft is None:
+        rule = "has no size that is known here, so the estimate counts nothing of it"
+        path = where + ".speculation.model.repo"
+        warnings.append(Problem("", path, deployment.speculation.model.repo, rule, "leave it some room"))
+    if shape.sees:
+        rule = "also reads images: the part that does is in no estimate of memory"
+        warnings.append(Problem("", where + ".model.repo", deployment.model.repo, rule, "leave it some room"))
+    degrees = degrees_for(shape, legal, release.generation)
+    return problems + fit_problems(fit, cores, where, degrees), warnings
+
+
+def host_memory(
+    replicas: Sequence[Tuple[Deployment, SdkRelease, ModelShape]],
+    artifacts: Sequence[Tuple[Deployment, ModelShape]],
+    host_memory_bytes: int,
+) -> HostMemory:
+    """Estimate what a host's replicas take of its memory and its disk.
+
+    Args:
+        replicas: each replica's deployment, SDK row and model.
+        artifacts: one deployment and model for each artifact that the host holds.
+        host_memory_bytes: memory of the host.
+    """
+    per_load = max(
+        (
+            host_bytes_per_load(shape.checkpoint_bytes, release.generation, is_presharded(deployment))
+            for deployment, release, shape in replicas
+        ),
+        default=0,
+    )
+    checkpoints = {deployment.model: shape.checkpoint_bytes for deployment, _release, shape in replicas}
+    sizes = [
+        artifact_bytes(shape.weights_bytes(deployment.dtype), is_presharded(deployment))
+        for deployment, shape in artifacts
+    ]
+    steady, peak = disk_bytes(list(checkpoints.values()), sizes)
+    return HostMemory(loads_at_once(host_memory_bytes, per_load, len(replicas)), per_load, steady, peak)
