@@ -461,7 +461,7 @@ SERVING = {
 
 def run_serving(text: str) -> Any:
     found = serving.parse(text)
-    return [found.address, found.scratch, found.argv, found.gate.timeout_s + 1, found.agent_port + 1]
+    return [found.listens_on, found.scratch, found.argv, found.gate.timeout_s + 1, found.agent_port + 1]
 
 
 MANIFEST = manifest.of_files([{"path": "a", "size": 1, "sha256": "0" * 64}], "artifact", "d", {"x": 1}, {"y": "z"})

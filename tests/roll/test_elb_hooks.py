@@ -100,7 +100,8 @@ def play(tmp_path: Path, arn: str) -> subprocess.CompletedProcess[str]:
         },
     }
     book, inventory = tmp_path / "hooks.yml", tmp_path / "hosts"
-    plan = keep(tmp_path, {"hosts": {"localhost": {"replicas": rows}}})
+    planned = [{key: row[key] for key in row if key != "host"} for row in rows]
+    plan = keep(tmp_path, {"hosts": {"localhost": {"replicas": planned}}})
     tasks = [plan, hook("drain"), ask, tell, hook("undrain"), ask, tell]
     book.write_text(json.dumps([{"hosts": "neuron", "gather_facts": False, "vars": variables, "tasks": tasks}]))
     inventory.write_text("[neuron]\nlocalhost ansible_connection=local\n")

@@ -20,6 +20,7 @@ from typing import Any
 
 from ansible import constants
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import did_you_mean
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import unknown_words
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.hooks import HookReplica
 
 HOSTS, ROUTERS = "hosts", "routers"
@@ -48,10 +49,15 @@ class RunPlan:
         """Return a serving host's part.
 
         Raises:
-            RunPlanError: the plan has no such host.
+            RunPlanError: the plan has no such host, or says of a replica what nobody knows.
         """
         try:
-            return dict(self._read(HOSTS, _file_of(name)))
+            part = dict(self._read(HOSTS, _file_of(name)))
+            rows = [*part.get("replicas", ()), *part.get("spares", ())]
+            slips = [slip for row in rows for slip in unknown_words(row, f"the plan of {row.get('id') or name}")]
+            if slips:
+                raise RunPlanError("; ".join(slips))
+            return part
         except FileNotFoundError:
             known = self.fleet()["hosts"]
             fix = did_you_mean(name, known) or f"it has {', '.join(known[:8])}{' and others' if known[8:] else ''}"

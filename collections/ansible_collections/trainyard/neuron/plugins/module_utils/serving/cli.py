@@ -70,7 +70,7 @@ def check(replica: Replica) -> None:
 
 
 def _check_port(replica: Replica) -> None:
-    host, port = replica.address
+    host, port = replica.listens_on
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as test:
         test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -51,7 +51,7 @@ def command(replica: Replica, passed: Sequence[str]) -> Tuple[str, ...]:
     read = ((replica.weights_path, "ro"), *more, (replica.artifact_path, _artifact_mode(replica)))
     volumes = [(path, mode) for path, mode in read if path] + [(path, "rw") for path in _written(replica)]
     return oci.command(
-        replica.container_engine, name_of(replica), replica.image, replica.argv, volumes, passed, options
+        replica.container_engine, name_of(replica), replica.image or "", replica.argv, volumes, passed, options
     )
 
 
@@ -78,7 +78,7 @@ def check(replica: Replica) -> None:
     """
     if not shutil.which(replica.container_engine):
         raise ServingError("{0} is not installed; run the provision playbook".format(replica.container_engine))
-    if _run(replica.container_engine, "image", "inspect", replica.image).returncode != 0:
+    if _run(replica.container_engine, "image", "inspect", replica.image or "").returncode != 0:
         raise ServingError("the image {0} is not on this host; run the provision playbook".format(replica.image))
     remove(replica)
 

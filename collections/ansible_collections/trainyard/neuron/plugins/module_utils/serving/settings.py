@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 from urllib.parse import urlsplit
 
 from . import layout, shape, trusted
 from .judge import Limits
+from .replica import ReplicaPlan
 
 LEAVING = Path("/run/trainyard-host/leaving")
 """While this file is there, the host is on its way out of service: its text is the reason that routers are told. Root
@@ -22,14 +23,7 @@ SCRATCH_VARIABLES = ("PROMETHEUS_MULTIPROC_DIR", "BASE_COMPILE_WORK_DIR")
 """Variables that name directories of a replica's own, which a start makes anew."""
 NEEDED = ("name", "argv", "url", "cores", "served_name")
 """Words without which there is no replica."""
-# fmt: off
-OF_THE_PLAN = (
-    "id", "deployment", "index", "unit", "core_count", "numa_nodes", "cpus", "proxy_cpus", "address", "port",
-    "sdk_release", "venv", "weights", "artifact", "max_model_len", "hbm_bytes_needed", "hbm_bytes_available",
-    "credentials", "spare", "served_aliases", "options",
-)
-# fmt: on
-"""What the plan says of a replica beside that, for others: it is known here, and not read."""
+LISTS = tuple(word.name for word in fields(ReplicaPlan) if str(word.type).startswith("Tuple["))
 STARTED = "replica.json"
 """The configuration that a replica was started with, in its run-time directory."""
 
@@ -60,28 +54,22 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Replica:
-    """One vLLM server of a host."""
+class Replica(ReplicaPlan):
+    """One vLLM server of a host: what is planned of it, and what role `vllm_endpoint` tells the host beside that.
 
-    name: str
-    argv: Tuple[str, ...]
-    url: str
-    cores: str
-    served_name: str
-    devices: Tuple[int, ...] = ()
-    agent_port: int = 0
-    max_num_seqs: int = 1
-    artifact_path: str = ""
-    weights_path: str = ""
-    more_weights: Tuple[Mapping[str, str], ...] = ()
-    compiled: Mapping[str, Any] = field(default_factory=dict)
-    runtime: str = "venv"
-    image: str = ""
+    Attributes:
+        container_engine: what runs its container.
+        container_cpus: CPUs of its container, as ranges; empty where it is not pinned.
+        needs_key: it asks for the API key that systemd hands it.
+        neuron_ls: the program that says who holds its devices.
+        settle_timeout_s: how long its cores may take to become free, in seconds.
+        loads_at_once: replicas of this host that may load at the same time; 0 is all of them.
+        gate: what it has to show before it counts as ready.
+        probe: when the standing probe ends it.
+    """
+
     container_engine: str = "podman"
     container_cpus: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    generation: str = ""
-    release: str = ""
     needs_key: bool = False
     neuron_ls: str = "/opt/aws/neuron/bin/neuron-ls"
     settle_timeout_s: float = 120.0
@@ -90,7 +78,7 @@ class Replica:
     probe: Limits = field(default_factory=Limits)
 
     @property
-    def address(self) -> Tuple[str, int]:
+    def listens_on(self) -> Tuple[str, int]:
         """Host and port that the server listens on."""
         parts = urlsplit(self.url)
         return parts.hostname or "127.0.0.1", parts.port or 80
@@ -120,7 +108,9 @@ def parse(text: str, where: str = "the replica's configuration") -> Replica:
         raise ServingError(said.format(where, "it is no JSON ({0})".format(error))) from error
     if not isinstance(raw, dict):
         raise ServingError(said.format(where, "it holds no settings by name"))
-    found = shape.problems(Replica, raw, NEEDED, OF_THE_PLAN)
+    found = shape.problems(Replica, raw, NEEDED)
+    if raw.get("runtime") == "container" and not raw.get("image"):
+        found.append("image is missing, which a container runs")
     nested: Dict[str, Any] = {}
     for word, kind in (("gate", Gate), ("probe", Limits)):
         given = raw.get(word) if raw.get(word) is not None else {}
@@ -134,7 +124,7 @@ def parse(text: str, where: str = "the replica's configuration") -> Replica:
     if found:
         raise ServingError(said.format(where, "; ".join(found)))
     known = {key: raw[key] for key in Replica.__dataclass_fields__ if raw.get(key) is not None}
-    lists = {word: tuple(known.get(word, ())) for word in ("argv", "devices", "more_weights")}
+    lists = {word: tuple(known.get(word, ())) for word in LISTS}
     return Replica(**{**known, **lists, **nested})
 
 

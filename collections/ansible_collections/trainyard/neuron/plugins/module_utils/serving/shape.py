@@ -29,6 +29,8 @@ KINDS: Dict[str, Tuple[str, Callable[[Any], bool]]] = {
     "str": ("a text", _is_text),
     "bool": ("true or false", lambda value: isinstance(value, bool)),
     "int": ("a whole number from 0", _is_whole),
+    "Optional[str]": ("a text", _is_text),
+    "Optional[int]": ("a whole number from 0", _is_whole),
     "float": ("a number from 0", _is_number),
     "Tuple[str, ...]": ("a list of texts", _list_of(_is_text)),
     "Tuple[int, ...]": ("a list of whole numbers", _list_of(_is_whole)),

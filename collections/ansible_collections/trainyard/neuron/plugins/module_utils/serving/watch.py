@@ -154,7 +154,7 @@ class Watcher(threading.Thread):
     def _is_shut(self) -> bool:
         """Whether nobody can have sent the server anything: vLLM listens only when its engine is up."""
         try:
-            with socket.create_connection(self.replica.address, timeout=TICK_S):
+            with socket.create_connection(self.replica.listens_on, timeout=TICK_S):
                 return False
         except ConnectionRefusedError:
             return True
@@ -233,7 +233,7 @@ class Watcher(threading.Thread):
 def _listen(replica: Replica) -> Optional[socket.socket]:
     if not replica.agent_port:
         return None
-    host = replica.address[0]
+    host = replica.listens_on[0]
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -3,7 +3,6 @@
 
 from __future__ import absolute_import, annotations, division, print_function
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
     release_problems,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ReplicaPlan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import checks, identity, reach
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.artifact import (
     artifact_digest,
@@ -63,7 +63,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.placement im
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering import render_compile, render_serve
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.router_access import router_access
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.routers import Tiers, shares, tiers_of
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.routers import Tiers, server_of, shares, tiers_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import (
     READ,
     Host,
@@ -102,11 +102,16 @@ class FleetPlan:
         """Return the JSON-ready form."""
         return {
             "version": VERSION,
-            "hosts": {name: dict(host) for name, host in self.hosts.items()},
+            "hosts": {name: _host_dict(host) for name, host in self.hosts.items()},
             "router": dict(self.router),
             "benchmarks": [dict(benchmark) for benchmark in self.benchmarks],
             "warnings": [warning.to_dict() for warning in self.warnings],
         }
+
+
+def _host_dict(host: Mapping[str, Any]) -> Dict[str, Any]:
+    rows = {kind: [replica.to_dict() for replica in host[kind]] for kind in ("replicas", "spares")}
+    return {**host, **rows}
 
 
 def plan_fleet(fleet_input: Mapping[str, Any]) -> FleetPlan:
@@ -423,8 +428,8 @@ class _Planner:
                 "mode": rendered.mode,
                 "work_dir": work_dir,
                 "inputs": inputs,
-                **_more_weights(compiled_models(deployment), host.data_dir),
-                **_options(deployment),
+                **_if_said("more_weights", _more_weights(compiled_models(deployment), host.data_dir)),
+                **_if_said("options", _options(deployment)),
             }
         return [found[digest] for digest in sorted(found)]
 
@@ -436,15 +441,15 @@ class _Planner:
             self._cpu_maps[key] = CpuMap(host.topology, reserve_proxy=host.cpu_pinning == "proxy")
         return self._cpu_maps[key]
 
-    def _replicas(self, host: Host, releases: Mapping[str, SdkRelease], placement: Placement) -> List[Dict[str, Any]]:
+    def _replicas(self, host: Host, releases: Mapping[str, SdkRelease], placement: Placement) -> List[ReplicaPlan]:
         replicas = []
         for name in sorted(placement.slices):
             deployment = _by_name(host, name)
             for index, piece in enumerate(placement.slices[name]):
                 replicas.append(self._replica(host, deployment, releases[name], index, piece))
-        return sorted(replicas, key=lambda replica: (replica["devices"][0], replica["port"]))
+        return sorted(replicas, key=lambda replica: (replica.devices[0], replica.port))
 
-    def _spares(self, host: Host, releases: Mapping[str, SdkRelease], placement: Placement) -> List[Dict[str, Any]]:
+    def _spares(self, host: Host, releases: Mapping[str, SdkRelease], placement: Placement) -> List[ReplicaPlan]:
         """Return one more replica for each deployment that the host has a free slice, a free port and the memory for.
 
         They serve only while a roll needs them (see `roll.plan`): nothing of the plan depends on which of them run.
@@ -463,7 +468,7 @@ class _Planner:
             ports |= {port, port + AGENT_PORT_OFFSET}
             seat = ("%s-%s" % (name, SPARE), port)
             spare = self._replica(host, deployment, releases[name], count, slices[name], seat)
-            found.append(dict(spare, spare=True))
+            found.append(replace(spare, spare=True))
         return found
 
     def _holds_one_more(self, host: Host, release: SdkRelease, deployment: Deployment) -> bool:
@@ -498,7 +503,7 @@ class _Planner:
         index: int,
         piece: Slice,
         seat: Optional[Tuple[str, int]] = None,
-    ) -> Dict[str, Any]:
+    ) -> ReplicaPlan:
         """Return a replica; `seat`: name and port where they do not follow from its index."""
         where = self._slice(host, piece)
         digest, _inputs = self._artifact(deployment, release, host.topology)
@@ -522,46 +527,44 @@ class _Planner:
             replica_name=name,
         )
         entry = _sdk_entry(release, deployment, host)
-        replica = {
-            "name": name,
-            "id": "%s:%s" % (host.name, name),
-            "deployment": deployment.name,
-            "index": index,
-            "unit": "vllm@%s.service" % name,
-            "cores": where["cores"],
-            "core_count": piece.width,
-            "devices": list(where["devices"]),
-            "numa_nodes": list(where["numa_nodes"]),
-            "cpus": where["cpus"],
-            "proxy_cpus": where["proxy_cpus"],
-            "address": address,
-            "port": port,
-            "agent_port": port + AGENT_PORT_OFFSET,
-            "url": _url(address, port),
-            "sdk_release": release.release,
-            "generation": release.generation,
-            "runtime": deployment.runtime,
-            "venv": entry["venv"],
-            "image": entry["image"],
-            "weights": weights_id(deployment.model),
-            "weights_path": weights_path(host.data_dir, deployment.model),
-            "artifact": digest,
-            "artifact_path": artifact_path(host.data_dir, digest),
-            "served_name": deployment.served_name,
-            **_beside(deployment, host.data_dir),
-            "max_num_seqs": deployment.max_num_seqs,
-            "max_model_len": deployment.max_model_len,
-            "hbm_bytes_needed": self._hbm_bytes(deployment, release, host.topology),
-            "hbm_bytes_available": host.topology.hbm_bytes_per_core * piece.width,
-            "argv": list(rendered.argv),
-            "environment": dict(rendered.environment),
-        }
-        compiled = expected(deployment, release, host.topology.logical_nc_config)
-        if compiled:
-            replica["compiled"] = compiled
-        if host.credentials:
-            replica["credentials"] = host.credentials
-        return dict(replica, release=release_id(replica))
+        return ReplicaPlan(
+            name=name,
+            id="%s:%s" % (host.name, name),
+            deployment=deployment.name,
+            index=index,
+            unit="vllm@%s.service" % name,
+            cores=where["cores"],
+            core_count=piece.width,
+            devices=tuple(where["devices"]),
+            numa_nodes=tuple(where["numa_nodes"]),
+            cpus=where["cpus"],
+            proxy_cpus=where["proxy_cpus"],
+            address=address,
+            port=port,
+            agent_port=port + AGENT_PORT_OFFSET,
+            url=_url(address, port),
+            sdk_release=release.release,
+            generation=release.generation,
+            runtime=deployment.runtime,
+            venv=entry["venv"],
+            image=entry["image"],
+            weights=weights_id(deployment.model),
+            weights_path=weights_path(host.data_dir, deployment.model),
+            more_weights=tuple(_more_weights(further_models(deployment), host.data_dir)),
+            artifact=digest,
+            artifact_path=artifact_path(host.data_dir, digest),
+            served_name=deployment.served_name,
+            served_aliases=tuple(served_names(deployment)[1:]),
+            options=_options(deployment),
+            max_num_seqs=deployment.max_num_seqs,
+            max_model_len=deployment.max_model_len,
+            hbm_bytes_needed=self._hbm_bytes(deployment, release, host.topology),
+            hbm_bytes_available=host.topology.hbm_bytes_per_core * piece.width,
+            argv=tuple(rendered.argv),
+            environment=dict(rendered.environment),
+            compiled=expected(deployment, release, host.topology.logical_nc_config),
+            credentials=host.credentials or "",
+        ).released()
 
     def _hbm_bytes(self, deployment: Deployment, release: SdkRelease, topology: Topology) -> Optional[int]:
         """Estimate the device memory of a replica in bytes, None for a model that is not known."""
@@ -580,12 +583,11 @@ class _Planner:
         models: Dict[str, List[Dict[str, Any]]] = {}
         aliases: Dict[str, List[str]] = {}
         # The spares last: what counts a model's servers through has the same numbers with them and without.
-        for kind, more in (("replicas", {}), ("spares", {"spare": True})):
+        for kind in ("replicas", "spares"):
             for name, host in planned.items():
                 for replica in host.get(kind, ()):
-                    server = {key: replica[key] for key in ("id", "address", "port", "agent_port", "max_num_seqs")}
-                    models.setdefault(replica["served_name"], []).append(dict(server, host=name, **more))
-                    aliases[replica["served_name"]] = replica.get("served_aliases", [])
+                    models.setdefault(replica.served_name, []).append(server_of(name, replica))
+                    aliases[replica.served_name] = list(replica.served_aliases)
         tiers = self._tiers
         rows = [
             {"name": name, "servers": models[name], **({"aliases": aliases[name]} if aliases[name] else {})}
@@ -656,8 +658,8 @@ class _Planner:
         for name in names:
             variables = self._beside(name)
             reported = self._reported.get(name)
-            rows = planned.get(name, {}).get("replicas", ())
-            met = len(names) > 1 or any(row["address"] != LOOPBACK for row in rows)
+            rows: Sequence[ReplicaPlan] = planned.get(name, {}).get("replicas", ())
+            met = len(names) > 1 or any(row.address != LOOPBACK for row in rows)
             seats.append(identity.seat(name, variables, met, reported, serves=name in self._raw))
         problems, warnings = identity.problems_of(seats)
         self._problems += problems
@@ -678,7 +680,7 @@ class _Planner:
                 "rules": reach.rules_of(found, routers, clients, host.monitors),
                 "further": list(host.further),
             }
-            beyond = any(row["address"] != LOOPBACK for row in found["replicas"])
+            beyond = any(row.address != LOOPBACK for row in found["replicas"])
             self._warnings += reach.warnings_of(host.name, found["reach"], beyond)
 
     def _beside(self, name: str) -> Mapping[str, Any]:
@@ -695,20 +697,20 @@ class _Planner:
         found: Dict[str, Dict[str, Any]] = {}
         for host in hosts:
             for replica in planned[host.name].get("replicas", ()):
-                deployment = _by_name(host, replica["deployment"])
+                deployment = _by_name(host, replica.deployment)
                 entry = found.get(deployment.name)
                 if entry is None:
                     found[deployment.name] = entry = {
                         "deployment": deployment.name,
-                        "model": replica["served_name"],
-                        "url": router["urls"][0] if router["urls"] else replica["url"],
-                        "tokenizer": replica["weights_path"],
+                        "model": replica.served_name,
+                        "url": router["urls"][0] if router["urls"] else replica.url,
+                        "tokenizer": replica.weights_path,
                         "load": {name: value for name, value in deployment.benchmark.items() if name != LOAD_HOSTS},
                         "load_hosts": self._load_hosts(deployment, hosts),
                         "hosts": [],
                         "replicas": [],
                     }
-                entry["replicas"].append(dict(replica, host=host.name))
+                entry["replicas"].append(dict(replica.to_dict(), host=host.name))
                 if host.name not in entry["hosts"]:
                     entry["hosts"].append(host.name)
         for entry in found.values():
@@ -788,10 +790,14 @@ def _by_name(host: Host, name: str) -> Deployment:
     return next(deployment for deployment in host.deployments if deployment.name == name)
 
 
-def _more_weights(models: Sequence[ModelRef], data_dir: str) -> Dict[str, Any]:
-    """Return further checkpoints that have to be there, nothing where there are none."""
-    rows = [{"id": weights_id(model), "path": weights_path(data_dir, model)} for model in models]
-    return {"more_weights": rows} if rows else {}
+def _if_said(name: str, value: Any) -> Dict[str, Any]:
+    """Return a word of the plan with its value, nothing where it says nothing."""
+    return {name: value} if value else {}
+
+
+def _more_weights(models: Sequence[ModelRef], data_dir: str) -> List[Dict[str, str]]:
+    """Return further checkpoints that have to be there."""
+    return [{"id": weights_id(model), "path": weights_path(data_dir, model)} for model in models]
 
 
 def _options(deployment: Deployment) -> Dict[str, Any]:
@@ -801,17 +807,7 @@ def _options(deployment: Deployment) -> Dict[str, Any]:
         value = getattr(deployment, name)
         if value not in (None, (), {}):
             found[name] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-    return {"options": json.loads(json.dumps(found))} if found else {}
-
-
-def _beside(deployment: Deployment, data_dir: str) -> Dict[str, Any]:
-    """Return what a replica has beside its model: further names and checkpoints, and the options that ask for them."""
-    names = list(served_names(deployment)[1:])
-    return {
-        **({"served_aliases": names} if names else {}),
-        **_more_weights(further_models(deployment), data_dir),
-        **_options(deployment),
-    }
+    return dict(json.loads(json.dumps(found)))
 
 
 def _model_key(model: ModelRef) -> str:
@@ -832,15 +828,6 @@ def weights_path(data_dir: str, model: ModelRef) -> str:
 def artifact_path(data_dir: str, digest: str) -> str:
     """Return where an artifact is on a host."""
     return "%s/artifacts/%s" % (data_dir, digest)
-
-
-def release_id(replica: Mapping[str, Any]) -> str:
-    """Return the digest of all that a running replica depends on: it restarts when this changes, and only then."""
-    parts = [replica[key] for key in ("argv", "environment", "cpus", "cores", "sdk_release", "generation", "runtime")]
-    parts += [replica["venv"], replica["image"]]
-    parts += [replica["credentials"]] if "credentials" in replica else []
-    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def _sdk_entry(release: SdkRelease, deployment: Deployment, host: Host) -> Dict[str, Any]:

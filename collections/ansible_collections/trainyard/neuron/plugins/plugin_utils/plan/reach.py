@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import BadValueError
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ReplicaPlan
 
 __metaclass__ = type
 
@@ -73,13 +74,13 @@ def rules_of(
         clients: addresses of the other hosts that send load: they read the replicas' own counters.
         monitors: addresses and networks that read the replicas' metrics; those of the devices are in the host's plan.
     """
-    rows = [*host["replicas"], *host["spares"]]
+    rows: Sequence[ReplicaPlan] = [*host["replicas"], *host["spares"]]
     senders = sorted({*routers, *clients, *monitors} - {host["address"]})
     rules = [
-        {"what": "replicas", "ports": sorted(row["port"] for row in rows), "from": senders},
+        {"what": "replicas", "ports": sorted(row.port for row in rows), "from": senders},
         {
             "what": "agents",
-            "ports": sorted(row["agent_port"] for row in rows),
+            "ports": sorted(row.agent_port for row in rows),
             "from": sorted(set(routers) - {host["address"]}),
         },
     ]

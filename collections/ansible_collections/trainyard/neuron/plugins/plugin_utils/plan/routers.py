@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ReplicaPlan
 
 __metaclass__ = type
 
@@ -80,6 +81,24 @@ def _two_tiers(inner: Sequence[str], outer: Sequence[str], serving: Sequence[str
             Problem(name, "inventory group router", [*inner, *outer], rule, "put the host into the group router")
         )
     return problems
+
+
+def server_of(host: str, replica: ReplicaPlan) -> Dict[str, Any]:
+    """Return a replica as a router sends to it.
+
+    Args:
+        host: the inventory name of its host.
+        replica: as it is planned.
+    """
+    return {
+        "id": replica.id,
+        "address": replica.address,
+        "port": replica.port,
+        "agent_port": replica.agent_port,
+        "max_num_seqs": replica.max_num_seqs,
+        "host": host,
+        **({"spare": True} if replica.spare else {}),
+    }
 
 
 def shares(

@@ -13,6 +13,7 @@ from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import REDEPLOY, STRATEGIES
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import FULL_WEIGHT
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import unknown_words
 
 AUTO, ROLLING, BLUE_GREEN = STRATEGIES
 ELSEWHERE = "elsewhere"
@@ -122,7 +123,14 @@ class Target:
 
     @classmethod
     def from_plan(cls, host: str, raw: Mapping[str, Any]) -> Target:
-        """Read one entry of the plan's ``hosts.<host>.replicas``."""
+        """Read one entry of the plan's ``hosts.<host>.replicas``.
+
+        Raises:
+            RollError: a word that no replica of a plan has, with the nearest one.
+        """
+        problems = unknown_words(raw, "the plan of {0}".format(raw.get("id") or host))
+        if problems:
+            raise RollError(problems)
         first, _, last = str(raw["cores"]).partition("-")
         return cls(
             id=raw["id"],

@@ -42,7 +42,7 @@ def test_the_parts_are_the_plan(tmp_path: Path) -> None:
     }
     assert parts.benchmarks("load-1") == parts.benchmarks("load-2") == plan["benchmarks"]
     assert parts.benchmarks("gateway") == []
-    assert [replica["id"] for replica in parts.replicas()] == [
+    assert [replica["id"] for replica in parts.hook_replicas()] == [
         replica["id"] for row in plan["hosts"].values() for replica in row["replicas"]
     ]
 
