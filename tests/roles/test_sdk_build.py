@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import find_release
+from ansible_collections.trainyard.neuron.tests.unit.plugins.module_utils.jobs.indexes import publish
 
-from tests.indexes import publish
 from tests.roles.test_sdk_packages import PLAYBOOK, changed_tasks
 from tests.stand_in import Lab, stand_in
 from trainyard.paths import ROOT

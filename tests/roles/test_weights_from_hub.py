@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import job, manifest, progress, weights
+from ansible_collections.trainyard.neuron.tests.unit.plugins.module_utils.jobs.tensor_files import file_of
 
 from lab.services import hub
 from lab.services.faults import Fault
-from tests.tensor_files import file_of
 
 REPOSITORY = "acme/tiny"
 #: Large enough that the client writes a part of it before all is there: it writes 10 MiB at a time.

@@ -12,10 +12,10 @@ from typing import Any
 import boto3
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest, progress, store, weights
+from ansible_collections.trainyard.neuron.tests.unit.plugins.module_utils.jobs.tensor_files import tensors
 
 from lab.services import aws
 from lab.services.faults import Fault, Switch
-from tests.tensor_files import tensors
 
 BUCKET = "fleet"
 DIGEST = "ab" * 32

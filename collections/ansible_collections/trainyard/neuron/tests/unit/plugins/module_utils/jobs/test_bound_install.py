@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import bound_install
-
-from tests.indexes import publish
+from ansible_collections.trainyard.neuron.tests.unit.plugins.module_utils.jobs.indexes import publish
 
 
 def run(argv: list[str], environment: dict[str, str]) -> tuple[int, str, str]:

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import checkpoint, job, manifest, progress, weights
+from ansible_collections.trainyard.neuron.tests.unit.plugins.module_utils.jobs.tensor_files import tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from tests.tensor_files import tensors
 
 #: What repositories hold, and what of it is the checkpoint. The listings are those of their hub, shortened.
 REPOSITORIES: dict[str, tuple[list[str], list[str]]] = {

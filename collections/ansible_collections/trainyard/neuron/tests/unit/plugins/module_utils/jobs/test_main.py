@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import __main__ as program
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import job, manifest, progress
-
-from tests.tensor_files import tensors
+from ansible_collections.trainyard.neuron.tests.unit.plugins.module_utils.jobs.tensor_files import tensors
 
 WEIGHTS = tensors(5_000_000)
 

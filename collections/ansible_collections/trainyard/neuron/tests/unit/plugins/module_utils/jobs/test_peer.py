@@ -23,8 +23,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import (
     trust,
     weights,
 )
-
-from tests.tensor_files import file_of
+from ansible_collections.trainyard.neuron.tests.unit.plugins.module_utils.jobs.tensor_files import file_of
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKey"
 OTHERS_LINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOther somebody@example"

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest, store, weights
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs.progress import Progress
-
-from tests.tensor_files import tensors
+from ansible_collections.trainyard.neuron.tests.unit.plugins.module_utils.jobs.tensor_files import tensors
 
 boto3 = pytest.importorskip("boto3")
 moto = pytest.importorskip("moto")

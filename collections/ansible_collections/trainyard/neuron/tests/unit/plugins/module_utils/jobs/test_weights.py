@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import job, manifest, progress, weights
-
-from tests.tensor_files import tensors
+from ansible_collections.trainyard.neuron.tests.unit.plugins.module_utils.jobs.tensor_files import tensors
 
 FIRST, SECOND = tensors(5000, fill=b"1"), tensors(7000, fill=b"2")
 
