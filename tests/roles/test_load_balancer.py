@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.routing.steering 
 from tests.roles.render import ROOT, render
 from tests.roles.router_program import HAPROXY, needs_haproxy
 from tests.roles.test_vllm_endpoint import analyze, needs_systemd
-from tests.serving.stub import Stub, free_port, get, post, running
+from tests.serving.stub import Stub, free_port, get, post, post_in_step, running
 
 pytestmark = needs_haproxy
 
@@ -164,16 +163,21 @@ def test_haproxy_accepts_every_number_of_models(tmp_path: Path, count: int) -> N
     assert "[ALERT]" not in done.stderr
 
 
+#: A token that HAProxy holds back to send more at once comes 200 ms after the one before; else in a millisecond or two.
+HELD_BACK_S = 0.2
+
+
+def passed_on(port: int, stubs: tuple[Stub, ...]) -> None:
+    """Each token reaches the client before its server sends the next, and none waits for company."""
+    status, body, gaps = post_in_step(port, stubs, 25)
+    assert (status, body.count("data:"), len(gaps)) == (200, 27, 24)
+    # On a busy machine some come late, and never every one of them.
+    assert statistics.quantiles(gaps, n=4)[0] < HELD_BACK_S / 2
+
+
 def test_tokens_are_passed_on_one_by_one(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
-    for stub in stubs:
-        stub.token_s = 0.02
     with routed(tmp_path, one_model(stubs)) as front:
-        _, _, body, times = post(front.port, {"model": "tiny/llama", "max_tokens": 25})
-        *_, direct = post(stubs[0].port, {"model": "tiny/llama", "max_tokens": 25})
-    assert body.count("data:") == 27
-    # Bunched tokens show as gaps of about 200 ms with nothing between them: a median of nothing.
-    assert 0.6 < statistics.median(gaps(times)) / statistics.median(gaps(direct)) < 1.4
-    assert len(times) >= 20
+        passed_on(front.port, stubs)
 
 
 def test_no_request_fails_when_a_replica_dies_and_it_comes_back(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
@@ -631,33 +635,23 @@ def test_the_log_has_the_time_to_the_first_token(tmp_path: Path, stubs: tuple[St
     for stub in stubs:
         stub.token_s = 0.2
     with routed(tmp_path, one_model(stubs)) as front:
-        post(front.port, {"max_tokens": 3}, x_request_id="timed")
+        post_in_step(front.port, stubs, 3, x_request_id="timed")
         get(front.port, "/nothing")
         rows = logged(front, "path", "/v1/completions", "/nothing")
     row = rows["/v1/completions"]
     assert row["id"] == "timed"
-    # Three tokens, 200 ms before each: the first one's time is a third of the whole, and has not the other two in it.
+    # 200 ms before each of three tokens: the first one's time has its own in it, and not those of the other two.
     assert row["ttft_ms"] >= 199
-    assert row["ttft_ms"] / row["total_ms"] < 1.4 / 3
+    assert row["total_ms"] - row["ttft_ms"] >= 2 * 199
     assert rows["/nothing"]["ttft_ms"] == -1
 
 
-def gaps(times: list[float]) -> list[float]:
-    """Time between each token and the next, in seconds."""
-    return [later - earlier for earlier, later in pairwise(times)]
-
-
 def test_slow_and_idle_clients_do_not_disturb_a_stream(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
-    for stub in stubs:
-        stub.token_s = 0.02
     with routed(tmp_path, one_model(stubs)) as front, ExitStack() as stack:
-        *_, undisturbed = post(front.port, {"max_tokens": 25})
         for _ in range(200):
             idle = stack.enter_context(socket.create_connection(("127.0.0.1", front.port)))
             idle.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-")
-        status, _, _, times = post(front.port, {"max_tokens": 25})
-    assert status == 200
-    assert 0.6 < statistics.median(gaps(times)) / statistics.median(gaps(undisturbed)) < 1.4
+        passed_on(front.port, stubs)
 
 
 BUDGET = 30

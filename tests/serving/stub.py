@@ -8,10 +8,14 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from typing import Any
+
+#: How long a server waits to be told that a client has a token, seconds.
+STEP_LIMIT_S = 20.0
 
 
 class Stub(ThreadingHTTPServer):
@@ -24,6 +28,7 @@ class Stub(ThreadingHTTPServer):
         key: bearer token to ask for.
         health: status of /health.
         cut_after: close the connection after that many tokens.
+        step: what a client releases for each token that it has; the next is sent then only (see `post_in_step`).
         errors: statuses for the next completions.
         more_headers: of the answers to completions, beside the usual ones.
         running: completions in flight; peak: the most there were; seen: request headers and paths; bodies: what was
@@ -42,6 +47,7 @@ class Stub(ThreadingHTTPServer):
         self.key = ""
         self.health = 200
         self.cut_after = -1
+        self.step: threading.Semaphore | None = None
         self.errors: list[int] = []
         self.more_headers: dict[str, str] = {}
         self.lock = threading.Lock()
@@ -133,7 +139,8 @@ class Handler(BaseHTTPRequestHandler):
         words = (self.server.words * (body.get("max_tokens") or 4))[: body.get("max_tokens") or 4]
         for index, word in enumerate(words):
             time.sleep(self.server.token_s)
-            if index == self.server.cut_after:
+            stuck = index and self.server.step and not self.server.step.acquire(timeout=STEP_LIMIT_S)
+            if stuck or index == self.server.cut_after:
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
             self.event({"choices": [{"index": 0, "text": word}]})
@@ -187,6 +194,34 @@ def post(port: int, body: dict[str, Any], **headers: str) -> tuple[int, dict[str
         return response.status, dict(response.headers.items()), b"".join(parts).decode(), times
     finally:
         connection.close()
+
+
+def post_in_step(port: int, stubs: Iterable[Stub], tokens: int, **headers: str) -> tuple[int, str, list[float]]:
+    """POST a completion whose server sends a token only when the client has the one before; it stands still otherwise.
+
+    Returns status, body, and the seconds between each token and the next.
+    """
+    step = threading.Semaphore(0)
+    for stub in stubs:
+        stub.step = step
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2 * STEP_LIMIT_S)
+    body, times = b"", []
+    try:
+        named = {key.replace("_", "-"): value for key, value in headers.items()}
+        asked = json.dumps({"max_tokens": tokens})
+        connection.request("POST", "/v1/completions", asked, {"Content-Type": "application/json", **named})
+        response = connection.getresponse()
+        with suppress(http.client.IncompleteRead):
+            while piece := response.read1(65536):
+                for _ in range((body + piece).count(b"\n\n") - body.count(b"\n\n")):
+                    times.append(time.monotonic())
+                    step.release()
+                body += piece
+        return response.status, body.decode(), [later - earlier for earlier, later in pairwise(times[:tokens])]
+    finally:
+        connection.close()
+        for stub in stubs:
+            stub.step = None
 
 
 def get(port: int, path: str) -> tuple[int, str]:
