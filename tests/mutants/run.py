@@ -195,11 +195,18 @@ def _try(mutant: Mutant, trees: Queue[Path]) -> Outcome:
 
 
 def _sound(mutants: list[Mutant], tree: Path) -> bool:
-    """Whether the tests pass where nothing is wrong: else they would notice anything."""
+    """Whether the tests pass where nothing is wrong (else they would notice anything); says which do not."""
     tests = sorted({test for mutant in mutants for test in mutant.tests})
     # A file that is run whole has each of its tests.
     tests = [test for test in tests if "::" not in test or test.partition("::")[0] not in tests]
-    return _pytest(tree, tests, tree / ".sound.xml") == 0
+    report = tree / ".sound.xml"
+    returned = _pytest(tree, tests, report)
+    if returned and report.exists():
+        # pytest's own report of this machine, not a stranger's.
+        for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314
+            for node in (*case.iter("failure"), *case.iter("error")):
+                _say(f"{case.get('classname')}::{case.get('name')}: {_short(node.get('message', ''), 300)}")
+    return returned == 0
 
 
 def main() -> int:
@@ -235,6 +242,7 @@ def main() -> int:
             for outcome in pool.map(lambda mutant: _try(mutant, trees), mutants):
                 _say(f"{'killed' if outcome.killed else 'ALIVE '} {outcome.seconds:5.1f} s  {outcome.mutant}")
                 if not outcome.killed:
+                    _say(f"       {outcome.why}")
                     survivors.append(outcome)
     for outcome in survivors:
         _say(f"\n{outcome.mutant}\n  {outcome.why}\n  tests: {' '.join(outcome.mutant.tests)}")

@@ -134,6 +134,35 @@ def test_a_unit_of_a_job_writes_where_it_must_and_has_the_secrets_that_it_needs(
     assert not any("SECRET" in value or "TOKEN" in value for value in setting(role, unit, "Environment"))
 
 
+#: What every unit gives up but the one of the instance store, which mounts for all.
+GIVEN_UP = (
+    "NoNewPrivileges", "ProtectHome", "PrivateTmp", "ProtectKernelTunables", "ProtectKernelModules",
+    "ProtectControlGroups", "RestrictNamespaces", "LockPersonality",
+)  # fmt: skip
+#: The capabilities that each keeps, in the order of its lines.
+KEPT = {
+    "trainyard-monitor.service": ["", "CAP_SYS_PTRACE CAP_DAC_READ_SEARCH"],
+    "trainyard-build@.service": ["CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER"],
+    "trainyard-weights@.service": [""],
+    "trainyard-artifact@.service": ["CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE"],
+    "trainyard-compile@.service": [""],
+    "trainyard-ray.service": [""],
+}
+
+
+@pytest.mark.parametrize(
+    ("role", "unit"), [found for found in BUDGET if found[1] != "trainyard-instance-store.service"]
+)
+def test_a_unit_gives_up_each_right_that_it_does_not_need(role: str, unit: str) -> None:
+    """Line by line: the budget alone has room for one of them."""
+    assert {found[1] for found in BUDGET} - set(KEPT) == {"trainyard-instance-store.service"}
+    assert {key: setting(role, unit, key) for key in GIVEN_UP} == {key: ["yes"] for key in GIVEN_UP}
+    assert setting(role, unit, "ProtectSystem") == ["strict"]
+    assert setting(role, unit, "CapabilityBoundingSet") == KEPT[unit]
+    assert setting(role, unit, "PrivateDevices") == ["yes"] or setting(role, unit, "DevicePolicy") == ["closed"]
+    assert not set(setting(role, unit, "RestrictAddressFamilies")[0].split()) & {"AF_PACKET", "AF_VSOCK"}
+
+
 @pytest.mark.parametrize(
     ("network", "denied", "private"),
     [("none", True, ["yes"]), ("no_metadata", True, []), ("full", False, [])],

@@ -214,8 +214,15 @@ def test_equal_hosts_have_equal_release_ids_and_any_change_gets_a_new_one() -> N
         {"vllm_endpoint_replicas": [replica(0, environment={"A": "1"})]},
         {"vllm_endpoint_replicas": rows, "vllm_endpoint_gate": {"prompt": "x"}},
         {"vllm_endpoint_replicas": [replica(0), replica(1)]},
+        *(
+            {"vllm_endpoint_replicas": [replica(0, runtime="container", image=f"vllm@sha256:{of}")]}
+            for of in ("a", "b")
+        ),
+        {"vllm_endpoint_replicas": rows, "vllm_endpoint_api_key": "sk-a"},
+        {"vllm_endpoint_replicas": rows, "vllm_endpoint_api_key": "sk-b"},
     ]
-    assert len({release(**given) for given in others} | {release(vllm_endpoint_replicas=rows)}) == 4
+    ids = [release(**given) for given in [{"vllm_endpoint_replicas": rows}, *others]]
+    assert [others[index - 1] for index, found in enumerate(ids) if found in ids[:index]] == []
 
 
 def render_text(text: str, **given: Any) -> str:

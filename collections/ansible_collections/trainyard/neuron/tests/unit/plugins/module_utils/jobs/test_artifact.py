@@ -6,7 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -240,6 +242,40 @@ def test_lock_is_given_back_when_a_compile_fails(fleet: Fleet) -> None:
     with pytest.raises(job.JobError):
         fleet.run(fleet.spec("h1", status=70))
     assert store.open_store(str(fleet.store)).holder(DIGEST) is None
+
+
+def test_the_lock_of_a_long_compile_never_ends_under_it(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = store.open_store(str(fleet.store))
+    long_s, clock, compiled = 3 * store.LOCK_S, [1000.0], threading.Event()
+    others: list[str | None] = []
+    begun = clock[0]
+    monkeypatch.setattr(store, "time", SimpleNamespace(time=lambda: clock[0]))
+
+    class Ended:
+        """Passes the time between two renewals at once; another host comes for the lock at the end of each."""
+
+        def wait(self, seconds: float) -> bool:
+            clock[0] += seconds
+            others.append(shared.lock(DIGEST, "h2"))
+            if clock[0] - begun >= long_s or others[-1] is None:
+                compiled.set()
+            return compiled.is_set()
+
+        def set(self) -> None:
+            compiled.set()
+
+    compile_it = artifact.compile_artifact
+
+    def takes_long(*given: Any) -> dict[str, Any]:
+        assert compiled.wait(60)
+        return compile_it(*given)
+
+    monkeypatch.setattr(artifact, "threading", SimpleNamespace(Event=Ended, Thread=threading.Thread))
+    monkeypatch.setattr(artifact, "compile_artifact", takes_long)
+    fleet.run(fleet.spec("h1"))
+    assert clock[0] - begun >= long_s
+    assert None not in others, "another host got the lock of one that compiles"
+    assert shared.holder(DIGEST) is None
 
 
 #: Stands in for a native server: marks a graph complete, then answers, and would never end by itself.
