@@ -7,11 +7,11 @@ runs ahead. The part itself never fails: its answer is kept for the next decisio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
-from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_lock
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import follow, run_lock
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll import steps
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.canary import Thresholds
 
@@ -92,13 +92,27 @@ class ActionModule(run_lock.Fenced, run_lock.Locking):
 
     def _answer(self, part: Part, variables: dict[str, Any]) -> dict[str, Any]:
         name, arguments = part
+
+        def run(given: dict[str, Any]) -> dict[str, Any]:
+            found: dict[str, Any] = self._execute_module(
+                module_name=f"trainyard.neuron.{name}", module_args=given, task_vars=variables
+            )
+            return found
+
+        def say(running: list[Mapping[str, Any]]) -> None:
+            for line in follow.lines(variables["inventory_hostname"], running):
+                self._display.display(line)
+
         try:
-            answer: dict[str, Any] = self._execute_module(
-                module_name=f"trainyard.neuron.{name}", module_args=arguments, task_vars=variables
+            if name != "replica_release":
+                return run(arguments)
+            return follow.moved(
+                arguments["replicas"],
+                lambda moves, wait_s: run({**arguments, "replicas": moves, "wait_s": wait_s}),
+                say,
             )
         except AnsibleConnectionFailure as error:
             return {"unreachable": True, "msg": str(error)}
-        return answer
 
 
 def mark(wave: dict[str, Any], terms: dict[str, Any]) -> str:

@@ -53,6 +53,16 @@ options:
         description: The release before; empty for a replica that is new.
         type: str
         default: ""
+      begun_s:
+        description:
+          - When it was told to start, in seconds of the host's clock, as an earlier run of the module said of a start
+            that it left on its way. That start is waited for and nothing else is done.
+        type: float
+  wait_s:
+    description:
+      - How long one run of the module waits for starts, in seconds, before it says how far they are and ends. Whoever
+        calls it runs it again for those, with O(replicas[].begun_s). Without it starts are waited for to their end.
+    type: float
   drain_deadline_seconds:
     description: How long the requests in an engine may take to end.
     type: float
@@ -90,7 +100,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 replicas:
-  description: For each replica how far it got, whether it is gated on its release, and what each step took.
+  description:
+    - For each replica how far it got, whether it is gated on its release, and what each step took. One that was still
+      starting when O(wait_s) was over has C(begun_s), and how far it is as C(progress).
   returned: always
   type: list
   elements: dict
@@ -119,8 +131,10 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
             "url": {"type": "str", "required": True},
             "release": {"type": "str", "required": True},
             "was": {"type": "str", "default": ""},
+            "begun_s": {"type": "float"},
         },
     },
+    "wait_s": {"type": "float"},
     "drain_deadline_seconds": {"type": "float", "default": 900},
     "drain_policy": {"type": "str", "choices": list(POLICIES), "default": "fail"},
     "start_timeout_seconds": {"type": "float", "default": 3600},
@@ -137,13 +151,15 @@ def move_all(host: host_side.Host, parameters: Dict[str, Any]) -> List[Dict[str,
         drain_policy=parameters["drain_policy"],
         start_timeout_seconds=parameters["start_timeout_seconds"],
         stop_timeout_seconds=parameters["stop_timeout_seconds"],
+        wait_s=parameters["wait_s"],
     )
     back = parameters["state"] == "restored"
     act = host_side.restore if back else host_side.replace
 
     def move(replica: Dict[str, Any]) -> Dict[str, Any]:
         target = replica["was"] if back else replica["release"]
-        return {"id": replica["id"], **act(host, order, replica["name"], replica["url"], target).to_dict()}
+        done = act(host, order, replica["name"], replica["url"], target, replica["begun_s"])
+        return {"id": replica["id"], **done.to_dict()}
 
     with ThreadPoolExecutor(max_workers=max(1, len(parameters["replicas"]))) as pool:
         return list(pool.map(move, parameters["replicas"]))

@@ -87,3 +87,51 @@ def followed(
         pending, running, turn = later.get("pending"), later.get("running", []), turn + 1
     result.pop("laid_out", None)
     return result
+
+
+def moved(
+    moves: list[dict[str, Any]],
+    run: Callable[[list[dict[str, Any]], int], dict[str, Any]],
+    say: Callable[[list[Mapping[str, Any]]], Any],
+) -> dict[str, Any]:
+    """Replace replicas, running the module again for those that are still starting.
+
+    Args:
+        moves: what the module is to do, a dictionary for each replica.
+        run: runs the module for some of them, waiting for starts so many seconds at most.
+        say: prints how far replicas are.
+
+    Returns:
+        What one run of the module would have returned that had waited for all of them.
+    """
+    answer = run(moves, wait_s(0))
+    rows: dict[str, dict[str, Any]] = {row["id"]: row for row in answer.get("replicas") or []}
+    turn, lost = 1, bool(answer.get("lock_lost"))
+    while begun := {name: row["begun_s"] for name, row in rows.items() if "begun_s" in row}:
+        say(
+            [
+                {"name": f"vllm@{row['name']}", "progress": row["progress"]}
+                for row in rows.values()
+                if row["id"] in begun
+            ]
+        )
+        later = run([{**move, "begun_s": begun[move["id"]]} for move in moves if move["id"] in begun], wait_s(turn))
+        found = {row["id"]: row for row in later.get("replicas") or []}
+        if not set(begun) <= set(found):
+            # The module could not begin, as where the lock is another run's: of these nothing more is known.
+            return {**answer, **later, "replicas": [row for row in rows.values() if row["id"] not in begun]}
+        rows |= {name: _moved_on(rows[name], found[name]) for name in begun}
+        turn, lost = turn + 1, lost or bool(later.get("lock_lost"))
+    if turn == 1:
+        return answer
+    errors = [f"{row['name']}: {row['error']}" for row in rows.values() if row.get("error")]
+    ended = {"failed": True, "msg": "\n".join(errors)} if errors else {}
+    return {**answer, **ended, **({"lock_lost": True} if lost else {}), "replicas": list(rows.values())}
+
+
+def _moved_on(row: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a replica after a further run: what came before its start stays as it was."""
+    before = {key: value for key, value in row.items() if key not in ("begun_s", "progress")}
+    seconds = {**(row.get("seconds") or {}), **(later.get("seconds") or {})}
+    notes = [*(row.get("notes") or []), *(later.get("notes") or [])]
+    return {**before, **later, "changed": True, "cut_off": row.get("cut_off", 0), "seconds": seconds, "notes": notes}

@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils import units
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import metrics
@@ -151,6 +151,7 @@ class Order:
         drain_policy: then ``wait``, ``abort`` them, or ``fail``.
         start_timeout_seconds: how long a start may take, gate included.
         stop_timeout_seconds: how long a stop may take.
+        wait_s: how long to wait for a start before it is left to a later call; None for as long as it may take.
     """
 
     fence: Optional[Fence] = None
@@ -158,6 +159,7 @@ class Order:
     drain_policy: str = "fail"
     start_timeout_seconds: float = 3600.0
     stop_timeout_seconds: float = 300.0
+    wait_s: Optional[float] = None
 
 
 @dataclass
@@ -172,6 +174,8 @@ class Result:
         lost: it was for want of the host's lock, which another run has.
         cut_off: requests that were in the engine when it was stopped.
         seconds: duration of each step.
+        begun_s: when it was told to start, in seconds of the host's clock, while it is still on its way.
+        progress: how far it is then, in one line.
     """
 
     name: str
@@ -184,27 +188,32 @@ class Result:
     cut_off: float = 0.0
     seconds: Dict[str, float] = field(default_factory=dict)
     notes: List[str] = field(default_factory=list)
+    begun_s: Optional[float] = None
+    progress: str = ""
 
     def to_dict(self) -> Dict[str, Any]:
-        """JSON-ready form."""
-        return dict(vars(self))
+        """JSON-ready form; how far a start is only while it is on its way."""
+        of_starts = () if self.begun_s is not None else ("begun_s", "progress")
+        return {key: value for key, value in vars(self).items() if key not in of_starts}
 
 
 class _HaltError(Exception):
     """The replacement of one replica cannot go on."""
 
 
-def replace(host: Host, order: Order, name: str, url: str, release: str) -> Result:
+def replace(host: Host, order: Order, name: str, url: str, release: str, begun_s: Optional[float] = None) -> Result:
     """Bring one drained replica to a release: wait until it is idle, stop, switch, start, gate.
 
     Without a release it is stopped; of a spare, nothing is left that a start would take. A replica that already runs
-    the release is only looked at. Nothing is undone here: after an error the replica is left as the step in the result
-    says, out of rotation.
+    the release is only looked at, and one that is on its way to it is waited for. Nothing is undone here: after an
+    error the replica is left as the step in the result says, out of rotation.
+
+    With ``begun_s``, what an earlier call said of a start that it left on its way, that start is waited for.
     """
-    return _Replacement(host, order, name, url, release, keep_previous=False).run()
+    return _Replacement(host, order, name, url, release, keep_previous=False).run(begun_s)
 
 
-def restore(host: Host, order: Order, name: str, url: str, release: str) -> Result:
+def restore(host: Host, order: Order, name: str, url: str, release: str, begun_s: Optional[float] = None) -> Result:
     """Bring one replica back to the release that it had before; without one (it was new) it is stopped.
 
     Requests that are left when the deadline is over are cut off unless the policy is to wait: a replica that is worse
@@ -212,7 +221,7 @@ def restore(host: Host, order: Order, name: str, url: str, release: str) -> Resu
     """
     policy = "wait" if order.drain_policy == "wait" else "abort"
     calm = Order(**{**vars(order), "drain_policy": policy})
-    return _Replacement(host, calm, name, url, release, keep_previous=True).run()
+    return _Replacement(host, calm, name, url, release, keep_previous=True).run(begun_s)
 
 
 class _Replacement:
@@ -227,12 +236,17 @@ class _Replacement:
         self.keep_previous = keep_previous
         self.result = Result(name=name, release=release)
 
-    def run(self) -> Result:
-        """Take every step that is still to be taken."""
+    def run(self, begun_s: Optional[float] = None) -> Result:
+        """Take every step that is still to be taken, or wait on for a start that was begun."""
         result = self.result
         try:
-            if self._arrived():
+            if begun_s is not None:
+                self._step("start", lambda: self._wait(units.Pending(self._told(), begun_s)), begun_s)
+            elif self._arrived():
                 result.step = "gated"
+            elif self._on_its_way():
+                # An interrupted run told it to start: stopping it would only cost what it has loaded.
+                self._step("start", self._start)
             elif not result.release:
                 self._step("idle", self._idle)
                 self._step("stop", self._stop)
@@ -245,7 +259,9 @@ class _Replacement:
                 self._step("stop", self._stop)
                 self._step("switch", self._switch)
                 self._step("start", self._start)
-                result.step = "gated"
+            if result.begun_s is not None:
+                return result
+            result.step = "gated" if result.release else result.step
             self._note("gated" if result.release else "stopped")
             result.gated = bool(result.release)
         except (LockLostError, StateError) as error:
@@ -256,10 +272,10 @@ class _Replacement:
             self._note_failure(result.step or "planned", result.error.splitlines()[0])
         return result
 
-    def _step(self, name: str, action: Callable[[], None]) -> None:
+    def _step(self, name: str, action: Callable[[], None], began_s: Optional[float] = None) -> None:
         self.result.step = name
         self._note(name)
-        began = self.host.clock()
+        began = self.host.clock() if began_s is None else min(began_s, self.host.clock())
         try:
             action()
         finally:
@@ -286,6 +302,14 @@ class _Replacement:
             and running == self.result.release
             and current == self.result.release
         )
+
+    def _on_its_way(self) -> bool:
+        """Whether it is loading the release that it is to have; one that died and is started again is not."""
+        status = self._status()
+        running = status.environment.get("TRAINYARD_RELEASE", "")
+        current = self.host.releases.current(self.name).get("release", "")
+        starts = status.active == "activating" and status.sub != "auto-restart"
+        return bool(self.result.release) and starts and current == self.result.release and running in ("", current)
 
     def _idle(self) -> None:
         """Wait until the engine has nothing left; the routers were drained before."""
@@ -325,7 +349,8 @@ class _Replacement:
 
     def _stop(self) -> None:
         wanted = units.Wanted(name=self.unit, state="stopped", timeout_s=self.order.stop_timeout_seconds)
-        self._carry_out(wanted, "stop")
+        step = units.Step(wanted, self._status(), "stop")
+        units.carry_out(self.host.systemd, [step], False, self._settings())
         self.result.changed = True
 
     def _switch(self) -> None:
@@ -334,18 +359,28 @@ class _Replacement:
 
     def _start(self) -> None:
         wanted = units.Wanted(name=self.unit, timeout_s=self.order.start_timeout_seconds)
-        self._carry_out(wanted, "start", daemon_reload=True)
+        step = units.Step(wanted, self._status(), "start")
+        self._wait(units.begin(self.host.systemd, [step], True, self._settings()))
+
+    def _told(self) -> Tuple[units.Wait, ...]:
+        return (units.Wait(self.unit, "start", self.order.start_timeout_seconds),)
+
+    def _wait(self, pending: units.Pending) -> None:
+        """Wait for the start, as long as the order allows."""
+        left = units.wait(self.host.systemd, pending, self._settings(self.order.wait_s))
+        self.result.changed = True
+        if left.waits:
+            self.result.begun_s = left.began_s
+            self.result.progress = units.on_the_way(self.host.systemd, left, self.host.clock())[0]["progress"]
+            return
         running = self._status().environment.get("TRAINYARD_RELEASE", "")
         if running != self.result.release:
             raise _HaltError(
                 "{0} came up on release {1}, not {2}".format(self.unit, running or "?", self.result.release)
             )
-        self.result.changed = True
 
-    def _carry_out(self, wanted: units.Wanted, verb: str, daemon_reload: bool = False) -> None:
-        step = units.Step(wanted, self._status(), verb)
-        settings = units.Settings(sleep=self.host.sleep, clock=self.host.clock)
-        units.carry_out(self.host.systemd, [step], daemon_reload, settings)
+    def _settings(self, wait_s: Optional[float] = None) -> units.Settings:
+        return units.Settings(sleep=self.host.sleep, clock=self.host.clock, wait_s=wait_s)
 
 
 def unfinished(results: Sequence[Mapping[str, Any]]) -> List[str]:

@@ -104,3 +104,106 @@ def test_a_failure_of_units_is_the_modules_own() -> None:
 )
 def test_lines_are_plain_whatever_a_host_says(progress: str, line: str) -> None:
     assert follow.lines("trn-1", running(progress)) == [line]
+
+
+MOVES = [{"id": f"h1:a-{n}", "name": f"a-{n}", "url": "http://h1", "release": "new", "was": "old"} for n in range(3)]
+
+
+def row(number: int, **given: Any) -> dict[str, Any]:
+    """What the module says of a replica that has arrived, unless something else is given."""
+    seconds = {"idle": 0.5, "stop": 3.0, "start": 9.0}
+    done = {
+        "id": f"h1:a-{number}",
+        "name": f"a-{number}",
+        "release": "new",
+        "gated": True,
+        "step": "gated",
+        "error": "",
+    }
+    return {**done, "changed": True, "cut_off": 0, "notes": [], "seconds": seconds, **given}
+
+
+def starting(number: int, **given: Any) -> dict[str, Any]:
+    return row(number, gated=False, step="start", begun_s=100.0 + number, progress=f"loading {number}/8", **given)
+
+
+class Module:
+    """The module of a roll's step, with answers that were written down."""
+
+    def __init__(self, *answers: dict[str, Any]) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[list[tuple[str, float | None]], int]] = []
+        self.said: list[str] = []
+
+    def run(self, moves: list[dict[str, Any]], wait_s: int) -> dict[str, Any]:
+        self.asked.append(([(move["id"], move.get("begun_s")) for move in moves], wait_s))
+        return self.answers.pop(0)
+
+    def say(self, rows: list[Mapping[str, Any]]) -> None:
+        self.said += follow.lines("h1", rows)
+
+    def moved(self) -> dict[str, Any]:
+        return follow.moved(MOVES, self.run, self.say)
+
+
+def test_replicas_that_arrive_at_once_are_one_module_run() -> None:
+    answer = {"changed": True, "replicas": [row(0), row(1), row(2)]}
+    module = Module(answer)
+    assert module.moved() == answer
+    assert module.asked == [([("h1:a-0", None), ("h1:a-1", None), ("h1:a-2", None)], 5)]
+    assert module.said == []
+
+
+def test_only_those_that_still_start_are_asked_for_again() -> None:
+    cut = {"cut_off": 2, "notes": ["2 requests were cut off"], "seconds": {"idle": 900.0, "start": 5.0}}
+    module = Module(
+        {"changed": True, "replicas": [row(0), starting(1, **cut), starting(2)]},
+        {"changed": True, "replicas": [starting(1, seconds={"start": 15.0}), row(2, seconds={"start": 12.0})]},
+        {"changed": True, "replicas": [row(1, seconds={"start": 44.0})]},
+    )
+    done = module.moved()
+    assert module.asked[1:] == [([("h1:a-1", 101.0), ("h1:a-2", 102.0)], 10), ([("h1:a-1", 101.0)], 15)]
+    assert module.said == [
+        "  h1: vllm@a-1: loading 1/8",
+        "  h1: vllm@a-2: loading 2/8",
+        "  h1: vllm@a-1: loading 1/8",
+    ]
+    assert "failed" not in done
+    assert [found["id"] for found in done["replicas"]] == ["h1:a-0", "h1:a-1", "h1:a-2"]
+    assert done["replicas"][1] == row(1, **{**cut, "seconds": {"idle": 900.0, "start": 44.0}})
+
+
+def test_a_failure_waits_for_the_others_and_all_are_told_of() -> None:
+    module = Module(
+        {
+            "failed": True,
+            "msg": "a-0: no gate",
+            "replicas": [row(0, gated=False, error="no gate"), starting(1), starting(2)],
+        },
+        {"failed": True, "msg": "a-1: died", "replicas": [row(1, gated=False, error="died"), starting(2)]},
+        {"changed": True, "replicas": [row(2)]},
+    )
+    done = module.moved()
+    assert (done["failed"], done["msg"]) == (True, "a-0: no gate\na-1: died")
+    assert [found["gated"] for found in done["replicas"]] == [False, False, True]
+
+
+def test_a_lock_that_is_lost_meanwhile_leaves_nothing_known_of_what_was_starting() -> None:
+    lost = {"failed": True, "lock_lost": True, "msg": "it is held by bob@ops-2"}
+    module = Module({"changed": True, "replicas": [row(0), starting(1), starting(2)]}, lost)
+    done = module.moved()
+    assert (done["failed"], done["lock_lost"], done["msg"]) == (True, True, lost["msg"])
+    assert [found["id"] for found in done["replicas"]] == ["h1:a-0"]
+
+
+def test_a_lock_that_one_of_them_lost_is_not_forgotten() -> None:
+    module = Module(
+        {
+            "failed": True,
+            "lock_lost": True,
+            "replicas": [row(0, gated=False, error="it is held", lost=True), starting(1)],
+        },
+        {"changed": True, "replicas": [row(1)]},
+    )
+    done = module.moved()
+    assert (done["failed"], done["lock_lost"], done["msg"]) == (True, True, "a-0: it is held")

@@ -25,10 +25,26 @@ IDLE = "vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"
 BUSY = "vllm:num_requests_running 2\nvllm:num_requests_waiting 1\n"
 
 
+class Clock:
+    """Time that passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 class FakeSystemd(units.Systemd):
-    """One unit. A start takes the release that ``current`` points at, unless that one is known not to come up."""
+    """One unit. A start loads the release that ``current`` points at; one that is known not to come up fails then."""
 
     def __init__(self, releases: Releases, running: str, bad: tuple[str, ...] = ()) -> None:
+        self.loads_s = 0.0
+        self.clock = Clock()
+        self.ready_s: float | None = None
         self.releases = releases
         self.running = running
         self.bad = bad
@@ -45,19 +61,22 @@ class FakeSystemd(units.Systemd):
         self.calls.append(verb)
         if verb == "stop":
             self.active, self.running = "inactive", ""
-        if verb == "start":
-            release = str(self.releases.current(NAME)["release"])
-            self.active, self.running = ("failed", "") if release in self.bad else ("active", release)
+        if verb == "start" and self.active != "activating":
+            self.active, self.running = "activating", str(self.releases.current(NAME)["release"])
+            self.ready_s = self.clock() + self.loads_s
         return ""
 
     def show(self, names: Any) -> list[units.Status]:
+        if self.active == "activating" and self.ready_s is not None and self.clock() >= self.ready_s:
+            bad = self.running in self.bad
+            self.active, self.running = ("failed", "") if bad else ("active", self.running)
         environment = {"TRAINYARD_RELEASE": self.running} if self.running else {}
         return [
             units.Status(
                 name=name,
                 load="loaded",
                 active=self.active,
-                sub="",
+                sub="start-post" if self.active == "activating" else "",
                 file_state="enabled",
                 needs_reload=False,
                 main_pid=1,
@@ -65,7 +84,7 @@ class FakeSystemd(units.Systemd):
                 exit_status="1",
                 restarts=0,
                 since="",
-                text="",
+                text="loading 3/8" if self.active == "activating" else "",
                 environment=environment,
             )
             for name in names
@@ -75,20 +94,8 @@ class FakeSystemd(units.Systemd):
         return ["RuntimeError: no cores"]
 
 
-class Clock:
-    """Time that passes only by sleeping."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 def host_of(tmp_path: Path, running: str = "old", bad: tuple[str, ...] = (), answers: list[str] | None = None) -> Host:
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "python").write_text("")
     for release in ("old", "new"):
         place = tmp_path / "etc/releases" / release
@@ -99,10 +106,11 @@ def host_of(tmp_path: Path, running: str = "old", bad: tuple[str, ...] = (), ans
     releases = Releases(tmp_path / "etc", tmp_path / "run")
     if running:
         releases.switch(NAME, running)
-    clock = Clock()
+    systemd = FakeSystemd(releases, running, bad)
+    clock = systemd.clock
     texts = list(answers or [])
     return Host(
-        systemd=FakeSystemd(releases, running, bad),
+        systemd=systemd,
         releases=releases,
         book=Book(tmp_path / "book"),
         fetch=lambda _url: texts.pop(0) if texts else IDLE,
@@ -130,6 +138,69 @@ def test_the_second_time_there_is_nothing_to_do(tmp_path: Path) -> None:
     host = host_of(tmp_path, running="new")
     result = replace(host, Order(), NAME, URL, "new")
     assert (result.gated, result.changed, calls(host)) == (True, False, [])
+
+
+def loading(host: Host, loads_s: float) -> FakeSystemd:
+    assert isinstance(host.systemd, FakeSystemd)
+    host.systemd.loads_s = loads_s
+    return host.systemd
+
+
+@pytest.mark.parametrize("bad", [(), ("new",)])
+def test_a_start_is_left_to_later_calls_and_comes_to_what_one_call_comes_to(
+    tmp_path: Path, bad: tuple[str, ...]
+) -> None:
+    whole, pieces = (host_of(tmp_path / name, bad=bad) for name in ("whole", "pieces"))
+    loading(whole, 100.0)
+    systemd = loading(pieces, 100.0)
+    expected = replace(whole, Order(), NAME, URL, "new")
+    first = replace(pieces, Order(wait_s=5), NAME, URL, "new")
+    assert (first.gated, first.step, first.error, first.progress) == (False, "start", "", "loading 3/8")
+    assert (first.to_dict()["begun_s"], first.to_dict()["progress"]) == (first.begun_s, "loading 3/8")
+    assert pieces.book.read()["replicas"][NAME]["step"] == "start", "an interruption here finds where it got to"
+    told, later, calls_made = list(systemd.calls), first, 1
+    while later.begun_s is not None:
+        assert later.begun_s == first.begun_s
+        later = replace(pieces, Order(wait_s=30), NAME, URL, "new", later.begun_s)
+        calls_made += 1
+    assert calls_made > 3
+    assert systemd.calls[: len(told)] == told
+    assert [verb for verb in systemd.calls[len(told) :] if verb != "show"] == [], "it is told to start once"
+    assert (later.gated, later.step, later.error) == (expected.gated, expected.step, expected.error)
+    assert later.gated == (not bad)
+    assert abs(later.seconds["start"] - expected.seconds["start"]) <= 4
+    assert not {"begun_s", "progress"} & set(later.to_dict())
+    assert pieces.book.read()["replicas"][NAME]["step"] == whole.book.read()["replicas"][NAME]["step"]
+
+
+def test_the_time_of_a_start_is_counted_over_all_calls(tmp_path: Path) -> None:
+    host = host_of(tmp_path)
+    loading(host, 1e9)
+    order = Order(wait_s=30, start_timeout_seconds=100)
+    result = replace(host, order, NAME, URL, "new")
+    while result.begun_s is not None:
+        result = replace(host, order, NAME, URL, "new", result.begun_s)
+    assert f"{UNIT} is still activating/start-post after 10" in result.error
+
+
+def test_a_start_that_an_interrupted_run_left_is_waited_for_and_not_begun_anew(tmp_path: Path) -> None:
+    host = host_of(tmp_path)
+    systemd = loading(host, 100.0)
+    assert replace(host, Order(wait_s=5), NAME, URL, "new").begun_s is not None
+    systemd.calls.clear()
+    result = replace(host, Order(), NAME, URL, "new")
+    assert (result.gated, list(result.seconds)) == (True, ["start"])
+    assert "stop" not in systemd.calls
+
+
+def test_a_start_of_another_release_is_no_start_of_this_one(tmp_path: Path) -> None:
+    host = host_of(tmp_path)
+    systemd = loading(host, 100.0)
+    assert replace(host, Order(wait_s=5), NAME, URL, "new").begun_s is not None
+    systemd.calls.clear()
+    result = restore(host, Order(), NAME, URL, "old")
+    assert (result.gated, systemd.running) == (True, "old")
+    assert "stop" in systemd.calls
 
 
 def test_it_waits_for_the_last_request(tmp_path: Path) -> None:
