@@ -268,7 +268,7 @@ def measured(
         with fleet.load(way.url, closed=len(engines) * 7 // 4, rate=len(engines) / 5, longest_s=20.0) as account:
             if name == "trainyard":
                 restarted = engines
-                how = {"at_once": arguments.at_once, "floor": "50%", "canary_seconds": 5, "soak_seconds": 1}
+                how = {"at_once": arguments.at_once, "floor": "50%", "canary_s": 5, "soak_s": 1}
                 change = fleet.shaped(environment={"ROLL_TEST": str(int(time.time()))})
                 run = fleet.redeploy({**change, "trainyard_redeploy": how})
                 if run.code:

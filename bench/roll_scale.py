@@ -97,7 +97,7 @@ def measure(hosts: int, waves: int, folder: Path) -> dict[str, Any]:
         for name, variables in given["hosts"].items()
     }
     few = {"hosts": dict.fromkeys(given["routers"])}
-    settings = {"trainyard_redeploy": {"canary_seconds": 0, "soak_seconds": 0}}
+    settings = {"trainyard_redeploy": {"canary_s": 0, "soak_s": 0}}
     inventory = {"all": {"vars": settings, "children": {"neuron": {"hosts": rows}, "router": few}}}
     (folder / "hosts.json").write_text(json.dumps(inventory))
     command = ["ansible-playbook", "-i", str(folder / "hosts.json"), "--tags", "roll", "playbooks/redeploy.yml"]

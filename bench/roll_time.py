@@ -121,8 +121,8 @@ def main(argv: list[str] | None = None) -> int:
         "trainyard_redeploy": {
             "at_once": arguments.at_once,
             "floor": arguments.floor,
-            "canary_seconds": 0,
-            "soak_seconds": 0,
+            "canary_s": 0,
+            "soak_s": 0,
         },
     }
     summary = play(variables, "--skip-tags=provision,compile").summary()

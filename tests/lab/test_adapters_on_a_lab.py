@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("adapters-lab")]
 
 RELEASE = "2.28.0"
 #: What a roll waits for is shortened; what it does is not.
-ROLL = {"canary_seconds": 5, "soak_seconds": 1, "drain_deadline_seconds": 60}
+ROLL = {"canary_s": 5, "soak_s": 1, "drain_deadline_s": 60}
 
 
 def settings(chat: str) -> dict[str, Any]:

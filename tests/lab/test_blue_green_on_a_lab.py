@@ -20,7 +20,7 @@ from tests.stand_in import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("blue-green")]
 
-HOW = {"strategy": "blue_green", "canary_seconds": 20, "soak_seconds": 1, "drain_deadline_seconds": 60}
+HOW = {"strategy": "blue_green", "canary_s": 20, "soak_s": 1, "drain_deadline_s": 60}
 SHAPE = {"tensor_parallel_size": 16, "data_parallel_size": 2}
 SETTINGS: dict[str, Any] = {"trainyard_redeploy": HOW, "trainyard_overrides": {"tiny-llama": SHAPE}}
 REPLICAS = {"lab-1:tiny-llama-0", "lab-1:tiny-llama-1"}

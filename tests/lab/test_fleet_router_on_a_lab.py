@@ -16,7 +16,7 @@ from tests.stand_in import Lab
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("fleet-router")]
 
 REPLICAS = {f"lab-{host}:tiny-llama-{index}" for host in (1, 2) for index in (0, 1)}
-HOW = {"canary_seconds": 5, "soak_seconds": 1, "drain_deadline_seconds": 60, "at_once": 2, "floor": "50%"}
+HOW = {"canary_s": 5, "soak_s": 1, "drain_deadline_s": 60, "at_once": 2, "floor": "50%"}
 SETTINGS: dict[str, Any] = {"trainyard_redeploy": HOW, "trainyard_overrides": {"tiny-llama": {"data_parallel_size": 2}}}
 ABOVE = {"trainyard_router_over": "routers", "trainyard_deployment_tiny_llama": None}
 GROUPS = {"router": {"hosts": {"lab-1": {}, "lab-2": {}, "lab-3": ABOVE}}}

@@ -34,7 +34,7 @@ STARTED = "systemctl show --property=Id,ActiveState,ActiveEnterTimestamp 'vllm@*
 SETTINGS = {
     "neuron_venv_package_source": "{{ lab_apt_url }}",
     "neuron_venv_package_key": "{{ lab_apt_url }}/key.asc",
-    "trainyard_redeploy": {"canary_seconds": 10, "soak_seconds": 1, "drain_deadline_seconds": 120},
+    "trainyard_redeploy": {"canary_s": 10, "soak_s": 1, "drain_deadline_s": 120},
 }
 TO_NEW = {"trainyard_overrides": {"tiny-llama": {"sdk_release": NEW}}}
 

@@ -28,9 +28,9 @@ PER_TOKEN_S = 0.2
 """What molecule/redeploy has the engines take, so that streams last long and cost this machine little."""
 BASE: dict[str, Any] = {
     "trainyard_redeploy": {
-        "canary_seconds": 15,
-        "soak_seconds": 1,
-        "drain_deadline_seconds": 60,
+        "canary_s": 15,
+        "soak_s": 1,
+        "drain_deadline_s": 60,
         "at_once": 4,
         "floor": "50%",
     },

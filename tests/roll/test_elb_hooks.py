@@ -95,7 +95,7 @@ def play(tmp_path: Path, arn: str) -> subprocess.CompletedProcess[str]:
                 "lead": "localhost",
                 "waves": 1,
                 "hooks": hooks,
-                "settings": {"drain_deadline_seconds": 300},
+                "settings": {"drain_deadline_s": 300},
             }
         },
     }
@@ -175,7 +175,7 @@ class Slow:
 
 def asked(state: str, **more: Any) -> dict[str, Any]:
     target = {"id": "10.0.1.1", "port": 8000}
-    return {"targets": [target], "state": state, "timeout_seconds": 60, "least_delay_seconds": 900, **more}
+    return {"targets": [target], "state": state, "timeout_s": 60, "least_delay_s": 900, **more}
 
 
 def test_a_drain_waits_for_the_last_request() -> None:

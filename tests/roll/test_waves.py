@@ -93,7 +93,7 @@ def collections(tmp_path: Path) -> Path:
 
 def roll(tmp_path: Path, collections: Path, bad: dict[str, Any], hooks: dict[str, list[str]] | None = None) -> Rolled:
     """Carry a planned roll out: three hosts of one and two replicas, two of them at a time after the first."""
-    how = Settings(at_once=2, floor="1", canary_seconds=0, soak_seconds=0, batches=("1", "1", "100%"))
+    how = Settings(at_once=2, floor="1", canary_s=0, soak_s=0, batches=("1", "1", "100%"))
     fact, _ = planned(SHAPE, how, ("r1",), hooks)
     (tmp_path / "bad.json").write_text(json.dumps(bad))
     variables = {"trainyard_roll": fact, "where": str(tmp_path)}

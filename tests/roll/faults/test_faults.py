@@ -44,7 +44,7 @@ def test_a_canary_that_is_twice_as_slow_is_rolled_back(fleet: LabFleet, router_u
     before = fleet.running()
     fleet.fault(CANARY_HOST, "slow-tokens", "--replica", CANARY, "--factor", "2")
     # Long enough for twenty requests at the canary, which is one of sixteen.
-    how = {**fleet.settings["trainyard_redeploy"], "canary_seconds": 45}
+    how = {**fleet.settings["trainyard_redeploy"], "canary_s": 45}
     with fleet.load(router_url, closed=24, longest_s=4.0) as account:
         run = fleet.redeploy({**fleet.renewed(), "trainyard_redeploy": how})
     assert f"{CANARY_ID} is worse than its peers: mean time per token" in run.text
@@ -96,7 +96,7 @@ def test_cores_that_are_not_released_leave_one_replica_out_by_name_and_the_next_
     fleet: LabFleet, router_url: str
 ) -> None:
     before = fleet.running()
-    how = {**fleet.settings["trainyard_redeploy"], "canary_seconds": 1, "stop_timeout_seconds": 15}
+    how = {**fleet.settings["trainyard_redeploy"], "canary_s": 1, "stop_timeout_s": 15}
     changes = {**fleet.renewed(), "trainyard_redeploy": how}
     fleet.fault(CANARY_HOST, "cores-not-released", "--replica", CANARY)
     with fleet.load(router_url) as account:
@@ -123,7 +123,7 @@ def test_a_host_that_reboots_while_it_is_drained_comes_back_and_the_next_run_fin
 ) -> None:
     """The third wave is all of lab-2: when it is drained, a reboot cuts nobody off."""
     before = fleet.running()
-    changes = {**fleet.renewed(), "trainyard_redeploy": {**fleet.settings["trainyard_redeploy"], "canary_seconds": 1}}
+    changes = {**fleet.renewed(), "trainyard_redeploy": {**fleet.settings["trainyard_redeploy"], "canary_s": 1}}
     with fleet.load(router_url) as account:
         process, log = fleet.started(changes, "drained: lab-2:")
         time.sleep(2.0)
@@ -136,7 +136,7 @@ def test_a_host_that_reboots_while_it_is_drained_comes_back_and_the_next_run_fin
 
 def test_a_router_that_restarts_loses_what_it_carried_and_nothing_else(fleet: LabFleet, router_url: str) -> None:
     before = fleet.running()
-    changes = {**fleet.renewed(), "trainyard_redeploy": {**fleet.settings["trainyard_redeploy"], "canary_seconds": 1}}
+    changes = {**fleet.renewed(), "trainyard_redeploy": {**fleet.settings["trainyard_redeploy"], "canary_s": 1}}
     with fleet.load(router_url) as account:
         process, log = fleet.started(changes, f"in rotation: {CANARY_ID}")
         drained = log.read_text().count("drained: ")
@@ -160,7 +160,7 @@ def test_a_router_that_restarts_loses_what_it_carried_and_nothing_else(fleet: La
 
 def test_an_old_replica_that_does_not_drain_goes_on_serving(fleet: LabFleet, router_url: str) -> None:
     before = fleet.running()
-    how = {**fleet.settings["trainyard_redeploy"], "drain_deadline_seconds": 1, "drain_policy": "fail"}
+    how = {**fleet.settings["trainyard_redeploy"], "drain_deadline_s": 1, "drain_policy": "fail"}
     with fleet.load(router_url, closed=40, longest_s=20.0) as account:
         run = fleet.redeploy({**fleet.renewed(), "trainyard_redeploy": how})
     assert run.code != 0
@@ -176,7 +176,7 @@ def test_a_replica_that_starts_on_no_release_is_left_out_by_name_and_the_next_ru
     """The failing replica is in batch 2: batch 3 is untouched, and its sibling comes back by its own gate."""
     broken = f"/etc/systemd/system/vllm@{CANARY}.service.d/zz-broken.conf"
     before = fleet.running()
-    changes = {**fleet.renewed(), "trainyard_redeploy": {**fleet.settings["trainyard_redeploy"], "canary_seconds": 1}}
+    changes = {**fleet.renewed(), "trainyard_redeploy": {**fleet.settings["trainyard_redeploy"], "canary_s": 1}}
     fleet.on("lab-2", f"printf '[Service]\\nExecStartPre=/bin/false\\n' > {broken}")
     with fleet.load(router_url) as account:
         run = fleet.redeploy(changes)
@@ -228,7 +228,7 @@ def died_with_its_module(fleet: LabFleet, changes: dict[str, Any], step: str) ->
 )
 def test_a_controller_that_dies_is_followed_by_one_that_finishes(fleet: LabFleet, router_url: str, at: str) -> None:
     before = fleet.running()
-    changes = {**fleet.renewed(), "trainyard_redeploy": {**fleet.settings["trainyard_redeploy"], "canary_seconds": 1}}
+    changes = {**fleet.renewed(), "trainyard_redeploy": {**fleet.settings["trainyard_redeploy"], "canary_s": 1}}
     said = {
         "before the drain": "TASK [Drain at every router, until the last request has ended]",
         "drained": f"drained: {CANARY_ID}",
@@ -247,7 +247,7 @@ def test_a_controller_that_dies_while_the_canary_has_its_share_is_followed_by_on
     fleet: LabFleet, router_url: str
 ) -> None:
     before = fleet.running()
-    how = {**fleet.settings["trainyard_redeploy"], "canary_seconds": 20, "canary_share": "3%"}
+    how = {**fleet.settings["trainyard_redeploy"], "canary_s": 20, "canary_share": "3%"}
     changes = {**fleet.renewed(), "trainyard_redeploy": how}
     with fleet.load(router_url) as account:
         died(fleet, changes, f"in rotation: {CANARY_ID}")

@@ -15,7 +15,7 @@ from tests.roll.conftest import LabFleet, RotationWatch
 
 pytestmark = pytest.mark.lab
 
-ONE_AT_A_TIME = {"at_once": 1, "floor": "auto", "canary_seconds": 20, "soak_seconds": 2, "drain_deadline_seconds": 120}
+ONE_AT_A_TIME = {"at_once": 1, "floor": "auto", "canary_s": 20, "soak_s": 2, "drain_deadline_s": 120}
 
 
 AT_LEAST = int(os.environ.get("TRAINYARD_ROLL_REQUESTS", "5000"))
@@ -72,7 +72,7 @@ def test_new_settings_a_new_revision_and_back_lose_nothing_and_keep_all_but_one_
 
 
 def test_a_key_comes_and_goes_in_a_roll_and_is_exchanged_in_two(fleet: LabFleet, router_url: str) -> None:
-    how = {"trainyard_redeploy": {**fleet.settings["trainyard_redeploy"], "canary_seconds": 5}}
+    how = {"trainyard_redeploy": {**fleet.settings["trainyard_redeploy"], "canary_s": 5}}
     # Whatever was rolled before, what comes back in the end is this.
     assert fleet.redeploy(how).code == 0
     before = fleet.running()
@@ -104,8 +104,8 @@ def test_the_second_run_and_a_change_of_the_router_roll_nothing(fleet: LabFleet)
     again = fleet.redeploy(more)
     assert again.code == 0
     assert "Nothing to roll" in again.text
-    started = {name: row["load_seconds"] for name, row in before["lab-1"]["replicas"].items()}
-    assert {name: row["load_seconds"] for name, row in fleet.reports()["lab-1"]["replicas"].items()} == started
+    started = {name: row["load_s"] for name, row in before["lab-1"]["replicas"].items()}
+    assert {name: row["load_s"] for name, row in fleet.reports()["lab-1"]["replicas"].items()} == started
 
 
 def test_a_dry_run_prints_the_plan_and_its_time_and_touches_nothing(fleet: LabFleet) -> None:

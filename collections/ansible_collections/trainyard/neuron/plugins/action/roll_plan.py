@@ -194,10 +194,10 @@ def identity(verb: str) -> dict[str, Any]:
 
 def lease_s(settings: Settings) -> float:
     """How long a host's lock holds after a wave begins: as long as the longest wave may take, with the way back."""
-    drain = LONGEST_WAIT_S if settings.drain_policy == "wait" else settings.drain_deadline_seconds
+    drain = LONGEST_WAIT_S if settings.drain_policy == "wait" else settings.drain_deadline_s
     # The routers' drain and the engine's; on the way back they are drained once more.
-    replacement = 2 * drain + settings.stop_timeout_seconds + settings.start_timeout_seconds
-    return max(LEASE_S, 2 * replacement + max(settings.canary_seconds, settings.soak_seconds))
+    replacement = 2 * drain + settings.stop_timeout_s + settings.start_timeout_s
+    return max(LEASE_S, 2 * replacement + max(settings.canary_s, settings.soak_s))
 
 
 def overview(fleet: Fleet, answers: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,7 +253,7 @@ def as_fact(
         "hosts": arguments["hosts"],
         "routers": routers,
         "waves": len(plan.waves),
-        "settings": {**vars(settings), "router_timeout_seconds": settings.router_timeout_seconds},
+        "settings": {**vars(settings), "router_timeout_s": settings.router_timeout_s},
         "thresholds": arguments["thresholds"],
         "golden": arguments["golden"],
         "hooks": arguments["hooks"],
@@ -265,7 +265,7 @@ def as_fact(
             if move["kind"] == REPLACE:
                 fact["moves"][move["host"]].append(move)
         wave.update(parts(wave, fleet, routers))
-        audience = [*wave["on"], *routers, fact["terms"]["lead"], *(wave["watch"] if wave["watch_seconds"] else [])]
+        audience = [*wave["on"], *routers, fact["terms"]["lead"], *(wave["watch"] if wave["watch_s"] else [])]
         wave["audience"] = list(dict.fromkeys(audience))
     fact["waves_of"] = {}
     for index, wave in enumerate(fact["waves"]):

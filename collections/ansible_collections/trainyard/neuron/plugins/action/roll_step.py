@@ -182,7 +182,7 @@ def facts(step: str, wave: dict[str, Any], outcome: steps.Outcome, why: str, run
         found["trainyard_roll_ready"] = outcome.ready
     if step == "begin":
         found["trainyard_roll_begun"] = run
-    if step == "done" or (step == "watch" and not wave["watch_seconds"]):
+    if step == "done" or (step == "watch" and not wave["watch_s"]):
         found["trainyard_roll_done"] = wave["number"]
     if step in ("return", "refused"):
         found["trainyard_roll_stopped"] = {"why": why, "problems": outcome.problems}
@@ -192,13 +192,13 @@ def facts(step: str, wave: dict[str, Any], outcome: steps.Outcome, why: str, run
 def _drain(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
     del ready
     servers = wave["routed"].get(here)
-    timeout_s = terms["settings"]["router_timeout_seconds"]
+    timeout_s = terms["settings"]["router_timeout_s"]
     return ("router_server", {"state": "drain", "servers": servers, "timeout_s": timeout_s}) if servers else None
 
 
 def _replace(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
     del ready
-    limits = ("drain_deadline_seconds", "drain_policy", "start_timeout_seconds", "stop_timeout_seconds")
+    limits = ("drain_deadline_s", "drain_policy", "start_timeout_s", "stop_timeout_s")
     arguments = {"replicas": wave["on"].get(here)}
     arguments |= {name: terms["settings"][name] for name in limits}
     return ("replica_release", arguments) if arguments["replicas"] else None
@@ -240,9 +240,9 @@ def _ready(here: str, wave: dict[str, Any], names: list[str], weights: dict[str,
 
 def _watch(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
     del ready
-    if not wave["watch_seconds"] or (here not in wave["watch"] and here not in terms["routers"]):
+    if not wave["watch_s"] or (here not in wave["watch"] and here not in terms["routers"]):
         return None
-    arguments = {"replicas": wave["watch"].get(here, []), "seconds": wave["watch_seconds"], "golden": terms["golden"]}
+    arguments = {"replicas": wave["watch"].get(here, []), "seconds": wave["watch_s"], "golden": terms["golden"]}
     return "roll_watch", arguments
 
 

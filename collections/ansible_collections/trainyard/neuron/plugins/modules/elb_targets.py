@@ -42,11 +42,11 @@ options:
     type: str
     choices: [drained, ready, seen]
     required: true
-  timeout_seconds:
+  timeout_s:
     description: How long the last request, or the first good check, may take.
     type: float
     default: 900
-  least_delay_seconds:
+  least_delay_s:
     description: >-
       Refuse to drain where the group's C(deregistration_delay.timeout_seconds) is shorter, because it cuts off what
       lasts longer.
@@ -72,7 +72,7 @@ EXAMPLES = r"""
     target_group_arn: "{{ llama_target_group }}"
     targets: [{id: 10.0.1.7, port: 8000}]
     state: drained
-    least_delay_seconds: 900
+    least_delay_s: 900
   delegate_to: localhost
 """
 
@@ -122,8 +122,8 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
         },
     },
     "state": {"type": "str", "choices": ["drained", "ready", "seen"], "required": True},
-    "timeout_seconds": {"type": "float", "default": 900},
-    "least_delay_seconds": {"type": "float", "default": 0},
+    "timeout_s": {"type": "float", "default": 900},
+    "least_delay_s": {"type": "float", "default": 0},
     "region": {"type": "str"},
 }
 Target = Dict[str, Any]
@@ -160,7 +160,7 @@ class Group:
             for row in answer["TargetHealthDescriptions"]
         }
 
-    def delay_seconds(self) -> float:
+    def delay_s(self) -> float:
         """After how long the group cuts off what a deregistered target still answers."""
         answer = self.client.describe_target_group_attributes(TargetGroupArn=self.arn)
         return next((float(row["Value"]) for row in answer["Attributes"] if row["Key"] == DELAY), 300.0)
@@ -218,8 +218,8 @@ def carry_out(group: Group, wanted: Dict[str, Any], check_mode: bool) -> Dict[st
         {"before_header": name(target), "before": before[name(target)] + "\n", "after": state + "\n"}
         for target in changing
     ]
-    delay = group.delay_seconds() if state == "drained" else 0.0
-    if state == "drained" and delay < wanted["least_delay_seconds"]:
+    delay = group.delay_s() if state == "drained" else 0.0
+    if state == "drained" and delay < wanted["least_delay_s"]:
         said = (
             "the target group cuts off requests {0:g} s after a target is deregistered, and {1:g} s are wanted: raise "
             "its {2}. Nothing was changed"
@@ -229,17 +229,17 @@ def carry_out(group: Group, wanted: Dict[str, Any], check_mode: bool) -> Dict[st
             "changed": False,
             "failed": True,
             "arrived": False,
-            "msg": said.format(delay, wanted["least_delay_seconds"], DELAY),
+            "msg": said.format(delay, wanted["least_delay_s"], DELAY),
         }
     if check_mode or state == "seen":
         return result
     if changing:
         (group.drain if state == "drained" else group.register)(changing)
     goal = "unused" if state == "drained" else "healthy"
-    result["targets"] = group.wait(targets, goal, wanted["timeout_seconds"])
+    result["targets"] = group.wait(targets, goal, wanted["timeout_s"])
     late = sorted("{0} is {1}".format(key, seen) for key, seen in result["targets"].items() if seen != goal)
     if late:
-        said = "after {0:g} s: {1}; wanted {2}".format(wanted["timeout_seconds"], ", ".join(late), goal)
+        said = "after {0:g} s: {1}; wanted {2}".format(wanted["timeout_s"], ", ".join(late), goal)
         result.update(failed=True, arrived=False, msg=said)
     return result
 

@@ -47,7 +47,7 @@ replicas:
       current: 1f0a33c2b9de
       previous: 77d0c1aa54e1
       staged: [1f0a33c2b9de, 77d0c1aa54e1]
-      load_seconds: 612.4
+      load_s: 612.4
       problems: []
 servers:
   description: >-

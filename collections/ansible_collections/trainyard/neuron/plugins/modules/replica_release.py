@@ -63,7 +63,7 @@ options:
       - How long one run of the module waits for starts, in seconds, before it says how far they are and ends. Whoever
         calls it runs it again for those, with O(replicas[].begun_s). Without it starts are waited for to their end.
     type: float
-  drain_deadline_seconds:
+  drain_deadline_s:
     description: How long the requests in an engine may take to end.
     type: float
     default: 900
@@ -72,11 +72,11 @@ options:
     type: str
     choices: [wait, abort, fail]
     default: fail
-  start_timeout_seconds:
+  start_timeout_s:
     description: How long a start may take, with its gate.
     type: float
     default: 3600
-  stop_timeout_seconds:
+  stop_timeout_s:
     description: How long a stop may take.
     type: float
     default: 300
@@ -135,10 +135,10 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
         },
     },
     "wait_s": {"type": "float"},
-    "drain_deadline_seconds": {"type": "float", "default": 900},
+    "drain_deadline_s": {"type": "float", "default": 900},
     "drain_policy": {"type": "str", "choices": list(POLICIES), "default": "fail"},
-    "start_timeout_seconds": {"type": "float", "default": 3600},
-    "stop_timeout_seconds": {"type": "float", "default": 300},
+    "start_timeout_s": {"type": "float", "default": 3600},
+    "stop_timeout_s": {"type": "float", "default": 300},
     "fence": fence.FENCE_OPTION,
 }
 
@@ -147,10 +147,10 @@ def move_all(host: host_side.Host, parameters: Dict[str, Any]) -> List[Dict[str,
     """Replace or restore every replica, all at the same time; results in the order of the request."""
     order = host_side.Order(
         fence=fence.fence_of(parameters),
-        drain_deadline_seconds=parameters["drain_deadline_seconds"],
+        drain_deadline_s=parameters["drain_deadline_s"],
         drain_policy=parameters["drain_policy"],
-        start_timeout_seconds=parameters["start_timeout_seconds"],
-        stop_timeout_seconds=parameters["stop_timeout_seconds"],
+        start_timeout_s=parameters["start_timeout_s"],
+        stop_timeout_s=parameters["stop_timeout_s"],
         wait_s=parameters["wait_s"],
     )
     back = parameters["state"] == "restored"

@@ -51,8 +51,8 @@ options:
     default: []
   settings:
     description: >-
-      How to roll - C(at_once), C(floor), C(batches), C(drain_deadline_seconds), C(drain_policy), C(soak_seconds),
-      C(canary_seconds) and others, see docs/redeploy.md.
+      How to roll - C(at_once), C(floor), C(batches), C(drain_deadline_s), C(drain_policy), C(soak_s),
+      C(canary_s) and others, see docs/redeploy.md.
     type: dict
     default: {}
   thresholds:

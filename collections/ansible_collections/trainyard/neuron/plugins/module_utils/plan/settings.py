@@ -86,7 +86,7 @@ REDEPLOY = Schema(
             about="share of a model's requests in flight that the first replica gets while it is watched",
             example="5%",
         ),
-        "drain_deadline_seconds": Field(
+        "drain_deadline_s": Field(
             _SECONDS,
             default=900.0,
             about="how long the requests of a replica may take to end",
@@ -99,43 +99,41 @@ REDEPLOY = Schema(
             about="what then: `wait` on, `abort` what is left, or `fail` (readmit the replica, stop the roll)",
             example="wait",
         ),
-        "drain_assumed_seconds": Field(
+        "drain_assumed_s": Field(
             _SECONDS, default=60.0, about="what the estimate counts for a drain", unit="seconds", example=30
         ),
-        "load_assumed_seconds": Field(
+        "load_assumed_s": Field(
             _SECONDS,
             default=900.0,
             about="what the estimate counts for a load that was never seen",
             unit="seconds",
             example=600,
         ),
-        "soak_seconds": Field(
+        "soak_s": Field(
             _SECONDS,
             default=10.0,
             about="how long a readmitted replica is watched before the next one",
             unit="seconds",
             example=30,
         ),
-        "canary_seconds": Field(
+        "canary_s": Field(
             _SECONDS,
             default=120.0,
             about="the same for the first replica of the roll, which is compared with its peers; 0 compares none",
             unit="seconds",
             example=300,
         ),
-        "gate_seconds": Field(
+        "gate_s": Field(
             _SECONDS,
             default=5.0,
             about="what the estimate counts for stop, switch, and the completions of the gate",
             unit="seconds",
             example=5,
         ),
-        "start_timeout_seconds": Field(
+        "start_timeout_s": Field(
             _SECONDS, default=3660.0, about="how long a start may take, with its gate", unit="seconds", example=7200
         ),
-        "stop_timeout_seconds": Field(
-            _SECONDS, default=300.0, about="how long a stop may take", unit="seconds", example=300
-        ),
+        "stop_timeout_s": Field(_SECONDS, default=300.0, about="how long a stop may take", unit="seconds", example=300),
     },
 )
 
@@ -160,7 +158,7 @@ CANARY = Schema(
         "ttft_ratio": Field(
             number(1, 1000), default=1.5, about="mean time to first token, canary over peers", unit="ratio", example=1.5
         ),
-        "ttft_slack_seconds": Field(
+        "ttft_slack_s": Field(
             number(0, 3600),
             default=0.05,
             about="difference in mean time to first token that is never too much",
@@ -174,7 +172,7 @@ CANARY = Schema(
             unit="ratio",
             example=1.2,
         ),
-        "per_token_slack_seconds": Field(
+        "per_token_slack_s": Field(
             number(0, 3600),
             default=0.002,
             about="difference in mean time per token that is never too much",

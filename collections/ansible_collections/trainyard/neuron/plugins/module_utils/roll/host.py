@@ -65,7 +65,7 @@ def describe(host: Host) -> Dict[str, Dict[str, Any]]:
     names = host.releases.names()
     pending = host.book.read()["replicas"]
     statuses = host.systemd.show([unit_of(name) for name in names])
-    loads = _load_seconds(host, names)
+    loads = _load_s(host, names)
     found: Dict[str, Dict[str, Any]] = {}
     for index, name in enumerate(names):
         status = statuses[index]
@@ -80,7 +80,7 @@ def describe(host: Host) -> Dict[str, Dict[str, Any]]:
             "current": current.get("release", ""),
             "previous": host.releases.previous(name).get("release", ""),
             "staged": sorted(host.releases.staged(name)),
-            "load_seconds": loads.get(name),
+            "load_s": loads.get(name),
             "cores": core_range(entry) if status.environment else None,
             "weights": entry.get("weights", ""),
             "served_name": entry.get("served_name", ""),
@@ -98,7 +98,7 @@ def unit_of(name: str) -> str:
     return "vllm@{0}.service".format(name)
 
 
-def _load_seconds(host: Host, names: Sequence[str]) -> Dict[str, float]:
+def _load_s(host: Host, names: Sequence[str]) -> Dict[str, float]:
     """How long the last start of each active replica took, from its process to the passed gate."""
     if not names:
         return {}
@@ -147,18 +147,18 @@ class Order:
 
     Attributes:
         fence: what proves at each step that the host's lock is still the run's; None where no lock was taken.
-        drain_deadline_seconds: how long requests in the engine may take to end.
+        drain_deadline_s: how long requests in the engine may take to end.
         drain_policy: then ``wait``, ``abort`` them, or ``fail``.
-        start_timeout_seconds: how long a start may take, gate included.
-        stop_timeout_seconds: how long a stop may take.
+        start_timeout_s: how long a start may take, gate included.
+        stop_timeout_s: how long a stop may take.
         wait_s: how long to wait for a start before it is left to a later call; None for as long as it may take.
     """
 
     fence: Optional[Fence] = None
-    drain_deadline_seconds: float = 900.0
+    drain_deadline_s: float = 900.0
     drain_policy: str = "fail"
-    start_timeout_seconds: float = 3600.0
-    stop_timeout_seconds: float = 300.0
+    start_timeout_s: float = 3600.0
+    stop_timeout_s: float = 300.0
     wait_s: Optional[float] = None
 
 
@@ -315,7 +315,7 @@ class _Replacement:
         """Wait until the engine has nothing left; the routers were drained before."""
         if self._status().active not in ("active", "reloading", "activating"):
             return
-        deadline = self.host.clock() + self.order.drain_deadline_seconds
+        deadline = self.host.clock() + self.order.drain_deadline_s
         quiet, renewed = 0, self.host.clock()
         while quiet < 2:
             left = self._in_flight()
@@ -327,9 +327,9 @@ class _Replacement:
                     return
                 raise _HaltError(
                     "{0} still has {1:g} requests {2:g} s after it was drained. It was not stopped and goes on with "
-                    "its release. Give it longer (trainyard_redeploy: {{drain_deadline_seconds: ...}}), or say "
+                    "its release. Give it longer (trainyard_redeploy: {{drain_deadline_s: ...}}), or say "
                     "what is to happen to them (drain_policy: wait or abort).".format(
-                        self.name, left, self.order.drain_deadline_seconds
+                        self.name, left, self.order.drain_deadline_s
                     )
                 )
             if self.host.clock() - renewed > RENEW_EVERY_S:
@@ -348,7 +348,7 @@ class _Replacement:
         return metrics.read(text).in_flight
 
     def _stop(self) -> None:
-        wanted = units.Wanted(name=self.unit, state="stopped", timeout_s=self.order.stop_timeout_seconds)
+        wanted = units.Wanted(name=self.unit, state="stopped", timeout_s=self.order.stop_timeout_s)
         step = units.Step(wanted, self._status(), "stop")
         units.carry_out(self.host.systemd, [step], False, self._settings())
         self.result.changed = True
@@ -358,12 +358,12 @@ class _Replacement:
             self.result.changed = True
 
     def _start(self) -> None:
-        wanted = units.Wanted(name=self.unit, timeout_s=self.order.start_timeout_seconds)
+        wanted = units.Wanted(name=self.unit, timeout_s=self.order.start_timeout_s)
         step = units.Step(wanted, self._status(), "start")
         self._wait(units.begin(self.host.systemd, [step], True, self._settings()))
 
     def _told(self) -> Tuple[units.Wait, ...]:
-        return (units.Wait(self.unit, "start", self.order.start_timeout_seconds),)
+        return (units.Wait(self.unit, "start", self.order.start_timeout_s),)
 
     def _wait(self, pending: units.Pending) -> None:
         """Wait for the start, as long as the order allows."""

@@ -28,9 +28,9 @@ class Thresholds:
         min_requests: fewer finished requests than this, on either side, compare no figures.
         error_rate_margin: by how much the canary's share of failed requests may exceed its peers'.
         ttft_ratio: mean time to first token, canary over peers.
-        ttft_slack_seconds: difference in mean time to first token that is never too much.
+        ttft_slack_s: difference in mean time to first token that is never too much.
         per_token_ratio: mean time per output token, canary over peers.
-        per_token_slack_seconds: difference in mean time per token that is never too much.
+        per_token_slack_s: difference in mean time per token that is never too much.
         output_length_ratio: mean output length, the longer over the shorter.
         chance: a difference of means counts only beyond this many standard errors of it.
         golden_share: mean share of each golden completion that must agree, from its beginning, with a peer's.
@@ -39,9 +39,9 @@ class Thresholds:
     min_requests: int = 20
     error_rate_margin: float = 0.01
     ttft_ratio: float = 1.5
-    ttft_slack_seconds: float = 0.05
+    ttft_slack_s: float = 0.05
     per_token_ratio: float = 1.3
-    per_token_slack_seconds: float = 0.002
+    per_token_slack_s: float = 0.002
     output_length_ratio: float = 2.0
     chance: float = 3.0
     golden_share: float = 0.5
@@ -154,8 +154,8 @@ def _errors(found: _Findings, canary: Watched, peers: Watched, limits: Threshold
 
 def _figures(found: _Findings, canary: Reading, peers: Reading, limits: Thresholds) -> None:
     measures = (
-        ("time to first token", canary.ttft, peers.ttft, limits.ttft_ratio, limits.ttft_slack_seconds),
-        ("time per token", canary.per_token, peers.per_token, limits.per_token_ratio, limits.per_token_slack_seconds),
+        ("time to first token", canary.ttft, peers.ttft, limits.ttft_ratio, limits.ttft_slack_s),
+        ("time per token", canary.per_token, peers.per_token, limits.per_token_ratio, limits.per_token_slack_s),
     )
     # Tokens of one request share its fate: twenty of them are one observation of how fast a replica is, not twenty.
     requests = (canary.ttft.count, peers.ttft.count)

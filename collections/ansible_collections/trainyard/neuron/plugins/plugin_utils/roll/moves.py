@@ -23,7 +23,7 @@ class Move:
         drain: it is in rotation and must leave it first.
         restart: its process is replaced; otherwise it is only gated again.
         admit: it goes (back) into rotation after its gate.
-        load_seconds: how long its start will take.
+        load_s: how long its start will take.
         load_known: that figure was recorded, not assumed.
         weight_now: how much its routers send it, in percent of what they are configured to.
         weight: the same when the roll is done with it.
@@ -37,7 +37,7 @@ class Move:
     drain: bool
     restart: bool
     admit: bool
-    load_seconds: float
+    load_s: float
     load_known: bool
     weight_now: int = FULL_WEIGHT
     weight: int = FULL_WEIGHT
@@ -49,7 +49,7 @@ class Move:
         """What tells the moves of a roll apart: a spare comes and goes in the same one."""
         return self.target.id if self.kind == REPLACE else "{0} {1}".format(self.kind, self.target.id)
 
-    def steps(self, watch_seconds: float, weight: int = FULL_WEIGHT) -> List[str]:
+    def steps(self, watch_s: float, weight: int = FULL_WEIGHT) -> List[str]:
         """The steps in words, for people; ``weight`` is the one at readmission."""
         if self.kind == RETIRE:
             return ["drain", "stop"]
@@ -58,13 +58,13 @@ class Move:
         words += ["gate"]
         if self.admit:
             words += ["ready" if weight == FULL_WEIGHT else "ready at {0}%".format(weight)]
-            words += ["watch {0:g} s".format(watch_seconds)] if watch_seconds else []
+            words += ["watch {0:g} s".format(watch_s)] if watch_s else []
         else:
             words += ["stays out"]
         return words
 
-    def seconds(self, settings: Settings, watch_seconds: float) -> float:
+    def seconds(self, settings: Settings, watch_s: float) -> float:
         """Estimated duration in seconds."""
-        drain = min(settings.drain_assumed_seconds, settings.drain_deadline_seconds) if self.drain else 0.0
-        load = self.load_seconds if self.restart else 0.0
-        return drain + load + settings.gate_seconds + (watch_seconds if self.admit else 0.0)
+        drain = min(settings.drain_assumed_s, settings.drain_deadline_s) if self.drain else 0.0
+        load = self.load_s if self.restart else 0.0
+        return drain + load + settings.gate_s + (watch_s if self.admit else 0.0)

@@ -141,7 +141,7 @@ def _sort_out(fleet: Fleet, settings: Settings) -> Tuple[List[Move], List[str], 
         if not reason and admit and now < weight:
             reason = "an unfinished roll left it at {0}% of its weight".format(now)
         if reason:
-            known = seen.load_seconds is not None
+            known = seen.load_s is not None
             moves.append(
                 Move(
                     target=target,
@@ -150,7 +150,7 @@ def _sort_out(fleet: Fleet, settings: Settings) -> Tuple[List[Move], List[str], 
                     drain=any(seat.state == "ready" for seat in seats.values()),
                     restart=bool(_reason(target, seen)),
                     admit=admit,
-                    load_seconds=settings.load_assumed_seconds if seen.load_seconds is None else seen.load_seconds,
+                    load_s=settings.load_assumed_s if seen.load_s is None else seen.load_s,
                     load_known=known,
                     weight_now=now,
                     weight=weight,
@@ -346,7 +346,7 @@ def _headline(plan: RollPlan, moves: Sequence[Move]) -> str:
             len(plan.waves),
             duration(plan.seconds),
             len(restarts) - assumed,
-            ", {0} assumed at {1}".format(assumed, duration(plan.settings.load_assumed_seconds)) if assumed else "",
+            ", {0} assumed at {1}".format(assumed, duration(plan.settings.load_assumed_s)) if assumed else "",
         )
     )
 
@@ -360,8 +360,8 @@ def _line(plan: RollPlan, wave: Wave, move: Move) -> str:
         move.was or "nothing",
         move.target.release or "nothing",
         move.reason,
-        ", ".join(move.steps(wave.watch_seconds, wave.weights.get(move.target.id, FULL_WEIGHT))),
-        duration(move.seconds(plan.settings, wave.watch_seconds)),
+        ", ".join(move.steps(wave.watch_s, wave.weights.get(move.target.id, FULL_WEIGHT))),
+        duration(move.seconds(plan.settings, wave.watch_s)),
         wave.left.get(model, 0),
         plan.planned[model],
     )
@@ -373,7 +373,7 @@ def _wave_dict(wave: Wave) -> Dict[str, Any]:
         "batch": wave.batch,
         "canary": wave.canary,
         "left": dict(wave.left),
-        "watch_seconds": wave.watch_seconds,
+        "watch_s": wave.watch_s,
         "weights": dict(wave.weights),
         "weights_after": dict(wave.weights_after),
         "seconds": round(wave.seconds, 1),
@@ -410,7 +410,7 @@ def _move_dict(move: Move) -> Dict[str, Any]:
         "drain": move.drain,
         "restart": move.restart,
         "admit": move.admit,
-        "load_seconds": round(move.load_seconds, 1),
+        "load_s": round(move.load_s, 1),
         "weights": target.weights,
     }
 

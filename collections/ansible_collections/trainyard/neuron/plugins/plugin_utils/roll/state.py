@@ -40,15 +40,15 @@ class Settings:
             (all but ``at_once``, and at least one).
         batches: hosts of each batch, widening: counts or percentages; the last one repeats until all are done.
         canary_share: share of a model's requests in flight that the first replica gets while it is watched.
-        drain_deadline_seconds: how long the requests of a replica may take to end.
+        drain_deadline_s: how long the requests of a replica may take to end.
         drain_policy: what then: ``wait`` on, ``abort`` what is left, or ``fail`` (readmit the replica, stop the roll).
-        drain_assumed_seconds: what the estimate counts for a drain.
-        load_assumed_seconds: what the estimate counts for a load that was never seen.
-        soak_seconds: how long a readmitted replica is watched before the next one.
-        canary_seconds: the same for the first replica of the roll, which is compared with its peers; 0 compares none.
-        gate_seconds: what the estimate counts for stop, switch, and the completions of the gate.
-        start_timeout_seconds: how long a start may take, with its gate.
-        stop_timeout_seconds: how long a stop may take.
+        drain_assumed_s: what the estimate counts for a drain.
+        load_assumed_s: what the estimate counts for a load that was never seen.
+        soak_s: how long a readmitted replica is watched before the next one.
+        canary_s: the same for the first replica of the roll, which is compared with its peers; 0 compares none.
+        gate_s: what the estimate counts for stop, switch, and the completions of the gate.
+        start_timeout_s: how long a start may take, with its gate.
+        stop_timeout_s: how long a stop may take.
     """
 
     strategy: str = AUTO
@@ -56,20 +56,20 @@ class Settings:
     floor: str = "auto"
     batches: Tuple[str, ...] = ("1", "25%", "100%")
     canary_share: str = "10%"
-    drain_deadline_seconds: float = 900.0
+    drain_deadline_s: float = 900.0
     drain_policy: str = "fail"
-    drain_assumed_seconds: float = 60.0
-    load_assumed_seconds: float = 900.0
-    soak_seconds: float = 10.0
-    canary_seconds: float = 120.0
-    gate_seconds: float = 5.0
-    start_timeout_seconds: float = 3660.0
-    stop_timeout_seconds: float = 300.0
+    drain_assumed_s: float = 60.0
+    load_assumed_s: float = 900.0
+    soak_s: float = 10.0
+    canary_s: float = 120.0
+    gate_s: float = 5.0
+    start_timeout_s: float = 3660.0
+    stop_timeout_s: float = 300.0
 
     @property
-    def router_timeout_seconds(self) -> float:
+    def router_timeout_s(self) -> float:
         """How long the routers wait for a drain: the deadline, or a year where the policy is to wait."""
-        return 365 * 86400.0 if self.drain_policy == "wait" else self.drain_deadline_seconds
+        return 365 * 86400.0 if self.drain_policy == "wait" else self.drain_deadline_s
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Settings:
@@ -82,7 +82,7 @@ class Settings:
         if problems:
             raise RollError([str(problem) for problem in problems])
         for name in values:
-            if name.endswith("_seconds"):
+            if name.endswith("_s"):
                 values[name] = float(values[name])
         return cls(**values)
 
@@ -159,7 +159,7 @@ class Observed:
         current: release that a start would take, empty if none was ever switched to.
         previous: release before that.
         staged: complete releases on the host.
-        load_seconds: how long the last start took until it was gated.
+        load_s: how long the last start took until it was gated.
         cores: first and last core of the running release.
         weights: id of the weights that it serves.
         served_name: name that it serves them under.
@@ -172,7 +172,7 @@ class Observed:
     current: str = ""
     previous: str = ""
     staged: Tuple[str, ...] = ()
-    load_seconds: Optional[float] = None
+    load_s: Optional[float] = None
     cores: Optional[Tuple[int, int]] = None
     weights: str = ""
     served_name: str = ""
@@ -189,7 +189,7 @@ class Observed:
             current=raw.get("current") or "",
             previous=raw.get("previous") or "",
             staged=tuple(raw.get("staged") or ()),
-            load_seconds=raw.get("load_seconds"),
+            load_s=raw.get("load_s"),
             cores=(int(cores[0]), int(cores[1])) if cores else None,
             weights=raw.get("weights") or "",
             served_name=raw.get("served_name") or "",

@@ -46,7 +46,7 @@ class Wave:
     canary: bool
     moves: Tuple[Move, ...]
     left: Mapping[str, int]
-    watch_seconds: float
+    watch_s: float
     seconds: float
     peers: Tuple[Peer, ...] = ()
     weights: Mapping[str, int] = field(default_factory=dict)
@@ -215,7 +215,7 @@ def _wave(
         left.setdefault(move.target.served_name, 0)
         if move.target.id in standing.serving:
             left[move.target.served_name] -= 1
-    watch = settings.canary_seconds if canary else settings.soak_seconds
+    watch = settings.canary_s if canary else settings.soak_s
     watch = watch if any(move.admit for move in moves) else 0.0
     seconds = max(move.seconds(settings, watch) for move in moves)
     return Wave(number, batch, canary, tuple(moves), left, watch, seconds)
@@ -239,7 +239,7 @@ def _weights(wave: Wave, beside: Mapping[str, int], settings: Settings) -> Tuple
     for move in wave.moves:
         model = move.target.served_name
         first = move.weight
-        if wave.canary and wave.watch_seconds:
+        if wave.canary and wave.watch_s:
             first = min(first, settings.canary_weight(wave.left[model] + beside.get(model, 0)))
         if move.admit and (first, move.weight_now) != (move.weight, move.weight):
             weights[move.target.id], after[move.target.id] = first, move.weight

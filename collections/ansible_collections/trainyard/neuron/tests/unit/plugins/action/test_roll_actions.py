@@ -51,11 +51,11 @@ def test_each_wave_says_what_every_host_and_router_has_to_do() -> None:
     assert [move["name"] for move in fact["moves"]["h2"]] == ["m-0", "m-1"]
     assert fact["terms"]["lead"] == "h1"
     assert all("h1" in wave["audience"] for wave in fact["waves"])
-    assert fact["terms"]["settings"]["router_timeout_seconds"] == 900
+    assert fact["terms"]["settings"]["router_timeout_s"] == 900
 
 
 def test_without_a_watch_only_those_who_act_take_part() -> None:
-    fact, _ = roll(Settings(canary_seconds=0, soak_seconds=0), routers=("r1",))
+    fact, _ = roll(Settings(canary_s=0, soak_s=0), routers=("r1",))
     assert [wave["audience"] for wave in fact["waves"]] == [["h1", "r1"]] * 2 + [["h2", "r1", "h1"]] * 2
 
 
@@ -101,7 +101,7 @@ def test_status_says_who_holds_which_hosts() -> None:
 
 def test_a_lock_outlasts_the_longest_wave_and_its_way_back() -> None:
     assert lease_s(Settings()) > 2 * (2 * 900 + 300 + 3660)
-    assert lease_s(Settings(drain_deadline_seconds=1, start_timeout_seconds=1, stop_timeout_seconds=1)) == 7200
+    assert lease_s(Settings(drain_deadline_s=1, start_timeout_s=1, stop_timeout_s=1)) == 7200
     assert lease_s(Settings(drain_policy="wait")) > 2 * 86400
 
 
@@ -181,11 +181,11 @@ def test_only_what_is_gated_is_readmitted() -> None:
 
 
 def test_a_wave_is_done_when_it_was_watched_or_when_nothing_is_to_be_watched() -> None:
-    wave = {"number": 3, "watch_seconds": 10}
+    wave = {"number": 3, "watch_s": 10}
     nothing = decide("refused", {}, {"hooks": {}}, {})
     assert "trainyard_roll_done" not in facts("watch", wave, nothing, "")
     assert facts("done", wave, nothing, "")["trainyard_roll_done"] == 3
-    assert facts("watch", {**wave, "watch_seconds": 0}, nothing, "")["trainyard_roll_done"] == 3
+    assert facts("watch", {**wave, "watch_s": 0}, nothing, "")["trainyard_roll_done"] == 3
 
 
 def test_hooks_that_did_not_come_to_their_end_stop_the_wave() -> None:

@@ -176,7 +176,7 @@ def test_a_start_is_left_to_later_calls_and_comes_to_what_one_call_comes_to(
 def test_the_time_of_a_start_is_counted_over_all_calls(tmp_path: Path) -> None:
     host = host_of(tmp_path)
     loading(host, 1e9)
-    order = Order(wait_s=30, start_timeout_seconds=100)
+    order = Order(wait_s=30, start_timeout_s=100)
     result = replace(host, order, NAME, URL, "new")
     while result.begun_s is not None:
         result = replace(host, order, NAME, URL, "new", result.begun_s)
@@ -220,7 +220,7 @@ def test_one_quiet_look_is_not_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("policy", "stopped"), [("fail", False), ("abort", True)])
 def test_what_happens_at_the_deadline_is_the_operators_choice(tmp_path: Path, policy: str, stopped: bool) -> None:
     host = host_of(tmp_path, answers=[BUSY] * 1000)
-    result = replace(host, Order(drain_deadline_seconds=10, drain_policy=policy), NAME, URL, "new")
+    result = replace(host, Order(drain_deadline_s=10, drain_policy=policy), NAME, URL, "new")
     assert ("stop" in calls(host)) is stopped
     if stopped:
         assert result.gated
@@ -233,7 +233,7 @@ def test_what_happens_at_the_deadline_is_the_operators_choice(tmp_path: Path, po
 
 def test_waiting_means_waiting(tmp_path: Path) -> None:
     host = host_of(tmp_path, answers=[BUSY] * 1000)
-    result = replace(host, Order(drain_deadline_seconds=10, drain_policy="wait"), NAME, URL, "new")
+    result = replace(host, Order(drain_deadline_s=10, drain_policy="wait"), NAME, URL, "new")
     assert result.gated
     assert result.cut_off == 0
     assert result.seconds["idle"] > 200
@@ -278,14 +278,14 @@ def test_when_both_fail_it_says_so_and_stays_out(tmp_path: Path) -> None:
 
 def test_a_replica_that_was_never_stopped_is_restored_without_a_restart(tmp_path: Path) -> None:
     host = host_of(tmp_path, answers=[BUSY] * 1000)
-    replace(host, Order(drain_deadline_seconds=1), NAME, URL, "new")
+    replace(host, Order(drain_deadline_s=1), NAME, URL, "new")
     back = restore(host, Order(), NAME, URL, "old")
     assert (back.gated, back.changed, calls(host)) == (True, False, [])
 
 
 def test_restoring_does_not_fail_for_want_of_an_empty_engine(tmp_path: Path) -> None:
     host = host_of(tmp_path, running="new", answers=[BUSY] * 1000)
-    back = restore(host, Order(drain_deadline_seconds=5, drain_policy="fail"), NAME, URL, "old")
+    back = restore(host, Order(drain_deadline_s=5, drain_policy="fail"), NAME, URL, "old")
     assert back.gated
     assert back.cut_off == 3
 
@@ -317,7 +317,7 @@ def test_what_the_host_reports(tmp_path: Path) -> None:
     assert row["active"] == "active"
     assert (row["running"], row["current"], row["previous"]) == ("old", "old", "")
     assert row["staged"] == ["new", "old"]
-    assert row["load_seconds"] == 3.5
+    assert row["load_s"] == 3.5
     assert row["cores"] == (0, 31)
     assert row["weights"] == "w"
 

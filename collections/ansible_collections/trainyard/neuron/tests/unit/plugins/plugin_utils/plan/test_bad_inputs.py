@@ -148,7 +148,7 @@ SETTINGS: list[tuple[str, Any, str]] = [
     ("trainyard_redeploy", {"batches": 5}, "trainyard_redeploy.batches = 5: must be a list"),
     ("trainyard_redeploy", {"batches": ["1", "0%", 2.5]}, 'batches[1] = "0%": must be 1 to 100%'),
     ("trainyard_redeploy", {"batches": ["²"]}, "batches[0]"),
-    ("trainyard_redeploy", {"soak_seconds": float("inf")}, "soak_seconds = Infinity: must be a finite number"),
+    ("trainyard_redeploy", {"soak_s": float("inf")}, "soak_s = Infinity: must be a finite number"),
     ("trainyard_redeploy", {"at_onec": 2}, "did you mean 'at_once'"),
     ("trainyard_redeploy", {"strategy": ["auto"]}, "must be one of auto, rolling, blue_green"),
     ("trainyard_redeploy", {1: 2}, "is no field here"),

@@ -61,7 +61,7 @@ def running(release: str = OLD, **more: Any) -> dict[str, Any]:
         "running": release,
         "current": release,
         "staged": [OLD, NEW],
-        "load_seconds": 600.0,
+        "load_s": 600.0,
         **more,
     }
 
@@ -135,7 +135,7 @@ def test_only_the_canary_is_weighed_and_only_while_it_is_watched() -> None:
         ({}, {}),
     ]
     assert "ready at 11%, watch 120 s" in plan.lines()[1]
-    unwatched = plan_roll(fleet_of(wanted(hosts=1, per_host=2)), Settings(canary_seconds=0))
+    unwatched = plan_roll(fleet_of(wanted(hosts=1, per_host=2)), Settings(canary_s=0))
     assert unwatched.waves[0].weights == {}
 
 
@@ -341,8 +341,8 @@ def test_cores_held_by_a_replica_outside_the_plan_are_named() -> None:
 
 
 def test_the_estimate_counts_drain_load_gate_and_watching() -> None:
-    settings = Settings(drain_assumed_seconds=30, gate_seconds=5, soak_seconds=10, canary_seconds=100)
-    fleet = fleet_of(wanted(hosts=1, per_host=2), {"h1:m-1": {"load_seconds": None}})
+    settings = Settings(drain_assumed_s=30, gate_s=5, soak_s=10, canary_s=100)
+    fleet = fleet_of(wanted(hosts=1, per_host=2), {"h1:m-1": {"load_s": None}})
     plan = plan_roll(fleet, settings)
     assert [wave.seconds for wave in plan.waves] == [30 + 600 + 5 + 100, 30 + 900 + 5 + 10]
     head, first, second = plan.lines()
@@ -369,7 +369,7 @@ def test_the_plan_is_json() -> None:
         ({"drain_policy": "kill"}, 'drain_policy = "kill": must be one of wait'),
         ({"floor": "120%"}, 'floor = "120%": must be 0 to 100%'),
         ({"batches": []}, r"batches = \[\]: must have 1"),
-        ({"soak_seconds": -1}, "soak_seconds = -1: must be 0"),
+        ({"soak_s": -1}, "soak_s = -1: must be 0"),
         ({"speed": 1}, "speed = 1: is no field here"),
     ],
 )

@@ -27,7 +27,7 @@ def fleet(hosts: int = 1, replicas: int = 3, **spare: Any) -> Fleet:
         last = entry["replicas"][-1]
         cores = f"{32 * replicas}-{32 * replicas + 31}"
         entry["spares"] = [{**last, "name": "m-spare", "id": f"{host}:m-spare", "cores": cores, "release": "more"}]
-        reports[host] = report(replicas, load_seconds=600.0)["replicas"]
+        reports[host] = report(replicas, load_s=600.0)["replicas"]
         reports[host]["m-spare"] = {"active": "inactive", "staged": ["more"], **spare}
     seats: dict[str, Any] = {f"{host}:{name}": {"state": "ready"} for host, rows in reports.items() for name in rows}
     for host in reports:
