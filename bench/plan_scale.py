@@ -36,7 +36,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import 
 
 REPLICAS = 4
 PREFLIGHT = ROOT / "playbooks" / "preflight.yml"
-EVERY = "lookup('trainyard.neuron.plan', 'replicas')"
+EVERY = "lookup('trainyard.neuron.plan', 'hook_replicas')"
 READ = {
     "hosts": "neuron",
     "gather_facts": False,

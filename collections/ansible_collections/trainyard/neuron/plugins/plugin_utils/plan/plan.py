@@ -3,10 +3,8 @@
 
 from __future__ import absolute_import, annotations, division, print_function
 
-import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError, Problem, did_you_mean
@@ -19,51 +17,43 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ReplicaPlan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import checks, identity, reach
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.artifact import (
-    artifact_digest,
-    artifact_inputs,
-    expected,
-)
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import (
-    AGENT_PORT_OFFSET,
     PREFIX,
     Deployment,
-    ModelRef,
 )
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fan_out import fan_out
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import GIB, ConfigError, ModelShape
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import GIB
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations import (
     argument_problems,
     argument_warnings,
 )
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.known_models import known_config
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.host_parts import (
+    LOOPBACK,
+    HostParts,
+    blocked_cores,
+    deployment_of,
+    ports_of,
+    requests_of,
+    sdk_entry,
+    url_of,
+    weights_id,
+    weights_path,
+)
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.memory import (
     HostMemory,
-    deployment_fit,
     host_memory,
     memory_problems,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_options import (
-    OPTIONS,
-    compiled_models,
     further_models,
-    served_names,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_shapes import ModelShapes
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.placement import (
-    CpuMap,
-    CpuShare,
     Placement,
-    Request,
-    Slice,
-    cores_of_devices,
-    devices_of,
-    numa_nodes,
     place,
-    spare_slices,
 )
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering import render_compile, render_serve
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.router_access import router_access
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.routers import Tiers, server_of, shares, tiers_of
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.shared_work import elect_compile_hosts, name_senders
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import (
     READ,
     Host,
@@ -76,14 +66,9 @@ __metaclass__ = type
 #: Version of the plan's shape, `docs/schemas/plan.schema.json`.
 VERSION = 1
 
-LOOPBACK = "127.0.0.1"
-
 #: Families of operating systems whose releases are known to work or not to work with a release of the SDK.
 JUDGED_SYSTEMS = ("ubuntu", "amazon", "rocky")
 ROUTER_PORT, DEFAULT_ROUTER_PORT = "trainyard_router_port", 8080
-
-#: What a deployment's further replica is called in place of its index.
-SPARE = "spare"
 
 #: The field of a deployment's `benchmark` that says how many clients send; the others are the load itself.
 LOAD_HOSTS = "load_hosts"
@@ -153,15 +138,9 @@ class _Planner:
         self._problems: List[Problem] = list(fleet_input.get("problems") or ())
         self._warnings: List[Problem] = []
         self._placements: Dict[Any, Placement] = {}
-        self._cpu_maps: Dict[Any, CpuMap] = {}
-        self._artifacts: Dict[Any, Tuple[str, Dict[str, Any]]] = {}
-        self._model_configs: Mapping[str, Any] = fleet_input.get("model_configs") or {}
-        self._slices: Dict[Any, Dict[str, Any]] = {}
         self._memories: Dict[Any, HostMemory] = {}
-        self._hbm: Dict[Any, Optional[int]] = {}
-        self._shapes: Dict[ModelRef, Optional[ModelShape]] = {}
-        self._unread: Dict[ModelRef, str] = {}
-        self._with_configs: Dict[int, Tuple[Deployment, Deployment]] = {}
+        self._shapes = ModelShapes(fleet_input.get("model_configs") or {})
+        self._parts = HostParts(self._shapes, self._routers, self._is_alone)
         self._judged: Dict[Any, Tuple[Optional[SdkRelease], List[Problem], List[Problem]]] = {}
 
     def plan(self) -> FleetPlan:
@@ -181,8 +160,8 @@ class _Planner:
         benchmarks = self._benchmarks(hosts, planned, router)
         if self._problems:
             raise PlanError(self._problems)
-        _elect_compile_hosts(planned)
-        _name_senders(planned)
+        elect_compile_hosts(planned)
+        name_senders(planned)
         return FleetPlan(planned, router, benchmarks, tuple(_unique(self._warnings)))
 
     def _read(self) -> List[Host]:
@@ -193,7 +172,7 @@ class _Planner:
             self._problems += problems
             self._warnings += warnings
             if host is not None:
-                hosts.append(self._with_config(host))
+                hosts.append(self._shapes.with_config(host))
         self._check_overrides(hosts, reader)
         return hosts
 
@@ -225,7 +204,7 @@ class _Planner:
     def _host(self, host: Host) -> Dict[str, Any]:
         releases = self._releases(host)
         placement = self._place(host, releases)
-        found = checks.host_problems(host, releases, _ports(host, placement), balances=host.name in self._routers)
+        found = checks.host_problems(host, releases, ports_of(host, placement), balances=host.name in self._routers)
         for variable, degree in host.refused:
             found += checks.tensor_parallel_problems(degree, variable, host.topology)
         self._problems += [problem.on(host.name) for problem in found]
@@ -234,8 +213,8 @@ class _Planner:
             self._warnings.append(Problem(host.name, "inventory", host.name, rule, "put it into a deployment's group"))
         if any(problem.host == host.name for problem in self._problems):
             return {}
-        replicas = self._replicas(host, releases, placement)
-        spares = self._spares(host, releases, placement)
+        replicas = self._parts.replicas(host, releases, placement)
+        spares = self._parts.spares(host, releases, placement)
         memory = self._host_memory(host, releases, placement)
         return {
             "name": host.name,
@@ -249,7 +228,7 @@ class _Planner:
             "monitor": _monitor(host),
             "sdk": _sdk_entries(host, releases),
             "weights": _weights(host),
-            "artifacts": self._host_artifacts(host, releases),
+            "artifacts": self._parts.artifacts(host, releases),
             "replicas": replicas,
             "spares": spares,
             "memory": memory,
@@ -291,57 +270,15 @@ class _Planner:
         self, deployment: Deployment, row: SdkRelease, topology: Topology, where: str
     ) -> Tuple[List[Problem], List[Problem]]:
         """Return what does not fit, and what it costs; of a model that nobody knows nothing is said."""
-        shape = self._shape(deployment.model)
+        shape = self._shapes.shape(deployment.model)
         if shape is None:
-            return [], [self._unknown_size(deployment.model, where)]
-        degrees, draft = topology.legal_tensor_parallel, self._draft(deployment)
+            return [], [self._shapes.unknown_size(deployment.model, where)]
+        degrees, draft = topology.legal_tensor_parallel, self._shapes.draft(deployment)
         return memory_problems(deployment, row, shape, topology.hbm_bytes_per_core, where, degrees, draft)
-
-    def _draft(self, deployment: Deployment) -> Optional[ModelShape]:
-        """Return the shape of the model that guesses ahead, None where there is none or nobody knows it."""
-        return None if deployment.speculation is None else self._shape(deployment.speculation.model)
-
-    def _shape(self, model: ModelRef) -> Optional[ModelShape]:
-        """Return a model's shape, from its config.json where it was given, else by its published name."""
-        if model not in self._shapes:
-            given = self._model_configs.get(_model_key(model), known_config(model.repo))
-            try:
-                self._shapes[model] = None if given is None else ModelShape.from_config(given)
-            except ConfigError as error:
-                # The engine may know more architectures than this: what cannot be told is not refused.
-                self._shapes[model], self._unread[model] = None, str(error)
-        return self._shapes[model]
-
-    def _unknown_size(self, model: ModelRef, where: str) -> Problem:
-        """Return that nothing is said of a model's memory, and what would change that."""
-        rule = "has no size that is known here, so nothing is said of memory, heads and length"
-        if model in self._unread:
-            return Problem("", where + ".model.repo", model.repo, rule, "read config.json: %s" % self._unread[model])
-        fix = "give %s/%s/config.json below --model-configs DIR, or fetch it by trainyard plan --hub %s" % (
-            model.repo,
-            model.revision,
-            "https://huggingface.co",
-        )
-        return Problem("", where + ".model.repo", model.repo, rule + ", and quantized weights are not seen", fix)
-
-    def _with_config(self, host: Host) -> Host:
-        """Return a host with its models' config.json files in its deployments, equal deployments still one object."""
-        if not self._model_configs:
-            return host
-        return replace(host, deployments=tuple(self._configured(item) for item in host.deployments))
-
-    def _configured(self, deployment: Deployment) -> Deployment:
-        config = self._model_configs.get(_model_key(deployment.model))
-        if not isinstance(config, Mapping):
-            return deployment
-        key = id(deployment)
-        if key not in self._with_configs:
-            self._with_configs[key] = (deployment, replace(deployment, model_config=config))
-        return self._with_configs[key][1]
 
     def _host_memory(self, host: Host, releases: Mapping[str, SdkRelease], placement: Placement) -> Any:
         """Return the estimates of a host's memory and disk, None where a model or the host's memory is not known."""
-        shapes = {item.name: self._shape(item.model) for item in host.deployments}
+        shapes = {item.name: self._shapes.shape(item.model) for item in host.deployments}
         if host.topology.memory_bytes is None or not all(shapes.values()):
             return None
         replicas, artifacts = [], {}
@@ -350,7 +287,7 @@ class _Planner:
             if shape is None:
                 continue
             replicas += [(item, releases[item.name], shape)] * len(placement.slices[item.name])
-            artifacts[self._artifact(item, releases[item.name], host.topology)[0]] = (item, shape)
+            artifacts[self._parts.artifact(item, releases[item.name], host.topology)[0]] = (item, shape)
         key = (id(host.topology), tuple(id(item) for item, _row, _shape in replicas))
         if key not in self._memories:
             self._memories[key] = host_memory(replicas, list(artifacts.values()), host.topology.memory_bytes)
@@ -364,219 +301,19 @@ class _Planner:
 
     def _place(self, host: Host, releases: Mapping[str, SdkRelease]) -> Placement:
         """Lay the slices of the deployments that are right in themselves."""
-        requests = self._requests(host, releases)
+        requests = requests_of(host, releases)
         key = (id(host.topology), requests, host.reserved_cores, host.quarantined_devices)
         if key not in self._placements:
-            self._placements[key] = place(host.topology, requests, _blocked(host))
+            self._placements[key] = place(host.topology, requests, blocked_cores(host))
         placement = self._placements[key]
         already = {problem.variable for problem in self._problems if problem.host == host.name}
         for refusal in placement.refusals:
-            deployment = _by_name(host, refusal.name)
+            deployment = deployment_of(host, refusal.name)
             path = "%s.%s" % (checks.variable_of(deployment), refusal.field)
             if path not in already:
                 value = format_ranges(deployment.cores) if refusal.field == "cores" else deployment.data_parallel_size
                 self._problems.append(Problem(host.name, path, value, refusal.rule, refusal.fix))
         return placement
-
-    def _requests(self, host: Host, releases: Mapping[str, SdkRelease]) -> Tuple[Request, ...]:
-        """Return what the deployments that are right in themselves want of a host."""
-        return tuple(
-            Request(item.name, item.tensor_parallel_size, item.data_parallel_size, item.cores)
-            for item in host.deployments
-            if item.tensor_parallel_size in host.topology.legal_tensor_parallel and item.name in releases
-        )
-
-    def _artifact(self, deployment: Deployment, release: SdkRelease, topology: Topology) -> Tuple[str, Dict[str, Any]]:
-        key = (id(deployment), topology.logical_nc_config, topology.family)
-        if key not in self._artifacts:
-            inputs = artifact_inputs(deployment, release, topology.logical_nc_config, topology.family)
-            self._artifacts[key] = (artifact_digest(inputs), inputs)
-        return self._artifacts[key]
-
-    def _host_artifacts(self, host: Host, releases: Mapping[str, SdkRelease]) -> List[Dict[str, Any]]:
-        """Return the host's artifacts, one for all deployments that share a digest."""
-        found: Dict[str, Dict[str, Any]] = {}
-        for deployment in sorted(host.deployments, key=lambda item: item.name):
-            release = releases[deployment.name]
-            digest, inputs = self._artifact(deployment, release, host.topology)
-            if digest in found:
-                found[digest]["deployments"].append(deployment.name)
-                continue
-            path, work_dir = artifact_path(host.data_dir, digest), "%s/compile/%s" % (host.data_dir, digest)
-            rendered = render_compile(
-                deployment,
-                release,
-                weights_path=weights_path(host.data_dir, deployment.model),
-                artifact_path=path,
-                work_dir=work_dir,
-                logical_nc_config=host.topology.logical_nc_config,
-            )
-            found[digest] = {
-                "digest": digest,
-                "path": path,
-                "weights": weights_id(deployment.model),
-                "weights_path": weights_path(host.data_dir, deployment.model),
-                "sdk_release": release.release,
-                "generation": release.generation,
-                "deployments": [deployment.name],
-                "compile_host": None,
-                "runtime": deployment.runtime,
-                "image": _sdk_entry(release, deployment, host)["image"],
-                "sender": None,
-                "argv": list(rendered.argv),
-                "environment": dict(rendered.environment),
-                "mode": rendered.mode,
-                "work_dir": work_dir,
-                "inputs": inputs,
-                **_if_said("more_weights", _more_weights(compiled_models(deployment), host.data_dir)),
-                **_if_said("options", _options(deployment)),
-            }
-        return [found[digest] for digest in sorted(found)]
-
-    def _cpu_map(self, host: Host) -> Optional[CpuMap]:
-        if host.cpu_pinning == "none":
-            return None
-        key = (id(host.topology), host.cpu_pinning)
-        if key not in self._cpu_maps:
-            self._cpu_maps[key] = CpuMap(host.topology, reserve_proxy=host.cpu_pinning == "proxy")
-        return self._cpu_maps[key]
-
-    def _replicas(self, host: Host, releases: Mapping[str, SdkRelease], placement: Placement) -> List[ReplicaPlan]:
-        replicas = []
-        for name in sorted(placement.slices):
-            deployment = _by_name(host, name)
-            for index, piece in enumerate(placement.slices[name]):
-                replicas.append(self._replica(host, deployment, releases[name], index, piece))
-        return sorted(replicas, key=lambda replica: (replica.devices[0], replica.port))
-
-    def _spares(self, host: Host, releases: Mapping[str, SdkRelease], placement: Placement) -> List[ReplicaPlan]:
-        """Return one more replica for each deployment that the host has a free slice, a free port and the memory for.
-
-        They serve only while a roll needs them (see `roll.plan`): nothing of the plan depends on which of them run.
-        """
-        requests = self._requests(host, releases)
-        taken = {core for pieces in placement.slices.values() for piece in pieces for core in piece.cores}
-        slices = spare_slices(host.topology, requests, taken | set(_blocked(host)))
-        ports = checks.taken_ports(host, _ports(host, placement), balances=host.name in self._routers)
-        found = []
-        for name in sorted(slices):
-            deployment = _by_name(host, name)
-            count = len(placement.slices[name])
-            port = checks.free_port(deployment.port + count, ports)
-            if port is None or not self._holds_one_more(host, releases[name], deployment):
-                continue
-            ports |= {port, port + AGENT_PORT_OFFSET}
-            seat = ("%s-%s" % (name, SPARE), port)
-            spare = self._replica(host, deployment, releases[name], count, slices[name], seat)
-            found.append(replace(spare, spare=True))
-        return found
-
-    def _holds_one_more(self, host: Host, release: SdkRelease, deployment: Deployment) -> bool:
-        """Return whether a host's memory takes the load of one more replica; it does where nobody knows either."""
-        shape = self._shape(deployment.model)
-        if host.topology.memory_bytes is None or shape is None:
-            return True
-        more = host_memory([(deployment, release, shape)], [], host.topology.memory_bytes)
-        return more.loads_at_once > 0
-
-    def _slice(self, host: Host, piece: Slice) -> Dict[str, Any]:
-        """Return what follows from a slice's place on such a host."""
-        key = (id(host.topology), host.cpu_pinning, piece)
-        if key not in self._slices:
-            cpu_map = self._cpu_map(host)
-            share = cpu_map.of(piece.cores) if cpu_map else CpuShare(())
-            devices = devices_of(host.topology, piece.cores)
-            self._slices[key] = {
-                "cores": format_ranges(piece.cores),
-                "devices": [device.index for device in devices],
-                "numa_nodes": numa_nodes(devices),
-                "cpus": format_ranges(share.cpus),
-                "proxy_cpus": format_ranges(share.proxy_cpus),
-            }
-        return self._slices[key]
-
-    def _replica(
-        self,
-        host: Host,
-        deployment: Deployment,
-        release: SdkRelease,
-        index: int,
-        piece: Slice,
-        seat: Optional[Tuple[str, int]] = None,
-    ) -> ReplicaPlan:
-        """Return a replica; `seat`: name and port where they do not follow from its index."""
-        where = self._slice(host, piece)
-        digest, _inputs = self._artifact(deployment, release, host.topology)
-        name, port = seat or ("%s-%d" % (deployment.name, index), deployment.port + index)
-        # Where nobody else has to reach it, nobody else can.
-        alone = self._routes_alone(host.name) and set(self._clients) <= {host.name}
-        address = LOOPBACK if alone else host.address
-        rendered = render_serve(
-            deployment,
-            release,
-            placement={
-                "cores": where["cores"],
-                "core_count": piece.width,
-                "port": port,
-                "address": address,
-                "proxy_cpus": where["proxy_cpus"],
-                "logical_nc_config": host.topology.logical_nc_config,
-            },
-            weights_path=weights_path(host.data_dir, deployment.model),
-            artifact_path=artifact_path(host.data_dir, digest),
-            replica_name=name,
-        )
-        entry = _sdk_entry(release, deployment, host)
-        return ReplicaPlan(
-            name=name,
-            id="%s:%s" % (host.name, name),
-            deployment=deployment.name,
-            index=index,
-            unit="vllm@%s.service" % name,
-            cores=where["cores"],
-            core_count=piece.width,
-            devices=tuple(where["devices"]),
-            numa_nodes=tuple(where["numa_nodes"]),
-            cpus=where["cpus"],
-            proxy_cpus=where["proxy_cpus"],
-            address=address,
-            port=port,
-            agent_port=port + AGENT_PORT_OFFSET,
-            url=_url(address, port),
-            sdk_release=release.release,
-            generation=release.generation,
-            runtime=deployment.runtime,
-            venv=entry["venv"],
-            image=entry["image"],
-            weights=weights_id(deployment.model),
-            weights_path=weights_path(host.data_dir, deployment.model),
-            more_weights=tuple(_more_weights(further_models(deployment), host.data_dir)),
-            artifact=digest,
-            artifact_path=artifact_path(host.data_dir, digest),
-            served_name=deployment.served_name,
-            served_aliases=tuple(served_names(deployment)[1:]),
-            options=_options(deployment),
-            max_num_seqs=deployment.max_num_seqs,
-            max_model_len=deployment.max_model_len,
-            hbm_bytes_needed=self._hbm_bytes(deployment, release, host.topology),
-            hbm_bytes_available=host.topology.hbm_bytes_per_core * piece.width,
-            argv=tuple(rendered.argv),
-            environment=dict(rendered.environment),
-            compiled=expected(deployment, release, host.topology.logical_nc_config),
-            credentials=host.credentials or "",
-        ).released()
-
-    def _hbm_bytes(self, deployment: Deployment, release: SdkRelease, topology: Topology) -> Optional[int]:
-        """Estimate the device memory of a replica in bytes, None for a model that is not known."""
-        key = (id(deployment), topology.hbm_bytes_per_core)
-        if key not in self._hbm:
-            shape = self._shape(deployment.model)
-            self._hbm[key] = None
-            if shape is not None:
-                draft = self._draft(deployment)
-                fit = deployment_fit(deployment, release, shape, topology.hbm_bytes_per_core, draft)
-                self._hbm[key] = fit.needed * deployment.tensor_parallel_size
-        return self._hbm[key]
 
     def _router(self, hosts: Sequence[Host], planned: Mapping[str, Mapping[str, Any]]) -> Dict[str, Any]:
         """Collect the servers of each model for the routers, and find the routers' port."""
@@ -598,7 +335,7 @@ class _Planner:
         addresses = {name: self._address_of(name, hosts) for name in self._routers}
         return {
             "port": port,
-            "urls": [_url(addresses[name], facing) for name in tiers.facing],
+            "urls": [url_of(addresses[name], facing) for name in tiers.facing],
             "names": list(tiers.inner),
             "models": rows,
             "own": shares(tiers, rows, addresses, port, facing),
@@ -623,6 +360,10 @@ class _Planner:
     def _routes_alone(self, name: str) -> bool:
         """Tell whether nobody but the router of this very host sends requests to its replicas."""
         return self._tiers.inner == (name,) or (bool(self._tiers.outer) and name in self._tiers.inner)
+
+    def _is_alone(self, name: str) -> bool:
+        """Tell whether nobody but a host itself has to reach its replicas, so that nobody else can."""
+        return self._routes_alone(name) and set(self._clients) <= {name}
 
     def _address_of(self, name: str, hosts: Sequence[Host]) -> str:
         """Return where others reach a router or a client, which may serve nothing itself."""
@@ -697,7 +438,7 @@ class _Planner:
         found: Dict[str, Dict[str, Any]] = {}
         for host in hosts:
             for replica in planned[host.name].get("replicas", ()):
-                deployment = _by_name(host, replica.deployment)
+                deployment = deployment_of(host, replica.deployment)
                 entry = found.get(deployment.name)
                 if entry is None:
                     found[deployment.name] = entry = {
@@ -763,85 +504,14 @@ def _monitor(host: Host) -> Optional[Dict[str, Any]]:
     """Return where the metrics of a host's devices are, None where they are not wanted."""
     if host.monitor_port is None:
         return None
-    url = _url(host.address, host.monitor_port) + "/metrics"
+    url = url_of(host.address, host.monitor_port) + "/metrics"
     return {"port": host.monitor_port, "url": url, "clients": sorted({*host.monitors, *host.device_monitors})}
-
-
-def _url(address: str, port: int) -> str:
-    return "http://%s:%d" % ("[%s]" % address if ":" in address else address, port)
-
-
-def _blocked(host: Host) -> Dict[int, str]:
-    """Return the cores that nobody gets, and why."""
-    blocked = dict.fromkeys(cores_of_devices(host.topology, host.quarantined_devices), "quarantined devices")
-    blocked.update(dict.fromkeys(host.reserved_cores, "reserved cores"))
-    return blocked
-
-
-def _ports(host: Host, placement: Placement) -> Dict[str, List[int]]:
-    """Return the ports of each deployment's replicas, by the deployment's name."""
-    return {
-        name: [_by_name(host, name).port + index for index in range(len(slices))]
-        for name, slices in placement.slices.items()
-    }
-
-
-def _by_name(host: Host, name: str) -> Deployment:
-    return next(deployment for deployment in host.deployments if deployment.name == name)
-
-
-def _if_said(name: str, value: Any) -> Dict[str, Any]:
-    """Return a word of the plan with its value, nothing where it says nothing."""
-    return {name: value} if value else {}
-
-
-def _more_weights(models: Sequence[ModelRef], data_dir: str) -> List[Dict[str, str]]:
-    """Return further checkpoints that have to be there."""
-    return [{"id": weights_id(model), "path": weights_path(data_dir, model)} for model in models]
-
-
-def _options(deployment: Deployment) -> Dict[str, Any]:
-    """Return what a deployment asks of its model beside its shape, in the inventory's words; nothing for nothing."""
-    found = {}
-    for name in OPTIONS:
-        value = getattr(deployment, name)
-        if value not in (None, (), {}):
-            found[name] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-    return dict(json.loads(json.dumps(found)))
-
-
-def _model_key(model: ModelRef) -> str:
-    return "%s@%s" % (model.repo, model.revision)
-
-
-def weights_id(model: ModelRef) -> str:
-    """Return a name for a checkpoint that is safe in units and files: `meta-llama-llama-3.3-70b-6f6073b42301`."""
-    slug = re.sub(r"[^a-z0-9.]+", "-", model.repo.lower()).strip("-.")
-    return "%s-%s" % (slug, model.revision[:12])
-
-
-def weights_path(data_dir: str, model: ModelRef) -> str:
-    """Return where a checkpoint is on a host; the same on every host, since compiled models remember it."""
-    return "%s/weights/%s/%s" % (data_dir, model.repo, model.revision)
-
-
-def artifact_path(data_dir: str, digest: str) -> str:
-    """Return where an artifact is on a host."""
-    return "%s/artifacts/%s" % (data_dir, digest)
-
-
-def _sdk_entry(release: SdkRelease, deployment: Deployment, host: Host) -> Dict[str, Any]:
-    """Return the row as a host's plan carries it, its image by the digest that the host's variables give it."""
-    entry = release.entry(deployment.runtime)
-    if entry["image"]:
-        entry["image"] = host.images.get(entry["image"], entry["image"])
-    return entry
 
 
 def _sdk_entries(host: Host, releases: Mapping[str, SdkRelease]) -> List[Dict[str, Any]]:
     found = {}
     for deployment in host.deployments:
-        entry = _sdk_entry(releases[deployment.name], deployment, host)
+        entry = sdk_entry(releases[deployment.name], deployment, host)
         found[(entry["release"], entry["generation"], entry["runtime"])] = entry
     return [found[key] for key in sorted(found)]
 
@@ -861,52 +531,6 @@ def _weights(host: Host) -> List[Dict[str, Any]]:
             "sender": None,
         }
     return [found[key] for key in sorted(found)]
-
-
-def _elect_compile_hosts(planned: Mapping[str, Mapping[str, Any]]) -> None:
-    """Name one host for each digest, so that a fleet compiles once; the work is spread over the hosts."""
-    holders: Dict[str, List[str]] = {}
-    for name, host in planned.items():
-        for artifact in host["artifacts"]:
-            holders.setdefault(artifact["digest"], []).append(name)
-    load: Dict[str, int] = dict.fromkeys(planned, 0)
-    elected = {}
-    for digest in sorted(holders):
-        elected[digest] = min(holders[digest], key=lambda name: (load[name], name))
-        load[elected[digest]] += 1
-    for host in planned.values():
-        for artifact in host["artifacts"]:
-            artifact["compile_host"] = elected[artifact["digest"]]
-
-
-def _name_senders(planned: Mapping[str, Mapping[str, Any]]) -> None:
-    """Name for each checkpoint and artifact of a host the host that it comes from where it goes from host to host.
-
-    The first to have an artifact is the host that compiles it. The first to have a checkpoint is a host that compiles
-    from it, and the next are the others that do: what waits longest begins first.
-    """
-    compiles: Dict[str, List[str]] = {}
-    for name, host in planned.items():
-        for artifact in host["artifacts"]:
-            if artifact["compile_host"] == name:
-                compiles.setdefault(artifact["weights"], []).append(name)
-                compiles.setdefault(artifact["digest"], []).append(name)
-    entries: Dict[str, Dict[str, Dict[str, Any]]] = {}
-    for name, host in planned.items():
-        for entry in host["weights"]:
-            entries.setdefault(entry["id"], {})[name] = entry
-        for entry in host["artifacts"]:
-            entries.setdefault(entry["digest"], {})[name] = entry
-    for identifier, by_host in entries.items():
-        first = [name for name in dict.fromkeys(compiles.get(identifier, ())) if name in by_host]
-        order = first + [name for name in by_host if name not in first]
-        for name, leg in fan_out(order[:1], order[1:]).items():
-            by_host[name]["sender"] = {
-                "host": leg.sender,
-                "address": planned[leg.sender]["address"],
-                "path": by_host[leg.sender]["path"],
-                "turn": leg.turn,
-            }
 
 
 def _unique(problems: Iterable[Problem]) -> List[Problem]:

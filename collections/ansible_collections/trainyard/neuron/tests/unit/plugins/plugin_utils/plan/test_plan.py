@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import table_topology
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import ModelRef
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import weights_id
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.host_parts import weights_id
 from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.plan.fleets import deployment, host, plan
 
 QWEN = {
