@@ -17,8 +17,6 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Pat
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import parse_ranges
 
-__metaclass__ = type
-
 #: The version that the fields came with which say nothing else.
 FIRST_VERSION = "0.1.0"
 

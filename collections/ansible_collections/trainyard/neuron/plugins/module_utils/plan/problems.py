@@ -8,8 +8,6 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, Iterable, List
 
-__metaclass__ = type
-
 #: Longer values are cut in messages: the variable's name already says where to look.
 VALUE_CHARACTERS = 120
 

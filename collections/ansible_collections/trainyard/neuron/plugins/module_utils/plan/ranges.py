@@ -6,8 +6,6 @@ from __future__ import absolute_import, annotations, division, print_function
 import re
 from typing import Iterable, List, Set, Tuple
 
-__metaclass__ = type
-
 _PART = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 

@@ -31,8 +31,6 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields impor
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
 
-__metaclass__ = type
-
 #: The longest time that a setting may name, seconds.
 DAY_S = 86400.0
 MONTH_S = 30 * DAY_S

@@ -16,8 +16,6 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges, parse_ranges
 
-__metaclass__ = type
-
 GIB = 1 << 30
 
 #: `neuron-ls` says this where the kernel knows no node, as on the single-device sizes.

@@ -19,8 +19,6 @@ import warnings
 from pathlib import Path
 from typing import Any, Callable
 
-__metaclass__ = type
-
 #: What one step may take: seconds of the processor, and memory beyond what the process had, bytes.
 STEP_CPU_S = 5
 MEMORY_BYTES = 4 << 30

@@ -25,8 +25,6 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_option
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import Host
 
-__metaclass__ = type
-
 #: Settings that are compiled in and that must say what a deployment's field says, where they are given at all.
 MIRRORED_SETTINGS = {
     "max_batch_size": "max_num_seqs",

@@ -42,8 +42,6 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_option
     served_names,
 )
 
-__metaclass__ = type
-
 #: `trainyard_deployment_llama_3_3_70b` is the deployment `llama-3-3-70b`.
 PREFIX = "trainyard_deployment_"
 

@@ -6,8 +6,6 @@ from __future__ import absolute_import, annotations, division, print_function
 from dataclasses import dataclass
 from typing import Dict, Sequence
 
-__metaclass__ = type
-
 
 @dataclass(frozen=True)
 class Leg:

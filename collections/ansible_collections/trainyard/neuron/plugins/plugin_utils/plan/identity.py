@@ -11,8 +11,6 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
 
-__metaclass__ = type
-
 ADDRESS, CONNECTION = "trainyard_address", "ansible_host"
 
 #: What a host's name may be: it is part of paths, units, HAProxy's servers and the ids of replicas (`host:replica`).

@@ -18,8 +18,6 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.bounded impo
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import PREFIX as DEPLOYMENT
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.reach import FURTHER, FURTHER_MONITORS
 
-__metaclass__ = type
-
 #: What the planner is given of a host: every variable of the toolkit, and where the host is reached.
 PREFIX, ADDRESS = "trainyard_", "ansible_host"
 

@@ -16,8 +16,6 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges impor
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import NO_NUMA_NODE, Device, Topology
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import FILL
 
-__metaclass__ = type
-
 #: AWS keeps the last 8 of every 48 CPUs of a trn2.48xlarge for the runtime's proxy threads; other sizes alike.
 PROXY_SHARE = 6
 

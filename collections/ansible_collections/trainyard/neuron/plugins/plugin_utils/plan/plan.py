@@ -61,8 +61,6 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables im
     read_variables,
 )
 
-__metaclass__ = type
-
 #: Version of the plan's shape, `docs/schemas/plan.schema.json`.
 VERSION = 1
 

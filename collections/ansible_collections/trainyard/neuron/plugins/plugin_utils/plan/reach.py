@@ -11,8 +11,6 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields impor
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ReplicaPlan
 
-__metaclass__ = type
-
 #: Variables of a host: what reads metrics there, whether anybody may come in, and what the roles admit beside.
 MONITORS = "trainyard_monitors"
 OPEN = "trainyard_replicas_open_to_everybody"

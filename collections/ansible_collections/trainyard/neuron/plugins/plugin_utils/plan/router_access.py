@@ -12,8 +12,6 @@ from typing import Any, Dict, List, Sequence, Tuple, Union
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import BadValueError, whole_number
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
 
-__metaclass__ = type
-
 _Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 ADDRESS, METRICS_ADDRESS = "load_balancer_address", "load_balancer_metrics_address"

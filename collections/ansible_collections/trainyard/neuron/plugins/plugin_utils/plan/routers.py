@@ -10,8 +10,6 @@ from typing import Any, Dict, List, Tuple
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ReplicaPlan
 
-__metaclass__ = type
-
 #: What a router balances over, and the variable that says it.
 REPLICAS, ROUTERS = "replicas", "routers"
 OVER = "trainyard_router_over"

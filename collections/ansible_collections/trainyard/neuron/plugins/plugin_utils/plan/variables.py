@@ -61,8 +61,6 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.reach import
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.routers import OVER, REPLICAS, ROUTERS
 
-__metaclass__ = type
-
 #: How the CPUs of a host are given to its replicas: `numa` gives each its cores' share of their node, `proxy` keeps a
 #: sixth of them for the runtime's proxy threads as AWS does on trn2.48xlarge, `none` pins nothing.
 CPU_PINNING = ("numa", "proxy", "none")
