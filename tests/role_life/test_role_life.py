@@ -73,7 +73,7 @@ def volume_is_a_directory_and_only_with_permission(lab: Lab) -> None:
     assert refused.returncode != 0
     assert "this host has no disk of model 'Amazon EC2 NVMe Instance Storage'" in refused.stdout
     lab.on("lab-1", f"chmod 700 {MOUNT}")
-    assert changed(lab.play(PLAYBOOK)) == ["nvme_raid : Data volume is here"]
+    assert changed(lab.play(PLAYBOOK)) == ["nvme_raid : Make the data volume"]
     assert lab.on("lab-1", f"stat --format=%a {MOUNT}") == "755"
 
 
@@ -88,7 +88,7 @@ def programs_run_and_damage_is_mended(lab: Lab) -> None:
     program = "cd /usr/local/lib/trainyard && /opt/trainyard/tools/bin/python -B -c 'import {}'"
     lab.on("lab-1", program.format("boto3, huggingface_hub, trainyard_jobs.__main__"))
     lab.on("lab-1", "echo broken >> /usr/local/lib/trainyard/trainyard_jobs/job.py")
-    assert changed(lab.play(PLAYBOOK)) == ["host_tools : Programs that do long work are here"]
+    assert changed(lab.play(PLAYBOOK)) == ["host_tools : Lay out the programs that do long work"]
     lab.on("lab-1", program.format("trainyard_jobs.job"))
 
 

@@ -70,7 +70,7 @@ def play(folder: Path, stages: list[tuple[str, str]]) -> list[tuple[str, dict[st
 
 def done(tasks: list[tuple[str, dict[str, dict[str, Any]]]]) -> list[tuple[str, list[str]]]:
     """Tasks of the two roles' jobs that were not skipped, with their hosts."""
-    jobs = ("on their way", "being made", "are here, complete", "Senders let")
+    jobs = ("Start fetching", "Start compiling", "Wait for the", "Let this host read")
     named = [(name, [host for host, result in hosts.items() if not result.get("skipped")]) for name, hosts in tasks]
     return [
         (name, sorted(hosts))
@@ -87,19 +87,19 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, dict[str,
 
 def test_downloads_and_compiles_begin_before_either_is_waited_for(tasks: Any) -> None:
     assert done(tasks) == [
-        ("Missing checkpoints are on their way", ["h1", "h2"]),
-        ("Senders let this host read what it lacks, and nothing else", ["h2"]),
-        ("Artifacts that this host was elected to compile are being made", ["h1"]),
-        ("Checkpoints are here, complete and verified", ["h1", "h2"]),
-        ("Artifacts that this host was elected to compile are here, complete, and in the store", ["h1"]),
-        ("Artifacts that other hosts compiled are on their way", ["h2"]),
-        ("Senders let this host read what it lacks, and nothing else", ["h2"]),
-        ("Artifacts that other hosts compiled are here, complete and verified", ["h2"]),
+        ("Start fetching the missing checkpoints", ["h1", "h2"]),
+        ("Let this host read at its senders what it lacks, and nothing else", ["h2"]),
+        ("Start compiling the artifacts that this host was elected for", ["h1"]),
+        ("Wait for the checkpoints, complete and verified", ["h1", "h2"]),
+        ("Wait for the artifacts that this host was elected to compile, complete and in the store", ["h1"]),
+        ("Start fetching the artifacts that other hosts compiled", ["h2"]),
+        ("Let this host read at its senders what it lacks, and nothing else", ["h2"]),
+        ("Wait for the artifacts that other hosts compiled, complete and verified", ["h2"]),
     ]
 
 
 def test_waiting_is_no_change_and_beginning_is(tasks: Any) -> None:
     changed = {name: [host for host, result in hosts.items() if result.get("changed")] for name, hosts in tasks}
-    assert sorted(changed["Missing checkpoints are on their way"]) == ["h1", "h2"]
-    assert changed["Checkpoints are here, complete and verified"] == []
-    assert changed["Artifacts that other hosts compiled are here, complete and verified"] == []
+    assert sorted(changed["Start fetching the missing checkpoints"]) == ["h1", "h2"]
+    assert changed["Wait for the checkpoints, complete and verified"] == []
+    assert changed["Wait for the artifacts that other hosts compiled, complete and verified"] == []

@@ -97,7 +97,10 @@ def test_host_is_drained_for_a_change_when_told_to_and_no_request_fails(lab: Lab
     account = json.loads(summary.read_text())
     assert account["sent"] > 10
     assert (account["failed"], account["truncated"]) == (0, 0), account
-    assert ("neuron_venv : SDK releases are here, at their versions, and work", "lab-1") in changed_tasks(run)
+    assert (
+        "neuron_venv : Install the SDK releases at their versions, and check that they work",
+        "lab-1",
+    ) in changed_tasks(run)
     after = lab.on("lab-1", SHOW)
     for name, version in find_release(NEW).packages.items():
         assert f"{name} hold {version}" in after

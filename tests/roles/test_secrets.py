@@ -135,8 +135,8 @@ def test_a_task_of_ansible_s_own_that_handles_a_secret_logs_nothing() -> None:
                 password = "ansible.builtin.password" in text
                 if password or secrets_in(text, role) or named & {"__benchmark_token"}:
                     found.append((path.name, task["name"], task.get("no_log")))
-    assert ("cluster.yml", "The cluster has a token", True) in found
-    assert ("cluster.yml", "Read it for the others", True) in found
+    assert ("cluster.yml", "Make the cluster's token", True) in found
+    assert ("cluster.yml", "Read the token for the other load hosts", True) in found
     assert [task for task in found if task[2] is not True] == []
 
 
