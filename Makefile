@@ -78,6 +78,14 @@ sources: $(READY) ## Tests against sources that are no part of this repository: 
 nightly: $(READY) ## All that `make test` leaves out, and at the end what was skipped and why (about four hours)
 	python tests/nightly.py
 
+.PHONY: coverage
+coverage: $(READY) ## How much of the toolkit outside of the lab the unit tests run, by package, processes of their own included
+	rm -rf build/coverage && mkdir -p build/coverage
+	coverage run -m pytest -q -n 2 -m 'not lab and not vm'
+	coverage combine --quiet
+	coverage json --quiet -o build/coverage/report.json
+	python tests/measured.py build/coverage/report.json --least $(or $(LEAST),0)
+
 .PHONY: mutants
 mutants: $(READY) ## Put plausible mistakes into the code, one at a time: the tests notice each (before a release)
 	python tests/mutants/run.py

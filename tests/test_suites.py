@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import nightly, sources
+from tests import measured, nightly, sources
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- suites: written from tests/suites.yml -->", "<!-- end -->"
@@ -106,6 +106,25 @@ SKIPPED [1] tests/bench/test_a.py:40: no source at hand
     assert said[2].split() == ["sources", "FAILED", "3.0", "7", "2", "3"]
     assert "  sources: tests/bench/test_a.py: no source at hand (3)" in said
     assert nightly.table([nightly.Ran("mutants", 0, 1.0)])[-1] == "Nothing was skipped."
+
+
+def test_coverage_is_told_by_package_the_least_covered_first_and_all_of_it_last() -> None:
+    plugins = "collections/ansible_collections/trainyard/neuron/plugins"
+    files = {
+        f"{plugins}/module_utils/roll/a.py": {"summary": {"covered_lines": 30, "num_statements": 40}},
+        f"{plugins}/module_utils/roll/b.py": {"summary": {"covered_lines": 0, "num_statements": 20}},
+        "src/trainyard/cli.py": {"summary": {"covered_lines": 9, "num_statements": 10}},
+        "src/trainyard/report/__init__.py": {"summary": {"covered_lines": 0, "num_statements": 0}},
+    }
+    found = measured.packages(files)
+    assert found["module_utils/roll"] == (30, 60)
+    rows = [line.split() for line in measured.table(found)]
+    assert [(row[0], row[-1]) for row in rows] == [
+        ("0.0", "src/trainyard/report"),
+        ("50.0", "module_utils/roll"),
+        ("90.0", "src/trainyard"),
+        ("55.7", "all"),
+    ]
 
 
 @pytest.fixture
