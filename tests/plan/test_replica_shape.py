@@ -12,6 +12,12 @@ import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import settings
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ONLY_IF_SAID, ReplicaPlan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_plan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import (
+    ArtifactPlan,
+    HostPlan,
+    RouterServer,
+    WeightsPlan,
+)
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.state import RollError, Target
 from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.plan import fleets
 
@@ -39,6 +45,31 @@ def test_the_schema_of_the_plan_has_the_words_that_are_declared() -> None:
     schema = json.loads((ROOT / "docs/schemas/plan.schema.json").read_text())
     # A benchmark's replicas are of many hosts, and say of which.
     assert set(schema["$defs"]["replica"]["properties"]) == WORDS | {"host"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("host", HostPlan), ("artifact", ArtifactPlan), ("weights", WeightsPlan), ("server", RouterServer)],
+)
+def test_the_schema_has_the_words_of_the_other_parts(name: str, kind: type) -> None:
+    schema = json.loads((ROOT / "docs/schemas/plan.schema.json").read_text())
+    assert set(schema["$defs"][name]["properties"]) == set(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+
+
+def test_every_part_of_a_plan_is_taken_and_no_misspelt_word_of_it(plan: dict[str, Any], tmp_path: Path) -> None:
+    part = plan["hosts"]["a"]
+    for row, slip, meant in (
+        (part, "loads_at_onc", "loads_at_once"),
+        (part["weights"][0], "revison", "revision"),
+        (part["artifacts"][0], "compilehost", "compile_host"),
+    ):
+        row[slip] = 1
+        run_plan.write(plan, tmp_path / "plan")
+        with pytest.raises(run_plan.RunPlanError, match=f"{slip} is no word that is known, meant is perhaps {meant}"):
+            run_plan.RunPlan(tmp_path / "plan").host("a")
+        del row[slip]
+    run_plan.write(plan, tmp_path / "plan")
+    assert run_plan.RunPlan(tmp_path / "plan").host("a") == part
 
 
 def test_what_is_planned_comes_to_the_host_whole(plan: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from ansible import constants
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import did_you_mean
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import unknown_words
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import slips_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.hooks import HookReplica
 
 HOSTS, ROUTERS = "hosts", "routers"
@@ -49,12 +49,11 @@ class RunPlan:
         """Return a serving host's part.
 
         Raises:
-            RunPlanError: the plan has no such host, or says of a replica what nobody knows.
+            RunPlanError: the plan has no such host, or says what nobody knows.
         """
         try:
             part = dict(self._read(HOSTS, _file_of(name)))
-            rows = [*part.get("replicas", ()), *part.get("spares", ())]
-            slips = [slip for row in rows for slip in unknown_words(row, f"the plan of {row.get('id') or name}")]
+            slips = slips_of(name, part)
             if slips:
                 raise RunPlanError("; ".join(slips))
             return part

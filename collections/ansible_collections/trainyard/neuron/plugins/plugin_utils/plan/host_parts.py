@@ -32,6 +32,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_option
     served_names,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_shapes import ModelShapes
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import ArtifactPlan, WeightsPlan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.placement import (
     CpuMap,
     CpuShare,
@@ -80,14 +81,14 @@ class HostParts:
             self._artifacts[key] = (artifact_digest(inputs), inputs)
         return self._artifacts[key]
 
-    def artifacts(self, host: Host, releases: Mapping[str, SdkRelease]) -> List[Dict[str, Any]]:
+    def artifacts(self, host: Host, releases: Mapping[str, SdkRelease]) -> List[ArtifactPlan]:
         """Return the host's artifacts, one for all deployments that share a digest."""
-        found: Dict[str, Dict[str, Any]] = {}
+        found: Dict[str, ArtifactPlan] = {}
         for deployment in sorted(host.deployments, key=lambda item: item.name):
             release = releases[deployment.name]
             digest, inputs = self.artifact(deployment, release, host.topology)
             if digest in found:
-                found[digest]["deployments"].append(deployment.name)
+                found[digest].deployments.append(deployment.name)
                 continue
             path, work_dir = artifact_path(host.data_dir, digest), "%s/compile/%s" % (host.data_dir, digest)
             rendered = render_compile(
@@ -98,26 +99,24 @@ class HostParts:
                 work_dir=work_dir,
                 logical_nc_config=host.topology.logical_nc_config,
             )
-            found[digest] = {
-                "digest": digest,
-                "path": path,
-                "weights": weights_id(deployment.model),
-                "weights_path": weights_path(host.data_dir, deployment.model),
-                "sdk_release": release.release,
-                "generation": release.generation,
-                "deployments": [deployment.name],
-                "compile_host": None,
-                "runtime": deployment.runtime,
-                "image": sdk_entry(release, deployment, host)["image"],
-                "sender": None,
-                "argv": list(rendered.argv),
-                "environment": dict(rendered.environment),
-                "mode": rendered.mode,
-                "work_dir": work_dir,
-                "inputs": inputs,
-                **_if_said("more_weights", _more_weights(compiled_models(deployment), host.data_dir)),
-                **_if_said("options", _options(deployment)),
-            }
+            found[digest] = ArtifactPlan(
+                digest=digest,
+                path=path,
+                weights=weights_id(deployment.model),
+                weights_path=weights_path(host.data_dir, deployment.model),
+                sdk_release=release.release,
+                generation=release.generation,
+                deployments=[deployment.name],
+                runtime=deployment.runtime,
+                image=sdk_entry(release, deployment, host)["image"],
+                argv=tuple(rendered.argv),
+                environment=dict(rendered.environment),
+                mode=rendered.mode,
+                work_dir=work_dir,
+                inputs=inputs,
+                more_weights=tuple(_more_weights(compiled_models(deployment), host.data_dir)),
+                options=_options(deployment),
+            )
         return [found[digest] for digest in sorted(found)]
 
     def _cpu_map(self, host: Host) -> Optional[CpuMap]:
@@ -301,11 +300,6 @@ def deployment_of(host: Host, name: str) -> Deployment:
     return next(deployment for deployment in host.deployments if deployment.name == name)
 
 
-def _if_said(name: str, value: Any) -> Dict[str, Any]:
-    """Return a word of the plan with its value, nothing where it says nothing."""
-    return {name: value} if value else {}
-
-
 def _more_weights(models: Sequence[ModelRef], data_dir: str) -> List[Dict[str, str]]:
     """Return further checkpoints that have to be there."""
     return [{"id": weights_id(model), "path": weights_path(data_dir, model)} for model in models]
@@ -343,3 +337,20 @@ def sdk_entry(release: SdkRelease, deployment: Deployment, host: Host) -> Dict[s
     if entry["image"]:
         entry["image"] = host.images.get(entry["image"], entry["image"])
     return entry
+
+
+def weights_of(host: Host) -> List[WeightsPlan]:
+    """Return the checkpoints that a host is to have, each once."""
+    found = {}
+    wanted = [model for item in host.deployments for model in (item.model, *further_models(item))]
+    for model in wanted:
+        found[weights_id(model)] = WeightsPlan(
+            id=weights_id(model),
+            repo=model.repo,
+            revision=model.revision,
+            source=model.source,
+            uri=model.uri,
+            trust=tuple(model.trust),
+            path=weights_path(host.data_dir, model),
+        )
+    return [found[key] for key in sorted(found)]

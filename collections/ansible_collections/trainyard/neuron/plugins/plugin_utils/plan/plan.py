@@ -15,7 +15,6 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
     release_problems,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ReplicaPlan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import checks, identity, reach
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import (
     PREFIX,
@@ -35,18 +34,15 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.host_parts i
     requests_of,
     sdk_entry,
     url_of,
-    weights_id,
-    weights_path,
+    weights_of,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.memory import (
     HostMemory,
     host_memory,
     memory_problems,
 )
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_options import (
-    further_models,
-)
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_shapes import ModelShapes
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import HostPlan, RouterServer, plain_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.placement import (
     Placement,
     place,
@@ -76,7 +72,7 @@ LOAD_HOSTS = "load_hosts"
 class FleetPlan:
     """A fleet's plan; `to_dict` is what roles, playbooks and `trainyard plan --json` read."""
 
-    hosts: Mapping[str, Mapping[str, Any]]
+    hosts: Mapping[str, HostPlan]
     router: Mapping[str, Any]
     benchmarks: Sequence[Mapping[str, Any]] = ()
     warnings: Tuple[Problem, ...] = ()
@@ -85,16 +81,11 @@ class FleetPlan:
         """Return the JSON-ready form."""
         return {
             "version": VERSION,
-            "hosts": {name: _host_dict(host) for name, host in self.hosts.items()},
+            "hosts": {name: host.to_dict() for name, host in self.hosts.items()},
             "router": dict(self.router),
             "benchmarks": [dict(benchmark) for benchmark in self.benchmarks],
             "warnings": [warning.to_dict() for warning in self.warnings],
         }
-
-
-def _host_dict(host: Mapping[str, Any]) -> Dict[str, Any]:
-    rows = {kind: [replica.to_dict() for replica in host[kind]] for kind in ("replicas", "spares")}
-    return {**host, **rows}
 
 
 def plan_fleet(fleet_input: Mapping[str, Any]) -> FleetPlan:
@@ -151,7 +142,8 @@ class _Planner:
         self._read_routers()
         self._problems += checks.served_name_problems(hosts)
         self._problems += checks.checkpoint_problems(hosts)
-        planned = {host.name: self._host(host) for host in hosts}
+        found = {host.name: self._host(host) for host in hosts}
+        planned = {name: host for name, host in found.items() if host is not None}
         self._check_identities(planned)
         self._add_reach(hosts, planned)
         router = self._router(hosts, planned)
@@ -199,7 +191,8 @@ class _Planner:
                 path = "trainyard_overrides.%s" % key
                 self._problems.append(Problem(name, path, overrides[key], "no host has this deployment", fix))
 
-    def _host(self, host: Host) -> Dict[str, Any]:
+    def _host(self, host: Host) -> Optional[HostPlan]:
+        """Plan a host; None where something is wrong with it."""
         releases = self._releases(host)
         placement = self._place(host, releases)
         found = checks.host_problems(host, releases, ports_of(host, placement), balances=host.name in self._routers)
@@ -210,29 +203,29 @@ class _Planner:
             rule = "serves nothing: it has no trainyard_deployment_<name>"
             self._warnings.append(Problem(host.name, "inventory", host.name, rule, "put it into a deployment's group"))
         if any(problem.host == host.name for problem in self._problems):
-            return {}
+            return None
         replicas = self._parts.replicas(host, releases, placement)
         spares = self._parts.spares(host, releases, placement)
         memory = self._host_memory(host, releases, placement)
-        return {
-            "name": host.name,
-            "address": host.address,
-            "instance_type": host.topology.instance_type,
-            "logical_nc_config": host.topology.logical_nc_config,
-            "topology_source": host.topology.source,
-            "reserved_cores": format_ranges(host.reserved_cores),
-            "quarantined_devices": list(host.quarantined_devices),
-            "data_dir": host.data_dir,
-            "monitor": _monitor(host),
-            "sdk": _sdk_entries(host, releases),
-            "weights": _weights(host),
-            "artifacts": self._parts.artifacts(host, releases),
-            "replicas": replicas,
-            "spares": spares,
-            "memory": memory,
+        return HostPlan(
+            name=host.name,
+            address=host.address,
+            instance_type=host.topology.instance_type,
+            logical_nc_config=host.topology.logical_nc_config,
+            topology_source=host.topology.source,
+            reserved_cores=format_ranges(host.reserved_cores),
+            quarantined_devices=tuple(host.quarantined_devices),
+            data_dir=host.data_dir,
+            monitor=_monitor(host),
+            sdk=_sdk_entries(host, releases),
+            weights=weights_of(host),
+            artifacts=self._parts.artifacts(host, releases),
+            replicas=replicas,
+            spares=spares,
+            memory=memory,
             # Where not one load fits by the estimate, which was warned of, one at a time has the best chance.
-            "loads_at_once": max(1, memory["loads_at_once"]) if memory else 0,
-        }
+            loads_at_once=max(1, memory["loads_at_once"]) if memory else 0,
+        )
 
     def _releases(self, host: Host) -> Dict[str, SdkRelease]:
         """Find the SDK row of each deployment, and say what is wrong with deployments on this host."""
@@ -313,18 +306,18 @@ class _Planner:
                 self._problems.append(Problem(host.name, path, value, refusal.rule, refusal.fix))
         return placement
 
-    def _router(self, hosts: Sequence[Host], planned: Mapping[str, Mapping[str, Any]]) -> Dict[str, Any]:
+    def _router(self, hosts: Sequence[Host], planned: Mapping[str, HostPlan]) -> Dict[str, Any]:
         """Collect the servers of each model for the routers, and find the routers' port."""
-        models: Dict[str, List[Dict[str, Any]]] = {}
+        models: Dict[str, List[RouterServer]] = {}
         aliases: Dict[str, List[str]] = {}
         # The spares last: what counts a model's servers through has the same numbers with them and without.
-        for kind in ("replicas", "spares"):
-            for name, host in planned.items():
-                for replica in host.get(kind, ()):
-                    models.setdefault(replica.served_name, []).append(server_of(name, replica))
-                    aliases[replica.served_name] = list(replica.served_aliases)
+        rows = [(name, replica) for name, host in planned.items() for replica in host.replicas]
+        rows += [(name, spare) for name, host in planned.items() for spare in host.spares]
+        for name, replica in rows:
+            models.setdefault(replica.served_name, []).append(server_of(name, replica))
+            aliases[replica.served_name] = list(replica.served_aliases)
         tiers = self._tiers
-        rows = [
+        served = [
             {"name": name, "servers": models[name], **({"aliases": aliases[name]} if aliases[name] else {})}
             for name in sorted(models)
         ]
@@ -335,8 +328,8 @@ class _Planner:
             "port": port,
             "urls": [url_of(addresses[name], facing) for name in tiers.facing],
             "names": list(tiers.inner),
-            "models": rows,
-            "own": shares(tiers, rows, addresses, port, facing),
+            "models": plain_of(served),
+            "own": plain_of(shares(tiers, served, addresses, port, facing)),
             "access": {
                 name: self._access(name, addresses[name], [addresses[outer] for outer in tiers.outer])
                 for name in self._routers
@@ -390,37 +383,37 @@ class _Planner:
             self._problems.append(Problem("", ROUTER_PORT, sorted(ports, key=str), rule, fix))
         return min((port for port in ports if isinstance(port, int)), default=DEFAULT_ROUTER_PORT)
 
-    def _check_identities(self, planned: Mapping[str, Mapping[str, Any]]) -> None:
+    def _check_identities(self, planned: Mapping[str, HostPlan]) -> None:
         """Judge names and addresses of every host that serves, routes or sends."""
         names = list(dict.fromkeys([*sorted(self._raw), *self._routers, *self._clients]))
         seats = []
         for name in names:
             variables = self._beside(name)
             reported = self._reported.get(name)
-            rows: Sequence[ReplicaPlan] = planned.get(name, {}).get("replicas", ())
+            rows = planned[name].replicas if name in planned else ()
             met = len(names) > 1 or any(row.address != LOOPBACK for row in rows)
             seats.append(identity.seat(name, variables, met, reported, serves=name in self._raw))
         problems, warnings = identity.problems_of(seats)
         self._problems += problems
         self._warnings += warnings
 
-    def _add_reach(self, hosts: Sequence[Host], planned: Mapping[str, Dict[str, Any]]) -> None:
+    def _add_reach(self, hosts: Sequence[Host], planned: Mapping[str, HostPlan]) -> None:
         """Say of each host who may reach it: those that route to it, send load or read metrics."""
         clients = [self._address_of(name, hosts) for name in self._clients]
         # Below routers of the fleet, a host's replicas are its own router's alone.
         balancing = () if self._tiers.outer else self._tiers.inner
         routers = [self._address_of(name, hosts) for name in balancing]
         for host in hosts:
-            found = planned[host.name]
-            if not found:
+            found = planned.get(host.name)
+            if found is None:
                 continue
-            found["reach"] = {
+            found.reach = {
                 "open": host.open_to_everybody,
                 "rules": reach.rules_of(found, routers, clients, host.monitors),
                 "further": list(host.further),
             }
-            beyond = any(row.address != LOOPBACK for row in found["replicas"])
-            self._warnings += reach.warnings_of(host.name, found["reach"], beyond)
+            beyond = any(row.address != LOOPBACK for row in found.replicas)
+            self._warnings += reach.warnings_of(host.name, found.reach, beyond)
 
     def _beside(self, name: str) -> Mapping[str, Any]:
         """Return the variables that are right of a host which may serve nothing itself."""
@@ -430,12 +423,12 @@ class _Planner:
         return {**{key: given[key] for key in given if key not in READ}, **self._beside_read[name]}
 
     def _benchmarks(
-        self, hosts: Sequence[Host], planned: Mapping[str, Mapping[str, Any]], router: Mapping[str, Any]
+        self, hosts: Sequence[Host], planned: Mapping[str, HostPlan], router: Mapping[str, Any]
     ) -> List[Dict[str, Any]]:
         """Return what to measure: for each deployment its load, who sends it where, and which replicas will answer."""
         found: Dict[str, Dict[str, Any]] = {}
         for host in hosts:
-            for replica in planned[host.name].get("replicas", ()):
+            for replica in planned[host.name].replicas if host.name in planned else ():
                 deployment = deployment_of(host, replica.deployment)
                 entry = found.get(deployment.name)
                 if entry is None:
@@ -511,23 +504,6 @@ def _sdk_entries(host: Host, releases: Mapping[str, SdkRelease]) -> List[Dict[st
     for deployment in host.deployments:
         entry = sdk_entry(releases[deployment.name], deployment, host)
         found[(entry["release"], entry["generation"], entry["runtime"])] = entry
-    return [found[key] for key in sorted(found)]
-
-
-def _weights(host: Host) -> List[Dict[str, Any]]:
-    found = {}
-    wanted = [model for item in host.deployments for model in (item.model, *further_models(item))]
-    for model in wanted:
-        found[weights_id(model)] = {
-            "id": weights_id(model),
-            "repo": model.repo,
-            "revision": model.revision,
-            "source": model.source,
-            "uri": model.uri,
-            **({"trust": list(model.trust)} if model.trust else {}),
-            "path": weights_path(host.data_dir, model),
-            "sender": None,
-        }
     return [found[key] for key in sorted(found)]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import BadValueError
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ReplicaPlan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import HostPlan
 
 #: Variables of a host: what reads metrics there, whether anybody may come in, and what the roles admit beside.
 MONITORS = "trainyard_monitors"
@@ -62,7 +62,7 @@ def open_to_everybody(value: Any) -> bool:
 
 
 def rules_of(
-    host: Mapping[str, Any], routers: Sequence[str], clients: Sequence[str], monitors: Sequence[str]
+    host: HostPlan, routers: Sequence[str], clients: Sequence[str], monitors: Sequence[str]
 ) -> List[Dict[str, Any]]:
     """Return who may reach which ports of a host from elsewhere; what the host itself sends never leaves it.
 
@@ -72,18 +72,18 @@ def rules_of(
         clients: addresses of the other hosts that send load: they read the replicas' own counters.
         monitors: addresses and networks that read the replicas' metrics; those of the devices are in the host's plan.
     """
-    rows: Sequence[ReplicaPlan] = [*host["replicas"], *host["spares"]]
-    senders = sorted({*routers, *clients, *monitors} - {host["address"]})
+    rows = [*host.replicas, *host.spares]
+    senders = sorted({*routers, *clients, *monitors} - {host.address})
     rules = [
         {"what": "replicas", "ports": sorted(row.port for row in rows), "from": senders},
         {
             "what": "agents",
             "ports": sorted(row.agent_port for row in rows),
-            "from": sorted(set(routers) - {host["address"]}),
+            "from": sorted(set(routers) - {host.address}),
         },
     ]
-    if host["monitor"]:
-        rules.append({"what": "device metrics", "ports": [host["monitor"]["port"]], "from": host["monitor"]["clients"]})
+    if host.monitor:
+        rules.append({"what": "device metrics", "ports": [host.monitor["port"]], "from": host.monitor["clients"]})
     return [rule for rule in rules if rule["ports"]]
 
 

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ReplicaPlan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import RouterServer
 
 #: What a router balances over, and the variable that says it.
 REPLICAS, ROUTERS = "replicas", "routers"
@@ -81,22 +82,22 @@ def _two_tiers(inner: Sequence[str], outer: Sequence[str], serving: Sequence[str
     return problems
 
 
-def server_of(host: str, replica: ReplicaPlan) -> Dict[str, Any]:
+def server_of(host: str, replica: ReplicaPlan) -> RouterServer:
     """Return a replica as a router sends to it.
 
     Args:
         host: the inventory name of its host.
         replica: as it is planned.
     """
-    return {
-        "id": replica.id,
-        "address": replica.address,
-        "port": replica.port,
-        "agent_port": replica.agent_port,
-        "max_num_seqs": replica.max_num_seqs,
-        "host": host,
-        **({"spare": True} if replica.spare else {}),
-    }
+    return RouterServer(
+        id=replica.id,
+        address=replica.address,
+        port=replica.port,
+        agent_port=replica.agent_port,
+        max_num_seqs=replica.max_num_seqs,
+        host=host,
+        spare=replica.spare,
+    )
 
 
 def shares(
@@ -122,20 +123,20 @@ def shares(
     for model in models:
         routers = []
         for name in tiers.inner:
-            servers = [server for server in model["servers"] if server["host"] == name]
+            servers = [server for server in model["servers"] if server.host == name]
             if not servers:
                 continue
             found[name].append({**model, "servers": servers})
             routers.append(
-                {
-                    "id": name,
-                    "host": name,
-                    "address": addresses[name],
-                    "port": port,
-                    "agent_port": 0,
-                    "max_num_seqs": sum(server["max_num_seqs"] for server in servers if not server.get("spare")),
-                    "router": True,
-                }
+                RouterServer(
+                    id=name,
+                    host=name,
+                    address=addresses[name],
+                    port=port,
+                    agent_port=0,
+                    max_num_seqs=sum(server.max_num_seqs for server in servers if not server.spare),
+                    router=True,
+                )
             )
         above.append({**model, "servers": routers})
     return {

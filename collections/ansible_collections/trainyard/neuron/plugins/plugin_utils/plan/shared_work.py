@@ -4,30 +4,31 @@
 from __future__ import absolute_import, annotations, division, print_function
 
 from collections.abc import Mapping
-from typing import Any, Dict, List
+from typing import Dict, List, Union
 
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fan_out import fan_out
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import ArtifactPlan, HostPlan, WeightsPlan
 
 __metaclass__ = type
 
 
-def elect_compile_hosts(planned: Mapping[str, Mapping[str, Any]]) -> None:
+def elect_compile_hosts(planned: Mapping[str, HostPlan]) -> None:
     """Name one host for each digest, so that a fleet compiles once; the work is spread over the hosts."""
     holders: Dict[str, List[str]] = {}
     for name, host in planned.items():
-        for artifact in host["artifacts"]:
-            holders.setdefault(artifact["digest"], []).append(name)
+        for artifact in host.artifacts:
+            holders.setdefault(artifact.digest, []).append(name)
     load: Dict[str, int] = dict.fromkeys(planned, 0)
     elected = {}
     for digest in sorted(holders):
         elected[digest] = min(holders[digest], key=lambda name: (load[name], name))
         load[elected[digest]] += 1
     for host in planned.values():
-        for artifact in host["artifacts"]:
-            artifact["compile_host"] = elected[artifact["digest"]]
+        for artifact in host.artifacts:
+            artifact.compile_host = elected[artifact.digest]
 
 
-def name_senders(planned: Mapping[str, Mapping[str, Any]]) -> None:
+def name_senders(planned: Mapping[str, HostPlan]) -> None:
     """Name for each checkpoint and artifact of a host the host that it comes from where it goes from host to host.
 
     The first to have an artifact is the host that compiles it. The first to have a checkpoint is a host that compiles
@@ -35,23 +36,23 @@ def name_senders(planned: Mapping[str, Mapping[str, Any]]) -> None:
     """
     compiles: Dict[str, List[str]] = {}
     for name, host in planned.items():
-        for artifact in host["artifacts"]:
-            if artifact["compile_host"] == name:
-                compiles.setdefault(artifact["weights"], []).append(name)
-                compiles.setdefault(artifact["digest"], []).append(name)
-    entries: Dict[str, Dict[str, Dict[str, Any]]] = {}
+        for artifact in host.artifacts:
+            if artifact.compile_host == name:
+                compiles.setdefault(artifact.weights, []).append(name)
+                compiles.setdefault(artifact.digest, []).append(name)
+    entries: Dict[str, Dict[str, Union[WeightsPlan, ArtifactPlan]]] = {}
     for name, host in planned.items():
-        for entry in host["weights"]:
-            entries.setdefault(entry["id"], {})[name] = entry
-        for entry in host["artifacts"]:
-            entries.setdefault(entry["digest"], {})[name] = entry
+        for checkpoint in host.weights:
+            entries.setdefault(checkpoint.id, {})[name] = checkpoint
+        for artifact in host.artifacts:
+            entries.setdefault(artifact.digest, {})[name] = artifact
     for identifier, by_host in entries.items():
         first = [name for name in dict.fromkeys(compiles.get(identifier, ())) if name in by_host]
         order = first + [name for name in by_host if name not in first]
         for name, leg in fan_out(order[:1], order[1:]).items():
-            by_host[name]["sender"] = {
+            by_host[name].sender = {
                 "host": leg.sender,
-                "address": planned[leg.sender]["address"],
-                "path": by_host[leg.sender]["path"],
+                "address": planned[leg.sender].address,
+                "path": by_host[leg.sender].path,
                 "turn": leg.turn,
             }
