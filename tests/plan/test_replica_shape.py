@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,40 @@ def test_every_part_of_a_plan_is_taken_and_no_misspelt_word_of_it(plan: dict[str
         del row[slip]
     run_plan.write(plan, tmp_path / "plan")
     assert run_plan.RunPlan(tmp_path / "plan").host("a") == part
+
+
+def test_a_misspelt_word_of_a_routers_server_is_refused(plan: dict[str, Any], tmp_path: Path) -> None:
+    plan["router"]["models"][0]["servers"][1]["max_num_seq"] = 4
+    run_plan.write(plan, tmp_path / "plan")
+    with pytest.raises(run_plan.RunPlanError, match=r"servers\[1\].max_num_seq is no .* perhaps max_num_seqs"):
+        run_plan.RunPlan(tmp_path / "plan").router("a")
+
+
+def test_one_setting_goes_the_way_that_the_page_says(tmp_path: Path) -> None:
+    item = fleets.deployment(max_num_seqs=3, block_size=None)
+    run_plan.write(fleets.plan({"a": fleets.host(item)}, routers=["a"]), tmp_path / "plan")
+    parts = run_plan.RunPlan(tmp_path / "plan")
+    replica = settings.parse(json.dumps(parts.host("a")["replicas"][0]))
+    assert replica.max_num_seqs == 3
+    assert replica.argv[replica.argv.index("--max-num-seqs") + 1] == "3"
+    assert {server["max_num_seqs"] for model in parts.router("a")["models"] for server in model["servers"]} == {3}
+
+
+def test_the_way_of_that_setting_is_written_down_as_it_is() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    way = re.findall(
+        r"`((?:plugin_utils|module_utils|roles)/[^`]+)`", page.split("## The way of one setting")[1].split("\n## ")[0]
+    )
+    plugins = ROOT / "collections/ansible_collections/trainyard/neuron/plugins"
+    files = {name: (ROOT if name.startswith("roles/") else plugins) / name for name in way}
+    assert all(file.is_file() for file in files.values()), files
+    planner = plugins / "plugin_utils/plan"
+    # A file of the plan that names it passes it on and stands on the page, or judges by it and hands nothing on.
+    judges = {"artifact", "checks", "fit", "generation_tables", "generations", "memory", "model_options"}
+    named = {path.stem for path in planner.glob("*.py") if "max_num_seqs" in path.read_text()}
+    on_the_page = {file.stem for file in files.values()}
+    assert named - judges <= on_the_page, named - judges - on_the_page
+    assert not judges - named
 
 
 def test_what_is_planned_comes_to_the_host_whole(plan: dict[str, Any]) -> None:

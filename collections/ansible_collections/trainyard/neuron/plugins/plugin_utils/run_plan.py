@@ -20,7 +20,7 @@ from typing import Any
 
 from ansible import constants
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import did_you_mean
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import slips_of
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import slips_of, slips_of_router
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.hooks import HookReplica
 
 HOSTS, ROUTERS = "hosts", "routers"
@@ -77,10 +77,14 @@ class RunPlan:
         """Return a router's `port`, `models` and `access`: the models that all share, or its own.
 
         Raises:
-            RunPlanError: the plan has no such router.
+            RunPlanError: the plan has no such router, or says of a server what nobody knows.
         """
         try:
-            return {**self._read(ROUTER), **self._read(ROUTERS, _file_of(name))}
+            part = {**self._read(ROUTER), **self._read(ROUTERS, _file_of(name))}
+            slips = slips_of_router(name, part)
+            if slips:
+                raise RunPlanError("; ".join(slips))
+            return part
         except FileNotFoundError:
             raise RunPlanError(f"the plan of this run has no router {name}: put it into the group router") from None
 

@@ -165,6 +165,21 @@ def slips_of(host: str, part: Mapping[str, Any]) -> List[str]:
     return found
 
 
+def slips_of_router(router: str, part: Mapping[str, Any]) -> List[str]:
+    """Return what of a router's servers nobody knows or is of another kind, a sentence each with the nearest word.
+
+    Args:
+        router: its inventory name.
+        part: what a plan has of it.
+    """
+    found: List[str] = []
+    for model in part.get("models") or ():
+        for index, row in enumerate(model["servers"]):
+            within = "the plan of router {0}: {1}.servers[{2}].".format(router, model["name"], index)
+            found += shape.problems(RouterServer, row, within=within)
+    return found
+
+
 def _said(part: Any, only_if_said: Sequence[str] = ()) -> Dict[str, Any]:
     """Return a part's words with their values, without those that say nothing and stand there only if they do."""
     values = {word.name: getattr(part, word.name) for word in fields(part)}

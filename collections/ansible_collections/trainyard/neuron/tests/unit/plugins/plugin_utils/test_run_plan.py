@@ -55,9 +55,16 @@ def test_a_host_named_as_a_path_is_kept_where_the_others_are(tmp_path: Path) -> 
 
 def test_routers_on_the_hosts_read_their_own_servers(tmp_path: Path) -> None:
     plan = planned(["a", "b"], ["a", "b"])
-    plan["router"]["own"] = {"a": {"port": 8080, "models": ["of a"]}, "b": {"port": 8080, "models": ["of b"]}}
+    plan["router"]["own"] = {
+        "a": {"port": 8080, "models": [{"name": "a", "servers": []}]},
+        "b": {"port": 8080, "models": [{"name": "b", "servers": []}]},
+    }
     parts = kept(tmp_path, plan)
-    assert parts.router("a") == {"port": 8080, "models": ["of a"], "access": plan["router"]["access"]["a"]}
+    assert parts.router("a") == {
+        "port": 8080,
+        "models": [{"name": "a", "servers": []}],
+        "access": plan["router"]["access"]["a"],
+    }
     with pytest.raises(RunPlanError, match="no router c"):
         parts.router("c")
     assert parts.fleet()["router"]["own"] == ["a", "b"]
