@@ -128,7 +128,8 @@ def test_names_stand_in_every_path_and_an_elements_own_come_first(project: Path)
 def test_units_with_each_are_repeated() -> None:
     rows = [{"name": "{unit}", "each": [{"unit": "a.service"}, {"unit": "b.service"}]}]
     sent = file_tree.services_of({"services": {"units": rows, "prune": ["x@*"]}, "lists": {}})
-    assert sent == {"services": {"units": [{"name": "a.service"}, {"name": "b.service"}], "prune": ["x@*"]}}
+    wanted = {"units": [{"name": "a.service"}, {"name": "b.service"}], "prune": ["x@*"], "wait_s": 5}
+    assert sent == {"services": wanted}, "it waits a little, and asks again for those that still start"
     assert file_tree.services_of({"services": None, "lists": {}}) == {}
 
 
