@@ -234,9 +234,9 @@ def test_least_in_flight_takes_the_free_replica(tmp_path: Path, stubs: tuple[Stu
     slow.token_s = 1.0
     with routed(tmp_path, one_model(stubs)) as front:
         busy = [threading.Thread(target=post, args=(front.port, {"max_tokens": 4})) for _ in range(2)]
-        for thread in busy:
+        for begun, thread in enumerate(busy, 1):
             thread.start()
-            time.sleep(0.1)
+            wait_for(lambda count=begun: len(slow.seen) + len(fast.seen) == count)
         settle(front, fast)
         for _ in range(6):
             post(front.port, {"max_tokens": 1})

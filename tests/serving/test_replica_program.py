@@ -197,7 +197,7 @@ def test_the_gate_opens_on_tokens_and_records_them(host: Path, neuron: SimHost) 
         told = gate_of(stub, host)
     assert re.match(r"ready after \d+ s: 8 tokens, first after", told[-1])
     # A model that ends its text at once generates nothing otherwise, and a sampled text would differ from itself.
-    assert [(body["ignore_eos"], body["temperature"], body["max_tokens"]) for body in stub.bodies] == [
+    assert [(body.get("ignore_eos"), body["temperature"], body["max_tokens"]) for body in stub.bodies] == [
         (True, 0.0, 8)
     ] * 2
     row = json.loads((host / "run/tiny-llama-0/gate.json").read_text())
