@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import signal
 import traceback
 from collections.abc import Callable, Iterator
@@ -67,6 +68,12 @@ class Tally:
         return not (self.tracebacks or self.hangs or self.wrong)
 
 
+#: Writing out an input whose aliases multiply would take longer than the input may.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple = 5, 20, 10, 10
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+
+
 class HangError(BaseException):
     """An input took too long; no `except Exception` on its way may hold it up."""
 
@@ -89,10 +96,18 @@ def bounded() -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
+def _written(value: Any) -> str:
+    """An input for people, cut; numbers that Python itself refuses to write are said to be such."""
+    try:
+        return f"{_SHORT.repr(value):.1500}"
+    except ValueError:
+        return "(an input with a number too long to be written)"
+
+
 def one(target: Target, value: Any, tally: Tally) -> None:
     """Give a target one input and count what comes of it."""
     tally.inputs += 1
-    shown = f"{value!r:.1500}"
+    shown = _written(value)
     try:
         with bounded():
             accepted = target.run(value)

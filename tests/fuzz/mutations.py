@@ -63,6 +63,11 @@ def near(word: str, rng: random.Random) -> str:
     )
 
 
+#: Of what is written as JSON.
+MOST_NODES = 20_000
+MOST_DEPTH = 200
+
+
 def mutate(value: Any, rng: random.Random) -> Any:
     """One mutation somewhere in a value, which is changed in place where it can be."""
     if isinstance(value, dict) and value and rng.random() < 0.85:
@@ -155,8 +160,12 @@ def mutated_json(draw: Any, examples: Sequence[Any]) -> str:
     return cut(text, rng) if rng.random() < 0.4 else text
 
 
-def as_json(value: Any) -> Any:
-    """Data with keys that JSON can write."""
+def as_json(value: Any, depth: int = 0, left: list[int] | None = None) -> Any:
+    """Data with keys that JSON can write, and no more of it than a file may hold: JSON has no aliases that multiply."""
+    left = [MOST_NODES] if left is None else left
+    left[0] -= 1
+    if left[0] < 0 or depth > MOST_DEPTH:
+        return None
     if isinstance(value, dict):
-        return {str(key): as_json(item) for key, item in value.items()}
-    return [as_json(item) for item in value] if isinstance(value, list) else value
+        return {str(key): as_json(item, depth + 1, left) for key, item in value.items()}
+    return [as_json(item, depth + 1, left) for item in value] if isinstance(value, list) else value
