@@ -285,7 +285,8 @@ core_list = Kind(
 def _share(value: Any, least: int, most: int, alone: Tuple[str, ...], percent_only: bool) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise BadValueError("must be %s" % _share_words(least, alone, percent_only), 'write it as "25%"')
-    written = str(value) if isinstance(value, str) or abs(value) <= JSON_NUMBER else "0"
+    # A number that is too long to be written is none that is allowed.
+    written = str(value) if isinstance(value, str) or abs(value) <= JSON_NUMBER else ""
     if written in alone:
         return written
     match = re.fullmatch(r"([0-9]{1,7})(%?)", written)
@@ -439,6 +440,8 @@ class Schema:
         properties = {}
         for name, spec in self.fields.items():
             described: Dict[str, Any] = dict(spec.check.json) if isinstance(spec.check, Kind) else {}
+            if self.null_is_unset and described:
+                described = {"anyOf": [described, {"type": "null"}]}
             if spec.about:
                 described["description"] = spec.about + (" (%s)" % spec.unit if spec.unit else "")
             if spec.default not in (None, ()):

@@ -217,7 +217,10 @@ def _histogram(by_name: Mapping[str, List[Sample]], names: Iterable[str]) -> His
             continue
         buckets: Dict[float, float] = {}
         for labels, value in by_name.get(name + "_bucket", []):
-            bound = float(labels.get("le", "inf").replace("+Inf", "inf"))
+            try:
+                bound = float(labels.get("le", "inf").replace("+Inf", "inf"))
+            except ValueError:
+                continue  # no bound is no bucket: the page is another program's, or was cut
             buckets[bound] = buckets.get(bound, 0.0) + value
         return Histogram(
             tuple(sorted(buckets.items())),

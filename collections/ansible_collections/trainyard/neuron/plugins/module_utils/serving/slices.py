@@ -74,7 +74,7 @@ def read_devices(neuron_ls: str) -> List[Dict[str, Any]]:
                 devices: List[Dict[str, Any]] = json.loads(done.stdout.decode("utf-8", "replace"))
                 return devices
             said = done.stderr.decode("utf-8", "replace").strip() or "exit code {0}".format(done.returncode)
-        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        except (OSError, ValueError, RecursionError, subprocess.TimeoutExpired) as error:
             said = str(error)
     raise ServingError("{0} does not work: {1}".format(neuron_ls, said))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan import settings
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import collect
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
@@ -360,3 +361,9 @@ def test_secrets_are_not_repeated() -> None:
 
 def test_there_are_at_least_sixty_bad_inputs() -> None:
     assert len(DEPLOYMENTS) + len(HOSTS) >= 60
+
+
+@pytest.mark.parametrize("floor", [10**400, -(10**30), 10**6])
+def test_a_floor_that_is_no_count_is_refused_and_not_taken_for_none(floor: int) -> None:
+    _values, problems = settings.REDEPLOY.read({"floor": floor})
+    assert [problem.variable.rpartition(".")[2] for problem in problems] == ["floor"]
