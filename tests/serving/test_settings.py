@@ -113,3 +113,9 @@ def test_any_change_is_taken_or_refused_and_never_a_traceback(changes: dict[str,
         return
     assert isinstance(seen.needs_key, bool)
     assert "need_key" not in changes
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.1:8000s", "http://10.0.0.1:99999", "http://[10.0.0.1:8000"])
+def test_an_address_without_a_port_that_there_is_is_refused(url: str) -> None:
+    with pytest.raises(settings.ServingError, match="url is"):
+        settings.parse(json.dumps({"name": "a", "argv": ["/x"], "url": url, "cores": "0-3", "served_name": "m"}))

@@ -111,6 +111,8 @@ def parse(text: str, where: str = "the replica's configuration") -> Replica:
     found = shape.problems(Replica, raw, NEEDED)
     if raw.get("runtime") == "container" and not raw.get("image"):
         found.append("image is missing, which a container runs")
+    if isinstance(raw.get("url"), str) and not _is_address(raw["url"]):
+        found.append("url is {0!r:.80}, wanted is http://HOST:PORT".format(raw["url"]))
     nested: Dict[str, Any] = {}
     for word, kind in (("gate", Gate), ("probe", Limits)):
         given = raw.get(word) if raw.get(word) is not None else {}
@@ -126,6 +128,14 @@ def parse(text: str, where: str = "the replica's configuration") -> Replica:
     known = {key: raw[key] for key in Replica.__dataclass_fields__ if raw.get(key) is not None}
     lists = {word: tuple(known.get(word, ())) for word in LISTS}
     return Replica(**{**known, **lists, **nested})
+
+
+def _is_address(url: str) -> bool:
+    """Whether an URL can be taken apart into a host and a port that there is."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 def load(name: str) -> Replica:
