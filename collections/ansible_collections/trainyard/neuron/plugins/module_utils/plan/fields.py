@@ -14,7 +14,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Pattern, Sequence, Tuple, Union
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean, written
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import parse_ranges
 
 #: The version that the fields came with which say nothing else.
@@ -507,5 +507,5 @@ def sentence(problem: Problem) -> str:
 
 
 def _shown(value: Any) -> str:
-    text_of = value if isinstance(value, str) else repr(value)
+    text_of = value if isinstance(value, str) else written(value)
     return text_of if len(text_of) <= 80 else text_of[:77] + "..."

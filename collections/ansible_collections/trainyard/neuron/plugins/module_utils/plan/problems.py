@@ -5,17 +5,26 @@ from __future__ import absolute_import, annotations, division, print_function
 
 import difflib
 import json
+import reprlib
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Dict, Iterable, List
+from itertools import islice
+from typing import Any, Dict, Iterable, List, Mapping
 
 #: Longer values are cut in messages: the variable's name already says where to look.
 VALUE_CHARACTERS = 120
+
+#: A value of more parts than this is cut short inside.
+PARTS_WRITTEN = 1000
 
 #: Of a longer word no more is compared with what is known: comparing takes its length squared.
 WORD_CHARACTERS = 80
 
 #: A problem of a thousand hosts is told once, with so many of them named.
 HOSTS_NAMED = 4
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
 
 
 @dataclass(frozen=True)
@@ -50,12 +59,30 @@ class Problem:
         return "%s%s = %s: %s. Fix: %s%s" % (where, self.variable, show(self.value), self.rule, self.fix, stop)
 
 
+def written(value: Any) -> str:
+    """Return `repr` of a value, cut short inside where it is larger than a message: aliases of YAML multiply."""
+    return repr(value) if _fits(value) else _SHORT.repr(value)
+
+
+def _fits(value: Any) -> bool:
+    """Return whether a value has few enough parts to be written out, looking at no more of them than that."""
+    left, parts = PARTS_WRITTEN, [value]
+    while parts and left > 0:
+        item = parts.pop()
+        left -= 1
+        if isinstance(item, Mapping):
+            parts.extend(islice((part for pair in item.items() for part in pair), left))
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            parts.extend(islice(item, left))
+    return left > 0
+
+
 def show(value: Any) -> str:
     """Return a value as it would stand in JSON, on one line and cut where it is long."""
     try:
-        text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+        text = json.dumps(value, sort_keys=True, ensure_ascii=False) if _fits(value) else written(value)
     except (TypeError, ValueError):
-        text = " ".join(repr(value).split())
+        text = " ".join(written(value).split())
     return text if len(text) <= VALUE_CHARACTERS else text[: VALUE_CHARACTERS - 3] + "..."
 
 

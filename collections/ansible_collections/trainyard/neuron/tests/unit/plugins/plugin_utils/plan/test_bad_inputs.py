@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan import settings
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import sentence
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import collect
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
@@ -367,3 +368,12 @@ def test_there_are_at_least_sixty_bad_inputs() -> None:
 def test_a_floor_that_is_no_count_is_refused_and_not_taken_for_none(floor: int) -> None:
     _values, problems = settings.REDEPLOY.read({"floor": floor})
     assert [problem.variable.rpartition(".")[2] for problem in problems] == ["floor"]
+
+
+def test_a_value_whose_aliases_multiply_is_told_at_once_and_cut() -> None:
+    bomb: Any = ["x"] * 9
+    for _ in range(40):
+        bomb = [bomb] * 9
+    _values, problems = settings.LOAD.read({"requests": bomb})
+    assert [len(str(problem)) < 500 for problem in problems] == [True]
+    assert [len(sentence(problem)) < 500 for problem in problems] == [True]
