@@ -12,7 +12,7 @@ import math
 import re
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Pattern, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Pattern, Sequence, Tuple, Union
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean, written
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import parse_ranges
@@ -25,6 +25,9 @@ TEXT_CHARACTERS = 512
 
 #: Deepest nesting of what is taken as JSON, and the largest number: beyond it programs disagree on what was meant.
 JSON_DEPTH, JSON_NUMBER = 32, 1 << 53
+
+#: What is taken as JSON has no more parts than this, aliases written out.
+JSON_PARTS = 10_000
 
 #: What stands in a message in place of a value that may be a secret.
 HIDDEN = "(hidden)"
@@ -230,14 +233,24 @@ def json_mapping(value: Any) -> Dict[str, Any]:
         rule = json_rule(item)
         if rule:
             fix = "give one" if "number" in rule else "change its type"
-            wrong.append(BadValueError(rule, fix, key, item if "number" in rule else "%.80r" % (item,)))
+            wrong.append(BadValueError(rule, fix, key, item if "number" in rule else "%.80s" % written(item)))
     if wrong:
         raise BadValuesError(wrong)
     return found
 
 
-def json_rule(value: Any, depth: int = 0) -> str:
-    """Return the rule of JSON that a value breaks, empty for none."""
+def json_rule(value: Any, depth: int = 0, left: Optional[List[int]] = None) -> str:
+    """Return the rule of JSON that a value breaks, empty for none.
+
+    Args:
+        value: what is to be written as JSON, where each alias of YAML is written out.
+        depth: how deep it lies in what was given.
+        left: how many parts may still come; one count for all that was given.
+    """
+    left = [JSON_PARTS] if left is None else left
+    left[0] -= 1
+    if left[0] < 0:
+        return "must have at most %d parts, aliases written out" % JSON_PARTS
     if depth > JSON_DEPTH:
         return "must not be nested deeper than %d" % JSON_DEPTH
     if isinstance(value, bool) or value is None or isinstance(value, str):
@@ -249,9 +262,9 @@ def json_rule(value: Any, depth: int = 0) -> str:
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             return "must be JSON (strings as keys)"
-        return next((rule for item in value.values() for rule in [json_rule(item, depth + 1)] if rule), "")
+        return next((rule for item in value.values() for rule in [json_rule(item, depth + 1, left)] if rule), "")
     if isinstance(value, (list, tuple)):
-        return next((rule for item in value for rule in [json_rule(item, depth + 1)] if rule), "")
+        return next((rule for item in value for rule in [json_rule(item, depth + 1, left)] if rule), "")
     return "must be JSON (text, numbers, booleans, null, lists, mappings)"
 
 

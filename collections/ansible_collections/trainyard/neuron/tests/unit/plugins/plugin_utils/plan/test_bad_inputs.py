@@ -374,6 +374,7 @@ def test_a_value_whose_aliases_multiply_is_told_at_once_and_cut() -> None:
     bomb: Any = ["x"] * 9
     for _ in range(40):
         bomb = [bomb] * 9
-    _values, problems = settings.LOAD.read({"requests": bomb})
-    assert [len(str(problem)) < 500 for problem in problems] == [True]
-    assert [len(sentence(problem)) < 500 for problem in problems] == [True]
+    for load in ({"requests": bomb}, {"sampling": bomb}, {"sampling": {"top_k": bomb}}):
+        _values, problems = settings.LOAD.read(load)
+        assert [len(str(problem)) < 500 for problem in problems] == [True]
+        assert [len(sentence(problem)) < 500 for problem in problems] == [True]
