@@ -258,7 +258,7 @@ def lock_holder(text: str) -> Optional[str]:
     try:
         lock = json.loads(text)
         return str(lock["owner"]) if float(lock["expires"]) > time.time() else None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -76,6 +76,22 @@ _LINE = text(re.compile(r"[^\x00-\x1f\x7f]+"), "must be one line without control
 _NETWORKS = Kind(networks, "list of addresses or networks", {"type": ["array", "null"], "items": {"type": "string"}})
 
 
+_ARN = {"type": "string", "pattern": "^arn:[^ ]+$"}
+
+
+def _target_groups(value: Any) -> Dict[str, str]:
+    """Check a mapping of served names to the ARNs of their target groups."""
+    found = mapping(value)
+    wrong = [
+        BadValueError("must be the ARN of a target group", "`aws elbv2 describe-target-groups` prints it", name, arn)
+        for name, arn in found.items()
+        if not isinstance(arn, str) or not re.fullmatch(_ARN["pattern"], arn)
+    ]
+    if wrong:
+        raise BadValuesError(wrong)
+    return found
+
+
 def _environment(value: Any) -> Dict[str, str]:
     found = mapping(value)
     wrong = [
@@ -217,7 +233,7 @@ JUDGED: Dict[str, Field] = {
         example="2026-12-01T11:30:00Z",
     ),
     "trainyard_elb_target_groups": Field(
-        Kind(mapping, "mapping of served names to ARNs", {"type": "object"}),
+        Kind(_target_groups, "mapping of served names to ARNs", {"type": "object", "additionalProperties": _ARN}),
         about="for the hooks of ELB: the target group of each served name",
         example={"llama-70b": "arn:aws:elasticloadbalancing:..."},
     ),

@@ -167,3 +167,10 @@ def test_locked_digest_is_no_artifact_yet(any_store: store.S3Store) -> None:
     any_store.lock(DIGEST, "h1")
     assert any_store.manifest(DIGEST) is None
     assert any_store.digests() == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 100_000, '{"owner": "me", "expires": %s}' % ("9" * 400), '{"owner": 1}']
+)
+def test_a_lock_that_nobody_wrote_is_nobodys(text: str) -> None:
+    assert store.lock_holder(text) is None

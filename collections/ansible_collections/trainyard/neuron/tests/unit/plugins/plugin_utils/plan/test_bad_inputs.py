@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan import settings
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import sentence
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import BadValuesError, sentence
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import collect
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import VARIABLES
 from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.plan.fleets import (
     deployment,
     host,
@@ -378,3 +379,11 @@ def test_a_value_whose_aliases_multiply_is_told_at_once_and_cut() -> None:
         _values, problems = settings.LOAD.read(load)
         assert [len(str(problem)) < 500 for problem in problems] == [True]
         assert [len(sentence(problem)) < 500 for problem in problems] == [True]
+
+
+@pytest.mark.parametrize("arn", [float("inf"), None, ["arn:aws:x"], "target-group", "arn:aws: x"])
+def test_a_target_group_that_is_no_arn_is_refused(arn: Any) -> None:
+    check = VARIABLES["trainyard_elb_target_groups"].check
+    assert check({"llama": "arn:aws:elasticloadbalancing:us-east-2:1:targetgroup/a/1"})
+    with pytest.raises(BadValuesError):
+        check({"llama": arn})
