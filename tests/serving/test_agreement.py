@@ -136,3 +136,9 @@ def test_an_artifact_without_adapters_is_not_started_for_a_deployment_with_some(
     (tmp_path / "neuron_config.json").write_text(json.dumps({"neuron_config": {**wanted, "lora_config": None}}))
     (problem,) = agreement.problems(row.generation, str(tmp_path), [], {}, wanted)
     assert problem.startswith("lora_config of the artifact is null, and the plan had {")
+
+
+@pytest.mark.parametrize("length", [float("-inf"), float("nan"), [4096], {"a": 1}, "long"])
+def test_a_length_that_is_none_does_not_agree_with_any(length: object) -> None:
+    said = agreement.disagreements(["--max-model-len", "4096"], {}, {"neuron_config": {"seq_len": length}})
+    assert len(said) == 1

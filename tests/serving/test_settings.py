@@ -119,3 +119,10 @@ def test_any_change_is_taken_or_refused_and_never_a_traceback(changes: dict[str,
 def test_an_address_without_a_port_that_there_is_is_refused(url: str) -> None:
     with pytest.raises(settings.ServingError, match="url is"):
         settings.parse(json.dumps({"name": "a", "argv": ["/x"], "url": url, "cores": "0-3", "served_name": "m"}))
+
+
+@pytest.mark.parametrize("number", [10**400, float("inf"), float("nan"), -1])
+def test_a_limit_that_is_no_time_is_refused(number: float) -> None:
+    given = {"name": "a", "argv": ["/x"], "url": "http://h:1", "cores": "0-3", "served_name": "m"}
+    with pytest.raises(settings.ServingError, match="timeout_s"):
+        settings.parse(json.dumps({**given, "gate": {"timeout_s": number}}))

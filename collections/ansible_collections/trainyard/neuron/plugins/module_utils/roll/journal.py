@@ -257,7 +257,7 @@ def _of_version_1(raw: Dict[str, Any], now: Moment, wall_s: float) -> Dict[str, 
         left_s = min(float(raw["expires"]) - wall_s, LEASE_S)
         since_s = now.now_s - max(0.0, wall_s - float(raw["since"]))
         found = {name: raw[name] for name in ("run", "owner", "pid", "verb")}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError("does not tell who holds its lock") from None
     more = {"process": "", "lease_s": LEASE_S, "number": 0, "boot": now.boot, "displaced": None}
     return {**found, **more, "since_s": since_s, "ends_s": now.now_s + left_s}

@@ -81,7 +81,7 @@ def disagreements(argv: Sequence[str], environment: Mapping[str, str], made: Map
             continue
         try:
             good = agrees(asked[flag], settings[setting])
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             good = False
         if not good:
             said = "--{0} {1}, but the artifact's {2} is {3} ({4} is wanted)"

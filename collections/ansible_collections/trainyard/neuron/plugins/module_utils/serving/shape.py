@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import difflib
-import math
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple
+
+#: Beyond it programs disagree on what a number of JSON is; infinity and what is no number are beyond it too.
+_LARGEST = 1 << 53
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _LARGEST
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST
 
 
 def _list_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
