@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the reference of all that an inventory may say, and the JSON schemas, from the schemas that judge.
 
-python docs/reference.py            writes docs/reference.md and, of docs/schemas, inventory, sweep and benchmark
+python docs/reference.py            writes docs/reference.md and, of docs/schemas, all but plan
 python docs/reference.py --check    fails, with a diff, where one of them is not current
 """
 
@@ -20,6 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "collections"), str(ROOT / "src")]
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import Field, Kind, Schema  # noqa: E402
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import DEPLOYMENT, PREFIX  # noqa: E402
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import table_schema  # noqa: E402
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import VARIABLES  # noqa: E402
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report import schema as benchmark  # noqa: E402
 
@@ -28,6 +29,7 @@ from trainyard.sweep.spec import SWEEP  # noqa: E402
 PAGE = ROOT / "docs/reference.md"
 INVENTORY_SCHEMA = ROOT / "docs/schemas/inventory.schema.json"
 SWEEP_SCHEMA = ROOT / "docs/schemas/sweep.schema.json"
+SDK_SCHEMA = ROOT / "docs/schemas/sdk_releases.schema.json"
 BENCHMARK_SCHEMA = ROOT / "docs/schemas/benchmark.schema.json"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 HEAD = "| {0} | type | default | unit | meaning | example | since |\n| --- | --- | --- | --- | --- | --- | --- |\n"
@@ -146,6 +148,7 @@ def wanted() -> dict[Path, str]:
         PAGE: page(),
         INVENTORY_SCHEMA: as_text(inventory_schema()),
         SWEEP_SCHEMA: as_text(sweep_schema()),
+        SDK_SCHEMA: as_text({"$schema": DIALECT, "title": "The SDK releases", **table_schema()}),
         BENCHMARK_SCHEMA: as_text(benchmark.json_schema()),
     }
 

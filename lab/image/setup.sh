@@ -24,8 +24,7 @@ sed -i 's/required\(\s*pam_loginuid\)/optional\1/' /etc/pam.d/sshd
 
 # Keys come from the lab's own state, mounted: known before the first boot, so they are checked from the first login.
 rm -f /etc/ssh/ssh_host_*
-install -d -m 0755 /usr/lib/trainyard-lab /usr/lib/trainyard-lab/host /usr/lib/trainyard-lab/neuron_sim /usr/lib/trainyard-lab/plan \
-  /opt/vllm-cpu
+install -d -m 0755 /usr/lib/trainyard-lab /usr/lib/trainyard-lab/host /usr/lib/trainyard-lab/neuron_sim /opt/vllm-cpu
 cat > /etc/ssh/sshd_config.d/10-lab.conf <<'SSHD'
 HostKey /usr/lib/trainyard-lab/host/ssh/ssh_host_ed25519_key
 AuthorizedKeysFile /etc/ssh/lab_authorized_keys .ssh/authorized_keys

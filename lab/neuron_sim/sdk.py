@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """SDK releases as a host shows them: paths of the DLAMI, package versions, the line of vLLM.
 
-The rows are those of the toolkit's own SDK table (``module_utils/plan/releases.py`` of the collection, which the lab
-mounts beside this package): a host that poses as a release has exactly what the plan expects of it. Only the path of
-environments that the table does not know is made up here.
+The rows are those of the toolkit's own SDK table (``plugin_utils/plan/sdk_releases.json`` of the collection, which the
+lab mounts beside this package): a host that poses as a release has exactly what the plan expects of it. Only the path
+of environments that the table does not know is made up here.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import sys
-import types
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +18,7 @@ V0, V1, NATIVE = "nxdi_v0", "nxdi_v1", "native"
 
 # The 2.23.0 branch of the fork was cut between upstream's 0.8.5 and 0.9.0 and carries no version of its own.
 _UNVERSIONED_FORK = "0.8.5"
-_PLAN_PACKAGE = "ansible_collections.trainyard.neuron.plugins.module_utils.plan"
+_DATA = Path("collections/ansible_collections/trainyard/neuron/plugins/plugin_utils/plan/sdk_releases.json")
 
 
 @dataclass(frozen=True)
@@ -81,48 +78,35 @@ def version(text: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else 0 for part in text.split("+")[0].split("-")[0].split("."))
 
 
-def _plan_directory() -> Path:
+def _table() -> list[dict[str, Any]]:
+    """The rows of the collection's table, each with its release's packages."""
     here = Path(__file__).resolve().parent.parent
-    beside = here / "plan"
-    return beside if beside.is_dir() else here.parent / "collections" / Path(*_PLAN_PACKAGE.split("."))
+    beside = here / _DATA.name
+    text = (beside if beside.is_file() else here.parent / _DATA).read_text(encoding="utf-8")
+    return [{**entry, **serving} for entry in json.loads(text)["releases"] for serving in entry["serving"]]
 
 
-def _table() -> tuple[Any, ...]:
-    """The rows of the collection's table, imported under its own name, on a host without its packages being there."""
-    with contextlib.suppress(ImportError):
-        return tuple(importlib.import_module(f"{_PLAN_PACKAGE}.releases").RELEASES)
-    names = _PLAN_PACKAGE.split(".")
-    for length in range(1, len(names) + 1):
-        name = ".".join(names[:length])
-        if name not in sys.modules:
-            package = types.ModuleType(name)
-            package.__path__ = [str(_plan_directory())] if length == len(names) else []
-            sys.modules[name] = package
-    rows: tuple[Any, ...] = importlib.import_module(f"{_PLAN_PACKAGE}.releases").RELEASES
-    return rows
+def _environment_path(row: dict[str, Any], vllm: str) -> str:
+    if row["venv"]:
+        return str(row["venv"])
+    return "/opt/aws_neuronx_venv_pytorch_inference_vllm_" + str(row["plugin"] or vllm).replace(".", "_")
 
 
-def _environment_path(row: Any, vllm: str) -> str:
-    if row.venv:
-        return str(row.venv)
-    return "/opt/aws_neuronx_venv_pytorch_inference_vllm_" + (row.plugin or vllm).replace(".", "_")
-
-
-def _release(row: Any) -> Release:
-    vllm = row.vllm or _UNVERSIONED_FORK
+def _release(row: dict[str, Any]) -> Release:
+    vllm = row["vllm"] or _UNVERSIONED_FORK
     return Release(
-        name=row.release,
-        key=row.release if row.default else f"{row.release}:{row.generation}",
-        generation=row.generation,
+        name=row["release"],
+        key=row["release"] if row["default"] else f"{row['release']}:{row['generation']}",
+        generation=row["generation"],
         venv=_environment_path(row, vllm),
-        driver=row.driver,
-        runtime=row.runtime,
-        collectives=row.collectives,
-        tools=row.tools,
-        compiler=row.compiler,
-        nxdi=row.nxdi or "",
+        driver=row["driver"],
+        runtime=row["runtime"],
+        collectives=row["collectives"],
+        tools=row["tools"],
+        compiler=row["compiler"],
+        nxdi=row["nxdi"] or "",
         vllm=vllm,
-        plugin=row.plugin or "",
+        plugin=row["plugin"] or "",
     )
 
 

@@ -43,6 +43,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import deplo
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import ConfigError, ModelShape
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import TooLargeError, collect, plain
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import TABLE_FILE, read_table
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.building import build
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import ReportError
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import Objective
@@ -555,6 +556,7 @@ def run_packages(text: str) -> Any:
     return [host_packages.changes(each, {"aws-neuronx-dkms": "2.21"}) for each in found]
 
 
+SDK_RELEASES = {"releases": json.loads(TABLE_FILE.read_text(encoding="utf-8"))["releases"][4:6]}
 LSBLK = {
     "blockdevices": [
         {
@@ -718,6 +720,7 @@ TARGETS: tuple[Target, ...] = (
     Target("log", mutated_text([LOG, "x" * 39000]), run_log, ()),
     Target("metrics", mutated_text([METRICS]), run_metrics, ()),
     Target("packages", mutated_text([PACKAGES, RPMS]), run_packages, ()),
+    Target("SDK releases", mutated_json([SDK_RELEASES]), read_table, (PlanError,)),
     Target("lsblk", mutated_json([LSBLK]), run_lsblk, (disks.StorageError,)),
     Target("mdadm and blkid", mutated_text([EXPORT]), run_export, (disks.StorageError,)),
     Target("progress", mutated_json([PROGRESS]), run_progress, ()),

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import find_release
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import agreement
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.artifact import expected
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment, parse_deployment
@@ -20,6 +19,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations 
     render_compile,
     render_serve,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import find_release
 
 from lab.neuron_sim import latency
 from tests.lab.sim_support import TINY_MODEL, Server, SimHost, free_port

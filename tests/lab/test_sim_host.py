@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils import sdk as toolkit
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import RELEASES
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import sdk_table
 
 from lab.neuron_sim import config, faults, install, neuron_monitor, sdk, sysfs
 from tests.lab.sim_support import SimHost, eventually, free_port
@@ -45,7 +45,7 @@ def dpkg_versions(host: SimHost) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "row", [row for row in RELEASES if row.driver], ids=lambda row: f"{row.release}-{row.generation}"
+    "row", [row for row in sdk_table() if row.driver], ids=lambda row: f"{row.release}-{row.generation}"
 )
 def test_every_row_of_the_sdk_table_appears_on_the_host(shared_root: Path, row: Any) -> None:
     """The SDK table (n2-manifest, DLAMI pages): paths, packages and versions are the row's, as commands show them."""

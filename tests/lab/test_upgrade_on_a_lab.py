@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import find_release
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import find_release
 
 from tests.roll.conftest import LabFleet, own_fleet
 from tests.stand_in import Lab

@@ -14,11 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import (
-    RELEASES,
-    SdkRelease,
-    find_release,
-)
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.artifact import disagreements
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment, parse_deployment
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations import (
@@ -27,6 +22,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations 
     render_compile,
     render_serve,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import SdkRelease, find_release, sdk_table
 
 from lab.neuron_sim import sdk, vllm_options
 from lab.neuron_sim.settings import logs_requests
@@ -61,7 +57,7 @@ def test_both_recipes_are_there() -> None:
     assert sorted(deployment.name for deployment in RECIPES) == ["llama-3-3-70b", "qwen3-32b"]
 
 
-@pytest.mark.parametrize("row", RELEASES, ids=lambda row: f"{row.release}-{row.generation}")
+@pytest.mark.parametrize("row", sdk_table(), ids=lambda row: f"{row.release}-{row.generation}")
 @pytest.mark.parametrize("deployment", RECIPES, ids=lambda deployment: deployment.name)
 def test_the_server_of_every_release_takes_its_command(deployment: Deployment, row: SdkRelease) -> None:
     deployment = replace(deployment, runtime="venv" if row.venv else "container")

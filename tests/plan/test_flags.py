@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import RELEASES, SdkRelease, find_release
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import flags
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.artifact import artifact_digest, artifact_inputs
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import (
@@ -31,12 +30,13 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations 
     render_compile,
     render_serve,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import SdkRelease, find_release, sdk_table
 
 from lab import planner_flags
 from lab.neuron_sim import sdk, vllm_options
 
 #: One row for each vLLM that some release serves with.
-ROWS = list({(row.vllm, row.generation): row for row in RELEASES if row.venv is not None}.values())
+ROWS = list({(row.vllm, row.generation): row for row in sdk_table() if row.venv is not None}.values())
 TABLES = vllm_options.TABLES
 
 

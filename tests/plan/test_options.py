@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease, find_release
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.artifact import artifact_digest, artifact_inputs
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment, parse_deployment
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.flags import answers_only
@@ -24,6 +23,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations 
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.known_models import known_shape
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.memory import deployment_fit
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import SdkRelease, find_release
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering import serve_flags
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st

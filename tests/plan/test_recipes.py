@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import find_release
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import find_release
 
 from lab.neuron_sim import inference_demo_options, sdk, vllm_options
 from trainyard.paths import ROOT

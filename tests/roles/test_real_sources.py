@@ -15,7 +15,7 @@ import pytest
 import yaml
 from ansible_collections.trainyard.neuron.plugins.module_utils import sdk_build
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import build, job
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import RELEASES, SdkRelease
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import SdkRelease, sdk_table
 
 from trainyard.paths import ROOT
 
@@ -23,7 +23,7 @@ CLONES = os.environ.get("TRAINYARD_SOURCES", "")
 
 real = pytest.mark.skipif(not CLONES, reason="TRAINYARD_SOURCES names no directory of the real repositories")
 
-BUILT = [row for row in RELEASES if not row.venv_has_vllm and row.source_commit]
+BUILT = [row for row in sdk_table() if not row.venv_has_vllm and row.source_commit]
 
 
 def inputs_of(row: SdkRelease) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def test_branch_of_the_recipe_lacks_the_file_that_its_tutorial_names(tmp_path: P
 
 
 def test_recipe_s_own_sources_are_pinned_by_commit() -> None:
-    commits = {(row.release, row.generation): row.source_commit for row in RELEASES}
+    commits = {(row.release, row.generation): row.source_commit for row in sdk_table()}
     pinned = [commits["2.23.0", "nxdi_v0"], commits["2.26.0", "nxdi_v1"]]
     llmperf = yaml.safe_load((ROOT / "roles/llmperf_patched/vars/main.yml").read_text(encoding="utf-8"))
     pinned.append(llmperf["__llmperf_patched_commit"])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import find_release
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import find_release
 from ansible_collections.trainyard.neuron.tests.unit.plugins.module_utils.jobs.indexes import publish
 
 from tests.roles.test_sdk_packages import PLAYBOOK, changed_tasks

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import find_release
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import find_release
 
 from lab import neuron_packages
 from tests.lab_plays import changed_tasks

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import find_release
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import agreement
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.artifact import expected
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import parse_deployment
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import find_release
 
 ARGV = ["python", "-m", "api_server", "--tensor-parallel-size", "32", "--max-num-seqs=4", "--max-model-len", "8192"]
 ARGV += ["--dtype", "bfloat16", "--use-v2-block-manager", "--port", "8000"]

@@ -9,23 +9,23 @@ from pathlib import Path
 
 from trainyard.lab.cache import Say, cache_dir, digest, locked
 from trainyard.lab.podman import Podman
-from trainyard.paths import COLLECTIONS, ROOT  # makes the next import possible
+from trainyard.paths import ROOT  # makes the next import possible
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import (  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import (  # isort: skip
     IMAGE_NAME,
-    RELEASES,
+    TABLE_FILE,
+    sdk_table,
 )
 
 _INSIDE = "/usr/lib/trainyard-lab"
-_PLAN = COLLECTIONS / "ansible_collections/trainyard/neuron/plugins/module_utils/plan"
-_SOURCES = (ROOT / "lab" / "neuron_image.py", ROOT / "lab" / "neuron_sim" / "install.py", _PLAN / "releases.py")
+_SOURCES = (ROOT / "lab" / "neuron_image.py", ROOT / "lab" / "neuron_sim" / "install.py", TABLE_FILE)
 
 
 def tags() -> dict[str, str]:
     """The tag of each published image -> the key of the row of the SDK table that it is of."""
     return {
         row.container_tag: row.release if row.default else f"{row.release}:{row.generation}"
-        for row in RELEASES
+        for row in sdk_table()
         if row.container_tag
     }
 
@@ -55,7 +55,7 @@ def ensure(podman: Podman, image: str, say: Say) -> Path:
         volumes = {
             ROOT / "lab" / "neuron_image.py": f"{_INSIDE}/neuron_image.py:ro",
             ROOT / "lab" / "neuron_sim": f"{_INSIDE}/neuron_sim:ro",
-            _PLAN: f"{_INSIDE}/plan:ro",
+            TABLE_FILE: f"{_INSIDE}/{TABLE_FILE.name}:ro",
             part: "/images:rw",
         }
         podman.run(

@@ -26,9 +26,12 @@ from trainyard.lab.machine import detect
 from trainyard.lab.podman import Podman
 from trainyard.lab.seccomp import profile
 from trainyard.lab.state import APT_PORT, AWS_PORT, BUCKET, HUB_PORT, MODEL, REGISTRY_PORT, SERVICES, Lab, Paths
-from trainyard.paths import COLLECTIONS, ROOT  # makes the next import possible
+from trainyard.paths import ROOT  # makes the next import possible
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import RELEASES  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import (  # isort: skip
+    TABLE_FILE,
+    sdk_table,
+)
 
 INSIDE = "/usr/lib/trainyard-lab"
 #: What services need beyond podman's defaults: systemd's sandboxes, device nodes, other users' /proc, a firewall.
@@ -86,7 +89,7 @@ def ensure_models() -> Path:
 
 def ensure_packages() -> Path:
     """The repository of the Neuron SDK's system packages, all versions that the SDK table names."""
-    versions = sorted({item for row in RELEASES for item in row.packages.items()})
+    versions = sorted({item for row in sdk_table() for item in row.packages.items()})
     return _ensure(
         "apt", ROOT / "lab" / "neuron_packages.py", json.dumps(versions).encode(), lambda folder: [str(folder)]
     )
@@ -200,12 +203,11 @@ def _security_words(podman: Podman, files: Paths) -> list[str]:
 
 def host_command(podman: Podman, lab: Lab, files: Paths, host: str) -> list[str]:
     """Podman's words that start a host."""
-    plan = COLLECTIONS / "ansible_collections/trainyard/neuron/plugins/module_utils/plan"
     volumes = {
         files.host(host): f"{INSIDE}/host",
         files.host(host) / "manager.conf": "/etc/systemd/system.conf.d/10-lab.conf",
         ROOT / "lab" / "neuron_sim": f"{INSIDE}/neuron_sim",
-        plan: f"{INSIDE}/plan",
+        TABLE_FILE: f"{INSIDE}/{TABLE_FILE.name}",
     }
     if lab.vllm_cpu:
         volumes[Path(lab.vllm_cpu)] = vllm_cpu.MOUNT

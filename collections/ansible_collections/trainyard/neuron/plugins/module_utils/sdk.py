@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.host_packages import same_version
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs.bound_install import distributions
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import pair_rule
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.versions import pair_rule
 
 Run = Callable[[List[str]], Tuple[int, str, str]]
 

@@ -9,13 +9,13 @@ import re
 from typing import Any, Dict, List, Mapping, Optional
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import agreement
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_options import (
     COMPILER_SETTINGS,
     spelled,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import SdkRelease
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering import (
     compiled_settings,
     generation_of,

@@ -8,7 +8,6 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, 
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import (
     AGENT_PORT_OFFSET,
@@ -23,6 +22,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_option
     further_models,
     served_names,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import SdkRelease
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import Host
 
 #: Settings that are compiled in and that must say what a deployment's field says, where they are given at all.

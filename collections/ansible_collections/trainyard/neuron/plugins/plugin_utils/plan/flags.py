@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import (
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.versions import version_number
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import (
     NATIVE,
     NXDI_V0,
-    RELEASES,
     SdkRelease,
-    version_number,
+    sdk_table,
 )
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _unknown(name: str, known: Mapping[str, Mapping[str, Any]], release: SdkRele
     instead = effects()["instead"].get(name)
     if instead:
         return rule, "set %s" % instead
-    having = [row for row in RELEASES if name in flags_of(row)]
+    having = [row for row in sdk_table() if name in flags_of(row)]
     having = [row for row in having if row.generation == release.generation] or having
     if not having:
         return rule, "remove it"

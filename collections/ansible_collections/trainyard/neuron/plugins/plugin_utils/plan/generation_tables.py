@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, Mapping, NamedTuple, Tuple
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import NATIVE, NXDI_V0, NXDI_V1
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import NATIVE, NXDI_V0, NXDI_V1
 
 
 class DemoFlag(NamedTuple):

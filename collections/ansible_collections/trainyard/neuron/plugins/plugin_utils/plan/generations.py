@@ -11,13 +11,7 @@ from dataclasses import replace
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import (
-    NATIVE,
-    NXDI_V0,
-    NXDI_V1,
-    SdkRelease,
-    version_number,
-)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.versions import version_number
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.flags import (
     flag_problems,
@@ -53,6 +47,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_option
     option_warnings,
     spelled,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import NATIVE, NXDI_V0, NXDI_V1, SdkRelease
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering import (
     COMPILE_PROMPT,
     MAX_GLOBAL_TOPK,

@@ -10,7 +10,6 @@ from dataclasses import asdict, is_dataclass, replace
 from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import SdkRelease
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ReplicaPlan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import checks
@@ -44,6 +43,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.placement im
     numa_nodes,
     spare_slices,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import SdkRelease
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering import render_compile, render_serve
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import Host
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import NATIVE, SdkRelease, version_number
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.versions import version_number
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import (
     ConfigError,
@@ -25,6 +25,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import (
     reserved_bytes_per_core,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_options import spelled
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import NATIVE, SdkRelease
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering import block_count
 
 

@@ -28,14 +28,9 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields impor
     whole_number,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import (
-    NATIVE,
-    NXDI_V0,
-    NXDI_V1,
-    SdkRelease,
-    version_number,
-)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.versions import version_number
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.known_models import known_config
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import NATIVE, NXDI_V0, NXDI_V1, SdkRelease
 
 if TYPE_CHECKING:
     from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment, ModelRef

@@ -9,11 +9,6 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError, Problem, did_you_mean
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import (
-    SdkRelease,
-    find_release,
-    release_problems,
-)
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import checks, identity, reach
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import (
@@ -46,6 +41,11 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.placement import (
     Placement,
     place,
+)
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import (
+    SdkRelease,
+    find_release,
+    release_problems,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.router_access import router_access
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.routers import Tiers, server_of, shares, tiers_of

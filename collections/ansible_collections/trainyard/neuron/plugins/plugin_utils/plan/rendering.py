@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Dict, List, Optional, Tuple, Union
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import NATIVE, SdkRelease, version_number
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.versions import version_number
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.flags import (
     Repeated,
@@ -42,6 +42,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_option
     placed,
     spelled,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import NATIVE, SdkRelease
 
 #: What `inference_demo` insists on although nothing is generated with --compile-only.
 COMPILE_PROMPT = "Hello"

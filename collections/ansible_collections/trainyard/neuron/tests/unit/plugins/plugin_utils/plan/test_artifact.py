@@ -10,18 +10,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import RELEASES, find_release
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.artifact import (
     artifact_digest,
     artifact_inputs,
     disagreements,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment, ModelRef
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import find_release, sdk_table
 from hypothesis import given
 from hypothesis import strategies as st
 
 WHERE = "trainyard_deployment_x"
-ROWS = [row for row in RELEASES if row.venv is not None]
+ROWS = [row for row in sdk_table() if row.venv is not None]
 
 BASE = Deployment(
     name="llama-3-3-70b",

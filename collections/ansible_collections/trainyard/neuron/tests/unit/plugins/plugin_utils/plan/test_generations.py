@@ -14,11 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import (
-    RELEASES,
-    SdkRelease,
-    find_release,
-)
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment, parse_deployment
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generation_tables import DEMO_FLAGS, GENERATIONS
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations import (
@@ -30,6 +25,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations 
     render_compile,
     render_serve,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import SdkRelease, find_release, sdk_table
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -230,7 +226,7 @@ def test_the_qwen_recipe_is_served_with_what_its_source_gives_and_leaves_to_chan
     assert value_of(compile_(deployment_of(QWEN), find_release("2.27.0")).argv, "--pa-num-blocks") == "4097"
 
 
-@pytest.mark.parametrize("row", RELEASES, ids=lambda row: f"{row.release}-{row.generation}")
+@pytest.mark.parametrize("row", sdk_table(), ids=lambda row: f"{row.release}-{row.generation}")
 @pytest.mark.parametrize("runtime", ["venv", "container"])
 def test_every_row_of_the_sdk_table_renders(row, runtime):
     deployment = deployment_of(LLAMA, runtime=runtime, sdk_release=row.release, generation=row.generation)
@@ -660,7 +656,7 @@ FLAGS = st.sampled_from(
     st.dictionaries(KEYS, JSON, max_size=4),
     st.dictionaries(FLAGS, JSON, max_size=2),
     st.sampled_from([None, 16, 32]),
-    st.sampled_from([row for row in RELEASES if row.venv is not None]),
+    st.sampled_from([row for row in sdk_table() if row.venv is not None]),
 )
 @example({"max_context_length": None}, {}, None, find_release("2.23.0"))
 @settings(deadline=None)

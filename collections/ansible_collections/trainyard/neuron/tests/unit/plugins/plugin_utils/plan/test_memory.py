@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import find_release
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment, ModelRef
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import GIB, PROGRAM_BYTES
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.known_models import known_shape
@@ -16,6 +15,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.memory impor
     host_memory,
     memory_problems,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import find_release
 
 TRN2_CORE, TRN1_CORE = 24 * GIB, 16 * GIB
 ROW = find_release("2.23.0")

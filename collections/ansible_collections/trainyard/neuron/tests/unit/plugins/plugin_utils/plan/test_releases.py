@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The SDK table: every row is whole, names resolve, and pairs that cannot work are refused with a way out."""
+"""The SDK table: every row is whole, its file is judged, names resolve, and pairs that cannot work are refused."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
+import json
 import re
+from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import (
-    RELEASES,
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.versions import pair_rule, version_number
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import (
+    TABLE_FILE,
     ReleaseError,
     SdkRelease,
     family_of,
@@ -17,13 +22,13 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases imp
     full_release,
     generations_of,
     nearest,
-    pair_rule,
+    read_table,
     release_problems,
     releases,
-    version_number,
+    sdk_table,
 )
 
-ROWS = [pytest.param(row, id=f"{row.release}-{row.generation}") for row in RELEASES]
+ROWS = [pytest.param(row, id=f"{row.release}-{row.generation}") for row in sdk_table()]
 VERSION = re.compile(r"\d+(\.\d+)+")
 
 
@@ -32,7 +37,7 @@ def test_the_table_spans_every_release_and_each_serves_by_default_with_one_gener
     assert releases()[-1] == "2.33.0"
     assert list(releases()) == sorted(releases(), key=version_number)
     for release in releases():
-        assert [row.default for row in RELEASES if row.release == release].count(True) == 1
+        assert [row.default for row in sdk_table() if row.release == release].count(True) == 1
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -279,4 +284,63 @@ def test_nearest_prefers_the_older_of_two_at_the_same_distance():
 
 def test_rows_are_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        RELEASES[0].driver = "1"
+        sdk_table()[0].driver = "1"
+
+
+TABLE: dict[str, Any] = json.loads(TABLE_FILE.read_text(encoding="utf-8"))
+FIRST, SERVING = TABLE["releases"][0], TABLE["releases"][0]["serving"][0]
+
+
+def table_with(release: dict[str, Any], serving: dict[str, Any]) -> str:
+    """The table as its file has it, its first entry changed; None takes a word away."""
+    table = copy.deepcopy(TABLE)
+    entry = table["releases"][0]
+    for where, changes in ((entry, release), (entry["serving"][0], serving)):
+        where.update(changes)
+        for name in [name for name, value in changes.items() if value is None]:
+            del where[name]
+    return json.dumps(table)
+
+
+def refused(written: str) -> list[str]:
+    with pytest.raises(PlanError) as error:
+        read_table(written)
+    return error.value.lines()
+
+
+@pytest.mark.parametrize(
+    ("release", "serving", "place", "told"),
+    [
+        ({"drivr": "2.21.37.0"}, {}, "releases[0].drivr", "did you mean 'driver'?"),
+        ({}, {"container_tags": "x"}, "releases[0].serving[0].container_tags", "did you mean 'container_tag'?"),
+        ({}, {"source": {**SERVING["source"], "comit": ""}}, "serving[0].source.comit", "did you mean 'commit'?"),
+        ({"driver": None}, {}, "releases[0].driver", "must be given"),
+        ({"driver": "newest"}, {}, "releases[0].driver", "must be a dotted version"),
+        ({}, {"generation": "nxdi_v2"}, "serving[0].generation", "must be one of nxdi_v0, nxdi_v1, native"),
+        ({}, {"families": ["trn4"]}, "serving[0].families[0]", "must be one of trn1, inf2, trn2, trn3"),
+        ({}, {"unknown": ["venv"]}, "2.23.0 nxdi_v0.unknown", "is known"),
+        ({}, {"default": False}, "sdk_releases.json 2.23.0", "must have one default generation"),
+        ({"serving": [SERVING, SERVING]}, {}, "sdk_releases.json 2.23.0", "must have each generation once"),
+        ({"release": "2.99.0"}, {}, "sdk_releases.json", "must have the releases from the oldest on"),
+    ],
+)
+def test_a_row_that_says_something_else_is_refused_with_what_it_should(release, serving, place, told):
+    lines = refused(table_with(release, serving))
+    assert [line for line in lines if place in line and told in line], lines
+
+
+def test_every_mistake_of_the_table_is_told_at_once():
+    assert len(refused(table_with({"drivr": "1", "date": "May"}, {"vlm": "1"}))) == 3
+
+
+@pytest.mark.parametrize("written", ["", "[]", "[" * 100_000])
+def test_a_file_that_is_no_table_is_refused(written):
+    (line,) = refused(written)
+    assert line.startswith("sdk_releases.json = ")
+
+
+def test_the_same_branch_is_at_the_same_commit_in_every_row():
+    commits: dict[tuple[Any, Any], set[Any]] = {}
+    for row in sdk_table():
+        commits.setdefault((row.source_repo, row.source_ref), set()).add(row.source_commit)
+    assert [source for source, found in commits.items() if len(found) > 1] == []
