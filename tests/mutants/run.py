@@ -5,12 +5,18 @@
 tests that are to notice. A mistake counts as noticed when one of them fails by an assertion. An error of another kind
 (an import, a fixture) and a comparison of two checksums say that something changed, not what: they do not count.
 
-Usage: ``python tests/mutants/run.py [--area AREA ...] [--match TEXT] [--jobs N]``; exits with 1 if one lives.
+Verdicts are kept in ``build/mutants.json``. ``--resume`` takes those of mistakes that were noticed, as long as neither
+the file with the mistake nor a file of its tests has changed, and tries the rest.
+
+Usage: ``python tests/mutants/run.py [--area AREA ...] [--match TEXT] [--jobs N] [--resume] [--within MINUTES]``; exits
+with 1 if one lives, with 2 if time ran out before all were tried.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -31,6 +37,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("mutants.yml")
+RECORD = ROOT / "build" / "mutants.json"
 AREAS = (
     "plan",
     "templates",
@@ -135,22 +142,47 @@ def _copy(target: Path) -> None:
 @contextmanager
 def _applied(mutant: Mutant, tree: Path) -> Iterator[None]:
     path = tree / mutant.file
-    before = path.read_text(encoding="utf-8")
+    before, times = path.read_text(encoding="utf-8"), path.stat()
     path.write_text(before.replace(mutant.old, mutant.new), encoding="utf-8")
+    # Compiled modules are told apart by whole seconds and size: no two texts of a file may share both.
+    unique = int(times.st_mtime) + 1 + int.from_bytes(hashlib.sha256(str(mutant).encode()).digest()[:3], "big")
+    os.utime(path, (unique, unique))
     try:
         yield
     finally:
         path.write_text(before, encoding="utf-8")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def _pytest(tree: Path, tests: list[str], report: Path) -> int:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(tree / "src"),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "ANSIBLE_CONFIG": str(tree / "ansible.cfg"),
-    }
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider"]
+def state(mutant: Mutant, root: Path = ROOT) -> str:
+    """A sum of a mistake, its file and its tests: a verdict holds while it is equal."""
+    total = hashlib.sha256(json.dumps([mutant.file, mutant.old, mutant.new, mutant.tests]).encode())
+    for name in (mutant.file, *(test.partition("::")[0] for test in mutant.tests)):
+        path = root / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            total.update(file.read_bytes())
+    return total.hexdigest()
+
+
+def _recorded() -> dict[str, float]:
+    """State of each mistake that was noticed -> the seconds that it took."""
+    try:
+        found: dict[str, float] = json.loads(RECORD.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _record(found: dict[str, float]) -> None:
+    RECORD.parent.mkdir(exist_ok=True)
+    half = RECORD.with_suffix(".new")
+    half.write_text(json.dumps(found, indent=0), encoding="utf-8")
+    half.replace(RECORD)
+
+
+def _pytest(tree: Path, tests: list[str], report: Path, *options: str) -> int:
+    environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "ANSIBLE_CONFIG": str(tree / "ansible.cfg")}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider", *options]
     command += ["-m", "not lab and not vm", f"--junitxml={report}", *tests]
     try:
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, check=False, timeout=LIMIT_S)
@@ -194,13 +226,13 @@ def _try(mutant: Mutant, trees: Queue[Path]) -> Outcome:
     return Outcome(mutant, not why, why, time.monotonic() - began)
 
 
-def _sound(mutants: list[Mutant], tree: Path) -> bool:
+def _sound(mutants: list[Mutant], tree: Path, jobs: int) -> bool:
     """Whether the tests pass where nothing is wrong (else they would notice anything); says which do not."""
     tests = sorted({test for mutant in mutants for test in mutant.tests})
     # A file that is run whole has each of its tests.
     tests = [test for test in tests if "::" not in test or test.partition("::")[0] not in tests]
     report = tree / ".sound.xml"
-    returned = _pytest(tree, tests, report)
+    returned = _pytest(tree, tests, report, "-n", str(jobs))
     if returned and report.exists():
         # pytest's own report of this machine, not a stranger's.
         for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314
@@ -209,45 +241,77 @@ def _sound(mutants: list[Mutant], tree: Path) -> bool:
     return returned == 0
 
 
+def _chosen(arguments: argparse.Namespace) -> list[Mutant]:
+    return [
+        mutant
+        for mutant in load()
+        if (not arguments.area or mutant.area in arguments.area) and arguments.match in str(mutant)
+    ]
+
+
+def _try_all(mutants: list[Mutant], jobs: int, known: dict[str, float], until: float) -> list[Outcome] | None:
+    """What the tests said of each; None where they fail without a mistake. What is noticed goes into the record."""
+    with tempfile.TemporaryDirectory(prefix="trainyard-mutants-") as folder:
+        trees: Queue[Path] = Queue()
+        for number in range(jobs):
+            tree = Path(folder, str(number))
+            _copy(tree)
+            trees.put(tree)
+        if not _sound(mutants, tree, jobs):
+            _say("The tests fail without any mistake: mend that first.")
+            return None
+        outcomes = []
+        with ThreadPoolExecutor(jobs) as pool:
+            tries = pool.map(lambda one: _try(one, trees) if time.monotonic() < until else None, mutants)
+            for outcome in filter(None, tries):
+                _say(f"{'killed' if outcome.killed else 'ALIVE '} {outcome.seconds:5.1f} s  {outcome.mutant}")
+                outcomes.append(outcome)
+                if outcome.killed:
+                    known[state(outcome.mutant)] = round(outcome.seconds, 1)
+                    _record(known)
+                else:
+                    _say(f"       {outcome.why}")
+    return outcomes
+
+
 def main() -> int:
     """Try them all; the survivors are named at the end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--area", action="append", choices=AREAS, help="only these areas")
     parser.add_argument("--match", default="", help="only mistakes whose line has this text")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at once")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="how many at once, each in a copy of its own"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="not those that were noticed before, if nothing has changed"
+    )
+    parser.add_argument("--within", type=float, default=float("inf"), help="begin none after this many minutes")
     arguments = parser.parse_args()
-    mutants = [
-        mutant
-        for mutant in load()
-        if (not arguments.area or mutant.area in arguments.area) and arguments.match in str(mutant)
-    ]
+    until = time.monotonic() + 60 * arguments.within
+    mutants = _chosen(arguments)
     faults = list(filter(None, map(fault, mutants)))
     if faults or not mutants:
         _say("\n".join(faults) or "no mistake is chosen")
         return 1
-    with tempfile.TemporaryDirectory(prefix="trainyard-mutants-") as folder:
-        trees: Queue[Path] = Queue()
-        for number in range(max(1, arguments.jobs)):
-            tree = Path(folder, str(number))
-            _copy(tree)
-            trees.put(tree)
-        first = trees.get()
-        _say(f"{len(mutants)} mistakes; first the tests where there is none")
-        if not _sound(mutants, first):
-            _say("The tests fail without any mistake: mend that first.")
-            return 1
-        trees.put(first)
-        survivors = []
-        with ThreadPoolExecutor(max(1, arguments.jobs)) as pool:
-            for outcome in pool.map(lambda mutant: _try(mutant, trees), mutants):
-                _say(f"{'killed' if outcome.killed else 'ALIVE '} {outcome.seconds:5.1f} s  {outcome.mutant}")
-                if not outcome.killed:
-                    _say(f"       {outcome.why}")
-                    survivors.append(outcome)
+    known = _recorded()
+    left = [mutant for mutant in mutants if not arguments.resume or state(mutant) not in known]
+    before = len(mutants) - len(left)
+    _say(
+        f"{len(mutants)} mistakes{f', {before} of them noticed before' if before else ''}; first the tests without any"
+    )
+    outcomes = _try_all(left, max(1, arguments.jobs), known, until) if left else []
+    if outcomes is None:
+        return 1
+    survivors = [outcome for outcome in outcomes if not outcome.killed]
     for outcome in survivors:
         _say(f"\n{outcome.mutant}\n  {outcome.why}\n  tests: {' '.join(outcome.mutant.tests)}")
-    _say(f"\nmutants={len(mutants)} killed={len(mutants) - len(survivors)} alive={len(survivors)}")
-    return 1 if survivors else 0
+    untried = len(left) - len(outcomes)
+    killed = before + len(outcomes) - len(survivors)
+    _say(f"\nmutants={len(mutants)} killed={killed} alive={len(survivors)} untried={untried}")
+    if survivors or untried:
+        return 1 if survivors else 2
+    _say("all killed")
+    return 0
 
 
 if __name__ == "__main__":

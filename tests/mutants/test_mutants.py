@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.mutants.run import AREAS, Mutant, fault, load, verdict
+from tests.mutants.run import AREAS, Mutant, fault, load, state, verdict
 
 
 def test_each_mistake_can_be_made_and_names_tests_that_exist():
@@ -29,6 +29,22 @@ def test_a_text_that_is_gone_is_told(tmp_path):
     assert fault(Mutant(old="x = 1", **row), tmp_path) == ""
     assert "stands 0 times" in fault(Mutant(old="y = 1", **row), tmp_path)
     assert "no such test" in fault(Mutant(old="x = 1", **{**row, "tests": ("test_b.py::t",)}), tmp_path)
+
+
+def test_a_verdict_holds_until_the_file_or_a_test_of_it_changes(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1\n", encoding="utf-8")
+    (tmp_path / "tests").mkdir()
+    test = tmp_path / "tests" / "test_a.py"
+    test.write_text("", encoding="utf-8")
+    mutant = Mutant("plan", "a.py", "x = 1", "x = 2", ("tests",))
+    seen = [state(mutant, tmp_path)]
+    assert state(mutant, tmp_path) == seen[0]
+    test.write_text("# more\n", encoding="utf-8")
+    seen.append(state(mutant, tmp_path))
+    (tmp_path / "a.py").write_text("x = 1\ny = 1\n", encoding="utf-8")
+    seen.append(state(mutant, tmp_path))
+    seen.append(state(Mutant("plan", "a.py", "x = 1", "x = 3", ("tests",)), tmp_path))
+    assert len(set(seen)) == 4
 
 
 def report(message: str) -> str:

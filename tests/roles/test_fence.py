@@ -15,11 +15,14 @@ from typing import Any
 
 import pytest
 
+from tests.programs import program
 from tests.roles.render import ROOT, render, replica
+
+NFT = program("nft", "nftables")
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
-    pytest.mark.skipif(not shutil.which("nft") or not shutil.which("ip"), reason="nft or ip is not installed"),
+    pytest.mark.skipif(not NFT or not shutil.which("ip"), reason="nft or ip is not installed and cannot be had"),
 ]
 
 PORT, AGENT, METRICS = 8000, 9000, 9400
@@ -75,7 +78,7 @@ class Net:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.names = {name: f"fence-{os.getpid()}-{name}" for name in ("host", "router", "stranger")}
-        self.nft = str(shutil.which("nft"))
+        self.nft = NFT
         self._listener: subprocess.Popen[str] | None = None
 
     def on(self, name: str, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
