@@ -28,6 +28,7 @@ from trainyard.sweep.spec import SWEEP  # noqa: E402
 
 PAGE = ROOT / "docs/reference.md"
 INVENTORY_SCHEMA = ROOT / "docs/schemas/inventory.schema.json"
+HOSTS_SCHEMA = ROOT / "docs/schemas/hosts.schema.json"
 SWEEP_SCHEMA = ROOT / "docs/schemas/sweep.schema.json"
 SDK_SCHEMA = ROOT / "docs/schemas/sdk_releases.schema.json"
 BENCHMARK_SCHEMA = ROOT / "docs/schemas/benchmark.schema.json"
@@ -132,6 +133,28 @@ def inventory_schema() -> dict[str, Any]:
     }
 
 
+def hosts_schema() -> dict[str, Any]:
+    """The JSON Schema of an inventory written by hand: Ansible's groups, with our variables where variables stand."""
+    variables = {"anyOf": [{"$ref": INVENTORY_SCHEMA.name}, {"type": "null"}]}
+    group = {
+        "type": ["object", "null"],
+        "additionalProperties": False,
+        "properties": {
+            "children": {"type": ["object", "null"], "additionalProperties": {"$ref": "#/$defs/group"}},
+            "hosts": {"type": ["object", "null"], "additionalProperties": variables},
+            "vars": variables,
+        },
+    }
+    return {
+        "$schema": DIALECT,
+        "title": "Hosts and groups of an inventory",
+        "description": "Ansible's YAML inventory; written by docs/reference.py.",
+        "type": "object",
+        "additionalProperties": {"$ref": "#/$defs/group"},
+        "$defs": {"group": group},
+    }
+
+
 def sweep_schema() -> dict[str, Any]:
     """The JSON Schema of a sweep's file."""
     return {"$schema": DIALECT, "title": "A sweep", **SWEEP.to_json()}
@@ -147,6 +170,7 @@ def wanted() -> dict[Path, str]:
     return {
         PAGE: page(),
         INVENTORY_SCHEMA: as_text(inventory_schema()),
+        HOSTS_SCHEMA: as_text(hosts_schema()),
         SWEEP_SCHEMA: as_text(sweep_schema()),
         SDK_SCHEMA: as_text({"$schema": DIALECT, "title": "The SDK releases", **table_schema()}),
         BENCHMARK_SCHEMA: as_text(benchmark.json_schema()),
