@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -84,15 +85,17 @@ class Server:
         assert status == 200, (status, text, self.log)
         return json.loads(text)
 
-    def wait_ready(self, seconds: float = 15.0) -> Self:
+    def wait_ready(self, seconds: float = 60.0) -> Self:
         """Until /health answers 200."""
         eventually(lambda: self.process.poll() is not None or self.request("/health")[0] == 200, seconds)
         assert self.process.poll() is None, self.log
         return self
 
-    def wait_exit(self, seconds: float = 15.0) -> int:
-        """The exit status."""
-        return self.process.wait(seconds)
+    def wait_exit(self, seconds: float = 60.0) -> int:
+        """The exit status of what is to end by itself."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(seconds)
+        raise AssertionError(f"it runs on after {seconds:g} s: {self.log[-2000:]}")
 
     def metric(self, name: str) -> float:
         """The sum of a metric's samples."""

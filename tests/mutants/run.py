@@ -82,12 +82,24 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the tests said of one mistake: ``killed``, or why it does not count as noticed."""
+    """What the tests said of one mistake.
+
+    Attributes:
+        mutant: the mistake.
+        why: why it does not count as noticed; empty if it does.
+        by: the test that noticed it.
+        seconds: how long it took.
+    """
 
     mutant: Mutant
-    killed: bool
     why: str
+    by: str
     seconds: float
+
+    @property
+    def killed(self) -> bool:
+        """Whether it counts as noticed."""
+        return not self.why
 
 
 def _say(text: str) -> None:
@@ -165,7 +177,7 @@ def state(mutant: Mutant, root: Path = ROOT) -> str:
 
 
 def _recorded() -> dict[str, float]:
-    """State of each mistake that was noticed -> the seconds that it took."""
+    """State of each mistake that was noticed -> the seconds that it took; and which tests passed in which tree."""
     try:
         found: dict[str, float] = json.loads(RECORD.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -212,6 +224,13 @@ def verdict(returned: int, report: str) -> str:
     return f"noticed by a checksum or an accident only: {_short(failures[0], 100)}"
 
 
+def noticed_by(report: str) -> str:
+    """The first test that failed in a JUnit report, without its parameters; empty if none did."""
+    cases = ElementTree.fromstring(report).iter("testcase") if report else ()  # noqa: S314 - as above
+    failed = [case.get("name", "") for case in cases if case.find("failure") is not None]
+    return failed[0].partition("[")[0] if failed else ""
+
+
 def _try(mutant: Mutant, trees: Queue[Path]) -> Outcome:
     tree = trees.get()
     began = time.monotonic()
@@ -220,17 +239,20 @@ def _try(mutant: Mutant, trees: Queue[Path]) -> Outcome:
         report.unlink(missing_ok=True)
         with _applied(mutant, tree):
             returned = _pytest(tree, list(mutant.tests), report)
-        why = verdict(returned, report.read_text(encoding="utf-8") if report.exists() else "")
+        text = report.read_text(encoding="utf-8") if report.exists() else ""
     finally:
         trees.put(tree)
-    return Outcome(mutant, not why, why, time.monotonic() - began)
+    return Outcome(mutant, verdict(returned, text), noticed_by(text), time.monotonic() - began)
 
 
-def _sound(mutants: list[Mutant], tree: Path, jobs: int) -> bool:
-    """Whether the tests pass where nothing is wrong (else they would notice anything); says which do not."""
+def _tests_of(mutants: list[Mutant]) -> list[str]:
+    """The tests of some mistakes, each once: a file that is run whole has each of its tests."""
     tests = sorted({test for mutant in mutants for test in mutant.tests})
-    # A file that is run whole has each of its tests.
-    tests = [test for test in tests if "::" not in test or test.partition("::")[0] not in tests]
+    return [test for test in tests if "::" not in test or test.partition("::")[0] not in tests]
+
+
+def _sound(tests: list[str], tree: Path, jobs: int) -> bool:
+    """Whether the tests pass where nothing is wrong (else they would notice anything); says which do not."""
     report = tree / ".sound.xml"
     returned = _pytest(tree, tests, report, "-n", str(jobs))
     if returned and report.exists():
@@ -239,6 +261,14 @@ def _sound(mutants: list[Mutant], tree: Path, jobs: int) -> bool:
             for node in (*case.iter("failure"), *case.iter("error")):
                 _say(f"{case.get('classname')}::{case.get('name')}: {_short(node.get('message', ''), 300)}")
     return returned == 0
+
+
+def _of_tree(tree: Path) -> str:
+    """A sum of all files of a tree: where tests have passed, they need not be run again."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()):
+        total.update(str(path.relative_to(tree)).encode() + path.read_bytes())
+    return total.hexdigest()
 
 
 def _chosen(arguments: argparse.Namespace) -> list[Mutant]:
@@ -257,20 +287,22 @@ def _try_all(mutants: list[Mutant], jobs: int, known: dict[str, float], until: f
             tree = Path(folder, str(number))
             _copy(tree)
             trees.put(tree)
-        if not _sound(mutants, tree, jobs):
+        sums = {test: f"sound {test} {whole}" for whole in [_of_tree(tree)] for test in _tests_of(mutants)}
+        unknown = [test for test in sums if sums[test] not in known]
+        if unknown and not _sound(unknown, tree, jobs):
             _say("The tests fail without any mistake: mend that first.")
             return None
+        known.update({sums[test]: 0.0 for test in unknown})
         outcomes = []
         with ThreadPoolExecutor(jobs) as pool:
             tries = pool.map(lambda one: _try(one, trees) if time.monotonic() < until else None, mutants)
             for outcome in filter(None, tries):
                 _say(f"{'killed' if outcome.killed else 'ALIVE '} {outcome.seconds:5.1f} s  {outcome.mutant}")
+                _say(f"       {outcome.why or 'by ' + outcome.by}")
                 outcomes.append(outcome)
                 if outcome.killed:
                     known[state(outcome.mutant)] = round(outcome.seconds, 1)
                     _record(known)
-                else:
-                    _say(f"       {outcome.why}")
     return outcomes
 
 
@@ -293,8 +325,8 @@ def main() -> int:
     if faults or not mutants:
         _say("\n".join(faults) or "no mistake is chosen")
         return 1
-    known = _recorded()
-    left = [mutant for mutant in mutants if not arguments.resume or state(mutant) not in known]
+    known = _recorded() if arguments.resume else {}
+    left = [mutant for mutant in mutants if state(mutant) not in known]
     before = len(mutants) - len(left)
     _say(
         f"{len(mutants)} mistakes{f', {before} of them noticed before' if before else ''}; first the tests without any"

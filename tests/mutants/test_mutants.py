@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.mutants.run import AREAS, Mutant, fault, load, state, verdict
+from tests.mutants.run import AREAS, Mutant, fault, load, noticed_by, state, verdict
 
 
 def test_each_mistake_can_be_made_and_names_tests_that_exist():
@@ -71,3 +71,9 @@ def report(message: str) -> str:
 def test_only_an_assertion_counts(returned, text, expected):
     said = verdict(returned, text)
     assert expected in said if expected else said == ""
+
+
+def test_the_test_that_noticed_it_is_named():
+    text = report("assert 3 == 4").replace("<testcase>", '<testcase name="test_a"/><testcase name="test_b[1-2]">')
+    assert noticed_by(text) == "test_b"
+    assert noticed_by("") == ""

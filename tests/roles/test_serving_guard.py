@@ -6,11 +6,9 @@ One stand-in host goes through its life in the order of the tests; the last one 
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import itertools
 import json
-import re
 import socket
 import ssl
 import statistics
@@ -18,7 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import planted
 from tests.stand_in import Lab, stand_in
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("serving-guard")]
@@ -310,49 +309,28 @@ ALLOWED = {
     "S3 session": {"/etc/trainyard/credentials/weights.json", "/etc/trainyard/credentials/artifact.json"},
     "TLS key": {"/etc/haproxy/trainyard/certificate.pem"},
 }
-#: systemd's copy of a credential, in memory, for the unit that it belongs to.
-RUN_TIME = "/run/credentials/"
-
-
-def spellings(secret: str) -> list[str]:
-    return [secret, base64.b64encode(secret.encode()).decode().rstrip("=")]
 
 
 @pytest.mark.parametrize("name", [*PLANTED, "TLS key"])
 def test_a_secret_is_nowhere_but_where_it_is_needed(guarded: Guarded, name: str) -> None:
-    lab, secret = guarded.lab, PLANTED[name]
+    secret = PLANTED[name]
     guarded.ask("/v1/completions", key=secret, json=completion())
-    # Through a file and in another spelling: the search itself must leave the word nowhere.
-    spelt = "\n".join(spellings(secret)).encode().hex()
-    lab.on("lab-1", f"umask 077; python3 -c 'print(bytes.fromhex(\"{spelt}\").decode())' > /dev/shm/words")
-    words = "-f /dev/shm/words"
-    for number, text in enumerate(guarded.printed):
-        for word in spellings(secret):
-            at = text.find(word)
-            assert at < 0, f"run {number} printed it: ...{text[max(0, at - 300) : at]}"
-    skip = "--exclude-dir=proc --exclude-dir=sys --exclude-dir=dev --exclude-dir=trainyard-lab"
-    found = set(lab.on("lab-1", f"grep -rlaF --devices=skip {skip} {words} / 2>/dev/null || true").split())
-    found = {path for path in found if not path.startswith(RUN_TIME)}
-    assert {re.sub("/releases/[0-9a-f]{12}/", "/releases/ID/", path) for path in found} == ALLOWED.get(name, set())
-    for path in found:
-        mode = lab.on("lab-1", f"stat -c %a {path}")
-        assert mode in ("400", "600"), f"{path} has mode {mode}"
-    for where in (
-        "journalctl --no-pager --all --output=export",
-        "systemctl show --all --no-pager '*'",
-        "cat /proc/[0-9]*/cmdline",
-    ):
-        assert lab.on("lab-1", f"{where} 2>/dev/null | grep -acF {words} || true") == "0", where
+    assert planted.printed(guarded.printed, secret) == [], "a run printed it"
+    found = planted.places(guarded.lab, "lab-1", secret)
+    files = dict(reversed(line.split(" ", 1)) for line in found.pop("file", []))
+    assert set(files) == ALLOWED.get(name, set())
+    assert set(files.values()) <= {"400", "600"}, files
     # vLLM takes its key from its environment, which its own user and root can read.
-    holders = lab.on("lab-1", f"grep -laF {words} /proc/[0-9]*/environ 2>/dev/null || true").split()
-    owners = {lab.on("lab-1", f"stat -c %U {path.rpartition('/')[0]}") for path in holders}
-    assert owners <= ({"vllm"} if name == "replica key" else set())
+    assert found.pop("environment", []) in ([["vllm"], []] if name == "replica key" else [[]])
+    assert found == {}
 
 
 def test_the_search_would_find_a_secret(guarded: Guarded) -> None:
     word = "sk-pl4nted-control"
-    guarded.lab.on("lab-1", f"echo {word} > /var/tmp/left-behind; logger {word}")
-    with suppress(AssertionError):
-        PLANTED["control"] = word
-        test_a_secret_is_nowhere_but_where_it_is_needed(guarded, "control")
-        raise RuntimeError("a planted file and a line of the journal went unnoticed")
+    output = planted.plant(guarded.lab, "lab-1", word)
+    try:
+        found = planted.places(guarded.lab, "lab-1", word)
+    finally:
+        planted.take_away(guarded.lab, "lab-1")
+    assert set(found) == {"file", "journal", "unit", "command line", "environment"}
+    assert planted.printed([output], word) == [""]

@@ -225,8 +225,43 @@ def test_equal_hosts_have_equal_release_ids_and_any_change_gets_a_new_one() -> N
     assert [others[index - 1] for index, found in enumerate(ids) if found in ids[:index]] == []
 
 
-def render_text(text: str, **given: Any) -> str:
+#: What a host's variables change of a release, with a value that is not the default's.
+OF_A_RELEASE: dict[str, Any] = {
+    "vllm_endpoint_gate": {"prompt": "x"},
+    "vllm_endpoint_probe": {"stall_s": 7},
+    "vllm_endpoint_settle_timeout_s": 7,
+    "vllm_endpoint_loads_at_once": 7,
+    "vllm_endpoint_pinning": "other",
+    "vllm_endpoint_neuron_ls": "/other/neuron-ls",
+    "vllm_endpoint_container_engine": "other",
+    "vllm_endpoint_api_key": "sk-other",
+}
+#: What templates of a release name beside: it only picks the rows, which are in the id whole.
+ROWS = {"vllm_endpoint_replicas", "vllm_endpoint_spares"}
 
+
+def test_all_that_a_release_is_rendered_of_is_in_its_id() -> None:
+    folder = ROOT / "roles/vllm_endpoint"
+    inside = {"__vllm_endpoint_has_key": "vllm_endpoint_api_key"}
+    named = {
+        inside.get(name, name)
+        for template in ("replica.json.j2", "replica.env.j2", "replica.conf.j2")
+        for name in re.findall(r"\b(?:__)?vllm_endpoint_\w+", (folder / "templates" / template).read_text())
+    }
+    assert named <= set(OF_A_RELEASE) | ROWS
+
+    def release(**given: Any) -> str:
+        return render_text("{{ __vllm_endpoint_release }}", **{"vllm_endpoint_replicas": [replica(0)], **given})
+
+    ids = {name: release(**{name: value}) for name, value in OF_A_RELEASE.items()}
+    changed = {key: "other" if key != "cpus" else "1-2" for key in replica(0)}
+    ids |= {key: release(vllm_endpoint_replicas=[{**replica(0), key: value}]) for key, value in changed.items()}
+    ids |= {"a spare": release(vllm_endpoint_spares=[replica(1)])}
+    assert [name for name, found in ids.items() if found == release()] == []
+    assert len(set(ids.values())) == len(ids)
+
+
+def render_text(text: str, **given: Any) -> str:
     return str(
         Templar(loader=DataLoader(), variables=variables("vllm_endpoint", **given)).template(trust_as_template(text))
     )

@@ -34,6 +34,8 @@ SLOW = {
     "headers": [HEAD, b"X"],
     "body": [HEAD + b"Content-Length: 1000000\r\n\r\n", b"x"],
     "chunk sizes": [HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"0"],
+    # Cut off, it would look like a whole answer.
+    "until it closes": [HEAD + b"Connection: close\r\n\r\n", b"x"],
     "lines": [HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"],
 }
 

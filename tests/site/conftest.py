@@ -18,6 +18,9 @@ from trainyard.paths import ROOT
 
 INVENTORY = ROOT / "inventory" / "lab"
 
+#: Variables beside the lab's, where a scenario has some: what the fleet was made with, a further run is given too.
+MORE = [word for path in filter(None, [os.environ.get("TRAINYARD_SITE_PLANTED")]) for word in ("-i", path)]
+
 
 @pytest.fixture(scope="session")
 def inventory() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from testinfra.host import Host
 
 from trainyard.paths import ROOT
 
-from .conftest import INVENTORY, wait_until
+from .conftest import INVENTORY, MORE, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -206,7 +206,7 @@ def test_a_second_run_changes_nothing_and_restarts_nothing(replicas: list[dict[s
     before = started()
     began_s = time.time()
     run = subprocess.run(
-        ["ansible-playbook", "site.yml", "-i", str(INVENTORY), "--skip-tags", "benchmark"],
+        ["ansible-playbook", "site.yml", "-i", str(INVENTORY), *MORE, "--skip-tags", "benchmark"],
         cwd=ROOT,
         capture_output=True,
         text=True,

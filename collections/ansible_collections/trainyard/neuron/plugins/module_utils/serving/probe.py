@@ -82,10 +82,14 @@ class Client:
             headers["Content-Type"] = "application/json"
         # A server that sends a byte now and then would keep each wait short and the call for ever.
         late = threading.Event()
-        over = threading.Timer(self._timeout_s if limit_s is None else limit_s, _cut_off, (connection, late))
+        links: List[socket.socket] = []
+        over = threading.Timer(self._timeout_s if limit_s is None else limit_s, _cut_off, (connection, links, late))
         over.daemon = True
         over.start()
         try:
+            connection.connect()
+            # Of an answer that ends with its connection, http.client forgets the socket and reads on.
+            links.append(connection.sock)
             connection.request(method, self._prefix + path, data, headers)
             with connection.getresponse() as response:
                 yield response
@@ -166,12 +170,13 @@ class Client:
             raise ProbeError("the completion got no answer: {0}".format(reason(error))) from error
 
 
-def _cut_off(connection: http.client.HTTPConnection, late: threading.Event) -> None:
+def _cut_off(connection: http.client.HTTPConnection, links: List[socket.socket], late: threading.Event) -> None:
     """End a connection whose time is over, whatever its reader waits for."""
     late.set()
-    if connection.sock is not None:
-        with contextlib.suppress(OSError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
+    for link in links or [connection.sock]:
+        if link is not None:
+            with contextlib.suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)
 
 
 def _body(response: http.client.HTTPResponse) -> str:
