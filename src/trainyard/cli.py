@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 #: Where each sub-command is: a function, or an application with sub-commands of its own.
 COMMANDS = {
     "artifact": "trainyard.artifact_command:app",
+    "blocks": "trainyard.blocks_command:blocks_command",
     "init": "trainyard.init.command:init",
     "lab": "trainyard.lab.commands:app",
     "plan": "trainyard.plan_command:plan",

@@ -50,6 +50,7 @@ AREAS = (
     "benchmark",
     "lab",
     "security",
+    "capacity",
 )
 #: A test that runs longer than this under a mistake has noticed nothing.
 LIMIT_S = 600

@@ -1,0 +1,196 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Buy a capacity block, once, on a person's word."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: capacity_block
+short_description: Buy an EC2 capacity block, once, on a person's word
+version_added: "0.2.0"
+author:
+  - trainyard contributors (@trainyard)
+description:
+  - Buys the offer that O(offering) names if it is for sale at exactly O(fee) this moment. Both are a person's word;
+    neither has a default.
+  - Never buys twice for one O(intent). The purchase carries the intent as a tag, and is written down in O(journal)
+    before it is made, so a run that was killed is gone on with.
+  - A purchase cannot be taken back.
+
+options:
+  intent:
+    description: What the block is for, a name of yours; a block that carries it and has not ended is the one meant.
+    type: str
+    required: true
+  offering:
+    description: Id of the offer.
+    type: str
+    required: true
+  fee:
+    description: The offer's price in all, repeated.
+    type: str
+    required: true
+  currency:
+    description: Currency of the fee.
+    type: str
+    default: USD
+  platform:
+    description: EC2's platform of the images that will run there.
+    type: str
+    choices: [Linux/UNIX, Red Hat Enterprise Linux, SUSE Linux, Ubuntu Pro]
+    default: Linux/UNIX
+  journal:
+    description: File beside the inventory in which purchases are written down before they are made.
+    type: path
+    required: true
+  wait_s:
+    description: How long to wait until the payment has been decided.
+    type: int
+    default: 600
+  instance_type:
+    description: Type of the block's hosts, such as C(trn2.48xlarge).
+    type: str
+    required: true
+  instance_count:
+    description: Hosts of the block, 1 to 64.
+    type: int
+    default: 1
+  hours:
+    description: >-
+      How long, in hours; whole days up to 14, then whole weeks up to 182 days. An offer that starts at once lasts a
+      little less or more, because all end at 11:30 UTC.
+    type: int
+    required: true
+  earliest_start:
+    description: ISO time before which no offer may begin, at most eight weeks ahead; the default is now.
+    type: str
+  latest_end:
+    description: ISO time after which no offer may end.
+    type: str
+  budget:
+    description: The most that may be paid in all, in the offer's currency.
+    type: str
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.region.modules
+  - amazon.aws.boto3
+attributes:
+  check_mode:
+    description: Looks whether the offer is for sale at that price and EC2 would let the purchase through; buys nothing.
+    support: full
+  diff_mode:
+    description: Has none.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Buy the block that was looked at
+  trainyard.neuron.capacity_block:
+    region: us-east-2
+    intent: llama-december
+    instance_type: trn2.48xlarge
+    instance_count: 2
+    hours: 72
+    offering: cbo-1
+    fee: "5149.55"
+    journal: "{{ inventory_dir }}/capacity_purchases.json"
+"""
+
+RETURN = r"""
+block:
+  description: The block; in check mode the one that is there already.
+  returned: when there is one
+  type: dict
+  sample: {"id": "cr-1", "intent": "llama-december", "state": "scheduled", "end": "2026-12-10T11:30:00Z"}
+offer:
+  description: The offer that was or would be bought.
+  returned: when it is bought by this run
+  type: dict
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Any, Dict, Tuple, Type
+
+with contextlib.suppress(ImportError):  # AnsibleAWSModule says it
+    from botocore.exceptions import BotoCoreError, ClientError
+
+from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.asking import WISH_SPEC, attempt, may, wish_of
+from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.blocks import (
+    BlockError,
+    Buyer,
+    Journal,
+    Purchase,
+    differences,
+    request,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.offers import money_of
+
+ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
+    **WISH_SPEC,
+    "instance_type": {"type": "str", "required": True},
+    "hours": {"type": "int", "required": True},
+    "intent": {"type": "str", "required": True},
+    "offering": {"type": "str", "required": True},
+    "fee": {"type": "str", "required": True},
+    "currency": {"type": "str", "default": "USD"},
+    "platform": {
+        "type": "str",
+        "choices": ["Linux/UNIX", "Red Hat Enterprise Linux", "SUSE Linux", "Ubuntu Pro"],
+        "default": "Linux/UNIX",
+    },
+    "journal": {"type": "path", "required": True},
+    "wait_s": {"type": "int", "default": 600},
+}
+
+
+def ensure(
+    buyer: Buyer, word: Purchase, check_mode: bool, wait_s: float, errors: Tuple[Type[Exception], ...]
+) -> Dict[str, Any]:
+    """The module's result.
+
+    Raises:
+        BlockError: what is owned for this intent is something else, or the payment failed.
+        OfferError: the offer is not for sale as confirmed.
+    """
+    there = buyer.wait_until_seen(word.intent)
+    if there:
+        different = differences(there, word)
+        if different:
+            raise BlockError(
+                "block {0} was bought for {1} and is another: {2}. Nothing was bought; another purchase needs another "
+                "intent".format(there.id, word.intent, "; ".join(different))
+            )
+        paid = there if check_mode else buyer.wait_until_paid(there, wait_s)
+        return {"changed": False, "block": paid.as_dict()}
+    offer = buyer.offer_for(word)
+    if check_mode:
+        may(buyer.client.purchase_capacity_block, errors, **request(word, offer))
+        return {"changed": True, "offer": offer.as_dict()}
+    block = buyer.wait_until_paid(buyer.buy(word), wait_s)
+    return {"changed": True, "offer": offer.as_dict(), "block": block.as_dict()}
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleAWSModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    given, errors = module.params, (BotoCoreError, ClientError)
+
+    def work() -> Dict[str, Any]:
+        word = Purchase(
+            intent=given["intent"],
+            offering=given["offering"],
+            fee=money_of(given["fee"], "fee"),
+            currency=given["currency"],
+            platform=given["platform"],
+            wish=wish_of(given),
+        )
+        buyer = Buyer(module.client("ec2"), Journal(Path(given["journal"])))
+        return ensure(buyer, word, module.check_mode, given["wait_s"], errors)
+
+    module.exit_json(**attempt(module.fail_json, "buying " + given["offering"], errors, work))
+
+
+if __name__ == "__main__":
+    main()
