@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.trainyard.neuron.plugins.callback.fleet_lock import UNLOCK
 from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.plan.fleets import deployment, host
 from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.report.runs import (
     REPLICAS,
@@ -114,6 +115,18 @@ def test_modules_actions_and_lookups_run_from_where_it_was_installed(installed: 
     assert (tmp_path / "cli.py").read_bytes() == (HOME / "plugins/module_utils/serving/cli.py").read_bytes()
     assert report["sound"] is True
     assert json.loads(Path(report["path"]).read_text(encoding="utf-8"))["run"]["trainyard_version"] == VERSION
+
+
+def test_a_run_that_failed_gives_the_lock_back_by_the_playbook_that_was_installed(
+    installed: Path, tmp_path: Path
+) -> None:
+    """What the callback runs at the end, where no checkout is near; nobody holds a lock here, so it changes nothing."""
+    (tmp_path / "hosts").write_text(
+        f"[neuron]\nh1 ansible_connection=local ansible_python_interpreter={sys.executable}"
+    )
+    words = [sys.executable, "-m", "ansible", "playbook", "-i", "hosts", "-e", "ansible_become=false", UNLOCK]
+    done = run(words, tmp_path, ANSIBLE_COLLECTIONS_PATH=str(installed))
+    assert (done.returncode, "Give the lock back" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
 def test_nothing_of_the_checkout_is_in_what_is_published(installed: Path) -> None:

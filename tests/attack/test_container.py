@@ -40,6 +40,28 @@ def test_it_sees_nothing_of_its_host_but_what_it_needs(lab: Lab) -> None:
     assert lab.on("lab-1", f"stat -c %U {OWN} {OWN}/replica.json").split() == ["root", "root"]
 
 
+def test_its_root_has_no_more_of_roots_powers_than_to_read_what_it_was_given(lab: Lab) -> None:
+    script = """
+import os, pathlib
+lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+print(*sorted({line.split()[1].lstrip("0") for line in lines if line.startswith(("CapPrm", "CapEff", "CapBnd"))}))
+pathlib.Path("/tmp/mine").touch()
+for name, call in (
+    ("chown", lambda: os.chown("/tmp/mine", 1, 1)),
+    ("setuid", lambda: os.setuid(1)),
+    ("mknod", lambda: os.mknod("/tmp/kmsg", 0o020600, os.makedev(1, 11))),
+    ("chroot", lambda: os.chroot("/tmp")),
+):
+    try:
+        call()
+        print(name)
+    except PermissionError:
+        pass
+"""
+    # 1 << CAP_DAC_OVERRIDE, and none of the calls went through.
+    assert inside(lab, script) == "2"
+
+
 def test_what_it_plants_is_neither_run_nor_written_through_when_its_host_stops_it(lab: Lab) -> None:
     state = f"cd {OWN}; sha256sum replica.json gate.json pid; ls -A"
     before = lab.on("lab-1", state)

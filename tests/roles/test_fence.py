@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -66,7 +67,7 @@ from pathlib import Path
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import fence
 root = Path(sys.argv[1])
 fence.RULES, fence.LOADED, fence.STATE = root / "fence.nft", root / "loaded", root / "state.json"
-fence.PARTS = root / "parts"
+fence.PARTS, fence.ROOT = root / "parts", root
 fence.NFT = sys.argv[2]
 sys.exit(fence.main(sys.argv[3:]))
 """
@@ -129,6 +130,13 @@ class Net:
         shared = {"vllm_endpoint_replicas": [replica(0)], "vllm_endpoint_user": "nobody", **given}
         rules = render("vllm_endpoint", "fence.nft.j2", **shared).replace("/etc/trainyard/fence", f"{self.root}/parts")
         (self.root / "fence.nft").write_text(rules)
+
+    def stage(self, release: str, **entry: Any) -> Path:
+        """A release on the host with one replica of these ports."""
+        path = self.root / "releases" / release / "tiny-llama-0.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(entry))
+        return path
 
     def fence(self, verb: str) -> subprocess.CompletedProcess[str]:
         return self.on("host", *self.program(verb), check=False)
@@ -236,6 +244,55 @@ def test_what_another_role_keeps_from_its_user_is_part_of_the_fence(net: Net) ->
     (parts / "compile.nft").unlink()
     assert net.fence("hold").returncode == 0
     assert net.connects("host", METADATA[0], 22, user=daemon) == "through"
+
+
+MOVED = [{**row, "ports": [port + 1 for port in row["ports"]]} for row in REACH[:2]]
+REFUSED = "ConnectionRefusedError"
+
+
+def test_in_a_roll_that_moves_ports_the_old_ones_stay_fenced(net: Net) -> None:
+    """Old replicas serve until their turn, and a rollback starts them again."""
+    net.stage("old", port=PORT, agent_port=AGENT)
+    net.load(vllm_endpoint_reach=REACH)
+    net.stage("new", port=PORT + 1, agent_port=AGENT + 1)
+    moved = replica(0, port=PORT + 1, agent_port=AGENT + 1)
+    net.load(vllm_endpoint_replicas=[moved], vllm_endpoint_reach=MOVED, vllm_endpoint_clients=["10.2.0.4"])
+    for port in (PORT, AGENT):
+        assert net.connects("stranger", HOST[1], port) == REFUSED
+        assert net.connects("stranger", HOST_6[1], port) == REFUSED
+        assert net.connects("router", HOST[0], port) == "through"
+        assert net.connects("host", HOST[0], port) == "through"
+    assert net.connects("router", HOST_6[0], PORT) == "through"
+    assert net.connects("router", HOST_6[0], AGENT) == REFUSED
+    assert net.connects("stranger", HOST[1], PORT, MONITOR) == "through"
+    assert net.connects("stranger", HOST[1], AGENT, MONITOR) == REFUSED
+    assert net.fence("check").returncode == 0
+
+
+def test_a_port_stays_fenced_while_something_listens_that_has_no_release_any_more(net: Net) -> None:
+    gone, never = net.stage("old", port=PORT, agent_port=AGENT), net.stage("older", port=PORT + 7)
+    net.load(vllm_endpoint_reach=REACH)
+    gone.unlink()
+    never.unlink()
+    assert net.fence("check").returncode == 0, "a release that went is no drift"
+    for _ in range(2):
+        net.load(vllm_endpoint_replicas=[replica(0, port=PORT + 1, agent_port=AGENT + 1)], vllm_endpoint_reach=MOVED)
+        for port in (PORT, AGENT):
+            assert net.connects("stranger", HOST[1], port) == REFUSED
+    sets = net.on("host", net.nft, "list", "table", "inet", "trainyard").stdout
+    assert str(PORT + 7) not in sets
+
+
+def test_a_release_whose_ports_were_not_loaded_is_drift(net: Net) -> None:
+    net.load(vllm_endpoint_replicas=[replica(0, port=PORT + 1, agent_port=AGENT + 1)])
+    assert net.connects("stranger", HOST[1], PORT) == "through"
+    for index, port in enumerate(["8000", True, 0, 65536, None, -1, 8e3]):
+        net.stage(f"broken-{index}", port=port)
+    assert net.fence("check").returncode == 0
+    net.stage("old", port=PORT)
+    assert "whose ports were not loaded" in net.fence("check").stderr
+    assert net.fence("hold").returncode == 0
+    assert net.connects("stranger", HOST[1], PORT) == REFUSED
 
 
 @pytest.mark.parametrize(

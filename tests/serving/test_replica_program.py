@@ -618,8 +618,26 @@ def test_a_container_gets_its_slice_and_no_secret_in_its_command_line(
     assert f"{host}/run/tiny-llama-0/metrics:{host}/run/tiny-llama-0/metrics:rw" in text
     assert f"{host}/run/tiny-llama-0:" not in text
     assert text.count(":rw") == 1
+    assert (text.count("--cap-drop ALL"), text.count("--cap-add")) == (1, 1)
+    assert "--cap-add DAC_OVERRIDE" in text
     assert ("--cpuset-cpus 0-3" in text) is (engine == "docker")
     assert ("--cgroups split" in text) is (engine == "podman")
+
+
+def test_status_says_what_a_running_replica_takes_only_at_its_next_start(host: Path) -> None:
+    """A gate judges starts: nobody restarts a server for its settings, so it is said which do not hold yet."""
+    port = free_port()
+    now = replica(host, port)
+    configured = host / "etc/tiny-llama-0.json"
+    (now.scratch / settings.STARTED).write_text(configured.read_text())
+    assert "next" not in cli.status(["tiny-llama-0"])[0]
+    row = json.loads(configured.read_text())
+    configured.write_text(json.dumps({**row, "probe": {**row["probe"], "stall_s": 99}}))
+    assert "next" not in cli.status(["tiny-llama-0"])[0], "the probe takes its own at once"
+    configured.write_text(json.dumps({**row, "gate": {**row["gate"], "ttft_s": 7}, "container_cpus": "0-3"}))
+    assert "(from its next start: other gate, container_cpus)" in cli.status(["tiny-llama-0"])[0]
+    configured.write_text(json.dumps({**row, "release": "fedcba987654"}))
+    assert "(runs release 0123456789ab, fedcba987654 is next)" in cli.status(["tiny-llama-0"])[0]
 
 
 SECRET = "root-only-pl4nted"

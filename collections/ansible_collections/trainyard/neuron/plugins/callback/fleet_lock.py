@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ansible import context
@@ -23,13 +22,15 @@ author:
   - trainyard contributors (@trainyard)
 description:
   - A playbook that changes the fleet takes the lock of its hosts (M(trainyard.neuron.roll_lock)) and gives it back at
-    its end. Where it failed, this runs C(playbooks/unlock.yml) with the same arguments, in a process of its own.
+    its end. Where it failed, this runs the playbook C(trainyard.neuron.unlock) with the same arguments, in a process of
+      its own.
   - Where that needs a password from the terminal, or does not work, it says whose lock is left and how it goes on.
 requirements:
   - enabled in the configuration
 """
 
-UNLOCK = Path(__file__).parents[6] / "playbooks" / "unlock.yml"
+UNLOCK = "trainyard.neuron.unlock"
+"""The collection's own playbook: it is wherever this is, in a checkout or installed."""
 TIMEOUT_S = 300.0
 ASKING = ("ask_pass", "become_ask_pass", "ask_vault_pass", "start_at_task", "step")
 """Options that wait for somebody at the terminal, or leave tasks out."""
@@ -53,18 +54,18 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core ships 
 
 
 def given_back(options: Mapping[str, Any], argv: Sequence[str], holder: Mapping[str, Any]) -> bool:
-    """Run ``unlock.yml`` as the run itself was run; returns whether that worked.
+    """Run the playbook that unlocks as the run itself was run; returns whether that worked.
 
     Args:
         options: the run's, as Ansible understood them.
         argv: the run's command line without its program.
         holder: what the hosts know the run as.
     """
-    if not UNLOCK.exists() or any(options.get(name) for name in ASKING):
+    if any(options.get(name) for name in ASKING):
         return False
     environment = {name: value for name, value in os.environ.items() if name not in CALLBACKS}
     environment |= {run_lock.OUTER: f"{holder['run']}:{holder['pid']}", run_lock.OVER: "1"}
-    command = [sys.executable, "-m", "ansible", "playbook", *without(argv, options.get("args") or ()), str(UNLOCK)]
+    command = [sys.executable, "-m", "ansible", "playbook", *without(argv, options.get("args") or ()), UNLOCK]
     try:
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False

@@ -194,17 +194,13 @@ class S3Store:
     def lock(self, digest: str, owner: str) -> Optional[str]:
         """Take or renew the lock of a digest; return None when `owner` holds it now, else who does."""
         holder, condition = self._locked_by(digest)
-        key = f"{self._prefix}{digest}.lock"
         if holder not in (None, owner):
             return holder
         try:
             # Of several that come this far, the condition lets one succeed.
-            self._client.put_object(Bucket=self._bucket, Key=key, Body=lock_text(owner).encode(), **condition)
+            return None if self._put_lock(digest, lock_text(owner), condition) else "another host"
         except s3_errors() as error:
-            if _is(error, "PreconditionFailed", "ConditionalRequestConflict"):
-                return "another host"
             raise StoreError(f"{self.uri}: cannot lock {digest}: {error}") from error
-        return None
 
     def holder(self, digest: str) -> Optional[str]:
         """Return who compiles a digest now, None for nobody."""
@@ -221,9 +217,29 @@ class S3Store:
             raise StoreError(f"{self.uri}: {error}") from error
 
     def unlock(self, digest: str, owner: str) -> None:
-        """Give the lock back, if it is still this owner's."""
-        if self.lock(digest, owner) is None:
-            self._client.delete_object(Bucket=self._bucket, Key=f"{self._prefix}{digest}.lock")
+        """Give the lock back, if it is still this owner's.
+
+        It is written and not deleted: a write has the condition that nobody else wrote since it was read, and a delete
+        that comes late would take the next owner's lock away.
+        """
+        holder, condition = self._locked_by(digest)
+        if holder != owner:
+            return
+        try:
+            self._put_lock(digest, GIVEN_BACK, condition)
+        except s3_errors() as error:
+            raise StoreError(f"{self.uri}: cannot give the lock of {digest} back: {error}") from error
+
+    def _put_lock(self, digest: str, text: str, condition: Dict[str, str]) -> bool:
+        """Write a lock; return whether it was still as the condition says."""
+        key = f"{self._prefix}{digest}.lock"
+        try:
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=text.encode(), **condition)
+        except s3_errors() as error:
+            if _is(error, "PreconditionFailed", "ConditionalRequestConflict"):
+                return False
+            raise
+        return True
 
     def digests(self) -> List[str]:
         """Return the digests of all complete artifacts, sorted."""

@@ -23,6 +23,8 @@ from .settings import SCRATCH_VARIABLES, Replica, ServingError
 
 POLL_S = 0.5
 PROBE_TIMEOUT_S = 5.0
+#: Settings of the role that a start takes and a running server does not.
+AT_START = ("gate", "settle_timeout_s", "loads_at_once", "container_engine", "container_cpus")
 # The server must not report its own readiness in the gate's place.
 KEPT_FROM_SERVER = ("NOTIFY_SOCKET",)
 
@@ -268,7 +270,7 @@ def status(names: Sequence[str]) -> List[str]:
             continue
         health = probe.Client(replica.url, timeout_s=2.0).status("/health")
         words = "answers {0}".format(health) if health else "no answer"
-        words += _seen_by_probe(name)
+        words += _seen_by_probe(name) + _from_its_next_start(replica)
         row = "{0}  {1}  cores {2}  {3}  {4}"
         lines.append(row.format(name, replica.url, replica.cores, words, _seen_by_gate(replica)))
     return lines
@@ -297,6 +299,22 @@ def _seen_by_probe(name: str) -> str:
     if not seen or seen.get("up"):
         return ""
     return " (out of rotation: {0}; {1})".format(seen.get("reason", "no reason given"), seen.get("progress", ""))
+
+
+def _from_its_next_start(replica: Replica) -> str:
+    """Settings that its running process was started without; the probe takes its own at once.
+
+    None of them is a release, so nobody restarts a server for them: a gate judges starts.
+    """
+    try:
+        text = trusted.read_text(replica.scratch / settings.STARTED, trusted.CONFIGURATION_LIMIT)
+        started = settings.parse(text)
+    except (OSError, ValueError, ServingError):
+        return ""
+    if started.release != replica.release:
+        return " (runs release {0}, {1} is next)".format(started.release, replica.release)
+    words = [word for word in AT_START if getattr(started, word) != getattr(replica, word)]
+    return " (from its next start: other {0})".format(", ".join(words)) if words else ""
 
 
 def say(text: str) -> None:

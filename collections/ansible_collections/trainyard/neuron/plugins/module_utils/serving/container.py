@@ -20,6 +20,8 @@ from .settings import SCRATCH_VARIABLES, Replica, ServingError
 
 COMMAND_TIMEOUT_S = 60
 DEVICES = Path("/dev")
+#: What a server keeps of root's: images and checkpoints hold files of other users that root is used to read.
+CAPABILITIES = ("DAC_OVERRIDE",)
 # Variables of the unit that are the toolkit's own or the engine's, and so belong into the container.
 OWN_VARIABLES = ("SPT_NOENV", "TRAINYARD_RELEASE", "TRAINYARD_REPLICA", "VLLM_API_KEY")
 
@@ -42,6 +44,8 @@ def command(replica: Replica, passed: Sequence[str]) -> Tuple[str, ...]:
         passed: names of the variables that the container gets. Their values are not in the command line.
     """
     options: List[str] = []
+    for capability in CAPABILITIES:
+        options += ["--cap-add", capability]
     if replica.container_cpus and not oci.is_podman(replica.container_engine):
         # Docker's containers are no children of the unit and inherit no affinity from it.
         options += ["--cpuset-cpus", replica.container_cpus]

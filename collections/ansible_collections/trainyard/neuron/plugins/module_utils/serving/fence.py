@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program ``/usr/local/lib/trainyard/fence``: keeps the rules in force that say who may reach this host's replicas.
 
-``load`` puts the rules of ``/etc/vllm/fence.nft`` into force and notes how the kernel shows them; ``check`` compares
-that note with what the kernel shows now; ``hold`` loads them again where they differ (before every start of a
-replica); ``watch`` does so for as long as the host runs. The kernel's own words are compared with its own words: no
-second reading of the file can differ from nft's.
+``load`` puts the rules of ``/etc/vllm/fence.nft`` into force, with the ports of every release here (a roll moves
+replicas one by one, and may go back), and notes how the kernel shows them. ``check`` compares that note with what it
+shows now. ``hold`` loads them again where they differ (before every start of a replica); ``watch`` does so for as long
+as the host runs. The kernel's own words are compared with its own words: no second reading of the file can differ from
+nft's.
 """
 
 from __future__ import annotations
@@ -20,15 +21,20 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
-from .layout import RULES
+from .layout import ROOT, RULES, entry_of, staged_entries
 
 #: Files below it, called `*.nft`, are included in the rules.
 PARTS = Path("/etc/trainyard/fence")
 LOADED = Path("/run/trainyard-fence/loaded")
+#: The kernel's lists of what listens.
+SOCKETS = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
+_LISTENS = "0A"
 STATE = Path("/run/trainyard-fence-watch/state.json")
 TABLE = ("inet", "trainyard")
+#: Sets of the table, and the word of a replica's plan entry whose ports are in them.
+SETS = (("replicas", "port"), ("agents", "agent_port"))
 NFT = "/usr/sbin/nft"
 UNIT = "trainyard-fence.service"
 
@@ -52,10 +58,11 @@ class FenceError(Exception):
     """The rules are not in force: the cause and the next command, for the journal."""
 
 
-def _run(*words: str) -> subprocess.CompletedProcess[str]:
+def _run(*words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             list(words),
+            input=given,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             universal_newlines=True,
@@ -91,14 +98,55 @@ def _digest() -> str:
         raise FenceError("{0}: {1}; run the serve playbook for this host".format(RULES, error.strerror)) from error
 
 
+def of_releases() -> Dict[str, Set[int]]:
+    """The ports that replicas have in the releases on this host, by set."""
+    found: Dict[str, Set[int]] = {name: set() for name, _word in SETS}
+    for path in staged_entries(ROOT):
+        entry = entry_of(path)
+        for name, word in SETS:
+            port = entry.get(word)
+            if type(port) is int and 0 < port < 65536:
+                found[name].add(port)
+    return found
+
+
+def listening() -> Set[int]:
+    """Ports that something on this host listens on."""
+    found = set()
+    for path in SOCKETS:
+        try:
+            rows = [line.split() for line in path.read_text(encoding="ascii").splitlines()[1:]]
+        except OSError:
+            continue  # no IPv6
+        found |= {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == _LISTENS}
+    return found
+
+
+def _noted() -> Optional[Tuple[Dict[str, Any], str]]:
+    """What was loaded: the note, and the table as the kernel showed it; None if nobody knows."""
+    try:
+        head, _newline, table = LOADED.read_text(encoding="utf-8").partition("\n")
+        note = json.loads(head)
+        return {"digest": str(note["digest"]), **{name: set(note[name]) for name, _word in SETS}}, table
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def load() -> None:
     """Put the rules into force, in one step of the kernel: there is no moment without a fence.
 
     Raises:
         FenceError: nft refuses them; what was in force before still is.
     """
-    digest = _digest()
-    done = _run(NFT, "-f", str(RULES))
+    digest, ports, before = _digest(), of_releases(), _noted()
+    if before is not None:
+        # A replica that is being taken away has no release any more, and serves until it is stopped.
+        ports = {name: ports[name] | (before[0][name] & listening()) for name in ports}
+    text = 'include "{0}"\n'.format(RULES)
+    for name in sorted(name for name in ports if ports[name]):
+        elements = ", ".join(map(str, sorted(ports[name])))
+        text += "add element {0} {1} {{ {2} }}\n".format(" ".join(TABLE), name, elements)
+    done = _run(NFT, "-f", "-", given=text)
     if done.returncode != 0:
         raise FenceError(
             "the fence is not loaded, and no replica starts without it: {0}. "
@@ -107,9 +155,10 @@ def load() -> None:
     table = shown()
     if table is None:
         raise FenceError("the fence was taken away while it was loaded. Next: systemctl restart {0}".format(UNIT))
+    note = {"digest": digest, **{name: sorted(ports[name]) for name in ports}}
     LOADED.parent.mkdir(parents=True, exist_ok=True)
     staged = LOADED.with_name(LOADED.name + ".new")
-    staged.write_text(digest + "\n" + table, encoding="utf-8")
+    staged.write_text(json.dumps(note) + "\n" + table, encoding="utf-8")
     staged.replace(LOADED)
 
 
@@ -122,12 +171,15 @@ def drift() -> str:
     table = shown()
     if table is None:
         return "the table {0} is gone".format(" ".join(TABLE))
-    try:
-        digest, _newline, noted = LOADED.read_text(encoding="utf-8").partition("\n")
-    except OSError:
+    before = _noted()
+    if before is None:
         return "nobody knows what was loaded"
-    if digest != _digest():
+    note, noted = before
+    if note["digest"] != _digest():
         return "{0}, or what it includes of {1}, is not what was loaded".format(RULES, PARTS)
+    # More than there is harms nobody: releases go when a roll is over.
+    if any(ports - note[name] for name, ports in of_releases().items()):
+        return "a release came whose ports were not loaded"
     return "" if table == noted else "the rules in force are not those that were loaded"
 
 

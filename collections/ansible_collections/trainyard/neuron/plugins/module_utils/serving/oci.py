@@ -18,7 +18,8 @@ def command(
     """The whole command line.
 
     The image's entry point is replaced, since the serving images' own starts the command as a child and passes no
-    signal on; its health check is off, since it asks a port that nobody listens on. A small init is process 1.
+    signal on; its health check is off, since it asks a port that nobody listens on. A small init is process 1. Of the
+    capabilities that engines give by default it has none.
 
     Args:
         engine: ``podman`` or ``docker``.
@@ -31,7 +32,7 @@ def command(
     """
     words: List[str] = [engine, "run", "--rm", "--name", name, "--pull", "never"]
     words += ["--network", "host", "--ipc", "host", "--init", "--no-healthcheck", "--entrypoint", ""]
-    words += ["--security-opt", "no-new-privileges", "--pids-limit", "-1"]
+    words += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--pids-limit", "-1"]
     if is_podman(engine):
         # The container lives in the unit's control group, so it ends with the unit whatever happens to its parent. It
         # has the unit's limits too.

@@ -39,6 +39,7 @@ def test_an_artifact_of_an_image_is_compiled_in_it() -> None:
     volumes = [argv[index + 1] for index, word in enumerate(argv) if word == "--volume"]
     staging = f"/data/artifacts/.{'a' * 64}.partial"
     assert argv[argv.index("--user") + 1] == "{compile_user}"
+    assert argv[argv.index("--cap-drop") + 1] == "ALL" and "--cap-add" not in argv
     assert volumes == [
         "/data/weights/m:/data/weights/m:ro",
         f"{staging}:{staging}:rw",

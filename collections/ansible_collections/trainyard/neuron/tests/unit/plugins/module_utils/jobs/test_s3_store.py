@@ -163,6 +163,46 @@ def test_a_host_that_slept_between_looking_and_taking_gets_nothing(
     assert other.lock(DIGEST, "h2") is None
 
 
+def test_a_host_that_slept_while_giving_a_lock_back_takes_nobodys_away(
+    any_store: store.S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sees the lock as its own, sleeps until that has ended, and goes on when another host compiles."""
+    look = "_locked_by" if isinstance(any_store, store.S3Store) else "_last"
+    with monkeypatch.context() as soon:
+        soon.setattr(store, "LOCK_S", 0.5)
+        assert any_store.lock(DIGEST, "h1") is None
+    sees = getattr(any_store, look)
+    seen = sees(DIGEST)
+    assert any_store.holder(DIGEST) == "h1"
+    time.sleep(0.6)
+    assert any_store.lock(DIGEST, "h2") is None
+    stale = [(("h1", seen[1]) if look == "_locked_by" else (seen[0], store.lock_text("h1")))]
+    monkeypatch.setattr(any_store, look, lambda digest: stale.pop() if stale else sees(digest))
+    any_store.unlock(DIGEST, "h1")
+    assert stale == [], "it did not look"
+    assert any_store.holder(DIGEST) == "h2"
+    assert any_store.lock(DIGEST, "h3") == "h2"
+
+
+@pytest.mark.parametrize("request_number", [1, 2, 3])
+def test_between_no_two_requests_of_giving_a_lock_back_can_another_hosts_be_taken_away(request_number: int) -> None:
+    """The host sleeps before a request until its lock has ended and another host compiles."""
+    mine, other = (store.open_store("s3://fleet/artifacts") for _ in range(2))
+    assert mine.lock(DIGEST, "h1") is None
+    asked = []
+
+    def sleep(**_: object) -> None:
+        asked.append(request_number)
+        if len(asked) == request_number:
+            other._client.put_object(
+                Bucket="fleet", Key=f"artifacts/{DIGEST}.lock", Body=store.lock_text("h2").encode()
+            )
+
+    mine._client.meta.events.register("before-call.s3", sleep)
+    mine.unlock(DIGEST, "h1")
+    assert other.holder(DIGEST) == ("h2" if len(asked) >= request_number else None)
+
+
 def test_locked_digest_is_no_artifact_yet(any_store: store.S3Store) -> None:
     any_store.lock(DIGEST, "h1")
     assert any_store.manifest(DIGEST) is None
