@@ -46,6 +46,7 @@ ROOMS = (
     Room(f"{HOME}/plugins/action", (MODULE_UTILS, PLUGIN_UTILS, f"{COLLECTION}.plugins.action", "ansible")),
     Room(f"{HOME}/plugins/callback", (MODULE_UTILS, PLUGIN_UTILS, "ansible")),
     Room(f"{HOME}/plugins/filter", (MODULE_UTILS, PLUGIN_UTILS, "ansible")),
+    Room(f"{HOME}/plugins/inventory", (MODULE_UTILS, PLUGIN_UTILS, "ansible")),
     Room(f"{HOME}/plugins/lookup", (MODULE_UTILS, PLUGIN_UTILS, "ansible")),
     Room(f"{HOME}/plugins/doc_fragments", ()),
     Room(

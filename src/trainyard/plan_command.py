@@ -25,6 +25,9 @@ from trainyard.plan_picture import fleet_picture
 #: What Ansible may take to parse an inventory, processor seconds: a thousand hosts take a few.
 INVENTORY_CPU_S = 20
 
+#: The collection's reader of inventories, in whose place Ansible's own can be.
+OWN_YAML = "trainyard.neuron.yaml"
+
 #: Left of a warning and of an error; colour alone would not survive a pipe.
 WARNING, ERROR = "warning", "error"
 
@@ -42,6 +45,7 @@ def open_inventory(sources: tuple[str, ...]) -> tuple[Any, Any]:
     """
     os.environ.setdefault("ANSIBLE_CONFIG", str(ROOT / "ansible.cfg"))
     # Ansible reads its configuration when it is imported.
+    from ansible import constants
     from ansible.errors import AnsibleError
     from ansible.inventory.manager import InventoryManager
     from ansible.parsing.dataloader import DataLoader
@@ -49,6 +53,8 @@ def open_inventory(sources: tuple[str, ...]) -> tuple[Any, Any]:
     from ansible.vars.hostvars import HostVars
     from ansible.vars.manager import VariableManager
 
+    # This process has the collection from Python, where Ansible finds no plugin. What reads here has its time bounded.
+    constants.INVENTORY_ENABLED = ["yaml" if name == OWN_YAML else name for name in constants.INVENTORY_ENABLED]
     said = io.StringIO()
     try:
         # Ansible tells at length what each of its plugins made of a source; where none can read it, one line is enough.

@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
 from tests.lab_plays import changed_tasks
 from tests.stand_in import Lab, stand_in
 from trainyard.lab.machine import detect
 from trainyard.lab.podman import Podman
 from trainyard.lab.state import load
+from trainyard.paths import ROOT
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("attack-fence")]
 
@@ -141,6 +144,31 @@ def test_neither_servers_nor_compilers_reach_the_credentials_of_their_host(lab: 
         assert lab.on("lab-2", ask) == ""
     finally:
         lab.on("lab-2", "systemctl stop metadata; ip address delete 169.254.169.254/32 dev lo")
+
+
+def test_ports_that_move_open_neither_old_nor_new_ones(lab: Lab) -> None:
+    known = yaml.safe_load((ROOT / "inventory/lab/group_vars/all/tiny_llama.yml").read_text())
+    deployment = known["trainyard_deployment_tiny_llama"]
+    targets = [f"{lab.address('lab-2')}:{port}" for port in (8000, 8001, 8100, 8101, 9000, 9001, 9100, 9101)]
+    restarts = ["--extra-vars", json.dumps({"vllm_endpoint_allowed_restarts": 2})]
+    for port in (8100, 8000):
+        lab.variables["trainyard_deployment_tiny_llama"] = {**deployment, "port": port}
+        run = lab.start(SERVE, *restarts)
+        output: list[str] = []
+        reader = threading.Thread(target=lambda run=run, output=output: output.append(run.communicate()[0]))
+        reader.start()
+        looks = 0
+        while reader.is_alive():
+            found = stranger(lab, *targets)
+            assert set(found.values()) == {"ConnectionRefusedError"}, found
+            looks += 1
+        reader.join()
+        assert run.returncode == 0, output[0][-4000:]
+        assert looks > 3
+        assert port in listening(lab, "lab-2")
+        assert set(stranger(lab, *targets).values()) == {"ConnectionRefusedError"}
+    del lab.variables["trainyard_deployment_tiny_llama"]
+    assert changed_tasks(lab.play(SERVE)) == set()
 
 
 def test_without_a_fence_no_replica_serves_and_it_says_why(lab: Lab) -> None:

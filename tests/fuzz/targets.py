@@ -32,12 +32,14 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.routing import ha
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import (
     agreement,
     exposition,
+    fence,
     layout,
     phases,
     slices,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import settings as serving
 from ansible_collections.trainyard.neuron.plugins.module_utils.storage import disks
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.aliases import values_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.bounded_file import FileError
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import deployment, variables
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import ConfigError, ModelShape
@@ -629,6 +631,16 @@ def run_authorized(text: str) -> Any:
     return trust._without(text.splitlines(), "job", "peer", 1.7e9)
 
 
+NOTE = {"digest": "0" * 64, "replicas": [8000, 8001], "agents": [9000]}
+
+
+def run_note(text: str) -> Any:
+    path = SCRATCH / "trainyard-fuzz.note"
+    path.write_text(text + "\ntable inet trainyard {\n}\n", encoding="utf-8", errors="replace")
+    with mock.patch.object(fence, "LOADED", path):
+        return fence._noted()
+
+
 TARGETS: tuple[Target, ...] = (
     Target("plan", mutated(FLEETS).filter(inventories), run_plan, (PlanError, TooLargeError), wrong_plan, weight=12),
     Target("config.json", mutated(CONFIGS), run_config, (ConfigError, TooLargeError), weight=3),
@@ -726,6 +738,8 @@ TARGETS: tuple[Target, ...] = (
     Target("progress", mutated_json([PROGRESS]), run_progress, ()),
     Target("lock", mutated_text([LOCK]), store.lock_holder, ()),
     Target("neuron_config.json", mutated_json([NEURON_CONFIG]), run_agreement, (ValueError, RecursionError)),
+    Target("aliases", mutated(FLEETS), values_of, (RecursionError,)),
+    Target("fence's note", mutated_json([NOTE]), run_note, ()),
     Target("ranges", mutated_text(["0-31,48", "0"]), run_ranges, (ValueError,)),
     Target("authorized_keys", mutated_text([KEYS_FILE]), run_authorized, ()),
 )

@@ -250,8 +250,8 @@ MOVED = [{**row, "ports": [port + 1 for port in row["ports"]]} for row in REACH[
 REFUSED = "ConnectionRefusedError"
 
 
-def test_in_a_roll_that_moves_ports_the_old_ones_stay_fenced(net: Net) -> None:
-    """Old replicas serve until their turn, and a rollback starts them again."""
+def test_where_ports_move_the_old_ones_stay_fenced(net: Net) -> None:
+    """Old replicas serve until they are stopped, and an older release may come back."""
     net.stage("old", port=PORT, agent_port=AGENT)
     net.load(vllm_endpoint_reach=REACH)
     net.stage("new", port=PORT + 1, agent_port=AGENT + 1)

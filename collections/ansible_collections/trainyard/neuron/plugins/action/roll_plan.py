@@ -17,8 +17,8 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.moves import
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import (
     RollPlan,
     cannot_leave,
-    exchanged_keys,
     in_rotation,
+    not_in_one_roll,
     out_of_rotation,
     plan_roll,
     read_fleet,
@@ -76,7 +76,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             elsewhere(hooks, named(arguments["drained_elsewhere"]), reports),
         )
         if arguments["verb"] == "check":
-            problems = exchanged_keys(fleet)
+            problems = not_in_one_roll(fleet)
             if problems:
                 raise RollError(problems)
             return {"changed": False}

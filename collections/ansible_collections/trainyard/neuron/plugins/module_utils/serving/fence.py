@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program ``/usr/local/lib/trainyard/fence``: keeps the rules in force that say who may reach this host's replicas.
 
-``load`` puts the rules of ``/etc/vllm/fence.nft`` into force, with the ports of every release here (a roll moves
-replicas one by one, and may go back), and notes how the kernel shows them. ``check`` compares that note with what it
-shows now. ``hold`` loads them again where they differ (before every start of a replica); ``watch`` does so for as long
-as the host runs. The kernel's own words are compared with its own words: no second reading of the file can differ from
-nft's.
+``load`` puts the rules of ``/etc/vllm/fence.nft`` into force, with the ports of every release on this host (ports may
+move), and notes how the kernel shows them. ``check`` compares that note with what it shows now. ``hold`` loads them
+again where they differ (before every start of a replica); ``watch`` does so for as long as the host runs. The kernel's
+own words are compared with its own words: no second reading of the file can differ from nft's.
 """
 
 from __future__ import annotations
@@ -128,7 +127,7 @@ def _noted() -> Optional[Tuple[Dict[str, Any], str]]:
         head, _newline, table = LOADED.read_text(encoding="utf-8").partition("\n")
         note = json.loads(head)
         return {"digest": str(note["digest"]), **{name: set(note[name]) for name, _word in SETS}}, table
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -102,7 +102,7 @@ def plan_roll(
         RollError: with every reason why this roll must not begin. Nothing was touched.
     """
     moves, unchanged, out = _sort_out(fleet, settings)
-    problems = _silence(fleet) + _renamed(fleet, moves) + exchanged_keys(fleet)
+    problems = _silence(fleet) + _renamed(fleet, moves) + not_in_one_roll(fleet)
     problems += _unstaged(fleet, moves) if require_staged else []
     moves, conflicts = _order_by_cores(fleet, moves)
     found = with_spares(fleet, settings, moves, require_staged, insist)
@@ -219,7 +219,28 @@ def _renamed(fleet: Fleet, moves: Sequence[Move]) -> List[str]:
     ]
 
 
-def exchanged_keys(fleet: Fleet) -> List[str]:
+def not_in_one_roll(fleet: Fleet) -> List[str]:
+    """What no roll can do, however it is laid: the routers have one key for all replicas, and one address of each."""
+    return _exchanged_keys(fleet) + _moved(fleet)
+
+
+def _moved(fleet: Fleet) -> List[str]:
+    """Routers are told before the first replica is replaced: all that listen elsewhere by then would be out at once."""
+    moved = ", ".join(
+        "{0} from {1} to {2}".format(target.id, fleet.seen(target).url, target.url)
+        for target in fleet.targets
+        if fleet.seen(target).running and fleet.seen(target).url not in ("", target.url)
+    )
+    if not moved:
+        return []
+    return [
+        "{0}: they would listen elsewhere, and the routers know one address of a replica: all of these would be out at "
+        "once. Keep address and port; or serve the new ones as a deployment of its own beside, move the clients, and "
+        "take this one away; or take the outage by site.yml with vllm_endpoint_allowed_restarts.".format(moved)
+    ]
+
+
+def _exchanged_keys(fleet: Fleet) -> List[str]:
     """During a roll the routers send one key to all replicas; those that ask for the other one would refuse it."""
     names = [
         target.id

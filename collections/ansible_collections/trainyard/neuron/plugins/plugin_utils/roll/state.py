@@ -164,6 +164,7 @@ class Observed:
         weights: id of the weights that it serves.
         served_name: name that it serves them under.
         credentials: what tells the key that it asks for from another; empty if it asks for none.
+        url: where its server listens.
         pending: what an unfinished roll wrote down about this replica (see `journal`), or None.
     """
 
@@ -177,6 +178,7 @@ class Observed:
     weights: str = ""
     served_name: str = ""
     credentials: str = ""
+    url: str = ""
     pending: Optional[Mapping[str, Any]] = None
 
     @classmethod
@@ -194,6 +196,7 @@ class Observed:
             weights=raw.get("weights") or "",
             served_name=raw.get("served_name") or "",
             credentials=raw.get("credentials") or "",
+            url=raw.get("url") or "",
             pending=raw.get("pending") or None,
         )
 

@@ -11,8 +11,8 @@ import pytest
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import (
     cannot_leave,
     duration,
-    exchanged_keys,
     in_rotation,
+    not_in_one_roll,
     out_of_rotation,
     plan_roll,
     read_fleet,
@@ -76,12 +76,25 @@ def keyed(plan: dict[str, Any], key: str) -> dict[str, Any]:
 
 def test_a_key_comes_or_goes_in_a_roll_and_is_exchanged_in_two() -> None:
     plan = keyed(wanted(hosts=1, per_host=2), "aaaaaaaa")
-    assert exchanged_keys(fleet_of(plan)) == []
+    assert not_in_one_roll(fleet_of(plan)) == []
     asked = {f"h1:m-{index}": {"credentials": "bbbbbbbb"} for index in range(2)}
-    assert "Take two rolls" in exchanged_keys(fleet_of(plan, asked))[0]
-    assert exchanged_keys(fleet_of(keyed(plan, ""), asked)) == []
+    assert "Take two rolls" in not_in_one_roll(fleet_of(plan, asked))[0]
+    assert not_in_one_roll(fleet_of(keyed(plan, ""), asked)) == []
     with pytest.raises(RollError, match="API key would be another one"):
         plan_roll(fleet_of(keyed(plan, "aaaaaaaa"), asked), Settings())
+
+
+def test_a_roll_that_would_move_ports_is_refused_with_the_ways_round_it() -> None:
+    plan = wanted(hosts=1, per_host=2)
+    here = plan["hosts"]["h1"]["replicas"][0]["url"]
+    assert not_in_one_roll(fleet_of(plan, {"h1:m-0": {"url": here}})) == []
+    moved = {"h1:m-0": {"url": "http://10.9.9.9:1"}}
+    (told,) = not_in_one_roll(fleet_of(plan, moved))
+    assert f"h1:m-0 from http://10.9.9.9:1 to {here}: they would listen elsewhere" in told
+    with pytest.raises(RollError, match="out at once"):
+        plan_roll(fleet_of(plan, moved), Settings())
+    # What does not run is reached by nobody.
+    assert not_in_one_roll(fleet_of(plan, {"h1:m-0": {"url": "http://10.9.9.9:1", "running": ""}})) == []
 
 
 def fleet_of(plan: dict[str, Any], changes: dict[str, dict[str, Any]] | None = None, routers: int = 1) -> Fleet:
