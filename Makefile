@@ -43,6 +43,22 @@ unit: $(READY) ## Tests that need no lab
 	eval "$$(python tests/sources.py TRAINYARD_LLMPERF_SOURCE)"
 	pytest -n 2 -m 'not lab and not vm'
 
+# A site's tools are no part of the toolkit: they have an environment of their own, with a lock of their own.
+SITE := build/docs-venv
+
+$(SITE)/.ready: docs/requirements.txt
+	@echo "==> Installing the site's tools into $(SITE) (once, about half a minute)"
+	@$(PYTHON) -m venv $(SITE)
+	@$(SITE)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.txt
+	@touch $@
+
+.PHONY: docs
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(READY) $(SITE)/.ready ## The operator's book, built into build/site: no dead link, every command that it quotes known
+	$(SITE)/bin/mkdocs build --quiet
+	$(SITE)/bin/python docs/site_links.py build/site
+	pytest -q tests/docs
+
 .PHONY: fuzz
 fuzz: $(READY) ## Every parser and every schema of settings, 56,000 inputs; the last line says what was found
 	python -m tests.fuzz --inputs $(or $(INPUTS),56000)
@@ -61,7 +77,7 @@ acceptance: $(READY) ## One stand-in host with the real vLLM on its CPU: the who
 	pytest -m lab tests/roll/whole/test_real_engine.py
 
 .PHONY: test
-test: lint unit molecule acceptance ## Everything: lint, types, unit tests, the whole run simulated and with the real vLLM
+test: lint unit docs molecule acceptance ## Everything: lint, types, unit tests, the book, the whole run simulated and with the real vLLM
 
 .PHONY: test-lab
 test-lab: $(READY) ## Longer behaviour on stand-in hosts: the lab itself, each role's life, interrupted provisioning, attacks, rolls under load

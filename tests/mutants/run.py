@@ -51,6 +51,7 @@ AREAS = (
     "lab",
     "security",
     "capacity",
+    "docs",
 )
 #: A test that runs longer than this under a mistake has noticed nothing.
 LIMIT_S = 600
