@@ -104,6 +104,7 @@ coverage: $(READY) ## How much of the toolkit outside of the lab the unit tests 
 
 .PHONY: mutants
 mutants: $(READY) ## Put plausible mistakes into the code, one at a time: the tests notice each (before a release)
+	eval "$$(python tests/sources.py TRAINYARD_LLMPERF_SOURCE)"
 	python tests/mutants/run.py
 
 .PHONY: test-vm

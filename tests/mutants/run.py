@@ -69,6 +69,7 @@ class Mutant:
         old: the text that is replaced; it stands in the file exactly once.
         new: what stands there instead.
         tests: what pytest is to run, paths from the root with or without ``::test``.
+        needs: a variable of the environment that its tests need, as `tests/sources.py` sets it where it can.
     """
 
     area: str
@@ -76,6 +77,7 @@ class Mutant:
     old: str
     new: str
     tests: tuple[str, ...]
+    needs: str = ""
 
     def __str__(self) -> str:
         """The mistake in a line."""
@@ -327,6 +329,10 @@ def main() -> int:
     if faults or not mutants:
         _say("\n".join(faults) or "no mistake is chosen")
         return 1
+    for name in sorted({mutant.needs for mutant in mutants if mutant.needs and not os.environ.get(mutant.needs)}):
+        lacking = [mutant for mutant in mutants if mutant.needs == name]
+        _say(f"not tried, since {name} names no source: {len(lacking)} mistakes")
+        mutants = [mutant for mutant in mutants if mutant not in lacking]
     known = _recorded() if arguments.resume else {}
     left = [mutant for mutant in mutants if state(mutant) not in known]
     before = len(mutants) - len(left)
