@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.benchmark import counters
@@ -81,3 +86,75 @@ def test_a_client_s_processes_are_found_when_their_parent_is_gone() -> None:
         assert process.pid not in found
         assert len(found) == 1
         assert counters.Processes("run-2").seconds() == {}
+    while mine.seconds() or mine._ours:
+        assert time.monotonic() < deadline
+    # Their numbers may go to others; what has ended is looked at again.
+
+
+def test_a_run_whose_name_begins_with_another_s_is_another_run() -> None:
+    environment = {**os.environ, counters.RUN_VARIABLE: "load-10"}
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment) as process:
+        deadline = time.monotonic() + 60
+        while process.pid not in counters.Processes("load-10").seconds():
+            assert time.monotonic() < deadline
+        assert counters.Processes("load-1").seconds() == {}
+        process.communicate(b"\n")
+
+
+def test_a_replica_that_is_never_idle_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter(range(1000))
+    monkeypatch.setattr(counters.time, "monotonic", lambda: float(next(times, 10**6)))
+    looked = []
+
+    def read(url: str) -> counters.Snapshot:
+        looked.append(url)
+        assert len(looked) < 100, "it looks on and on"
+        return counters.Snapshot(requests=len(looked), running=2)
+
+    monkeypatch.setattr(counters, "read", read)
+    with pytest.raises(counters.UnreachableError, match="not idle after 9 s: a runs 2, 0 wait"):
+        counters.settled({"a": "http://a"}, 9, pause_s=0)
+    monkeypatch.setattr(counters, "read", lambda _url: counters.Snapshot(requests=next(times)))
+    with pytest.raises(counters.UnreachableError, match="the counters still move"):
+        counters.settled({"a": "http://a"}, 9, pause_s=0)
+
+
+class Asked(BaseHTTPRequestHandler):
+    """Answers as a server with one model, and notes what it was asked with."""
+
+    headers_seen: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        self.headers_seen.append(self.headers.get("Authorization"))
+        data = json.dumps({"data": [{"id": "tiny"}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    Asked.headers_seen.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Asked) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_key_goes_with_the_question_for_models_and_none_where_there_is_none(url: str) -> None:
+    assert counters.models(url) == ["tiny"]
+    assert counters.models(url, api_key="sk-a") == ["tiny"]
+    assert Asked.headers_seen == [None, "Bearer sk-a"]
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_replicas(url: str) -> None:
+    code = f"from {counters.__name__} import models; print(models({url!r}))"
+    nobody = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy"), "http://127.0.0.1:9")
+    environment = {key: value for key, value in os.environ.items() if key.lower() != "no_proxy"} | nobody
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("['tiny']\n", 0), done.stderr
