@@ -24,9 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
@@ -196,15 +196,60 @@ def _record(found: dict[str, float]) -> None:
     half.replace(RECORD)
 
 
-def _pytest(tree: Path, tests: list[str], report: Path, *options: str) -> int:
-    environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "ANSIBLE_CONFIG": str(tree / "ansible.cfg")}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider", *options]
-    command += ["-m", "not lab and not vm", f"--junitxml={report}", *tests]
-    try:
-        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, check=False, timeout=LIMIT_S)
-    except subprocess.TimeoutExpired:
-        return -1
-    return done.returncode
+class Tree:
+    """A copy of the tree, and a process that runs its tests (`forks.py`)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.environment = {**os.environ, "PYTHONPATH": str(path / "src"), "ANSIBLE_CONFIG": str(path / "ansible.cfg")}
+        _copy(path)
+        # `-P`: nothing of this directory is a module of the tests'.
+        self._runner = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("forks.py"))],
+            cwd=path,
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def close(self) -> None:
+        """End the process."""
+        self._runner.communicate()
+
+    def run(self, tests: Sequence[str], report: Path) -> int:
+        """Exit code of pytest until the first failure, -1 if it ran out of time."""
+        assert self._runner.stdin
+        assert self._runner.stdout
+        asked = {"arguments": _arguments(tests, report), "limit_s": LIMIT_S}
+        self._runner.stdin.write(json.dumps(asked) + "\n")
+        self._runner.stdin.flush()
+        return int(self._runner.stdout.readline())
+
+    def passes(self, tests: Sequence[str], jobs: int) -> bool:
+        """Whether the tests pass where nothing is wrong (else they would notice anything); says which do not."""
+        report = self.path / ".sound.xml"
+        command = [sys.executable, "-m", "pytest", "-n", str(jobs), *_arguments(tests, report)]
+        done = subprocess.run(command, cwd=self.path, env=self.environment, capture_output=True, check=False)
+        if done.returncode and report.exists():
+            # pytest's own report of this machine, not a stranger's.
+            for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314
+                for node in (*case.iter("failure"), *case.iter("error")):
+                    _say(f"{case.get('classname')}::{case.get('name')}: {_short(node.get('message', ''), 300)}")
+        return done.returncode == 0
+
+    def sum(self) -> str:
+        """Of all its files: where tests have passed, they need not be run again."""
+        total = hashlib.sha256()
+        for path in sorted(path for path in self.path.rglob("*") if path.is_file() and not path.is_symlink()):
+            if "__pycache__" not in path.parts and not path.name.endswith(".xml"):
+                total.update(str(path.relative_to(self.path)).encode() + path.read_bytes())
+        return total.hexdigest()
+
+
+def _arguments(tests: Sequence[str], report: Path) -> list[str]:
+    fixed = ["-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-m", "not lab and not vm"]
+    return [*fixed, f"--junitxml={report}", *tests]
 
 
 def verdict(returned: int, report: str) -> str:
@@ -235,14 +280,14 @@ def noticed_by(report: str) -> str:
     return failed[0].partition("[")[0] if failed else ""
 
 
-def _try(mutant: Mutant, trees: Queue[Path]) -> Outcome:
+def _try(mutant: Mutant, trees: Queue[Tree]) -> Outcome:
     tree = trees.get()
     began = time.monotonic()
-    report = tree / ".mutant.xml"
+    report = tree.path / ".mutant.xml"
     try:
         report.unlink(missing_ok=True)
-        with _applied(mutant, tree):
-            returned = _pytest(tree, list(mutant.tests), report)
+        with _applied(mutant, tree.path):
+            returned = tree.run(mutant.tests, report)
         text = report.read_text(encoding="utf-8") if report.exists() else ""
     finally:
         trees.put(tree)
@@ -255,26 +300,6 @@ def _tests_of(mutants: list[Mutant]) -> list[str]:
     return [test for test in tests if "::" not in test or test.partition("::")[0] not in tests]
 
 
-def _sound(tests: list[str], tree: Path, jobs: int) -> bool:
-    """Whether the tests pass where nothing is wrong (else they would notice anything); says which do not."""
-    report = tree / ".sound.xml"
-    returned = _pytest(tree, tests, report, "-n", str(jobs))
-    if returned and report.exists():
-        # pytest's own report of this machine, not a stranger's.
-        for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314
-            for node in (*case.iter("failure"), *case.iter("error")):
-                _say(f"{case.get('classname')}::{case.get('name')}: {_short(node.get('message', ''), 300)}")
-    return returned == 0
-
-
-def _of_tree(tree: Path) -> str:
-    """A sum of all files of a tree: where tests have passed, they need not be run again."""
-    total = hashlib.sha256()
-    for path in sorted(path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()):
-        total.update(str(path.relative_to(tree)).encode() + path.read_bytes())
-    return total.hexdigest()
-
-
 def _chosen(arguments: argparse.Namespace) -> list[Mutant]:
     return [
         mutant
@@ -285,18 +310,18 @@ def _chosen(arguments: argparse.Namespace) -> list[Mutant]:
 
 def _try_all(mutants: list[Mutant], jobs: int, known: dict[str, float], until: float) -> list[Outcome] | None:
     """What the tests said of each; None where they fail without a mistake. What is noticed goes into the record."""
-    with tempfile.TemporaryDirectory(prefix="trainyard-mutants-") as folder:
-        trees: Queue[Path] = Queue()
+    with tempfile.TemporaryDirectory(prefix="trainyard-mutants-") as folder, ExitStack() as stack:
+        trees: Queue[Tree] = Queue()
         for number in range(jobs):
-            tree = Path(folder, str(number))
-            _copy(tree)
+            tree = Tree(Path(folder, str(number)))
+            stack.callback(tree.close)
             trees.put(tree)
-        sums = {test: f"sound {test} {whole}" for whole in [_of_tree(tree)] for test in _tests_of(mutants)}
-        unknown = [test for test in sums if sums[test] not in known]
-        if unknown and not _sound(unknown, tree, jobs):
+        whole = tree.sum()
+        unknown = [test for test in _tests_of(mutants) if f"sound {test} {whole}" not in known]
+        if unknown and not tree.passes(unknown, jobs):
             _say("The tests fail without any mistake: mend that first.")
             return None
-        known.update({sums[test]: 0.0 for test in unknown})
+        known.update({f"sound {test} {whole}": 0.0 for test in unknown})
         outcomes = []
         with ThreadPoolExecutor(jobs) as pool:
             tries = pool.map(lambda one: _try(one, trees) if time.monotonic() < until else None, mutants)

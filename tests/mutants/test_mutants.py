@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.mutants import forks
 from tests.mutants.run import AREAS, Mutant, fault, load, noticed_by, state, verdict
 
 
@@ -77,3 +78,15 @@ def test_the_test_that_noticed_it_is_named():
     text = report("assert 3 == 4").replace("<testcase>", '<testcase name="test_a"/><testcase name="test_b[1-2]">')
     assert noticed_by(text) == "test_b"
     assert noticed_by("") == ""
+
+
+def test_a_run_in_a_fork_sees_the_files_as_they_are_and_ends_in_time(tmp_path):
+    test = tmp_path / "test_a.py"
+    sound, wrong, slow = (
+        f"def test_a():\n    {line}\n" for line in ("assert 1", "assert 0", "import time; time.sleep(60)")
+    )
+    codes = []
+    for text, limit_s in ((sound, 60), (wrong, 60), (sound, 60), (slow, 0.5)):
+        test.write_text(text)
+        codes.append(forks.run(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(test)], limit_s))
+    assert codes == [0, 1, 0, -1]
