@@ -25,12 +25,12 @@ class Server:
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
 
     def log(self, index: int = 0) -> list[dict[str, Any]]:
-        with urllib.request.urlopen(f"{self.urls[index]}/log", timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{self.urls[index]}/log", timeout=60) as answer:  # noqa: S310
             return json.load(answer)
 
     def reset(self) -> None:
         for url in self.urls:
-            urllib.request.urlopen(urllib.request.Request(f"{url}/reset", method="POST"), timeout=10).close()  # noqa: S310
+            urllib.request.urlopen(urllib.request.Request(f"{url}/reset", method="POST"), timeout=60).close()  # noqa: S310
 
 
 @contextlib.contextmanager
@@ -46,7 +46,7 @@ def running_server(replicas: int = 1, **behaviour: Any) -> Iterator[Server]:
             yield Server(json.loads(process.stdout.readline())["ports"])
         finally:
             process.terminate()
-            process.wait(timeout=10)
+            process.wait(timeout=60)
 
 
 @pytest.fixture

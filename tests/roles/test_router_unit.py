@@ -111,7 +111,7 @@ class Unit(Front):
         assert self.process
         self.run("ExecStop")
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
 
     def crash(self) -> None:
         """Its processes are gone, and no command of the unit was run."""
@@ -119,7 +119,7 @@ class Unit(Front):
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         for pid in (self.process.pid, *map(int, children)):
             os.kill(pid, signal.SIGKILL)
-        self.process.wait(20)
+        self.process.wait(60)
 
 
 @contextmanager

@@ -181,7 +181,7 @@ def free_port() -> int:
 
 def post(port: int, body: dict[str, Any], **headers: str) -> tuple[int, dict[str, str], str, list[float]]:
     """POST a completion; returns status, headers, body, and when each piece came, in seconds after the start."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     began = time.monotonic()
     times, parts = [], []
     try:
@@ -226,7 +226,7 @@ def post_in_step(port: int, stubs: Iterable[Stub], tokens: int, **headers: str) 
 
 def get(port: int, path: str) -> tuple[int, str]:
     """GET a path; status 0 if nobody answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET", path)
         response = connection.getresponse()

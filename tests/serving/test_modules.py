@@ -57,7 +57,7 @@ def test_a_server_on_its_way_up_is_waited_for(capsys: pytest.CaptureFixture[str]
 
     def later() -> None:
         with running(port=port):
-            started.wait(10)
+            started.wait(60)
 
     timer = threading.Timer(0.7, later)
     timer.start()

@@ -250,7 +250,7 @@ def test_the_gate_does_not_wait_for_a_server_that_has_ended(host: Path) -> None:
     began = time.monotonic()
     with running(health=503) as stub, pytest.raises(ServingError, match="ended while it was loading"):
         gate_of(stub, host, main_pid=ended.pid, timeout_s=60)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 50, "it waited as long as loading may take"
 
 
 SHOW = "import json, os; print(json.dumps([os.environ.get(n) for n in ('VLLM_API_KEY', 'NOTIFY_SOCKET', 'SPT_NOENV')]))"
@@ -330,7 +330,7 @@ def test_the_server_ended_by_the_probe_is_explained(host: Path, monkeypatch: pyt
     with starting(host) as server:
         wanted = replica(host, free_port())
         watch.Watcher(wanted, Limits(), lambda _line: None).log_line(recompiling(wanted), START)
-        assert server.wait(5) == -9
+        assert server.wait(60) == -9
     monkeypatch.setenv("INVOCATION_ID", START)
     text = cli.explain("tiny-llama-0")
     assert text.startswith("ended by the standing probe: it began to compile instead of loading")
@@ -407,7 +407,7 @@ def test_the_agent_answers_what_the_probe_thinks(host: Path) -> None:
         assert ask_agent(port).startswith("down #")
         (host / "run/tiny-llama-0/pid").write_text(f"{server.pid}\n")
         (host / "run/tiny-llama-0/gate.json").write_text("{}")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         # The stand-in has no metrics, so it stays "up" on its grace; what matters is who is asked.
         while ask_agent(port) != "up\n" and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -438,7 +438,7 @@ def gated(host: Path, server: subprocess.Popen[bytes], *engines: subprocess.Pope
     (host / "run/tiny-llama-0/gate.json").write_text(json.dumps({"engines": [engine.pid for engine in engines]}))
 
 
-def until(question: Callable[[], bool], timeout_s: float = 20.0) -> None:
+def until(question: Callable[[], bool], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not question():
         assert time.monotonic() < deadline, "not in time"
@@ -486,7 +486,7 @@ def test_a_server_without_its_engine_is_ended_at_once_and_not_after_its_own_watc
             # No look from now on: the kernel tells of it.
             monkeypatch.setattr(watcher, "tick", lambda _now: None)
             engine.kill()
-            assert server.wait(20) == -9
+            assert server.wait(60) == -9
             until(lambda: not watcher.verdict.up)
     assert any(f"its engine, process {engine.pid}, ended" in line for line in lines), lines
     assert cli.explain("tiny-llama-0").startswith("ended by the standing probe: its engine, process")
@@ -533,7 +533,7 @@ def test_a_process_that_only_got_an_engines_number_is_not_followed(host: Path, m
 
 
 def ask_agent(port: int) -> str:
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as link:
         return link.makefile().read()
 
 
