@@ -409,3 +409,26 @@ def test_a_configuration_that_a_compiler_s_user_wrote_is_read_with_care(tmp_path
     (tmp_path / "neuron_config.json").write_text(text)
     (problem,) = artifact.incomplete({"generation": "nxdi_v1"}, tmp_path)
     assert problem.startswith("neuron_config.json")
+
+
+def test_the_compiler_s_process_has_no_word_of_its_credentials(fleet: Fleet) -> None:
+    spec = fleet.spec("h1")
+    show = "import os, pathlib, sys; pathlib.Path(sys.argv[2]).write_text(str('CREDENTIALS_DIRECTORY' in os.environ))"
+    told = fleet.root / "told"
+    spec["argv"] = [sys.executable, "-c", show, spec["path"], str(told)]
+    with pytest.raises(job.JobError, match="incomplete"):
+        fleet.run(spec)
+    assert told.read_text() == "False"
+
+
+def test_what_a_compiler_may_write_is_its_user_s_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user of the host could else put a program where the compiler looks for its own."""
+    folder = tmp_path / "staging"
+    folder.mkdir(mode=0o755)
+    entry = type("Entry", (), {"pw_uid": os.getuid(), "pw_gid": os.getgid()})
+    monkeypatch.setattr(artifact.pwd, "getpwnam", lambda _name: entry)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "systemctl").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    assert artifact.in_its_unit({"id": DIGEST}, [folder]) == 0
+    assert oct(folder.stat().st_mode & 0o777) == "0o700"

@@ -146,3 +146,14 @@ def test_git_hash_is_gits(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"hello\n")
     assert manifest.git_blob_hash(path) == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+def test_content_is_on_its_disk_before_it_has_its_name(
+    result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut must not leave a complete-looking directory of empty files."""
+    final = tmp_path / "final"
+    seen: list[bool] = []
+    monkeypatch.setattr(manifest.os, "sync", lambda: seen.append(final.exists()))
+    manifest.publish(result, final, manifest.build(result, "weights", "x", {}, {}))
+    assert (seen, final.is_dir()) == ([False], True)

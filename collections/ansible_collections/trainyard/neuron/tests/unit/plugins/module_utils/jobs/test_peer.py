@@ -243,6 +243,7 @@ def test_key_lets_its_holder_do_nothing_else(pair: Pair) -> None:
     for request in (("cat", "/etc/passwd"), ("get", "99", "0"), ("get", "../x", "0"), ()):
         refused = asked._run(*request)
         assert (refused.returncode != 0, refused.stdout) == (True, "")
+        assert "Traceback" not in refused.stderr
     (line,) = (line for line in pair.keys.lines() if line != OTHERS_LINE)
     assert line.startswith('restrict,expiry-time="')
     expires = re.search(r'expiry-time="(\d{12})"', line)
@@ -276,6 +277,26 @@ def test_a_receiver_believes_no_host_but_the_one_that_it_was_introduced_to(pair:
     assert options["UserKnownHostsFile"] == str(pair.folder / "known_hosts")
     assert options["GlobalKnownHostsFile"] == "/dev/null"
     assert options["HostKeyAlias"] == "sender"
-    assert options["IdentitiesOnly"] == "yes"
+    assert (options["IdentitiesOnly"], options["IdentityAgent"], options["BatchMode"]) == ("yes", "none", "yes")
     assert words[words.index("-F") + 1] == "/dev/null"
     assert (pair.folder / "known_hosts").read_text() == f"sender {KEY}\n"
+
+
+def test_what_is_longer_than_its_file_begins_anew(pair: Pair) -> None:
+    """Of another revision, say: nothing of it can be gone on from."""
+    pair.make()
+    staging = manifest.staging_of(pair.final)
+    staging.mkdir(parents=True)
+    (staging / "model-2.safetensors").write_bytes(b"X" * 200_001)
+    pair.introduce()
+    received = pair.receive()
+    assert (pair.final / "model-2.safetensors").read_bytes() == file_of(200_000, b"2")
+    assert manifest.full_problems(pair.final, received) == []
+
+
+def test_the_file_of_keys_is_its_user_s_alone(pair: Pair) -> None:
+    pair.introduce()
+    assert oct((pair.home / ".ssh" / "authorized_keys").stat().st_mode & 0o777) == "0o600"
+    made = trust.AuthorizedKeys(pair.home / "new" / "authorized_keys")
+    made.grant(trust.Grant("weights-m-1", "/data/m", "h2", 0, KEY), NOW_S)
+    assert oct((pair.home / "new").stat().st_mode & 0o777) == "0o700"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import job, manifest, progress, weights
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import job, manifest, progress, transfer, weights
 from ansible_collections.trainyard.neuron.tests.unit.plugins.module_utils.jobs.tensor_files import tensors
 
 FIRST, SECOND = tensors(5000, fill=b"1"), tensors(7000, fill=b"2")
@@ -123,3 +123,41 @@ def test_half_made_directory_under_the_final_name_is_completed(
     assert job.complete_problems(final, wanted["inputs"]) == ["half made: no manifest.json"]
     weights.run(wanted, report)
     assert job.complete_problems(final, wanted["inputs"]) == []
+
+
+class Listed:
+    """A source that states names and sizes alone, as a bucket without a manifest does."""
+
+    name = "s3://bucket/m"
+
+    def __init__(self, size: int, *strays: str) -> None:
+        self.size = size
+        self.strays = strays
+        self.forgot: list[str] = []
+
+    def expected(self) -> list[dict[str, Any]]:
+        return [{"path": "config.json", "size": self.size}]
+
+    def fetch(self, staging: Path, expected: list[dict[str, Any]]) -> None:  # noqa: ARG002 - the interface
+        for name in ("config.json", *self.strays):
+            (staging / name).write_text("{}")
+
+    def forget(self, staging: Path, name: str) -> None:
+        self.forgot.append(name)
+        (staging / name).unlink()
+
+
+def test_a_file_that_is_cut_is_refused_where_no_sum_is_stated(tmp_path: Path, report: progress.Progress) -> None:
+    cut = Listed(5)
+    with pytest.raises(job.JobError, match=r"config\.json: 2 bytes instead of 5"):
+        transfer.bring(cut, tmp_path / "staging", "m", report)
+    assert cut.forgot == ["config.json"] * (1 + transfer.REPAIRS)
+
+
+def test_what_the_source_does_not_list_does_not_stay(tmp_path: Path, report: progress.Progress) -> None:
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    (staging / "of-an-earlier-revision.safetensors").write_text("x")
+    files = transfer.bring(Listed(2, "more.json"), staging, "m", report)
+    assert [entry["path"] for entry in files] == ["config.json"]
+    assert sorted(path.name for path in staging.iterdir()) == ["config.json"]

@@ -43,6 +43,7 @@ class FakeSystemd(units.Systemd):
 
     def __init__(self, releases: Releases, running: str, bad: tuple[str, ...] = ()) -> None:
         self.loads_s = 0.0
+        self.sub = "start-post"
         self.clock = Clock()
         self.ready_s: float | None = None
         self.releases = releases
@@ -60,7 +61,7 @@ class FakeSystemd(units.Systemd):
             )
         self.calls.append(verb)
         if verb == "stop":
-            self.active, self.running = "inactive", ""
+            self.active, self.running, self.sub = "inactive", "", "start-post"
         if verb == "start" and self.active != "activating":
             self.active, self.running = "activating", str(self.releases.current(NAME)["release"])
             self.ready_s = self.clock() + self.loads_s
@@ -76,7 +77,7 @@ class FakeSystemd(units.Systemd):
                 name=name,
                 load="loaded",
                 active=self.active,
-                sub="start-post" if self.active == "activating" else "",
+                sub=self.sub if self.active == "activating" else "",
                 file_state="enabled",
                 needs_reload=False,
                 main_pid=1,
@@ -411,3 +412,38 @@ def test_a_link_is_not_followed(tmp_path: Path, secret: str) -> None:
         (tmp_path / "run" / NAME).mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / NAME / name).symlink_to(tmp_path / "secret")
     assert "root-only" not in json.dumps(describe(host))
+
+
+def test_a_process_of_the_release_is_not_enough_where_the_link_says_another(tmp_path: Path) -> None:
+    """Its next start, after a crash, would be of the other one."""
+    host = host_of(tmp_path)
+    assert isinstance(host.systemd, FakeSystemd)
+    host.systemd.running = "new"
+    result = replace(host, Order(), NAME, URL, "new")
+    assert (result.gated, list(result.seconds)) == (True, ["idle", "stop", "switch", "start"])
+    assert host.releases.current(NAME)["release"] == "new"
+
+
+def test_one_that_died_and_is_started_again_and_again_is_not_waited_for(tmp_path: Path) -> None:
+    host = host_of(tmp_path, running="new")
+    systemd = loading(host, 0.0)
+    systemd.active, systemd.running, systemd.sub = "activating", "", "auto-restart"
+    result = replace(host, Order(), NAME, URL, "new")
+    assert (result.gated, "stop" in systemd.calls) == (True, True)
+
+
+def test_one_that_comes_up_on_another_release_is_not_gated(tmp_path: Path) -> None:
+    host = host_of(tmp_path)
+    systemd = loading(host, 0.0)
+    really = systemd.call
+
+    def call(*arguments: str) -> str:
+        said = really(*arguments)
+        if arguments[0] == "start":
+            systemd.running = "older"
+        return said
+
+    systemd.call = call  # type: ignore[method-assign]
+    result = replace(host, Order(), NAME, URL, "new")
+    assert (result.gated, result.step) == (False, "start")
+    assert "came up on release older, not new" in result.error

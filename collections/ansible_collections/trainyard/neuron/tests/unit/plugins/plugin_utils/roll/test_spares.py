@@ -225,3 +225,10 @@ def test_replicas_that_serve_nobody_need_no_spare() -> None:
         "h1:m-1",
         "h1:m-2",
     ]
+
+
+@pytest.mark.parametrize("left", [{"current": "more"}, {"active": "deactivating"}, {"active": "activating"}])
+def test_whatever_a_roll_left_of_a_spare_is_retired(left: dict[str, str]) -> None:
+    """Its link alone would have it start with the host."""
+    told = rolled(seated(fleet(**left), state="maint"))
+    assert order(plan_roll(told, Settings())) == ["retire h1:m-spare"]
