@@ -297,6 +297,16 @@ def test_artifact_for_more_cores_than_visible_fails(host: SimHost) -> None:
     assert server.wait_exit() == 1 and "LOAD_NOT_ENOUGH_NC" in server.log
 
 
+def test_artifact_of_a_newer_compiler_fails(host: SimHost) -> None:
+    """A runtime loads what its own compiler made, and what older ones did."""
+    target = Path(compiled(host))
+    lines = (target / "model.pt").read_text().splitlines()
+    lines[1] = "compiler 99.0"
+    (target / "model.pt").write_text("\n".join(lines) + "\n")
+    server = host.serve_v0(env={"NEURON_COMPILED_ARTIFACTS": str(target)})
+    assert server.wait_exit() == 1 and "NEFF version mismatch" in server.log
+
+
 def test_artifact_whose_weights_moved_fails(host: SimHost) -> None:
     """Sharding on load reads the path of the compile, not the server's."""
     target = Path(compiled(host))

@@ -105,7 +105,7 @@ def test_a_server_that_ended_and_that_nobody_collected_is_no_server(host: Path) 
         assert ended.stdout.read() == b""  # it closed it, so it is at its end
         os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
         with running(health=503) as stub, pytest.raises(ServingError, match="ended while it was loading"):
-            cli.gate(replica(host, stub.port, gate=Gate(timeout_s=60)), ended.pid, lambda _line: None)
+            cli.gate(replica(host, stub.port, gate=Gate(timeout_s=5)), ended.pid, lambda _line: None)
 
 
 def test_the_gate_notes_as_engines_those_alone_who_held_the_slice_before_and_after(
