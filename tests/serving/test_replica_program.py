@@ -294,6 +294,8 @@ def test_a_server_is_not_started_without_the_key_that_it_is_to_ask_for(
     host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = replica(host, 1, needs_key=True)
+    # Else it would take the place of this very process.
+    monkeypatch.setattr(cli.os, "execvpe", lambda *_: pytest.fail("it was started"))
     for directory in ("", str(host / "none")):
         with pytest.raises(ServingError, match=r"cannot be read .* not served without"):
             cli.launch(seen, {"CREDENTIALS_DIRECTORY": directory})
