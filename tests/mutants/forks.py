@@ -8,6 +8,7 @@ working directory: reads a line of JSON for each run, answers with a line, pytes
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -21,10 +22,13 @@ LIBRARIES = (
     *("yaml", "jinja2", "httpx", "ansible.template", "ansible.parsing.dataloader", "ansible.plugins.loader"),
 )
 
+DIES_WITH_ITS_PARENT = 1  # PR_SET_PDEATHSIG
+
 
 def _child(arguments: list[str]) -> None:
     import pytest
 
+    ctypes.CDLL(None).prctl(DIES_WITH_ITS_PARENT, signal.SIGKILL)
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)

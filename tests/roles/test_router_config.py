@@ -69,18 +69,19 @@ def test_a_replica_learns_who_asked_whatever_a_client_says_of_it(tmp_path: Path,
         assert post(front.port, {"max_tokens": 1}, **{"X-Forwarded-For": "192.0.2.7"})[0] == 200
     ((_, seen),) = stub.seen
     # The router's word is the last one.
-    assert seen["x-forwarded-for"].split(",")[-1].strip() == "127.0.0.1"
+    assert seen.get("x-forwarded-for", "").split(",")[-1].strip() == "127.0.0.1"
 
 
 @needs_haproxy
 def test_the_request_id_of_the_answer_is_that_of_the_replica_and_of_the_log(tmp_path: Path, stub: Stub) -> None:
     with routed(tmp_path, one_model((stub,))) as front:
         _, headers, _, _ = post(front.port, {"max_tokens": 1}, **{"x-request-id": "mine-1"})
-        assert headers["x-request-id"] == "mine-1"
+        assert headers.get("x-request-id") == "mine-1"
         _, headers, _, _ = post(front.port, {"max_tokens": 1})
-        own = headers["x-request-id"]
+        own = headers.get("x-request-id")
+        assert own
         wait_for(lambda: f'"id":"{own}"' in front.log.read_text())
-    assert [seen["x-request-id"] for _, seen in stub.seen] == ["mine-1", own]
+    assert [seen.get("x-request-id") for _, seen in stub.seen] == ["mine-1", own]
 
 
 @needs_haproxy
@@ -114,7 +115,7 @@ def test_who_has_no_key_is_told_how_one_is_given(tmp_path: Path, stub: Stub) -> 
     upper = {**KEY, "sha256": str(KEY["sha256"]).upper()}
     with routed(tmp_path, one_model((stub,)), load_balancer_keys=[upper]) as front:
         status, headers, _, _ = post(front.port, {})
-        assert (status, headers["www-authenticate"]) == (401, "Bearer")
+        assert (status, headers.get("www-authenticate")) == (401, "Bearer")
         # A hash is the same in large letters.
         assert post(front.port, {"max_tokens": 1}, Authorization="Bearer sk-a")[0] == 200
 
@@ -155,4 +156,4 @@ def test_the_router_s_own_key_takes_the_place_of_whatever_a_client_sends(tmp_pat
         for thread in threads:
             thread.join()
     assert statuses == [200, 200, 200]
-    assert {seen["authorization"] for _, seen in stub.seen} == {"Bearer inner"}
+    assert {seen.get("authorization") for _, seen in stub.seen} == {"Bearer inner"}

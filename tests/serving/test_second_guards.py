@@ -23,6 +23,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.serving import (
     layout,
     probe,
     settings,
+    slices,
     turns,
     watch,
 )
@@ -242,3 +243,13 @@ def test_one_that_stalled_with_requests_gets_no_second_chance_and_an_idle_one_do
     first = idle.asked(12.0, "nothing")
     assert (first.restart, first.ask, first.up) == (False, True, False)
     assert idle.asked(13.0, "nothing").restart
+
+
+def test_cores_are_known_by_their_numbers_and_not_by_the_order_of_their_devices() -> None:
+    def device(number: int, pid: int, cores: list[int]) -> dict[str, Any]:
+        process = {"pid": pid, "command": "vllm"}
+        return {"neuron_device": number, "nc_count": 2, "neuroncore_ids": cores, "neuron_processes": [process]}
+
+    devices = [device(0, 11, [2, 3]), device(1, 22, [0, 1])]
+    held = slices.holders(devices, frozenset({0, 1}), lambda _pid: {})
+    assert [(holder.pid, holder.devices) for holder in held] == [(22, frozenset({1}))]

@@ -75,6 +75,12 @@ def test_a_server_is_idle_only_when_no_router_has_a_request_for_it() -> None:
     assert move([one, other], ["a"], "drain", 60, sleep=clock.sleep, clock=clock).left == {}
 
 
+def test_what_is_left_of_a_server_is_what_all_routers_have_together() -> None:
+    one, other = FakeRouter(server("a", busy=5000)), FakeRouter(server("a", busy=7000))
+    clock = Clock()
+    assert move([one, other], ["a"], "drain", 0.0, sleep=clock.sleep, clock=clock).left["a"] > 11_000
+
+
 def test_a_drain_that_does_not_end_says_how_many_are_left() -> None:
     done = moved(FakeRouter(server("a", busy=5000)), ["a"], "drain", 2)
     assert done.left["a"] > 4000
