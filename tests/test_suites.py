@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import settings
 
 from tests import measured, nightly, sources
 
@@ -90,6 +91,10 @@ def test_the_markers_are_those_of_the_suites() -> None:
     assert sorted(markers) == ["lab", "vm"]
     for marker in markers:
         assert f"not {marker}" in recipe("unit")
+
+
+def test_a_busy_machine_fails_no_property() -> None:
+    assert settings().deadline is None
 
 
 def test_a_night_tells_what_was_skipped_and_why() -> None:
