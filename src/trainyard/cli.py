@@ -8,6 +8,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from trainyard import paths  # noqa: F401 - makes the collection importable, for every sub-command
+
 #: Where each sub-command is: a function, or an application with sub-commands of its own.
 COMMANDS = {
     "artifact": "trainyard.artifact_command:app",

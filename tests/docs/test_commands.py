@@ -13,6 +13,7 @@ import pytest
 
 from tests.docs import quoted
 from tests.docs.quoted import ROOT
+from trainyard.cli import COMMANDS as COMMANDS_OF_OURS
 
 PAGES = quoted.pages()
 COMMANDS = [one for page in PAGES for one in quoted.quoted(page)]
@@ -99,6 +100,14 @@ def test_the_usage_of_a_playbook_is_what_ansible_takes() -> None:
 def test_a_cheap_one_runs(command: str, work: Path) -> None:
     done = run(command if CHEAP[command] is True else str(CHEAP[command]), work)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", COMMANDS_OF_OURS)
+def test_each_sub_command_says_what_it_takes(name: str, work: Path) -> None:
+    # In a process of its own: in this one the collection has been imported already.
+    done = run(f"trainyard {name} --help", work)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"Usage: trainyard {name}" in done.stdout
 
 
 @pytest.mark.parametrize(("playbook", "inventory"), PARSED)
