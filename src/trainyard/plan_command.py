@@ -220,6 +220,17 @@ def reached_by(plan: dict[str, Any]) -> list[str]:
     return lines
 
 
+def to_be_pinned(plan: dict[str, Any]) -> list[str]:
+    """Return a line for each container image whose digest is not known yet."""
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import pinned_images
+
+    kept = f"kept in {pinned_images.NAME} beside the inventory"
+    return [
+        f"{image} has no digest yet: the first run asks its registry, from the hosts; what it says is {kept}"
+        for image in pinned_images.missing(plan)
+    ]
+
+
 def plan_or_exit(inventory: list[str], group: str = "neuron", router_group: str = "router") -> dict[str, Any]:
     """Return the plan of an inventory, for a command that reaches no host for it.
 
@@ -349,7 +360,7 @@ def _show(found: dict[str, Any]) -> None:
         console.print(table)
         console.print(reach_line(host), soft_wrap=True, markup=False, style="dim")
         console.print()
-    for line in [summary(found), *reached_by(found)]:
+    for line in [summary(found), *reached_by(found), *to_be_pinned(found)]:
         console.print(line, soft_wrap=True, markup=False)
     for warning in found["warnings"]:
         errors.print(f"[yellow]{WARNING}[/]: ", end="")

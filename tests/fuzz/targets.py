@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import math
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from email.message import Message
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import yaml
 from ansible_collections.trainyard.neuron.plugins.action import roll_plan
-from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages, sdk
+from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages, registry, sdk
 from ansible_collections.trainyard.neuron.plugins.module_utils.benchmark import clients, counters, runner
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest, progress, store, trust
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan import settings
@@ -41,7 +45,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.serving import se
 from ansible_collections.trainyard.neuron.plugins.module_utils.storage import disks
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.aliases import values_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.bounded_file import FileError
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import deployment, variables
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import deployment, pinned_images, variables
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import ConfigError, ModelShape
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import TooLargeError, collect, plain
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
@@ -641,6 +645,31 @@ def run_note(text: str) -> Any:
         return fence._noted()
 
 
+IMAGES_FILE = f"# by digest\nregistry.example/neuron/vllm:1.0 sha256:{'0' * 64}\n"
+TOKEN = '{"token": "abc", "expires_in": 300}'
+
+
+def run_images_file(text: str) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "trainyard_images.txt")
+        file.write_text(text, encoding="utf-8", errors="replace")
+        return pinned_images.read(str(file))
+
+
+def run_token(text: str) -> Any:
+    """Ask a registry that wants a token first, and says anything when it is asked for one."""
+    headers = Message()
+    headers["WWW-Authenticate"] = 'Bearer realm="https://registry.example/token"'
+
+    def urlopen(request: urllib.request.Request, timeout: float) -> Any:
+        if "/token" in request.full_url or request.headers.get("Authorization"):
+            return io.BytesIO(text.encode("utf-8", "replace"))
+        raise urllib.error.HTTPError(request.full_url, 401, "Unauthorized", headers, None)
+
+    with mock.patch("urllib.request.urlopen", urlopen):
+        return registry.digest_of("registry.example/neuron/vllm:1.0")
+
+
 TARGETS: tuple[Target, ...] = (
     Target("plan", mutated(FLEETS).filter(inventories), run_plan, (PlanError, TooLargeError), wrong_plan, weight=12),
     Target("config.json", mutated(CONFIGS), run_config, (ConfigError, TooLargeError), weight=3),
@@ -741,5 +770,7 @@ TARGETS: tuple[Target, ...] = (
     Target("aliases", mutated(FLEETS), values_of, (RecursionError,)),
     Target("fence's note", mutated_json([NOTE]), run_note, ()),
     Target("ranges", mutated_text(["0-31,48", "0"]), run_ranges, (ValueError,)),
+    Target("trainyard_images.txt", mutated_text([IMAGES_FILE]), run_images_file, (PlanError,)),
+    Target("registry's token", mutated_text([TOKEN]), run_token, (registry.RegistryError,)),
     Target("authorized_keys", mutated_text([KEYS_FILE]), run_authorized, ()),
 )

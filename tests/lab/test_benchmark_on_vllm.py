@@ -35,7 +35,9 @@ def test_llmperf_through_the_whole_role(lab: Lab, tmp_path: Path, target: str) -
     if not source:
         pytest.skip("TRAINYARD_LLMPERF_SOURCE names no source of LLMPerf: it was not tried")
     load = {"requests": 12, "concurrency": 2, "mean_input_tokens": 200, "mean_output_tokens": 24, "target": target}
-    report = lab.benchmark(tmp_path, {"benchmark_llmperf_source": source, "benchmark_load": load})
+    report = lab.benchmark(
+        tmp_path, {"benchmark_client": "llmperf", "benchmark_llmperf_source": source, "benchmark_load": load}
+    )
     assert_accounted(report, 12)
     assert report["load"]["tool"] == "llmperf"
     assert report["results"]["requests"]["output_tokens"]["mean"] == 24

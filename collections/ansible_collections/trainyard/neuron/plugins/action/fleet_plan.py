@@ -8,6 +8,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_plan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import pinned_images
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import default_model_configs, fleet_input
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
 
@@ -30,6 +31,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "clients": {"type": "list", "elements": "str", "default": []},
                 "model_configs": {"type": "path", "default": ""},
                 "publish": {"type": "bool", "default": True},
+                "keep_images": {"type": "bool", "default": False},
             }
         )
         try:
@@ -41,6 +43,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 arguments["clients"],
             )
             plan = plan_fleet(collected).to_dict()
+            if arguments["keep_images"] and not self._task.check_mode:
+                for file, images in collected["new_images"].items():
+                    pinned_images.add(file, pinned_images.used(plan, images))
         except PlanError as error:
             return {
                 "failed": True,
@@ -48,7 +53,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "msg": str(error),
                 "problems": [problem.to_dict() for problem in error.problems],
             }
-        result = {"changed": False, "warnings": [_sentence(warning) for warning in plan["warnings"]]}
+        result = {
+            "changed": False,
+            "unpinned_images": pinned_images.missing(plan),
+            "warnings": [_sentence(warning) for warning in plan["warnings"]],
+        }
         if arguments["publish"]:
             run_plan.write(plan, run_plan.current().folder)
         return {**result, **_size(plan)}

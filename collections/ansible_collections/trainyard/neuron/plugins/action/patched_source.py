@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils import patched_source
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.host_packages import have_packages
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -22,6 +23,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         result: dict[str, Any] = self._execute_module(module_args=arguments, task_vars=task_vars)
+        if result.get("needs_packages"):
+            installed = have_packages(self, list(result["needs_packages"]), task_vars)
+            if installed.get("failed"):
+                return installed
+            result = self._execute_module(module_args=arguments, task_vars=task_vars)
         given = str(arguments.get("source") or "")
         if not result.get("needs_source") or not given:
             return result

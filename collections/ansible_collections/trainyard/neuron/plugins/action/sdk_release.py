@@ -52,8 +52,7 @@ class ActionModule(Fenced):
         return result
 
     def _packages(self, asked: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        arguments = self._task.args
-        source = host_packages.Source(*(arguments.get(f"package_{key}") or "" for key in ("source", "key", "suite")))
+        source = host_packages.Source(**asked.pop("source"))
         manager = host_packages.MANAGERS[asked.pop("manager")]
         for name, values in manager.steps(host_packages.Changes(**asked), source):
             step: dict[str, Any] = self._execute_module(module_name=name, module_args=values, task_vars=task_vars)

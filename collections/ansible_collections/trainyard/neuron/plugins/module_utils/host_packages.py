@@ -21,6 +21,13 @@ BOUND_NAMES = ("aws-neuron*",)
 ENTRY = "trainyard-neuron"
 
 
+#: What stands for Neuron's own public repository, of whatever package manager a host has.
+PUBLIC = "neuron"
+
+#: The repository's signing key, below its address.
+PUBLIC_KEY = "GPG-PUB-KEY-AMAZON-AWS-NEURON.PUB"
+
+
 @dataclass(frozen=True)
 class Source:
     """The repository that serves the packages; an empty address: the machine image's packages are taken as they are."""
@@ -28,6 +35,21 @@ class Source:
     address: str = ""
     key: str = ""
     suite: str = ""
+
+    def of_host(self, public: str, os_release: str) -> Source:
+        """Return the repository for a host: with the address, key and suite that were left to be found.
+
+        Args:
+            public: address of Neuron's public repository for the host's package manager.
+            os_release: text of the host's /etc/os-release, whose code name is the suite.
+        """
+        if not self.address:
+            return self
+        is_public = self.address in (PUBLIC, public)
+        address = public if is_public else self.address
+        key = self.key or ("%s/%s" % (public, PUBLIC_KEY) if is_public else "")
+        named = re.search(r'^VERSION_CODENAME="?([A-Za-z0-9._-]+)', os_release, re.MULTILINE)
+        return Source(address, key, self.suite or (named.group(1) if named else ""))
 
 
 @dataclass(frozen=True)
@@ -88,6 +110,7 @@ class Apt:
 
     name = "apt"
     program = "dpkg-query"
+    public = "https://apt.repos.neuron.amazonaws.com"
     preferences_path = "/etc/apt/preferences.d/" + ENTRY
     repository_path = "/etc/apt/sources.list.d/" + ENTRY + ".sources"
 
@@ -148,6 +171,7 @@ class Dnf:
 
     name = "dnf"
     program = "rpm"
+    public = "https://yum.repos.neuron.amazonaws.com"
     preferences_path = ""
     repository_path = "/etc/yum.repos.d/" + ENTRY + ".repo"
 

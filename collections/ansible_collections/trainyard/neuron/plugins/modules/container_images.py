@@ -108,8 +108,14 @@ def check_names(images: List[str]) -> None:
     if loose:
         raise ImageError(
             "%s is not on this host and has no digest to pull it by: set trainyard_images['%s'] to its "
-            "registry/name@sha256:..." % (loose[0], loose[0])
+            "registry/name@sha256:..., or let the host ask trainyard_image_registry" % (loose[0], _named(loose[0]))
         )
+
+
+def _named(image: str) -> str:
+    """Return an image as the SDK table names it: without a registry."""
+    first, slash, rest = image.partition("/")
+    return rest if slash and ("." in first or ":" in first) else image
 
 
 def main() -> None:

@@ -40,9 +40,16 @@ options:
     description: Keep the plan for this run. Without it the plan is only made, to see whether it can be.
     type: bool
     default: true
+  keep_images:
+    description:
+      - Write down the digests of container images that registries told the hosts in this run
+        (O(trainyard.neuron.topology_info#module:images)), in the file beside the inventory. A line that is there is
+        never changed.
+    type: bool
+    default: false
 attributes:
   check_mode:
-    description: The plan is the same in check mode.
+    description: The plan is the same in check mode, and O(keep_images) writes nothing.
     support: full
 """
 
@@ -67,6 +74,11 @@ replicas:
   description: How many replicas they serve.
   returned: success
   type: int
+unpinned_images:
+  description: Images of the plan that have no digest yet, C(registry/name:tag).
+  returned: success
+  type: list
+  elements: str
 problems:
   description: Every problem, with its host, variable, value, rule and fix.
   returned: failure

@@ -80,6 +80,11 @@ digest:
   description: Digest of the tree in place.
   returned: success, with O(state=present)
   type: str
+needs_packages:
+  description: System packages that fetching O(source) needs and that are missing; the action plugin installs them.
+  returned: when that is so
+  type: list
+  elements: str
 needs_source:
   description: The tree must be made and O(source) is not on this host; the action plugin reacts to it.
   returned: when that is so
@@ -118,6 +123,9 @@ def present(module: AnsibleModule, wanted: patched_source.Wanted) -> None:
         module.fail_json(msg=f"{wanted.path} must be made and no source is given: a URL, an archive or a directory")
     if "://" not in source and not Path(source).exists():
         module.fail_json(msg=f"{source} is not on this host, nor on the controller", needs_source=True)
+
+    if "://" in source and not shutil.which("git"):
+        module.fail_json(msg="git is not on this host to fetch %s with" % source, needs_packages=["git"])
 
     def run(argv: List[str]) -> Tuple[int, str, str]:
         result: Tuple[int, str, str] = module.run_command(argv)

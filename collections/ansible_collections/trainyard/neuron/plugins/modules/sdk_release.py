@@ -26,15 +26,20 @@ options:
     elements: dict
     required: true
   package_source:
-    description: Address of the repository that serves the Neuron packages. Empty means that nothing is installed.
+    description:
+      - Address of the repository that serves the Neuron packages.
+      - V(neuron) is Neuron's public one for the host's package manager.
+      - Empty means that nothing is installed.
     type: str
     default: ""
   package_key:
-    description: Address of that repository's signing key, or the key itself. Needed with O(package_source).
+    description:
+      - Address of that repository's signing key, or the key itself.
+      - That of Neuron's public repository is known.
     type: str
     default: ""
   package_suite:
-    description: Suite of the repository, for apt.
+    description: Suite of the repository, for apt; the code name of the host's distribution where empty.
     type: str
     default: ""
   in_use:
@@ -181,7 +186,8 @@ class Release:
         self.before: List[str] = []
         self.after: List[str] = []
         self.manager = host_packages.manager_of(shutil.which)
-        self.source = host_packages.Source(*(self.params[f"package_{key}"] for key in ("source", "key", "suite")))
+        given = host_packages.Source(*(self.params[f"package_{key}"] for key in ("source", "key", "suite")))
+        self.source = given.of_host(self.manager.public, _text(root.at("/etc/os-release")))
         self.wanted = sdk.wanted_packages(self.params["releases"])
         self.installed: Dict[str, host_packages.Installed] = self.manager.read(self.run, sorted(self.wanted))
 
@@ -324,7 +330,7 @@ class Release:
         self.after += [f"hold {name}\n" for name in changes.hold]
         bound = bool(self.source.address) and self.bind(self.manager.preferences(self.source))
         if changes and not self.module.check_mode:
-            self.end(True, carry_out=as_dict(changes, self.manager.name), stopped=stopped)
+            self.end(True, carry_out=as_dict(changes, self.manager.name, self.source), stopped=stopped)
         if not changes and not self.module.check_mode:
             bound = self.back_in_service() or bound
         self.environments(bool(changes) or bound)
@@ -397,13 +403,20 @@ class Release:
         self.before += [f"{self.manager.repository_path}\n"] if forget else []
         changed = self.bind("") or bool(changes)
         if changes and not self.module.check_mode:
-            self.end(True, carry_out=as_dict(changes, self.manager.name))
+            self.end(True, carry_out=as_dict(changes, self.manager.name, self.source))
         self.end(changed)
 
 
-def as_dict(changes: host_packages.Changes, manager: str) -> Dict[str, Any]:
+def as_dict(changes: host_packages.Changes, manager: str, source: host_packages.Source) -> Dict[str, Any]:
     """Return the form of changes that the action plugin reads."""
-    return dict(vars(changes), manager=manager)
+    return dict(vars(changes), manager=manager, source=vars(source))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def main() -> None:

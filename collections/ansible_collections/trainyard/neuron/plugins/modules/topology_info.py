@@ -26,6 +26,11 @@ options:
     description: The logical NeuronCore size to count at; without it the host's own.
     type: int
     choices: [1, 2]
+  images:
+    description: Container images by tag, C(registry/name:tag), whose registries are asked which digests they have now.
+    type: list
+    elements: str
+    default: []
   lock_for:
     description:
       - What the run does, a playbook's name; with it the lock of the host is taken in the same module run
@@ -95,6 +100,10 @@ kernel:
   description: Release of the running kernel.
   returned: always
   type: str
+images:
+  description: For each of O(images) its C(digest), or the C(error) why the registry did not tell it.
+  returned: with O(images)
+  type: dict
 lock:
   description: Who holds the lock of the host now (C(holder)), and why it was not given (C(refused)), empty if it was.
   returned: with O(lock_for)
@@ -115,6 +124,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trainyard.neuron.plugins.module_utils import registry
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import (
     INSTANCE_TYPES,
@@ -223,6 +233,7 @@ def describe(module: AnsibleModule) -> Dict[str, Any]:
         "driver_version": read_text(_DRIVER),
         "kernel": platform.release(),
         "topology": topology,
+        **({"images": registry.asked(module.params["images"])} if module.params["images"] else {}),
     }
 
 
@@ -234,6 +245,7 @@ def main() -> None:
             "instance_type": {"type": "str"},
             "logical_nc_config": {"type": "int", "choices": [1, 2]},
             "lock_for": {"type": "str"},
+            "images": {"type": "list", "elements": "str", "default": []},
             "claim": CLAIM_OPTION,
         },
         supports_check_mode=True,

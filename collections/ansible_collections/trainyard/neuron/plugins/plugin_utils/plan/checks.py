@@ -135,8 +135,33 @@ def host_problems(
     return [
         *_reserved_problems(host),
         *_one_driver(host, releases),
+        *_source_problems(host, releases),
         *_port_problems(host, ports, balances),
     ]
+
+
+def _source_problems(host: Host, releases: Mapping[str, SdkRelease]) -> List[Problem]:
+    """Find releases whose vLLM is to be built, and of whose source nobody has pinned a commit."""
+    problems = []
+    for deployment in host.deployments:
+        row = releases.get(deployment.name)
+        if row is None or host.source_commits is None or deployment.runtime != "venv" or row.venv_has_vllm:
+            continue
+        name = "%s@%s" % (row.source_repo, row.source_ref)
+        if row.source_commit or name in host.source_commits:
+            continue
+        rule = "vLLM of SDK %s for %s is built from %s, and no commit of it is pinned" % (
+            row.release,
+            row.generation,
+            name,
+        )
+        fix = (
+            "look at `git ls-remote https://github.com/%s %s`, then set neuron_venv_source_commits: {'%s': <commit>}; "
+            "or set neuron_venv_pip_index to '' where the environment has its vLLM already"
+        ) % (row.source_repo, row.source_ref, name)
+        where = variable_of(deployment) + ".sdk_release"
+        problems.append(Problem("", where, row.release, rule, fix))
+    return problems
 
 
 def _reserved_problems(host: Host) -> List[Problem]:

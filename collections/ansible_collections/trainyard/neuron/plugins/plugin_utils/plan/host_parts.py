@@ -335,7 +335,8 @@ def sdk_entry(release: SdkRelease, deployment: Deployment, host: Host) -> Dict[s
     """Return the row as a host's plan carries it, its image by the digest that the host's variables give it."""
     entry = release.entry(deployment.runtime)
     if entry["image"]:
-        entry["image"] = host.images.get(entry["image"], entry["image"])
+        named = "/".join(filter(None, (host.image_registry, entry["image"])))
+        entry["image"] = host.images.get(entry["image"], named)
     return entry
 
 

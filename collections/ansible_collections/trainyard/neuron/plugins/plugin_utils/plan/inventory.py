@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterable, List, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError, Problem
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import key_problems
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import router_access
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import pinned_images, router_access
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.bounded import Say, TooMuchError, bounded
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import PREFIX as DEPLOYMENT
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.reach import FURTHER, FURTHER_MONITORS
@@ -25,8 +25,11 @@ PREFIX, ADDRESS = "trainyard_", "ansible_host"
 #: the beginning of a digest of it, by which a changed key is seen and no key can be told.
 KEY_VARIABLE, KEY_INPUT = "vllm_endpoint_api_key", "credentials"
 
+#: What a release whose image brings no vLLM is built with.
+PIP_INDEX, SOURCE_COMMITS = "neuron_venv_pip_index", "neuron_venv_source_commits"
+
 #: Variables of roles that are judged in the plan, because a role would find the mistake hours later.
-JUDGED_OF_ROLES = ("benchmark_objective", router_access.KEYS)
+JUDGED_OF_ROLES = ("benchmark_objective", router_access.KEYS, PIP_INDEX, SOURCE_COMMITS)
 
 #: Expressions over what a roll knows; before it they cannot be templated.
 LATE_VARIABLES = ("trainyard_elb_target_id",)
@@ -108,7 +111,8 @@ def collect(
     extra = {name: _variables(hostvars, name, problems, name in router_names, say, judged) for name in beside}
     if problems:
         raise PlanError(problems)
-    topologies = {name: _topology(values.pop(TOPOLOGY_FACT, None)) for name, values in found.items()}
+    reported = {name: values.pop(TOPOLOGY_FACT, None) for name, values in found.items()}
+    topologies = {name: _topology(result) for name, result in reported.items()}
     topologies = {name: topology for name, topology in topologies.items() if topology}
     return {
         "hosts": found,
@@ -117,8 +121,38 @@ def collect(
         "topologies": topologies,
         "problems": judged,
         "other_variables": extra,
+        "new_images": _images(found, reported, {name: _inventory_of(hostvars, name) for name in found}),
         "model_configs": read_model_configs(model_configs, models_of(found.values())) if model_configs else {},
     }
+
+
+def _inventory_of(hostvars: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    """Return the directory of the inventory that has a host, empty where it has none."""
+    return str(hostvars[name].get("inventory_dir") or "")
+
+
+def _images(
+    found: Mapping[str, Dict[str, Any]], reported: Mapping[str, Any], directories: Mapping[str, str]
+) -> Dict[str, Dict[str, str]]:
+    """Give each host the images that are pinned, in the fleet's files and by what the hosts were told in this run.
+
+    Returns:
+        file -> reference -> digest of what a file does not have yet.
+
+    Raises:
+        PlanError: see `pinned_images`.
+    """
+    answers = [(name, result.get(pinned_images.ANSWER)) for name, result in reported.items() if _is_result(result)]
+    told = pinned_images.answers_of(answers)
+    files: Dict[str, Dict[str, str]] = {}
+    for name, values in found.items():
+        given = values.get(pinned_images.VARIABLE)
+        path = given if isinstance(given, str) and given else pinned_images.beside(directories[name])
+        if path not in files:
+            files[path] = pinned_images.read(path) if path else {}
+        if told or files[path]:
+            values[pinned_images.INPUT] = {**told, **files[path]}
+    return {path: {key: told[key] for key in told if key not in known} for path, known in files.items() if told}
 
 
 def models_of(hosts: Iterable[Mapping[str, Any]]) -> List[Tuple[str, str]]:

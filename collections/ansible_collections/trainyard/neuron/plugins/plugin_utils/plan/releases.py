@@ -36,7 +36,10 @@ NXDI_V0, NXDI_V1, NATIVE = GENERATIONS = ("nxdi_v0", "nxdi_v1", "native")
 #: The rows as they are kept.
 TABLE_FILE = Path(__file__).with_name("sdk_releases.json")
 
-#: The image's name below its registry, which a role's variable names.
+#: Where the images are published: AWS's public registry.
+IMAGE_REGISTRY = "public.ecr.aws"
+
+#: The image's name below its registry.
 IMAGE_NAME = "neuron/pytorch-inference-vllm-neuronx"
 
 

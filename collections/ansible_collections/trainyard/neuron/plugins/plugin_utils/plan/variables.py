@@ -45,12 +45,17 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology imp
     table_topology,
     with_host_facts,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import pinned_images
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import (
     PREFIX,
     Deployment,
     parse_deployment,
 )
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import KEY_INPUT
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import (
+    KEY_INPUT,
+    PIP_INDEX,
+    SOURCE_COMMITS,
+)
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.reach import (
     FURTHER,
     FURTHER_MONITORS,
@@ -59,6 +64,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.reach import
     networks,
     open_to_everybody,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import IMAGE_REGISTRY
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.routers import OVER, REPLICAS, ROUTERS
 
 #: How the CPUs of a host are given to its replicas: `numa` gives each its cores' share of their node, `proxy` keeps a
@@ -98,6 +104,21 @@ def _environment(value: Any) -> Dict[str, str]:
         BadValueError("must be text or a number", "quote it", key, HIDDEN)
         for key, item in found.items()
         if isinstance(item, bool) or not isinstance(item, (str, int, float))
+    ]
+    if wrong:
+        raise BadValuesError(wrong)
+    return {key: str(item) for key, item in found.items()}
+
+
+_COMMIT = {"type": "string", "pattern": "^[0-9a-f]{40}$"}
+
+
+def _commits(value: Any) -> Dict[str, str]:
+    found = mapping(value)
+    wrong = [
+        BadValueError("must be a commit: 40 hex digits", "`git ls-remote` prints it", key, item)
+        for key, item in found.items()
+        if not isinstance(item, str) or not re.fullmatch(_COMMIT["pattern"], item)
     ]
     if wrong:
         raise BadValuesError(wrong)
@@ -177,8 +198,32 @@ _FIELDS: Dict[str, Field] = {
         images_by_digest,
         default={},
         about="for `runtime: container`: the SDK table's name and tag of an image, and what hosts pull; without it the "
-        "image must be on every host",
+        "first run asks `trainyard_image_registry`, and keeps the answer in `trainyard_images_file`",
         example={"pytorch-inference-vllm-neuronx:0.9.1": "public.ecr.aws/neuron/image@sha256:" + "0" * 64},
+    ),
+    "trainyard_image_registry": Field(
+        text(
+            re.compile(r"([A-Za-z0-9][A-Za-z0-9.:_/-]*[A-Za-z0-9])?"),
+            "must be a registry's name, and what of a path all images there share",
+            "write it without https:// and without a slash at its end",
+            "name of a registry, or nothing",
+        ),
+        default=IMAGE_REGISTRY,
+        about="what stands before the SDK table's names of images: the registry, or a mirror of it; empty: the images "
+        "are on every host already",
+        example="registry.example.net/mirror",
+    ),
+    pinned_images.VARIABLE: Field(
+        text(
+            re.compile(r"(/[^\x00-\x1f\x7f]+)?"),
+            "must be an absolute path",
+            "begin it with /",
+            "absolute path, or nothing",
+        ),
+        default="",
+        about="where the digests of images are kept that nothing else gives; empty: `trainyard_images.txt` beside the "
+        "inventory",
+        example="/srv/fleet/trainyard_images.txt",
     ),
     "trainyard_overrides": Field(
         Kind(_overrides, "mapping of deployments to fields", {"type": ["object", "null"]}),
@@ -249,6 +294,23 @@ JUDGED: Dict[str, Field] = {
         about="`teardown.yml` also removes weights, artifacts and the data volume",
         example=True,
     ),
+    PIP_INDEX: Field(
+        text(
+            re.compile(r"((https?|file)://[!-~]+)?"),
+            "must be an address",
+            "begin it with https://",
+            "address, or nothing",
+        ),
+        default="https://pip.repos.neuron.amazonaws.com",
+        about="Neuron's Python package index; empty: vLLM is in every environment already, and nothing is built",
+        example="https://pip.example.net/neuron",
+    ),
+    SOURCE_COMMITS: Field(
+        Kind(_commits, "mapping of `owner/name@ref` to commits", {"type": "object", "additionalProperties": _COMMIT}),
+        default={},
+        about="commits to build vLLM at, where the SDK table has none or another one is wanted",
+        example={"aws-neuron/upstreaming-to-vllm@2.26.1": "0" * 40},
+    ),
     "benchmark_objective": Field(
         Kind(lambda value: {} if value == {} else OBJECTIVE.given(value), "mapping", OBJECTIVE.to_json(), OBJECTIVE),
         default={},
@@ -303,6 +365,7 @@ class Host:
     Attributes:
         other_ports: variable and port of what listens beside the replicas.
         images: name and tag of a container image in the SDK table -> the reference by digest that hosts pull.
+        image_registry: what stands before those names where nothing gives a digest yet; empty for none.
         operating_system: such as `ubuntu-24.04`; None where the host was not asked.
         refused: variable and tensor parallel degree of the deployments that could not be read, so that this much of
             them can still be judged with the rest.
@@ -320,6 +383,7 @@ class Host:
     quarantined_devices: Tuple[int, ...]
     data_dir: str
     images: Mapping[str, str]
+    image_registry: str
     cpu_pinning: str
     router_port: int
     monitor_port: Optional[int]
@@ -328,10 +392,29 @@ class Host:
     deployments: Tuple[Deployment, ...]
     refused: Tuple[Tuple[str, Any], ...] = ()
     credentials: str = ""
+    #: What vLLM is built at, by `owner/name@ref`; None where nothing is built.
+    source_commits: Optional[Mapping[str, str]] = None
     monitors: Tuple[str, ...] = ()
     open_to_everybody: bool = False
     further: Tuple[str, ...] = ()
     device_monitors: Tuple[str, ...] = ()
+
+
+def _pinned(raw: Mapping[str, Any], registry: str) -> Dict[str, str]:
+    """Return name and tag -> reference by digest of the images that the fleet has pinned from a registry."""
+    found = {}
+    for reference, digest in (raw.get(pinned_images.INPUT) or {}).items():
+        if registry and reference.startswith(registry + "/"):
+            found[reference[len(registry) + 1 :]] = pinned_images.by_digest(reference, digest)
+    return found
+
+
+def _source_commits(raw: Mapping[str, Any]) -> Optional[Dict[str, str]]:
+    """Return the commits that a host's variables give; None where it builds nothing."""
+    if raw.get(PIP_INDEX, True) in ("", None):
+        return None
+    given = raw.get(SOURCE_COMMITS)
+    return {str(key): str(value) for key, value in given.items()} if isinstance(given, Mapping) else {}
 
 
 class HostReader:
@@ -377,7 +460,8 @@ class HostReader:
                 reserved_cores=values["trainyard_reserved_cores"],
                 quarantined_devices=values["trainyard_quarantined_devices"],
                 data_dir=values["trainyard_data_dir"],
-                images=values["trainyard_images"],
+                images={**_pinned(raw, values["trainyard_image_registry"]), **values["trainyard_images"]},
+                image_registry=values["trainyard_image_registry"],
                 cpu_pinning=values["trainyard_cpu_pinning"],
                 router_port=values["trainyard_router_port"],
                 monitor_port=values["trainyard_monitor_port"],
@@ -386,6 +470,7 @@ class HostReader:
                 deployments=tuple(deployments),
                 refused=tuple(refused),
                 credentials=str(raw.get(KEY_INPUT) or ""),
+                source_commits=_source_commits(raw),
                 monitors=values[MONITORS],
                 open_to_everybody=values[OPEN],
                 further=values[FURTHER],

@@ -128,3 +128,25 @@ def test_a_registered_topology_is_planned_on(tmp_path: Path) -> None:
     cpus = show("lookup('trainyard.neuron.plan', 'host').replicas | map(attribute='cpus')")
     result = play(tmp_path, {"a": host(deployment(), trainyard_topology=report)}, BOTH, cpus)["show"]["a"]
     assert result["msg"] == ["0", "1"]
+
+
+def test_the_digests_that_hosts_were_told_are_kept_and_are_nobodys_to_change(tmp_path: Path) -> None:
+    item = deployment(
+        sdk_release="2.27.0", generation="nxdi_v1", runtime="container", tensor_parallel_size=16, max_model_len=4096
+    )
+    first = play(tmp_path, {"a": host(item)}, BOTH)["plan"]["a"]
+    (image,) = first["unpinned_images"]
+    assert image.startswith("public.ecr.aws/neuron/")
+    told = {"failed": False, "changed": False, "topology": {}, "images": {image: {"digest": "sha256:" + "1" * 64}}}
+    hosts = {"a": host(item, trainyard_topology=told)}
+    part = show("lookup('trainyard.neuron.plan', 'host').sdk[0].image")
+    looked = play(tmp_path, hosts, BOTH, part)
+    assert looked["show"]["a"]["msg"].endswith("@sha256:" + "1" * 64)
+    assert not (tmp_path / "trainyard_images.txt").exists(), "a look keeps nothing"
+    assert play(tmp_path, hosts, {**BOTH, "keep_images": True})["plan"]["a"]["unpinned_images"] == []
+    kept = (tmp_path / "trainyard_images.txt").read_text(encoding="utf-8")
+    assert kept.endswith(f"{image} sha256:{'1' * 64}\n")
+    told["images"] = {image: {"digest": "sha256:" + "2" * 64}}
+    again = play(tmp_path, hosts, {**BOTH, "keep_images": True}, part)
+    assert again["show"]["a"]["msg"].endswith("@sha256:" + "1" * 64)
+    assert (tmp_path / "trainyard_images.txt").read_text(encoding="utf-8") == kept

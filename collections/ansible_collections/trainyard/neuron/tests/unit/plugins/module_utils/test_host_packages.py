@@ -98,3 +98,25 @@ def test_preferences_name_the_host_of_the_repository() -> None:
 def test_package_manager_is_the_one_that_is_there() -> None:
     assert host_packages.manager_of(lambda name: name if name == "rpm" else None) is DNF
     assert host_packages.manager_of(lambda name: name) is APT
+
+
+UBUNTU = 'ID=ubuntu\nVERSION_ID="24.04"\nVERSION_CODENAME=noble\n'
+
+
+def test_neurons_public_repository_is_known_by_system() -> None:
+    apt = host_packages.Source(host_packages.PUBLIC).of_host(APT.public, UBUNTU)
+    address = "https://apt.repos.neuron.amazonaws.com"
+    assert apt == host_packages.Source(address, f"{address}/GPG-PUB-KEY-AMAZON-AWS-NEURON.PUB", "noble")
+    dnf = host_packages.Source(host_packages.PUBLIC).of_host(DNF.public, "ID=amzn\n")
+    assert (dnf.address, dnf.suite) == ("https://yum.repos.neuron.amazonaws.com", "")
+    assert dnf.key.startswith("https://yum.repos.neuron.amazonaws.com/")
+    assert host_packages.Source(address).of_host(APT.public, UBUNTU) == apt, "its address alone is enough as well"
+
+
+def test_a_mirror_keeps_what_was_given_and_gets_no_key_of_somebody_else() -> None:
+    mirror = host_packages.Source("https://mirror.example", "https://mirror.example/key", "jammy")
+    assert mirror.of_host(APT.public, UBUNTU) == mirror
+    assert host_packages.Source("https://mirror.example").of_host(APT.public, UBUNTU) == host_packages.Source(
+        "https://mirror.example", "", "noble"
+    )
+    assert host_packages.Source().of_host(APT.public, UBUNTU) == host_packages.Source()

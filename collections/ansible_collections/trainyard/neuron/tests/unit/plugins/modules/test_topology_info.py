@@ -89,3 +89,14 @@ fe800000000000000000000000000005 02 40 20 80     ens5
 def test_a_host_s_own_addresses_are_those_that_others_could_reach() -> None:
     assert topology_info.own_addresses(ROUTES, INTERFACES) == ["10.0.0.5", "172.17.0.1", "fd00::5"]
     assert topology_info.own_addresses("", "") == []
+
+
+def test_registries_are_asked_only_of_images_that_are_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        topology_info.registry, "asked", lambda images: {image: {"digest": "sha256:0"} for image in images}
+    )
+    assert "images" not in run(capsys, neuron_ls="/nowhere/neuron-ls")
+    asked = run(capsys, neuron_ls="/nowhere/neuron-ls", images=["a.b/c:1"])
+    assert asked["images"] == {"a.b/c:1": {"digest": "sha256:0"}}

@@ -10,7 +10,12 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems imp
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import table_topology
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import ModelRef
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.host_parts import weights_id
-from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.plan.fleets import deployment, host, plan
+from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.plan.fleets import (
+    deployment,
+    host,
+    plan,
+    problems,
+)
 
 QWEN = {
     "model": {"repo": "Qwen/Qwen3-32B", "revision": "9216db5781bf21249d130ec9da846c4624c16137"},
@@ -337,3 +342,23 @@ def test_what_a_host_is_otherwise_than_expected_is_mentioned() -> None:
     found = plan({"a": host(qwen())}, topologies={"a": shape})
     assert "15 devices" in found["warnings"][0]["rule"]
     assert len(replicas(found)) == 3
+
+
+UNPINNED = {"sdk_release": "2.26.1", "generation": "nxdi_v0"}
+
+
+def test_a_source_that_nobody_pinned_is_a_problem_before_any_host_is_touched() -> None:
+    name = "aws-neuron/upstreaming-to-vllm@2.26.1"
+    (problem,) = problems({"a": host(deployment(**UNPINNED))})
+    assert problem.startswith('a: trainyard_deployment_llama.sdk_release = "2.26.1"')
+    assert f"is built from {name}, and no commit of it is pinned" in problem
+    assert "set neuron_venv_source_commits" in problem
+    plan({"a": host(deployment(**UNPINNED), neuron_venv_source_commits={name: "0" * 40})})
+    plan({"a": host(deployment(**UNPINNED), neuron_venv_pip_index="")})
+    plan({"a": host(deployment(**UNPINNED, runtime="container"))})
+
+
+def test_a_commit_that_is_none_is_refused() -> None:
+    given = {"aws-neuron/upstreaming-to-vllm@2.26.1": "main"}
+    found = problems({"a": host(deployment(**UNPINNED), neuron_venv_source_commits=given)})
+    assert any("must be a commit: 40 hex digits" in problem for problem in found)
