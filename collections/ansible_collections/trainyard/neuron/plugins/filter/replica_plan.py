@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The planner as a filter."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: replica_plan

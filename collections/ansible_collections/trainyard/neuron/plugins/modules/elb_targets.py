@@ -1,19 +1,18 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
-"""Drain and readmit targets of an Elastic Load Balancing target group."""
+"""Readmit targets of an Elastic Load Balancing target group, or look at them."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: elb_targets
-short_description: Drain, readmit or look at targets of an ELB target group
+short_description: Readmit targets of an ELB target group, or look at them
 version_added: "0.1.0"
 author:
   - trainyard contributors (@trainyard)
 description:
-  - Takes several targets out of a target group and waits until the last request of each has ended (they are I(unused)
-    then), or registers them and waits until they are healthy. A target whose deregistration is still in progress is
-    registered again all the same.
+  - Registers targets and waits until they are healthy. A target whose deregistration is still in progress is registered
+    again at once, which M(community.aws.elb_target) does not do; that module takes targets out.
   - Speaks with AWS by boto3, with the credentials and the region that boto3 finds. Run it on the controller.
 options:
   target_group_arn:
@@ -40,18 +39,12 @@ options:
   state:
     description: What they are to be; V(seen) only looks.
     type: str
-    choices: [drained, ready, seen]
+    choices: [ready, seen]
     required: true
   timeout_s:
-    description: How long the last request, or the first good check, may take.
+    description: How long the first good check may take.
     type: float
     default: 900
-  least_delay_s:
-    description: >-
-      Refuse to drain where the group's C(deregistration_delay.timeout_seconds) is shorter, because it cuts off what
-      lasts longer.
-    type: float
-    default: 0
   region:
     description: Region of the group; the default is the one of its ARN.
     type: str
@@ -67,12 +60,11 @@ requirements:
 """
 
 EXAMPLES = r"""
-- name: Let the replica behind the load balancer finish
+- name: Readmit the replica behind the load balancer
   trainyard.neuron.elb_targets:
     target_group_arn: "{{ llama_target_group }}"
     targets: [{id: 10.0.1.7, port: 8000}]
-    state: drained
-    least_delay_s: 900
+    state: ready
   delegate_to: localhost
 """
 
@@ -95,7 +87,7 @@ arrived:
 
 import time
 import traceback
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, Sequence
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
@@ -107,8 +99,7 @@ except ImportError:
     BOTO3_ERROR = traceback.format_exc()
 
 POLL_S = 2.0
-OUT = ("unused", "draining")
-DELAY = "deregistration_delay.timeout_seconds"
+OUT, HEALTHY = ("unused", "draining"), "healthy"
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "target_group_arn": {"type": "str", "required": True},
     "targets": {
@@ -121,9 +112,8 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
             "name": {"type": "str"},
         },
     },
-    "state": {"type": "str", "choices": ["drained", "ready", "seen"], "required": True},
+    "state": {"type": "str", "choices": ["ready", "seen"], "required": True},
     "timeout_s": {"type": "float", "default": 900},
-    "least_delay_s": {"type": "float", "default": 0},
     "region": {"type": "str"},
 }
 Target = Dict[str, Any]
@@ -160,45 +150,24 @@ class Group:
             for row in answer["TargetHealthDescriptions"]
         }
 
-    def delay_s(self) -> float:
-        """After how long the group cuts off what a deregistered target still answers."""
-        answer = self.client.describe_target_group_attributes(TargetGroupArn=self.arn)
-        return next((float(row["Value"]) for row in answer["Attributes"] if row["Key"] == DELAY), 300.0)
-
-    def drain(self, targets: Sequence[Target]) -> None:
-        """Send nothing new to targets."""
-        self.client.deregister_targets(TargetGroupArn=self.arn, Targets=_shaped(targets))
-
     def register(self, targets: Sequence[Target]) -> None:
         """Send to targets as soon as they are healthy."""
-        self.client.register_targets(TargetGroupArn=self.arn, Targets=_shaped(targets))
+        rows = [{"Id": target["id"], "Port": target["port"]} for target in targets]
+        self.client.register_targets(TargetGroupArn=self.arn, Targets=rows)
 
-    def wait(self, targets: Sequence[Target], wanted: str, timeout_s: float) -> Dict[str, str]:
-        """The targets' states when all are as wanted, or the time is over."""
+    def wait(self, targets: Sequence[Target], timeout_s: float) -> Dict[str, str]:
+        """The targets' states when all are healthy, or the time is over."""
         deadline = self.clock() + timeout_s
         while True:
             found = self.states(targets)
-            if all(state == wanted for state in found.values()) or self.clock() >= deadline:
+            if all(state == HEALTHY for state in found.values()) or self.clock() >= deadline:
                 return found
             self.sleep(POLL_S)
-
-
-def _shaped(targets: Sequence[Target]) -> List[Dict[str, Any]]:
-    return [{"Id": target["id"], "Port": target["port"]} for target in targets]
 
 
 def name(target: Target) -> str:
     """A target as AWS and this module name it."""
     return "{0}:{1}".format(target["id"], target["port"])
-
-
-def moving(targets: Sequence[Target], state: str, before: Dict[str, str]) -> List[Target]:
-    """The targets that have to be registered or deregistered."""
-    if state == "drained":
-        return [target for target in targets if before[name(target)] not in OUT]
-    if state == "ready":
-        return [target for target in targets if before[name(target)] in OUT]
-    return []
 
 
 def steer(group: Group, wanted: Dict[str, Any], check_mode: bool) -> Dict[str, Any]:
@@ -212,34 +181,20 @@ def carry_out(group: Group, wanted: Dict[str, Any], check_mode: bool) -> Dict[st
     """Move the targets and wait; the module's result, with ``failed`` where they did not arrive."""
     targets, state = wanted["targets"], wanted["state"]
     before = group.states(targets)
-    changing = moving(targets, state, before)
+    changing = [target for target in targets if state == "ready" and before[name(target)] in OUT]
     result: Dict[str, Any] = {"changed": bool(changing), "targets": before, "arrived": True, "msg": ""}
     result["diff"] = [
         {"before_header": name(target), "before": before[name(target)] + "\n", "after": state + "\n"}
         for target in changing
     ]
-    delay = group.delay_s() if state == "drained" else 0.0
-    if state == "drained" and delay < wanted["least_delay_s"]:
-        said = (
-            "the target group cuts off requests {0:g} s after a target is deregistered, and {1:g} s are wanted: raise "
-            "its {2}. Nothing was changed"
-        )
-        return {
-            **result,
-            "changed": False,
-            "failed": True,
-            "arrived": False,
-            "msg": said.format(delay, wanted["least_delay_s"], DELAY),
-        }
     if check_mode or state == "seen":
         return result
     if changing:
-        (group.drain if state == "drained" else group.register)(changing)
-    goal = "unused" if state == "drained" else "healthy"
-    result["targets"] = group.wait(targets, goal, wanted["timeout_s"])
-    late = sorted("{0} is {1}".format(key, seen) for key, seen in result["targets"].items() if seen != goal)
+        group.register(changing)
+    result["targets"] = group.wait(targets, wanted["timeout_s"])
+    late = sorted("{0} is {1}".format(key, seen) for key, seen in result["targets"].items() if seen != HEALTHY)
     if late:
-        said = "after {0:g} s: {1}; wanted {2}".format(wanted["timeout_s"], ", ".join(late), goal)
+        said = "after {0:g} s: {1}; wanted {2}".format(wanted["timeout_s"], ", ".join(late), HEALTHY)
         result.update(failed=True, arrived=False, msg=said)
     return result
 

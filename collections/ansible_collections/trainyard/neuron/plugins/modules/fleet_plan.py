@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Documentation of the action plugin of this name, which runs on the controller alone."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: fleet_plan

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Documentation of the action plugin of this name, which calls the package manager's module on the host."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: packages

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a Neuron host says of itself, in the planner's shape."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: topology_info

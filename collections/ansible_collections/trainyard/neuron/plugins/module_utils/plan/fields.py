@@ -6,7 +6,7 @@ example; a `Schema` is the fields of one dictionary with the rules between them.
 JSON schemas are all made from these.
 """
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import math
 import re

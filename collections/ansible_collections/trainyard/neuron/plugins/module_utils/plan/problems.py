@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a plan can complain about: one shape for errors and warnings, all of them told at once."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import difflib
 import json

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists of CPUs and cores as Linux and Neuron write them: `0-3,8,10-11`."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import re
 from typing import Iterable, List, Set, Tuple

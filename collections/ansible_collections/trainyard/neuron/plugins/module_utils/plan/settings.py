@@ -5,7 +5,7 @@ They are judged in the plan, before a host is touched, and read by what they are
 the JSON schemas are written from them.
 """
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import re
 from dataclasses import replace

@@ -7,7 +7,7 @@ inf2.48xlarge, trn2.48xlarge) and in the hardware pages (counts and sizes); size
 carry node -1, as `neuron-ls` itself says for them.
 """
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

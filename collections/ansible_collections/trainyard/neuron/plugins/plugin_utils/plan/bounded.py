@@ -5,7 +5,7 @@ A template can count to any number, and Python cannot interrupt one long operati
 end is sure. Time is the processor's, so a busy machine stops nobody.
 """
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import contextlib
 import mmap

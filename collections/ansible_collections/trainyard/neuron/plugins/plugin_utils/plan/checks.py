@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must hold between a deployment, its SDK release and its host before anything is placed."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import math
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple

@@ -5,7 +5,7 @@ Only what can be judged from the deployment alone is judged here; what depends o
 other deployments is judged where those are known.
 """
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import re
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who gives a directory to whom from host to host: a tree in which the holders double each round."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Dict, Sequence

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of a host's plan: its replicas, the spares beside them, and the artifacts that they run."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import json
 import re
@@ -46,8 +46,6 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.placement im
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import SdkRelease
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering import render_compile, render_serve
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import Host
-
-__metaclass__ = type
 
 LOOPBACK = "127.0.0.1"
 

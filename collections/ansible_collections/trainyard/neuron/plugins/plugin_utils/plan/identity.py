@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether hosts are what they seem: names that files, units and HAProxy take, and one address of its own for each."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import ipaddress
 import re

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From an inventory's variables to the planner's input: only what is the planner's, as plain data."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import hashlib
 import json

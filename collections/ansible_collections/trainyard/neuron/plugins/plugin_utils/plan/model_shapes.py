@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shapes of the models of a fleet: from the config.json that was given, else by their published names."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,8 +12,6 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment i
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import ConfigError, ModelShape
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.known_models import known_config
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import Host
-
-__metaclass__ = type
 
 
 class ModelShapes:

@@ -4,7 +4,7 @@
 A replica is declared in `module_utils/serving/replica.py`, which hosts run as well.
 """
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -12,8 +12,6 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import shape
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ReplicaPlan
-
-__metaclass__ = type
 
 
 @dataclass

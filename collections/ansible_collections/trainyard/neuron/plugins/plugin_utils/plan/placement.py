@@ -7,7 +7,7 @@ aligned slices nest like the blocks of a buddy allocator: laying the widest firs
 whichever of the free slices is taken, and the choice is free to prefer slices on one NUMA node.
 """
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple, Union

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From an inventory to a fleet's plan: the one place where cores, CPUs, ports, paths, digests and names are decided."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

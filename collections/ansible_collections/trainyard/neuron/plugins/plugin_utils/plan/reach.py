@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may reach what of a host: its replicas, their agents, its metrics. Closed but for those whom the plan knows."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence

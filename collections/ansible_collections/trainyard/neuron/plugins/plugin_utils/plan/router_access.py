@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may reach a router: what it listens on, whose requests it takes there, and what it may not be left without."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import ipaddress
 import re

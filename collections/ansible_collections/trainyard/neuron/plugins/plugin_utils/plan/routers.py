@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who balances over what: every router over all replicas, or routers of the fleet over one on each host."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who does what for a fleet: which host compiles an artifact, and which sends a checkpoint or artifact to whom."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Dict, List, Union
 
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fan_out import fan_out
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import ArtifactPlan, HostPlan, WeightsPlan
-
-__metaclass__ = type
 
 
 def elect_compile_hosts(planned: Mapping[str, HostPlan]) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One host as the inventory describes it: its variables, read and checked, and its deployments."""
 
-from __future__ import absolute_import, annotations, division, print_function
+from __future__ import annotations
 
 import difflib
 import json
