@@ -62,11 +62,11 @@ def test_a_target_runs_what_its_suite_says(suite: dict[str, Any]) -> None:
 def covered() -> list[Path]:
     """Directories and files that a suite collects, by name or as a scenario's verifier."""
     found = [ROOT / path for suite in SUITES for path in suite.get("paths", [])]
+    shared = yaml.safe_load((ROOT / ".config/molecule/config.yml").read_text(encoding="utf-8"))["verifier"]
     for scenario in (name for suite in SUITES for name in suite.get("scenarios", [])):
         file = ROOT / "molecule" / scenario / "molecule.yml"
-        directory = yaml.safe_load(file.read_text(encoding="utf-8")).get("verifier", {}).get("directory")
-        if directory:
-            found.append((file.parent / directory).resolve())
+        own = yaml.safe_load(file.read_text(encoding="utf-8")).get("verifier", {})
+        found.append((file.parent / {**shared, **own}["directory"]).resolve())
     return found
 
 
