@@ -22,7 +22,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.routing import st
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.haproxy import Router
 from ansible_collections.trainyard.neuron.plugins.module_utils.routing.steering import move
 
-from tests.roles.render import ROOT, render, variables
+from tests.roles.render import ROOT, render
 from tests.roles.router_program import HAPROXY, needs_haproxy
 from tests.roles.test_load_balancer import Front, one_model, routed, server, wait_for
 from tests.serving.stub import Stub, get, post, running
@@ -43,8 +43,8 @@ def stubs() -> Iterator[tuple[Stub, Stub]]:
 def installed(directory: Path) -> Path:
     """The program with what the role lays beside it, as on a router's host."""
     (directory / "routing").mkdir(exist_ok=True)
-    for row in variables("load_balancer")["__load_balancer_programs"]:
-        shutil.copy(ROUTING / row["name"], directory / "routing")
+    for path in ROUTING.glob("*.py"):
+        shutil.copy(path, directory / "routing")
     return Path(shutil.copy(ROOT / "roles/load_balancer/files/router", directory))
 
 

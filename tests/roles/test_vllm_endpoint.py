@@ -279,9 +279,14 @@ def test_defaults_and_argument_specs_say_the_same() -> None:
 
 @pytest.mark.parametrize(("role", "package"), [("vllm_endpoint", "serving"), ("load_balancer", "routing")])
 def test_the_role_brings_every_file_of_its_program(role: str, package: str) -> None:
-    listed = yaml.safe_load((ROOT / "roles" / role / "vars/main.yml").read_text())[f"__{role}_programs"]
-    source = ROOT / "collections/ansible_collections/trainyard/neuron/plugins/module_utils" / package
-    assert [entry["name"] for entry in listed] == sorted(path.name for path in source.glob("*.py"))
+    tasks = yaml.safe_load((ROOT / "roles" / role / "tasks/present.yml").read_text())
+    (laid,) = (item for item in tasks[0]["trainyard.neuron.file_tree"]["items"] if item.get("package"))
+    assert laid == {
+        "path": f"/usr/local/lib/trainyard/{package}",
+        "state": "directory",
+        "package": package,
+        "prune": ["*"],
+    }
 
 
 def unit_templates() -> list[Path]:

@@ -33,7 +33,7 @@ class ActionModule(FollowsUnits):
         _, arguments = self.validate_argument_spec(argument_spec=options.FILE_TREE_SPEC)
         wanted: list[entries.Entry] = []
         renderer = self._renderer(variables, {**arguments["names"], **arguments["lists"]})
-        for item in arguments["items"] or []:
+        for item in with_packages(arguments["items"] or []):
             try:
                 elements = each.elements_of(item, arguments["lists"])
                 wanted.extend(self._entry(item, element, arguments, renderer) for element in elements)
@@ -141,6 +141,19 @@ def with_installed(result: dict[str, Any], lacking: dict[str, Any]) -> dict[str,
     return told
 
 
+def with_packages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The items, each directory with a ``package`` followed by every Python file of that part of ``module_utils``."""
+    found: list[dict[str, Any]] = []
+    for item in items:
+        found.append(item)
+        if item["package"] is None or item["state"] != "directory":
+            continue
+        for path in sorted((MODULE_UTILS / item["package"]).glob("*.py")):
+            file = {"path": f"{item['path']}/{path.name}", "module_util": f"{item['package']}/{path.name}"}
+            found.append({**dict.fromkeys(item), "state": "file", "sensitive": False, **file})
+    return found
+
+
 def check_item(item: dict[str, Any]) -> None:
     """Refuse an item whose options do not fit together.
 
@@ -159,6 +172,10 @@ def check_item(item: dict[str, Any]) -> None:
         raise ValueError("state link and target go together")
     if item["previous"] is not None and item["state"] != "link":
         raise ValueError("previous is for links")
+    if item["package"] is not None and item["state"] != "directory":
+        raise ValueError("package is for directories")
+    if item["package"] is not None and not (MODULE_UTILS / item["package"] / "__init__.py").is_file():
+        raise ValueError(f"package {item['package']!r} is no directory of programs in module_utils")
     if item["prune"] is not None and item["state"] != "directory":
         raise ValueError("prune is for directories")
     if item["validate"] is not None and item["state"] != "file":

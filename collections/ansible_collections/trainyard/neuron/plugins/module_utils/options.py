@@ -56,6 +56,7 @@ ITEM_SPEC: Dict[str, Dict[str, Any]] = {
     "template": {"type": "str"},
     "file": {"type": "str"},
     "module_util": {"type": "str"},
+    "package": {"type": "str"},
     "content": {"type": "raw"},
     "target": {"type": "str"},
     "previous": {"type": "str"},

@@ -52,6 +52,11 @@ options:
           - File of this collection's C(plugins/module_utils) to be copied as it is, relative to that directory, so that
             a program on the host and the modules share one piece of code.
         type: str
+      package:
+        description:
+          - Directory of this collection's C(plugins/module_utils) whose Python files are all to be in this directory,
+            as O(items[].module_util) copies one.
+        type: str
       content:
         description: The content itself. A dictionary or a list becomes indented JSON with sorted keys.
         type: raw

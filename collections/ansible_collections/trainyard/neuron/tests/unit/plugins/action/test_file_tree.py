@@ -104,6 +104,23 @@ def test_templates_files_and_structures_land_in_one_run(project: Path) -> None:
     assert "DID=[]" in again.stdout
 
 
+def test_a_package_is_laid_out_whole_and_what_is_no_part_of_it_goes(project: Path) -> None:
+    out = project / "out" / "programs"
+    items = [{"path": str(out), "state": "directory", "package": "routing", "prune": ["*.py"]}]
+    done = run(project, items)
+    assert done.returncode == 0, done.stdout + done.stderr
+    source = {path.name: path.read_bytes() for path in (file_tree.MODULE_UTILS / "routing").glob("*.py")}
+    assert len(source) > 4
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == source
+    (out / "stray.py").write_text("", encoding="utf-8")
+    (out / "cli.py").write_text("", encoding="utf-8")
+    assert "changed=1" in run(project, items).stdout
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == source
+    gone = run(project, [{**items[0], "state": "absent"}])
+    assert gone.returncode == 0, gone.stdout + gone.stderr
+    assert not out.exists()
+
+
 def test_an_undefined_variable_names_the_path(project: Path) -> None:
     (project / "roles/demo/templates/broken.j2").write_text("{{ no_such_thing }}")
     result = run(project, [{"path": f"{project}/out/x", "template": "broken.j2"}])
@@ -147,6 +164,8 @@ def item(**given: Any) -> dict[str, Any]:
         ({"content": "", "previous": "/p"}, "previous is for links"),
         ({"content": "", "prune": ["*"]}, "prune is for directories"),
         ({"state": "directory", "validate": "true"}, "validate is for files"),
+        ({"content": "", "package": "routing"}, "package is for directories"),
+        ({"state": "directory", "package": "no_such"}, "package 'no_such' is no directory of programs"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(given: dict[str, Any], said: str) -> None:
