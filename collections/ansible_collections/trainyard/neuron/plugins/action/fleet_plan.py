@@ -10,7 +10,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems imp
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_plan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import pinned_images
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import default_model_configs, fleet_input
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import FleetPlan, plan_fleet
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -34,6 +34,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "keep_images": {"type": "bool", "default": False},
             }
         )
+        reports = run_plan.reports()
+        if not arguments["publish"]:
+            # A plan from the inventory alone; what hosts said before is asked again.
+            reports.forget()
         try:
             collected = fleet_input(
                 (task_vars or {})["hostvars"],
@@ -41,11 +45,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 arguments["routers"],
                 arguments["model_configs"] or default_model_configs(),
                 arguments["clients"],
+                reports.read(arguments["hosts"]),
             )
-            plan = plan_fleet(collected).to_dict()
+            planned = plan_fleet(collected)
+            releases = {"hosts": {name: {"sdk": part.sdk} for name, part in planned.hosts.items()}}
             if arguments["keep_images"] and not self._task.check_mode:
                 for file, images in collected["new_images"].items():
-                    pinned_images.add(file, pinned_images.used(plan, images))
+                    pinned_images.add(file, pinned_images.used(releases, images))
         except PlanError as error:
             return {
                 "failed": True,
@@ -53,19 +59,22 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "msg": str(error),
                 "problems": [problem.to_dict() for problem in error.problems],
             }
+        unpinned = pinned_images.missing(releases)
         result = {
             "changed": False,
-            "unpinned_images": pinned_images.missing(plan),
-            "warnings": [_sentence(warning) for warning in plan["warnings"]],
+            "unpinned_images": unpinned,
+            "warnings": [_sentence(warning.to_dict()) for warning in planned.warnings],
         }
-        if arguments["publish"]:
-            run_plan.write(plan, run_plan.current().folder)
-        return {**result, **_size(plan)}
+        if not arguments["publish"]:
+            reports.ask(unpinned)
+        else:
+            run_plan.write(planned.to_dict(), run_plan.current().folder)
+        return {**result, **_size(planned)}
 
 
-def _size(plan: dict[str, Any]) -> dict[str, int]:
+def _size(plan: FleetPlan) -> dict[str, int]:
     """Return how much there is: what a result says is copied for every host of the play, so not the plan itself."""
-    return {"hosts": len(plan["hosts"]), "replicas": sum(len(host["replicas"]) for host in plan["hosts"].values())}
+    return {"hosts": len(plan.hosts), "replicas": sum(len(host.replicas) for host in plan.hosts.values())}
 
 
 def _sentence(warning: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import gc
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
+from ansible.plugins.loader import filter_loader, test_loader
 
 DOCUMENTATION = r"""
 name: garbage_collection
@@ -41,5 +42,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core ships 
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
+        # Filters and tests are loaded where the first of them is named: in each worker anew, unless it is here.
+        filter_loader.get("default")
+        test_loader.get("defined")
         gc.freeze()
         gc.set_threshold(*THRESHOLDS)

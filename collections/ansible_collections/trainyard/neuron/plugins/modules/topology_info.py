@@ -36,7 +36,22 @@ options:
       - What the run does, a playbook's name; with it the lock of the host is taken in the same module run
         (M(trainyard.neuron.roll_lock)).
       - A host that is held by another run is an answer and no failure, see RV(lock). In check mode nothing is taken.
+      - By default the value of the variable C(trainyard_verb), if there is one.
     type: str
+  serving:
+    description:
+      - Name of a group. Of other hosts nothing is asked, and the task counts as skipped there.
+      - Said here and not as a condition of the task, which the controller would compile anew for each host.
+    type: str
+  locked:
+    description: With O(serving), name of a group of which the lock is wanted too, where O(lock_for) says so.
+    type: str
+  for_plan:
+    description:
+      - Ask for O(images) what M(trainyard.neuron.fleet_plan) of this run found unpinned, and keep RV(topology) and
+        RV(images) for it, instead of returning them.
+    type: bool
+    default: false
   claim:
     description: Who asks for the lock; the action plugin gives it.
     type: dict
@@ -112,7 +127,7 @@ topology:
   description:
     - Devices of the host, its CPUs, memory, operating system and own addresses; no devices where none could be told.
     - Registered as C(trainyard_topology), the result is what M(trainyard.neuron.fleet_plan) looks for on a host.
-  returned: always
+  returned: without O(for_plan)
   type: dict
 """
 
@@ -246,6 +261,9 @@ def main() -> None:
             "logical_nc_config": {"type": "int", "choices": [1, 2]},
             "lock_for": {"type": "str"},
             "images": {"type": "list", "elements": "str", "default": []},
+            "serving": {"type": "str"},
+            "locked": {"type": "str"},
+            "for_plan": {"type": "bool", "default": False},
             "claim": CLAIM_OPTION,
         },
         supports_check_mode=True,

@@ -8,6 +8,7 @@ takes away at its end; every worker knows it, a run beside this one has another.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.hooks import
 
 HOSTS, ROUTERS = "hosts", "routers"
 FLEET, ROUTER, BENCHMARKS = "fleet.json", "router.json", "benchmarks.json"
+IMAGES = "images.json"
 
 
 class RunPlanError(Exception):
@@ -108,6 +110,56 @@ def current() -> RunPlan:
     return RunPlan(Path(constants.DEFAULT_LOCAL_TMP, "trainyard-plan"))
 
 
+@dataclass(frozen=True)
+class Reports:
+    """What the planner asks of the hosts of this run, and what they answered.
+
+    Beside the plan and for the same reason: in a registered variable, each report would go through the controller's
+    own process, which takes it apart and puts it together value by value several times.
+
+    Attributes:
+        folder: where they lie.
+    """
+
+    folder: Path
+
+    def keep(self, name: str, answer: Mapping[str, Any]) -> None:
+        """Keep what a host answered, in the place of an earlier answer of it."""
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        path = self.folder / _file_of(name)
+        path.unlink(missing_ok=True)
+        _write(path, answer)
+
+    def read(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return the answers of those hosts of which there is one."""
+        found = {}
+        for name in names if self.folder.exists() else ():
+            with contextlib.suppress(FileNotFoundError):
+                found[name] = json.loads(self.folder.joinpath(_file_of(name)).read_bytes())
+        return found
+
+    def ask(self, images: list[str]) -> None:
+        """Have the hosts ask the registries of these images."""
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        _write(self.folder / IMAGES, images)
+
+    def asked(self) -> list[str]:
+        """Return the images whose registries the hosts are to ask."""
+        try:
+            return list(json.loads((self.folder / IMAGES).read_bytes()))
+        except FileNotFoundError:
+            return []
+
+    def forget(self) -> None:
+        """Keep none any more, and ask nothing."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def reports() -> Reports:
+    """Return the reports of the run that this process works for."""
+    return Reports(Path(constants.DEFAULT_LOCAL_TMP, "trainyard-reports"))
+
+
 def write(plan: Mapping[str, Any], folder: Path) -> None:
     """Write a plan in parts, in the place of an earlier one of this run.
 
@@ -140,4 +192,4 @@ def _file_of(name: str) -> str:
 
 def _write(path: Path, part: Any) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump(part, file)
+        file.write(json.dumps(part))  # json.dump would encode in Python, ten times as long

@@ -124,6 +124,9 @@ def unknown_words(raw: Mapping[str, Any], where: str) -> List[str]:
 
 
 def _plain(value: Any) -> Any:
+    # Nearly every value is one of these, and to ask whether it is a mapping takes ten times as long.
+    if value.__class__ in (str, int, bool):
+        return value
     if isinstance(value, Mapping):
         return dict(value)
     return [_plain(item) for item in value] if isinstance(value, tuple) else value

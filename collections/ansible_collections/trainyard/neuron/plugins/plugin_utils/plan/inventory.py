@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError, Problem
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import key_problems
@@ -53,6 +53,7 @@ def fleet_input(
     routers: Iterable[str],
     model_configs: str = "",
     clients: Iterable[str] = (),
+    reports: Optional[Mapping[str, Any]] = None,
 ) -> Dict[str, Any]:
     """Collect what `plan_fleet` reads, in a process whose time and memory are bounded; arguments as `collect`.
 
@@ -60,7 +61,7 @@ def fleet_input(
         PlanError: variables that cannot be templated, all of them, or the one that takes too much to template.
     """
     lists = (list(hosts), list(routers), list(clients))
-    return bounded_input(lambda say: collect(hostvars, lists[0], lists[1], model_configs, lists[2], say))
+    return bounded_input(lambda say: collect(hostvars, lists[0], lists[1], model_configs, lists[2], say, reports))
 
 
 def bounded_input(work: Callable[[Say], Dict[str, Any]]) -> Dict[str, Any]:
@@ -89,6 +90,7 @@ def collect(
     model_configs: str = "",
     clients: Iterable[str] = (),
     say: Say = lambda *_step: None,
+    reports: Optional[Mapping[str, Any]] = None,
 ) -> Dict[str, Any]:
     """Collect what `plan_fleet` reads.
 
@@ -99,6 +101,7 @@ def collect(
         model_configs: directory with `<repo>/<revision>/config.json` of checkpoints, empty for none.
         clients: names of the hosts that send load.
         say: told each host and variable, with a line break between, before it is read.
+        reports: what hosts answered in this run, by host; it goes before what their variables say.
 
     Raises:
         PlanError: variables that cannot be templated, all of them.
@@ -109,9 +112,10 @@ def collect(
     found = {name: _variables(hostvars, name, problems, name in router_names, say, judged) for name in hosts}
     beside = [name for name in dict.fromkeys(router_names + client_names) if name not in found]
     extra = {name: _variables(hostvars, name, problems, name in router_names, say, judged) for name in beside}
+    reported = {name: values.pop(TOPOLOGY_FACT, None) for name, values in found.items()}
+    reported.update(_reports(reports or {}, problems))
     if problems:
         raise PlanError(problems)
-    reported = {name: values.pop(TOPOLOGY_FACT, None) for name, values in found.items()}
     topologies = {name: _topology(result) for name, result in reported.items()}
     topologies = {name: topology for name, topology in topologies.items() if topology}
     return {
@@ -205,6 +209,17 @@ def _topology(result: Any) -> Any:
     if isinstance(result, Mapping) and "devices" not in result:
         return result.get("topology")
     return result
+
+
+def _reports(reports: Mapping[str, Any], problems: List[Problem]) -> Dict[str, Any]:
+    """Return the answers as plain data; one that has more in it than any host is a problem of that host."""
+    found = {}
+    for name, report in reports.items():
+        try:
+            found[name] = plain(report)
+        except TooLargeError as error:
+            problems.append(Problem(name, TOPOLOGY_FACT, None, str(error), "look at what neuron-ls says there"))
+    return found
 
 
 def _variables(

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.run_plan import RunPlan, RunPlanError, write
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.run_plan import Reports, RunPlan, RunPlanError, write
 from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.plan.fleets import deployment, host
 from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.plan.fleets import plan as planned_fleet
 
@@ -84,3 +85,20 @@ def test_a_later_plan_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
     with pytest.raises(RunPlanError, match="no host b: it has a"):
         parts.host("b")
     assert [path.name for path in tmp_path.iterdir()] == ["plan"]
+
+
+def test_reports_are_kept_for_the_planner_of_this_run_and_nobody_else(tmp_path: Path) -> None:
+    reports = Reports(tmp_path / "reports")
+    assert reports.read(["a"]) == {}
+    reports.keep("a", {"devices": [0]})
+    reports.keep("a", {"devices": [1]})
+    reports.keep("../b", {"devices": [2]})
+    assert reports.read(["a", "../b", "c"]) == {"a": {"devices": [1]}, "../b": {"devices": [2]}}
+    assert [path.name for path in tmp_path.iterdir()] == ["reports"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in reports.folder.iterdir()} == {0o600}
+    assert stat.S_IMODE(reports.folder.stat().st_mode) == 0o700
+    assert reports.asked() == []
+    reports.ask(["registry/name:tag"])
+    assert reports.asked() == ["registry/name:tag"]
+    reports.forget()
+    assert (reports.read(["a"]), reports.asked()) == ({}, [])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import (
+    MOST_VALUES,
     TooLargeError,
     collect,
     fleet_input,
@@ -62,6 +63,18 @@ def test_of_a_key_only_what_tells_it_from_another_is_collected() -> None:
 )
 def test_what_a_host_reported_is_used_and_a_host_that_was_not_reached_is_not(registered: Any, expected: Any) -> None:
     assert fleet_input({"a": {"trainyard_topology": registered}}, ["a"], [])["topologies"] == expected
+
+
+def test_what_hosts_said_in_this_run_goes_before_what_their_variables_say() -> None:
+    hostvars = {name: {"trainyard_topology": {"devices": [name]}} for name in ("a", "b")}
+    found = fleet_input(hostvars, ["a", "b"], [], reports={"a": {"devices": ["asked"]}})["topologies"]
+    assert found == {"a": {"devices": ["asked"]}, "b": {"devices": ["b"]}}
+
+
+def test_a_report_that_is_larger_than_any_host_is_that_hosts_problem() -> None:
+    with pytest.raises(PlanError) as caught:
+        fleet_input({"a": {}}, ["a"], [], reports={"a": {"devices": list(range(MOST_VALUES + 1))}})
+    assert [(problem.host, problem.variable) for problem in caught.value.problems] == [("a", "trainyard_topology")]
 
 
 def test_results_that_a_run_registered_are_no_variables() -> None:
