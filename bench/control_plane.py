@@ -9,7 +9,13 @@ pyinfra with every file given as it is to be, with nothing to render, and the pl
 replicas are small stand-in servers, so that sixteen hosts fit on one machine. Hosts and controller share its
 processors: compare the columns of processor time.
 
-    python bench/control_plane.py --hosts 1 4 8 16 [--rounds 3] [--plain 1 4] [--json FILE]
+Then the whole `site.yml` without its benchmark, which always sends load, over stand-in hosts that it has made before:
+how many modules each host ran, by the lines that they leave in its journal, and what the run took. `--hosts` without a
+number leaves the serving state out, `--site` without one the whole run.
+
+    python bench/control_plane.py --hosts 1 4 8 16 [--site 1 16] [--rounds 3] [--plain 1 4] [--json FILE]
+
+Exits 1 where pyinfra did the same work cheaper, or where `site.yml` took more than it may.
 """
 
 from __future__ import annotations
@@ -136,15 +142,15 @@ for unit in host.data.units:
 """
 
 
-class Hosts:
-    """The stand-in hosts, what is served on them, and their processor time."""
+#: What a `site.yml` that has nothing to do may take: modules on a host, seconds at one host, and for each of many.
+SITE_RUNS, SITE_ONE_S, SITE_EACH_S, SITE_MANY = 10, 6.0, 2.5, 16
+
+
+class Fleet:
+    """Stand-in hosts and their processor time."""
 
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.lab, self.folder = lab, folder
-        self.trees: dict[str, list[dict[str, Any]]] = {}
-        #: As `trees`, with the template in the place of what was rendered; and the values that the templates name.
-        self.rendered: dict[str, list[dict[str, Any]]] = {}
-        self.named: dict[str, Any] = {}
         self.names = list(lab.inventory["neuron"]["hosts"])
         known = state.load(lab.name)
         assert known
@@ -157,6 +163,33 @@ class Hosts:
             # systemd moved itself into a group below the container's.
             groups[name] = unified() / line[3:].strip("/").removesuffix("/init.scope")
         self.groups = groups
+
+    def cpu_s(self, count: int) -> float:
+        """Processor time of the first hosts since they came up, in seconds."""
+        return sum(_cpu_s(self.groups[name]) for name in self.names[:count])
+
+    def masters_s(self) -> float:
+        """Processor time of the SSH connections that Ansible keeps open, in seconds."""
+        where, total = control_path_dir(self.known), 0
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if where.encode() in (entry / "cmdline").read_bytes():
+                    cells = (entry / "stat").read_text().rpartition(")")[2].split()
+                    total += int(cells[11]) + int(cells[12])
+            except OSError:
+                continue
+        return total / os.sysconf("SC_CLK_TCK")
+
+
+class Hosts(Fleet):
+    """The stand-in hosts and what is served on them."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        super().__init__(lab, folder)
+        self.trees: dict[str, list[dict[str, Any]]] = {}
+        #: As `trees`, with the template in the place of what was rendered; and the values that the templates name.
+        self.rendered: dict[str, list[dict[str, Any]]] = {}
+        self.named: dict[str, Any] = {}
 
     @staticmethod
     def variables() -> dict[str, Any]:
@@ -258,22 +291,6 @@ class Hosts:
         found: dict[str, Any] = yaml.safe_load((ROOT / "inventory/lab/group_vars/all/serving.yml").read_text())
         return found
 
-    def cpu_s(self, count: int) -> float:
-        """Processor time of the first hosts since they came up, in seconds."""
-        return sum(_cpu_s(self.groups[name]) for name in self.names[:count])
-
-    def masters_s(self) -> float:
-        """Processor time of the SSH connections that Ansible keeps open, in seconds."""
-        where, total = control_path_dir(self.known), 0
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                if where.encode() in (entry / "cmdline").read_bytes():
-                    cells = (entry / "stat").read_text().rpartition(")")[2].split()
-                    total += int(cells[11]) + int(cells[12])
-            except OSError:
-                continue
-        return total / os.sysconf("SC_CLK_TCK")
-
 
 def templates(given: dict[str, Any]) -> tuple[list[tuple[re.Pattern[str], Path]], dict[str, Any]]:
     """Which paths the roles render from which template, and the values that the templates ask for."""
@@ -289,7 +306,7 @@ def templates(given: dict[str, Any]) -> tuple[list[tuple[re.Pattern[str], Path]]
             return named[name]
 
         renderer = Renderer([home / "templates", ROOT / "templates"], frozenset(known), resolve)
-        for task in DataLoader().load_from_file(str(home / "tasks/present.yml"), trusted_as_template=True):
+        for task in DataLoader().load_from_file(str(home / "tasks/configure.yml"), trusted_as_template=True):
             names = templar.template(task.get(FILE_TREE, {}).get("names", {}))
             for item in task.get(FILE_TREE, {}).get("items", []):
                 if "template" not in item or item["path"].startswith("{path}"):
@@ -339,7 +356,7 @@ def changes(text: str) -> str:
     return "\n".join(changed + [" ".join(cells) for cells in totals if cells[0] != cells[-1]])
 
 
-def run(hosts: Hosts, command: list[str], count: int, may_change: bool = False) -> dict[str, float]:
+def run(hosts: Fleet, command: list[str], count: int, may_change: bool = False) -> dict[str, float]:
     """One run: wall and processor seconds, the hosts' own idling taken off.
 
     Raises:
@@ -420,17 +437,74 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+class Site(Fleet):
+    """Stand-in hosts that `site.yml` makes."""
+
+    def inventory(self, count: int) -> Path:
+        """Write an inventory of the first hosts, as the lab's own is but for their number."""
+        folder = self.folder / f"site-{count}"
+        folder.mkdir()
+        (folder / "group_vars").symlink_to(ROOT / "inventory/lab/group_vars")
+        told = dict(self.lab.inventory)
+        told["neuron"] = {"hosts": self.names[:count]}
+        told["_meta"] = {"hostvars": {name: told["_meta"]["hostvars"][name] for name in self.names[:count]}}
+        script = folder / "hosts.py"
+        script.write_text(f"#!{sys.executable}\nprint({json.dumps(told)!r})\n")
+        script.chmod(0o755)
+        return folder
+
+    def module_runs(self, count: int, since_s: float) -> dict[str, int]:
+        """Modules that each of the first hosts ran since then."""
+        ask = f"journalctl --no-pager --output=cat --since=@{since_s} | grep 'Invoked with' | grep -vc journalctl"
+        return {name: int(self.lab.on(name, ask)) for name in self.names[:count]}
+
+
+def measure_site(counts: list[int], rounds: int) -> dict[int, dict[str, float]]:
+    """Make fleets of these numbers of hosts by `site.yml`, and find that there is nothing to do."""
+    found: dict[int, dict[str, float]] = {}
+    with stand_in("site", max(counts)) as lab, tempfile.TemporaryDirectory() as name:
+        site = Site(lab, Path(name))
+        for count in sorted(counts):
+            argv = ["ansible-playbook", "-i", str(site.inventory(count)), "site.yml", "--skip-tags", "benchmark"]
+            run(site, argv, count, may_change=True)
+            run(site, argv, count)
+            rows = []
+            for _ in range(rounds):
+                began_s = time.time()
+                row = run(site, argv, count)
+                rows.append(row | {"module_runs": max(site.module_runs(count, began_s).values())})
+            found[count] = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+            print("site", count, json.dumps(found[count]), flush=True)
+    return found
+
+
+def site_misses(found: dict[int, dict[str, float]]) -> list[str]:
+    """What `site.yml` took more of than it may, a line for each."""
+    missed = []
+    for count, row in found.items():
+        if row["module_runs"] > SITE_RUNS:
+            missed.append(
+                f"site.yml, {count} hosts: {row['module_runs']:.0f} module runs on a host, {SITE_RUNS} may be"
+            )
+        limit_s = SITE_ONE_S if count == 1 else SITE_EACH_S * count
+        if (count == 1 or count >= SITE_MANY) and row["wall_s"] > limit_s:
+            missed.append(f"site.yml, {count} hosts: {row['wall_s']:.1f} s, {limit_s:.0f} may be")
+    return missed
+
+
 def main() -> int:
-    """Measure, print a table, and write the figures as JSON on request; 1 if pyinfra did the same work cheaper."""
+    """Measure, print a table, and write the figures as JSON on request; 1 if a bound was missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hosts", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--hosts", type=int, nargs="*", default=[1, 4, 8, 16])
+    parser.add_argument("--site", type=int, nargs="*", default=[1, 16], help="numbers of hosts for the whole site.yml")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--plain", type=int, nargs="*", default=[1, 4], help="numbers of hosts to run the plain role on"
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    result = measure(options)
+    result = measure(options) if options.hosts else {"provenance": "simulated", "hosts": {}}
+    result["site"] = measure_site(options.site, options.rounds) if options.site else {}
     print("simulated hosts on the controller's own machine; nothing to change; seconds")
     print("| hosts | way | wall | controller CPU | hosts' CPU |\n|---|---|---|---|---|")
     missed = []
@@ -441,6 +515,16 @@ def main() -> int:
             )
             if way == "pyinfra":
                 missed += [f"{count} hosts: {key}" for key in row if ways["roles"][key] > row[key]]
+    print(
+        "site.yml, nothing to do\n| hosts | modules on a host | wall | controller CPU | hosts' CPU |"
+        "\n|---|---|---|---|---|"
+    )
+    for count, row in result["site"].items():
+        print(
+            f"| {count} | {row['module_runs']:.0f} | {row['wall_s']:.1f} | {row['controller_cpu_s']:.1f} | "
+            f"{row['hosts_cpu_s']:.1f} |"
+        )
+    missed += site_misses(result["site"])
     for miss in missed:
         print(f"  MISSED {miss}")
     if options.json:
