@@ -88,7 +88,7 @@ def programs_run_and_damage_is_mended(lab: Lab) -> None:
     program = "cd /usr/local/lib/trainyard && /opt/trainyard/tools/bin/python -B -c 'import {}'"
     lab.on("lab-1", program.format("boto3, huggingface_hub, trainyard_jobs.__main__"))
     lab.on("lab-1", "echo broken >> /usr/local/lib/trainyard/trainyard_jobs/job.py")
-    assert changed(lab.play(PLAYBOOK)) == ["host_tools : Lay out the programs that do long work"]
+    assert changed(lab.play(PLAYBOOK)) == ["host_tools : Lay out programs and Python tools of long work"]
     lab.on("lab-1", program.format("trainyard_jobs.job"))
 
 

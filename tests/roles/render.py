@@ -23,7 +23,7 @@ def variables(role: str, **given: Any) -> dict[str, Any]:
         path = ROOT / "roles" / role / part / "main.yml"
         if path.is_file():
             merged |= loader.load_from_file(str(path), trusted_as_template=True) or {}
-    tasks = ROOT / "roles" / role / "tasks/present.yml"
+    tasks = ROOT / "roles" / role / "tasks/configure.yml"
     for task in loader.load_from_file(str(tasks), trusted_as_template=True) if tasks.is_file() else []:
         told = task.get("trainyard.neuron.file_tree", {})
         merged |= told.get("names", {}) | told.get("lists", {})

@@ -15,7 +15,7 @@ ROLE = REPO / "roles/vllm_endpoint"
 
 
 def _paths(folder: str) -> set[str]:
-    tasks = yaml.safe_load((ROLE / "tasks/present.yml").read_text())
+    tasks = yaml.safe_load((ROLE / "tasks/configure.yml").read_text())
     items = tasks[0]["trainyard.neuron.file_tree"]["items"]
     return {item["path"] for item in items if item["path"].startswith(f"{layout.ROOT}/{folder}")}
 

@@ -279,7 +279,7 @@ def test_defaults_and_argument_specs_say_the_same() -> None:
 
 @pytest.mark.parametrize(("role", "package"), [("vllm_endpoint", "serving"), ("load_balancer", "routing")])
 def test_the_role_brings_every_file_of_its_program(role: str, package: str) -> None:
-    tasks = yaml.safe_load((ROOT / "roles" / role / "tasks/present.yml").read_text())
+    tasks = yaml.safe_load((ROOT / "roles" / role / "tasks/configure.yml").read_text())
     (laid,) = (item for item in tasks[0]["trainyard.neuron.file_tree"]["items"] if item.get("package"))
     assert laid == {
         "path": f"/usr/local/lib/trainyard/{package}",
@@ -407,7 +407,7 @@ def test_a_key_reaches_a_replica_as_a_credential_of_roots_and_no_other_way() -> 
 
 def file_items() -> list[dict[str, Any]]:
     """What the role lays out."""
-    tasks = yaml.safe_load((ROOT / "roles/vllm_endpoint/tasks/present.yml").read_text())
+    tasks = yaml.safe_load((ROOT / "roles/vllm_endpoint/tasks/configure.yml").read_text())
     return [item for task in tasks for item in task.get("trainyard.neuron.file_tree", {}).get("items", [])]
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.lab
 On = Callable[[str], Host]
 
 #: Modules on a host of a run that has nothing to do: each costs it a third of a second of processor time.
-MODULE_RUNS = 25
+MODULE_RUNS = 10
 
 
 def requests_served(on: On, replica: dict[str, Any]) -> float:

@@ -3,24 +3,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from ansible import constants
-from ansible.errors import AnsibleActionFail, AnsibleError
-from ansible_collections.trainyard.neuron.plugins.module_utils import entries, options
+from ansible.errors import AnsibleActionFail
+from ansible_collections.trainyard.neuron.plugins.module_utils import options
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import each
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.follow import FollowsUnits, wait_s
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.host_packages import have_packages
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.rendering import Renderer
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.follow import wait_s
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.trees import (
+    RendersTrees,
+    with_installed,
+    without_arguments,
+)
 
-SOURCES = ("template", "file", "module_util", "content")
-MODULE_UTILS = Path(entries.__file__).parent
 
-
-class ActionModule(FollowsUnits):
+class ActionModule(RendersTrees):
     """Renders templates, reads files, and calls the module once with the result."""
 
     _supports_check_mode = True
@@ -31,93 +27,25 @@ class ActionModule(FollowsUnits):
         variables = dict(task_vars or {})
         super().run(tmp, variables)
         _, arguments = self.validate_argument_spec(argument_spec=options.FILE_TREE_SPEC)
-        wanted: list[entries.Entry] = []
-        renderer = self._renderer(variables, {**arguments["names"], **arguments["lists"]})
-        for item in with_packages(arguments["items"] or []):
-            try:
-                elements = each.elements_of(item, arguments["lists"])
-                wanted.extend(self._entry(item, element, arguments, renderer) for element in elements)
-            except (AnsibleError, OSError, KeyError, ValueError) as error:
-                raise AnsibleActionFail(f"{item['path']}: {error}") from error
-        payload = {"payload": entries.pack(wanted), **services_of(arguments)}
+        payload = {"payload": self.packed(arguments, variables), **services_of(arguments)}
+        payload |= {name: arguments[name] for name in ("note", "changed_paths") if arguments[name]}
         first = {"packages": arguments["packages"], "users": arguments["users"]}
         result = self._module({**payload, **first}, task_vars)
         if lacking := result.get("lacking"):
-            refused = self._install(lacking, task_vars)
+            # Units that another task is to run are not run by their packages.
+            start = not arguments["note"] or bool(arguments["services"])
+            refused = self._install(lacking, task_vars, start)
             if refused:
                 return refused
             result = with_installed(self._module(payload, task_vars), lacking)
         result = self.follow(result, arguments["services"] or {}, task_vars)
-        # The payload is of no use in a result, and its censored placeholder would only puzzle.
-        result.get("invocation", {}).pop("module_args", None)
-        return result
+        return without_arguments(result)
 
     def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module(
             module_name="trainyard.neuron.file_tree", module_args=arguments, task_vars=task_vars
         )
         return result
-
-    def _install(self, lacking: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        """Make what the host lacks; the result of what failed, or nothing."""
-        results = [have_packages(self, lacking["packages"], task_vars)] if lacking["packages"] else []
-        for row in lacking["users"]:
-            if any(result.get("failed") for result in results):
-                break
-            wanted = {**row, "system": True, "create_home": False}
-            results.append(
-                self._execute_module(module_name="ansible.builtin.user", module_args=wanted, task_vars=task_vars)
-            )
-        return next((result for result in results if result.get("failed")), {})
-
-    def _entry(
-        self, item: dict[str, Any], element: Mapping[str, Any] | None, defaults: dict[str, Any], renderer: Renderer
-    ) -> entries.Entry:
-        check_item(item)
-        mode, names = item["mode"], {**defaults["names"], **(element or {})} or None
-        return entries.Entry(
-            path=each.fill(item["path"], names),
-            state=item["state"],
-            content=self._content(item, element, renderer) if item["state"] == "file" else None,
-            target=each.fill(item["target"], names),
-            previous=each.fill(item["previous"], names),
-            owner=item["owner"] or defaults["owner"],
-            group=item["group"] or defaults["group"],
-            mode=None if mode is None else int(mode, 8),
-            validate=item["validate"],
-            sensitive=item["sensitive"],
-            prune=tuple(item["prune"] or ()) if item["state"] == "directory" else (),
-        )
-
-    def _content(self, item: dict[str, Any], element: Mapping[str, Any] | None, renderer: Renderer) -> bytes:
-        if (name := item["template"]) is not None:
-            managed = f"Managed by trainyard ({name}): changes made here are lost."
-            given = {} if element is None else {"item": element}
-            return renderer.render(name, ansible_managed=managed, **given).encode()
-        if item["file"] is not None:
-            found: str = self._find_needle("files", each.fill(item["file"], element))
-            return Path(found).read_bytes()
-        if item["module_util"] is not None:
-            shared: Path = MODULE_UTILS / each.fill(item["module_util"], element)
-            return shared.read_bytes()
-        return as_text(item["content"]).encode()
-
-    def _renderer(self, variables: dict[str, Any], shared: dict[str, Any]) -> Renderer:
-        templar = self._templar.copy_with_new_env(available_variables=variables)
-
-        def resolve(name: str) -> Any:
-            return templar.template(variables[name])
-
-        kept = Path(constants.config.get_config_value("ANSIBLE_HOME")) / "trainyard" / "templates"
-        return Renderer(self._search_path(), frozenset(variables), resolve, kept, shared)
-
-    def _search_path(self) -> list[Path]:
-        """Where templates are looked up: role, playbook, then what is shared by the roles of one directory."""
-        roots = [Path(path) for path in self._task.get_search_path()]
-        role = getattr(self._task, "_role", None)
-        shared = Path(role.get_role_path()).parent.parent if role else Path(self._loader.get_basedir()).parent
-        paths = [root / "templates" for root in roots] + [shared / "templates"]
-        return list(dict.fromkeys(paths))
 
 
 def services_of(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -130,60 +58,3 @@ def services_of(arguments: dict[str, Any]) -> dict[str, Any]:
         return {"services": {**services, "units": rows, "wait_s": wait_s(0)}}
     except ValueError as error:
         raise AnsibleActionFail(f"services: {error}") from error
-
-
-def with_installed(result: dict[str, Any], lacking: dict[str, Any]) -> dict[str, Any]:
-    """The module's result with what was made before it."""
-    made = [f"package {name}" for name in lacking["packages"]] + [f"user {row['name']}" for row in lacking["users"]]
-    told = {**result, "changed": True, "installed": made, "msg": f"{', '.join(made)}; {result.get('msg', '')}"}
-    if "diff" in result:
-        told["diff"] = [{"before": "", "after": f"{row}\n"} for row in made] + list(result["diff"])
-    return told
-
-
-def with_packages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The items, each directory with a ``package`` followed by every Python file of that part of ``module_utils``."""
-    found: list[dict[str, Any]] = []
-    for item in items:
-        found.append(item)
-        if item["package"] is None or item["state"] != "directory":
-            continue
-        for path in sorted((MODULE_UTILS / item["package"]).glob("*.py")):
-            file = {"path": f"{item['path']}/{path.name}", "module_util": f"{item['package']}/{path.name}"}
-            found.append({**dict.fromkeys(item), "state": "file", "sensitive": False, **file})
-    return found
-
-
-def check_item(item: dict[str, Any]) -> None:
-    """Refuse an item whose options do not fit together.
-
-    Raises:
-        ValueError: naming the option and what to give instead.
-    """
-    if item["state"] == "absent":
-        # The rest of an item may stay, so that its state can be a switch.
-        return
-    given = [name for name in SOURCES if item[name] is not None]
-    if item["state"] == "file" and len(given) != 1:
-        raise ValueError(f"a file needs exactly one of {', '.join(SOURCES)}; given: {', '.join(given) or 'none'}")
-    if item["state"] != "file" and given:
-        raise ValueError(f"{given[0]} is for files, not for state {item['state']}")
-    if (item["state"] == "link") != (item["target"] is not None):
-        raise ValueError("state link and target go together")
-    if item["previous"] is not None and item["state"] != "link":
-        raise ValueError("previous is for links")
-    if item["package"] is not None and item["state"] != "directory":
-        raise ValueError("package is for directories")
-    if item["package"] is not None and not (MODULE_UTILS / item["package"] / "__init__.py").is_file():
-        raise ValueError(f"package {item['package']!r} is no directory of programs in module_utils")
-    if item["prune"] is not None and item["state"] != "directory":
-        raise ValueError("prune is for directories")
-    if item["validate"] is not None and item["state"] != "file":
-        raise ValueError("validate is for files")
-
-
-def as_text(value: Any) -> str:
-    """Content as text: structures become indented JSON with sorted keys, so that equal data give equal bytes."""
-    if isinstance(value, (dict, list)):
-        return json.dumps(value, indent=2, sort_keys=True) + "\n"
-    return "" if value is None else str(value)

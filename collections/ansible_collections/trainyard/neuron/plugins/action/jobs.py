@@ -7,12 +7,12 @@ from typing import Any
 
 from ansible.utils.display import Display
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.follow import wait_s
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.run_lock import Fenced
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.trees import RendersTrees, without_arguments
 
 display = Display()
 
 
-class ActionModule(Fenced):
+class ActionModule(RendersTrees):
     """Follows the jobs of one host until all have ended."""
 
     _supports_check_mode = True
@@ -31,19 +31,22 @@ class ActionModule(Fenced):
             return begun
         return {
             **begun,
-            **self._follow({**arguments, "state": "finished"}, host, task_vars),
+            **self._follow({**arguments, "state": "finished", "files": None}, host, task_vars),
             "changed": begun["changed"],
         }
 
     def _follow(self, arguments: dict[str, Any], host: str, task_vars: dict[str, Any] | None) -> dict[str, Any]:
         """Run the module, again and again while it says that units run."""
-        for turn in range(10**9):
+
+        def call(given: dict[str, Any]) -> dict[str, Any]:
             result: dict[str, Any] = self._execute_module(
-                module_name="trainyard.neuron.jobs",
-                module_args={**arguments, "wait_s": wait_s(turn)},
-                task_vars=task_vars,
+                module_name="trainyard.neuron.jobs", module_args=given, task_vars=task_vars
             )
-            result.get("invocation", {}).pop("module_args", None)
+            return without_arguments(result)
+
+        for turn in range(10**9):
+            given = {**arguments, "wait_s": wait_s(turn)}
+            result = call({**given, "files": None}) if turn else self.with_files(call, given, task_vars)
             running = result.get("running") or []
             if result.get("failed") or not running:
                 return result

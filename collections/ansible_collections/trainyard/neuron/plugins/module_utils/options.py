@@ -68,14 +68,23 @@ ITEM_SPEC: Dict[str, Dict[str, Any]] = {
     "sensitive": {"type": "bool", "default": False},
     "prune": {"type": "list", "elements": "str"},
 }
-FILE_TREE_SPEC: Dict[str, Dict[str, Any]] = {
+FILES_SPEC: Dict[str, Dict[str, Any]] = {
     "items": {"type": "list", "elements": "dict", "options": ITEM_SPEC},
     "owner": {"type": "str"},
     "group": {"type": "str"},
-    "packages": {"type": "list", "elements": "str", "default": []},
     "users": {"type": "list", "elements": "dict", "options": USER_SPEC, "default": []},
     "names": {"type": "dict", "default": {}},
     "lists": {"type": "dict", "default": {}},
+}
+FILE_TREE_SPEC: Dict[str, Dict[str, Any]] = {
+    **FILES_SPEC,
+    "packages": {"type": "list", "elements": "str", "default": []},
     "services": {"type": "dict", "options": UNITS_SPEC},
+    "changed_paths": {"type": "list", "elements": "str", "default": []},
+    "note": {"type": "str"},
     "payload": {"type": "str", "no_log": True},
+}
+SENT_FILES_SPEC: Dict[str, Dict[str, Any]] = {
+    "payload": {"type": "str", "no_log": True, "required": True},
+    "users": {"type": "list", "elements": "dict", "options": USER_SPEC, "default": []},
 }

@@ -146,6 +146,18 @@ options:
       - Units that are brought to their wanted state once the paths are in place, in the same module run. Takes the
         options of M(trainyard.neuron.units); what changed here counts among its changed paths.
     type: dict
+  changed_paths:
+    description: Paths that changed before in this run and count among those that units of O(services) are told of.
+    type: list
+    elements: str
+    default: []
+  note:
+    description:
+      - Name under which the host keeps which paths changed until units were told of them. It is written before a path
+        changes, and taken away when a task of the same name with O(services) has told the units.
+      - So a task that only lays paths out, and a run that is cut off before the units are told, leave none of them with
+        an older configuration.
+    type: str
   payload:
     description: Filled by the action plugin with the rendered items. Not for users.
     type: str
@@ -221,10 +233,10 @@ notes:
   sample: []
 """
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trainyard.neuron.plugins.module_utils import file_tree, options, prerequisites, units
+from ansible_collections.trainyard.neuron.plugins.module_utils import file_tree, options, prerequisites, units, untold
 from ansible_collections.trainyard.neuron.plugins.module_utils.entries import unpack
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 
@@ -252,10 +264,29 @@ def result_of(outcome: file_tree.Outcome, diff: bool) -> Dict[str, Any]:
     return result
 
 
-def bring_up(module: AnsibleModule, result: Dict[str, Any]) -> None:
+def apply(
+    outcome: file_tree.Outcome, keeps: Optional[untold.Note], before: List[str], changed_paths: List[str]
+) -> None:
+    """Apply what differs; a note of it is there first, and as it was before where all of it was put back.
+
+    Raises:
+        file_tree.TreeError: something could not be applied.
+        untold.NoteError: the note could not be written, and nothing was applied.
+    """
+    if keeps and changed_paths != before:
+        keeps.write(changed_paths)
+    try:
+        file_tree.apply(outcome)
+    except file_tree.TreeError:
+        if keeps and changed_paths != before:
+            keeps.write(before)
+        raise
+
+
+def bring_up(module: AnsibleModule, result: Dict[str, Any], changed_paths: List[str]) -> None:
     """Bring up the units that the paths are for, and add what was done to them to the result."""
     wanted = dict(module.params["services"])
-    wanted["changed_paths"] = result["changed_paths"] + wanted["changed_paths"]
+    wanted["changed_paths"] = changed_paths + wanted["changed_paths"]
     try:
         done = units.converge(units.Systemd(), wanted, module.check_mode, module._diff)
     except units.UnitError as error:
@@ -265,7 +296,8 @@ def bring_up(module: AnsibleModule, result: Dict[str, Any]) -> None:
     if "pending" in done:
         # Where they fail later, the paths are told of as here.
         result["laid_out"] = result["msg"]
-    result["msg"] = "{0}; {1}".format(result["msg"], done.pop("msg"))
+    said = done.pop("msg")
+    result["msg"] = "{0}; {1}".format(result["msg"], said) if result["paths"] else said
     if module._diff:
         result["diff"].extend(done.pop("diff"))
     result.update(done)
@@ -286,16 +318,22 @@ def main() -> None:
     if any(lacking.values()):
         module.exit_json(changed=True, lacking=lacking)
     try:
+        keeps = untold.Note(module.params["note"]) if module.params["note"] else None
+        before = keeps.read() if keeps else []
         outcome = file_tree.compare(unpack(module.params["payload"]))
+        changed_paths = [change.entry.path for change in outcome.changes] + module.params["changed_paths"]
+        changed_paths = list(dict.fromkeys(before + changed_paths))
         if module.check_mode:
             file_tree.rehearse(outcome)
         else:
-            file_tree.apply(outcome)
-    except file_tree.TreeError as error:
+            apply(outcome, keeps, before, changed_paths)
+    except (file_tree.TreeError, untold.NoteError) as error:
         module.fail_json(msg=str(error))
     result = result_of(outcome, module._diff)
     if module.params["services"]:
-        bring_up(module, result)
+        bring_up(module, result, changed_paths)
+        if keeps and changed_paths and not module.check_mode:
+            keeps.write([])
     module.exit_json(**result)
 
 

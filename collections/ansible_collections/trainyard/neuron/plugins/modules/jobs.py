@@ -64,7 +64,7 @@ options:
     description: How many seconds one module run waits on the host before it reports progress.
     type: int
     default: 5
-extends_documentation_fragment: [trainyard.neuron.fence]
+extends_documentation_fragment: [trainyard.neuron.fence, trainyard.neuron.files]
 attributes:
   check_mode:
     description: Says what would be started and starts nothing; does not wait for what was not started.
@@ -91,6 +91,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+files:
+  description: What was done to the paths of O(files), C(changed_paths) and C(msg).
+  returned: with O(files)
+  type: dict
 done:
   description: Ids of the results that are complete.
   returned: success
@@ -140,7 +144,7 @@ import time
 from typing import Any, Dict, List
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trainyard.neuron.plugins.module_utils import job_units
+from ansible_collections.trainyard.neuron.plugins.module_utils import job_units, with_files
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import progress
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 
@@ -160,8 +164,13 @@ ARGUMENT_SPEC = {
     "state": {"type": "str", "choices": ["present", "looked", "started", "finished", "absent"], "default": "present"},
     "address": {"type": "str", "default": ""},
     "wait_s": {"type": "int", "default": 5},
+    "files": with_files.FILES_OPTION,
     "fence": fence.FENCE_OPTION,
 }
+
+
+class Module(with_files.WithFiles, AnsibleModule):  # type: ignore[misc]  # ansible-core ships no types
+    """The module, which lays out its files first."""
 
 
 def looked(module: AnsibleModule, units: job_units.JobUnits) -> None:
@@ -236,8 +245,9 @@ def absent(module: AnsibleModule, units: job_units.JobUnits) -> None:
 
 def main() -> None:
     """Entry point of the module."""
-    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    module = Module(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     fence.prove(module)
+    module.lay_out()
     units = job_units.JobUnits(module.run_command)
     try:
         job_units.check(module.params["jobs"])

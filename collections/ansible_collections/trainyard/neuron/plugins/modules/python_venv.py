@@ -39,7 +39,7 @@ options:
     type: str
     choices: [present, absent]
     default: present
-extends_documentation_fragment: [trainyard.neuron.fence]
+extends_documentation_fragment: [trainyard.neuron.fence, trainyard.neuron.files]
 attributes:
   check_mode:
     description: Says what would be made.
@@ -57,6 +57,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+files:
+  description: What was done to the paths of O(files), C(changed_paths) and C(msg).
+  returned: with O(files)
+  type: dict
 home:
   description: Directory that the link leads to.
   returned: success, with O(state=present)
@@ -73,7 +77,7 @@ from pathlib import Path
 from typing import Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trainyard.neuron.plugins.module_utils import venv
+from ansible_collections.trainyard.neuron.plugins.module_utils import venv, with_files
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 
 ARGUMENT_SPEC = {
@@ -82,8 +86,13 @@ ARGUMENT_SPEC = {
     "python": {"type": "path", "default": "/usr/bin/python3"},
     "packages": {"type": "list", "elements": "str", "default": ["python3-venv"]},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "files": with_files.FILES_OPTION,
     "fence": fence.FENCE_OPTION,
 }
+
+
+class Module(with_files.WithFiles, AnsibleModule):  # type: ignore[misc]  # ansible-core ships no types
+    """The module, which lays out its files first."""
 
 
 def present(module: AnsibleModule, wanted: venv.Venv) -> None:
@@ -116,10 +125,11 @@ def absent(module: AnsibleModule, wanted: venv.Venv) -> None:
 
 def main() -> None:
     """Entry point of the module."""
-    module = AnsibleModule(
+    module = Module(
         argument_spec=ARGUMENT_SPEC, required_if=[("state", "present", ["requirements"])], supports_check_mode=True
     )
     fence.prove(module)
+    module.lay_out()
 
     def run(argv: List[str], environment: Dict[str, str]) -> Tuple[int, str, str]:
         status, output, errors = module.run_command(argv, environ_update=environment)

@@ -10,14 +10,27 @@ from ansible.plugins.action import ActionBase
 #: What the package manager's module says where its lists lack a name, or the version that was asked for.
 LISTS_LACK_IT = ("No package matching", "no available installation candidate")
 
+#: What policy-rc.d answers where no service may be started.
+FORBIDDEN = 101
 
-def have_packages(action: ActionBase, names: list[str], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+
+def have_packages(
+    action: ActionBase, names: list[str], task_vars: dict[str, Any] | None, start: bool = True
+) -> dict[str, Any]:
     """Install what is missing; return the package manager's result.
+
+    Args:
+        action: the plugin of the task.
+        names: the packages, each with a version if there has to be one.
+        task_vars: of the task.
+        start: whether a package may start its services, as Debian's do.
 
     The lists are fetched only where they lack a package. Their age says nothing: an image may be an hour old and have
     none at all.
     """
     wanted = {"name": names, "state": "present", "install_recommends": False}
+    if not start:
+        wanted["policy_rc_d"] = FORBIDDEN
 
     def run(**more: Any) -> dict[str, Any]:
         result: dict[str, Any] = action._execute_module(

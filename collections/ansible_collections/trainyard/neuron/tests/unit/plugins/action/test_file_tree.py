@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.trainyard.neuron.plugins.action import file_tree
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import trees
 
 ROOT = Path(__file__).parents[8]
 
@@ -97,7 +98,7 @@ def test_templates_files_and_structures_land_in_one_run(project: Path) -> None:
     assert (out / "two.conf").read_text() == header
     assert (out / "tool").read_text().endswith("# {{ not a template }}\n")
     assert (out / "data.json").read_text() == '{\n  "a": [\n    1\n  ],\n  "b": 2\n}\n'
-    assert (out / "code.py").read_bytes() == (file_tree.MODULE_UTILS / "file_tree.py").read_bytes()
+    assert (out / "code.py").read_bytes() == (trees.MODULE_UTILS / "file_tree.py").read_bytes()
     assert (out / "key").read_text() == "tok-3141"
     again = run(project, items, units=units, token="tok-3141")
     assert "changed=0" in again.stdout
@@ -151,7 +152,7 @@ def test_units_with_each_are_repeated() -> None:
 
 
 def item(**given: Any) -> dict[str, Any]:
-    return {**dict.fromkeys(file_tree.options.ITEM_SPEC), "state": "file", "path": "/x", **given}
+    return {**dict.fromkeys(trees.options.ITEM_SPEC), "state": "file", "path": "/x", **given}
 
 
 @pytest.mark.parametrize(
@@ -170,11 +171,11 @@ def item(**given: Any) -> dict[str, Any]:
 )
 def test_options_that_do_not_fit_together_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        file_tree.check_item(item(**given))
+        trees.check_item(item(**given))
 
 
 def test_state_can_be_a_switch() -> None:
-    file_tree.check_item(item(state="absent", content="x", validate="true"))
+    trees.check_item(item(state="absent", content="x", validate="true"))
 
 
 SYSTEMCTL = """#!{python}

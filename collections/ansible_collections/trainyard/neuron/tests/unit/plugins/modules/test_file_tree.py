@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.trainyard.neuron.plugins.module_utils import entries, units
+from ansible_collections.trainyard.neuron.plugins.module_utils import entries, units, untold
 from ansible_collections.trainyard.neuron.plugins.modules import file_tree
 
 ROW = "ActiveState={active}\nSubState=running\nUnitFileState=enabled\nNeedDaemonReload=no\nMainPID=0\nResult={result}\n"
@@ -105,3 +105,88 @@ def test_a_unit_that_fails_is_told_with_the_paths_that_stay(
     assert "its last words" in failed["msg"]
     assert f"1 of 1 paths changed: {path} (content)" in failed["msg"]
     assert path.read_text() == "new"
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "lib/untold"
+    monkeypatch.setattr(untold, "NOTES", folder)
+    return folder
+
+
+def test_paths_that_are_laid_out_alone_restart_their_unit_when_it_is_run(
+    path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = systemd(monkeypatch, path)
+    assert run(capsys, path, note="demo", services=None)["changed"] is True
+    assert one.calls == []
+    assert json.loads((notes / "demo.json").read_text()) == [str(path)]
+    # Laid out once more there is nothing to do, and still nobody has told the unit.
+    assert run(capsys, path, note="demo", services=None)["changed"] is False
+    assert run(capsys, path, note="demo", _ansible_check_mode=True)["units"][0]["did"] == ["restarted"]
+    done = run(capsys, path, note="demo", payload=entries.pack([]))
+    assert one.calls == [("daemon-reload", "new"), ("restart", "new")]
+    assert (done["changed"], done["msg"]) == (True, f"a.service restarted because {path} changed")
+    assert not (notes / "demo.json").exists()
+    one.calls.clear()
+    assert run(capsys, path, note="demo")["changed"] is False
+    assert one.calls == []
+
+
+def test_units_that_were_not_told_are_told_by_the_next_run(
+    path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    systemd(monkeypatch, path)
+
+    def cut_off(*_: Any) -> None:
+        raise SystemExit(1)
+
+    with monkeypatch.context() as killed, pytest.raises(SystemExit):
+        killed.setattr(units, "converge", cut_off)
+        with patch_module_args(
+            {
+                "payload": entries.pack([entries.Entry(str(path), content=b"new")]),
+                "note": "demo",
+                "services": {"units": []},
+            }
+        ):
+            file_tree.main()
+    one = systemd(monkeypatch, path)
+    assert run(capsys, path, note="demo")["units"][0]["reasons"] == [f"{path} changed"]
+    assert ("restart", "new") in one.calls
+    assert not (notes / "demo.json").exists()
+
+
+def test_what_is_put_back_is_not_noted_and_check_mode_notes_nothing(
+    path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    systemd(monkeypatch, path)
+    assert run(capsys, path, note="demo", _ansible_check_mode=True)["changed"] is True
+    assert not notes.exists()
+    wrong = [
+        entries.Entry(str(path), content=b"new"),
+        entries.Entry(str(path) + "2", content=b"x", validate="false %s"),
+    ]
+    assert run(capsys, path, note="demo", payload=entries.pack(wrong))["failed"] is True
+    assert path.read_text() == "old"
+    assert not (notes / "demo.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"{}", b"[1]", b"[" * 100_000, b"[" + b'"a",' * 300_000 + b'"a"]'])
+def test_a_note_that_cannot_be_read_is_refused_with_what_to_do(
+    path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    systemd(monkeypatch, path)
+    notes.mkdir(parents=True)
+    (notes / "demo.json").write_bytes(content)
+    refused = run(capsys, path, note="demo")
+    assert f"{notes}/demo.json says which files changed" in refused["msg"]
+    assert "restart the units of demo" in refused["msg"]
+    assert path.read_text() == "old"
+
+
+def test_a_name_that_leads_elsewhere_is_no_notes_name(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    systemd(monkeypatch, path)
+    assert "is no name of a note" in run(capsys, path, note="../x")["msg"]
