@@ -55,6 +55,8 @@ class Disk:
     #: `(type, label)` of a filesystem on the disk itself.
     filesystem: Optional[Tuple[str, str]] = None
     mounts: Tuple[str, ...] = field(default=())
+    #: The LVM volume group that it is part of, empty for none.
+    group: str = ""
 
     @property
     def blank(self) -> bool:
@@ -152,7 +154,14 @@ def inspect(run: Run, device: Dict[str, Any]) -> Disk:
         holders=holders,
         filesystem=filesystem(run, path) if claims else None,
         mounts=mounts,
+        group=group_of(run, path) if any("LVM2_member" in claim for claim in claims) else "",
     )
+
+
+def group_of(run: Run, path: str) -> str:
+    """Return the volume group of a disk, empty where LVM knows none."""
+    status, output, _errors = run(["pvs", "--noheadings", "--options", "vg_name", path])
+    return output.strip() if status == 0 and re.fullmatch(r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]*", output.strip()) else ""
 
 
 def walk(device: Dict[str, Any]) -> Iterator[Dict[str, Any]]:

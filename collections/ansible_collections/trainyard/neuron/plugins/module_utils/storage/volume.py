@@ -11,12 +11,16 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from . import disks
 
 #: Longest label that xfs can hold.
 LABEL_CHARS = 12
+
+
+#: What Neuron's machine images make of the instance store at every boot: an LVM volume, mounted there.
+IMAGE_UNIT, IMAGE_MOUNT = "dlami-nvme.service", "/opt/dlami/nvme"
 
 
 class RefusedError(Exception):
@@ -66,6 +70,8 @@ class Found:
     fstab: Tuple[str, ...] = ()
     #: The lines of mdadm.conf for an array of that name.
     mdadm_conf: Tuple[str, ...] = ()
+    #: Whether the machine image's own unit would take the disks at the next boot.
+    rival: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ def look(run: disks.Run, wanted: Wanted, found_disks: List[disks.Disk], files: F
         if disk.member and disk.member.name == wanted.name and disk.holders:
             array = f"/dev/{disk.holders[0]}"
     device = array or (found_disks[0].path if len(found_disks) == 1 else None)
+    rival = run(["systemctl", "is-enabled", "--quiet", IMAGE_UNIT])[0] == 0
     status, output, _errors = run(["findmnt", "--noheadings", "--output", "SOURCE", "--mountpoint", wanted.mount])
     return Found(
         disks=tuple(found_disks),
@@ -105,6 +112,7 @@ def look(run: disks.Run, wanted: Wanted, found_disks: List[disks.Disk], files: F
         mounted=output.strip().splitlines()[-1] if status == 0 and output.strip() else None,
         fstab=tuple(line for line in lines_of(files.fstab) if fstab_mount(line) == wanted.mount),
         mdadm_conf=tuple(line for line in lines_of(files.mdadm_conf) if is_array_line(line, wanted)),
+        rival=rival,
     )
 
 
@@ -135,6 +143,10 @@ def plan(found: Found, wanted: Wanted) -> List[Step]:
     """
     _check_wanted(found, wanted)
     steps: List[Step] = []
+    if found.rival:
+        steps.append(
+            Step("disable", (), f"disable {IMAGE_UNIT}, which makes a volume of its own of blank disks at boot")
+        )
     if len(found.disks) == 1:
         device = found.disks[0].path
         ours = found.filesystem == (wanted.fstype, wanted.name)
@@ -227,19 +239,44 @@ def _wipes(found: Found, wanted: Wanted) -> List[Step]:
         RefusedError: with every disk that holds something and is not named, and nothing done.
     """
     held = [disk for disk in found.disks if not disk.blank]
-    refused = [disk for disk in held if disk.serial not in wanted.wipe or disk.mounts]
+    refused = [disk for disk in held if disk.serial not in wanted.wipe or set(disk.mounts) - _given_up(disk)]
     if refused:
         raise RefusedError(
             "these disks hold something and are left alone:\n"
             + "\n".join(f"  {disk}" for disk in refused)
             + "\nTo lose what a disk holds, unmount it and name its serial number in nvme_raid_wipe"
+            + _about_groups(refused)
         )
     steps = []
-    arrays = sorted({holder for disk in held for holder in disk.holders})
+    if any(IMAGE_MOUNT in disk.mounts for disk in held):
+        steps.append(Step("umount", (IMAGE_MOUNT,), f"unmount {IMAGE_MOUNT}"))
+    groups = sorted({disk.group for disk in held if disk.group})
+    if groups:
+        steps.append(Step("ungroup", tuple(groups), f"give up the LVM volume group {' '.join(groups)}"))
+    arrays = sorted({holder for disk in held if not disk.group for holder in disk.holders})
     if arrays:
         steps.append(Step("stop", tuple(f"/dev/{name}" for name in arrays), f"stop {' '.join(arrays)}"))
     steps.extend(Step("wipe", (disk.path,), f"wipe {disk}") for disk in held)
     return steps
+
+
+def _given_up(disk: disks.Disk) -> Set[str]:
+    """Return the mounts that go with a disk that may be wiped: the machine image's own, which is scratch space."""
+    return {IMAGE_MOUNT} if disk.group else set()
+
+
+def _about_groups(refused: List[disks.Disk]) -> str:
+    """Return what else to do about disks of an LVM volume group, empty where there are none."""
+    groups = " ".join(sorted({disk.group for disk in refused if disk.group}))
+    if not groups:
+        return ""
+    if any(IMAGE_MOUNT in disk.mounts for disk in refused):
+        return (
+            f". The machine image's {IMAGE_UNIT} made {groups} of them, scratch space: with every serial number in "
+            f"nvme_raid_wipe it is disabled and given up here. By hand: systemctl disable --now {IMAGE_UNIT}; "
+            f"umount {IMAGE_MOUNT}; vgchange --activate n {groups}; vgremove {groups}"
+        )
+    return f". They are the LVM volume group {groups}: vgchange --activate n {groups}; vgremove {groups}"
 
 
 def carry_out(run: disks.Run, steps: List[Step], wanted: Wanted, files: Files = Files()) -> None:
@@ -249,6 +286,9 @@ def carry_out(run: disks.Run, steps: List[Step], wanted: Wanted, files: Files = 
         disks.StorageError: a command failed; the steps before it are done, and the next run goes on from there.
     """
     actions: Dict[str, Callable[[Step], None]] = {
+        "disable": lambda _: _disable(run),
+        "umount": lambda step: _each(run, ["umount"], step),
+        "ungroup": lambda step: _ungroup(run, step),
         "stop": lambda step: _each(run, ["mdadm", "--stop"], step),
         "wipe": lambda step: _each(run, ["wipefs", "--all", "--force"], step),
         "create": lambda step: _create(run, step, wanted),
@@ -265,6 +305,17 @@ def carry_out(run: disks.Run, steps: List[Step], wanted: Wanted, files: Files = 
 def _each(run: disks.Run, argv: List[str], step: Step) -> None:
     for device in step.devices:
         disks.must(run, [*argv, device])
+
+
+def _disable(run: disks.Run) -> None:
+    """Keep the machine image's unit from the next boot; what it has made now is given up by steps of its own."""
+    disks.must(run, ["systemctl", "disable", IMAGE_UNIT])
+
+
+def _ungroup(run: disks.Run, step: Step) -> None:
+    for group in step.devices:
+        disks.must(run, ["vgchange", "--activate", "n", group])
+        disks.must(run, ["vgremove", "--force", "--yes", group])
 
 
 def _create(run: disks.Run, step: Step, wanted: Wanted) -> None:

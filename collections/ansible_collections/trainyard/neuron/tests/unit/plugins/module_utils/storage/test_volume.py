@@ -58,6 +58,53 @@ def test_blank_disks_become_an_array(count: int) -> None:
     assert len(steps[0].devices) == count
 
 
+def scratch(number: int, group: str = "vg.01", mount: str = volume.IMAGE_MOUNT) -> disks.Disk:
+    """A disk as the machine image leaves it: part of an LVM volume that is mounted."""
+    mounts = (mount,) if mount else ()
+    return holding(number, "signature LVM2_member at byte 0x218", holders=("dm-0",), mounts=mounts, group=group)
+
+
+def test_the_machine_image_s_own_volume_is_known_and_what_to_do_about_it_is_said() -> None:
+    found = volume.Found(tuple(scratch(number) for number in range(4)), rival=True)
+    with pytest.raises(volume.RefusedError) as caught:
+        volume.plan(found, WANTED)
+    for word in ("AWS0", "nvme_raid_wipe", "dlami-nvme.service", "umount /opt/dlami/nvme", "vgremove vg.01"):
+        assert word in str(caught.value)
+
+
+def test_the_machine_image_s_own_volume_is_given_up_once_every_disk_is_named() -> None:
+    found = volume.Found(tuple(scratch(number) for number in range(4)), rival=True)
+    named = dataclasses.replace(WANTED, wipe=tuple(f"AWS{number}" for number in range(4)))
+    assert kinds(found, named) == ["disable", "umount", "ungroup", *["wipe"] * 4, "create", "mkfs", "fstab", "mount"]
+    done: list[list[str]] = []
+    steps = [step for step in volume.plan(found, named) if step.kind in ("disable", "umount", "ungroup")]
+    volume.carry_out(lambda argv: (done.append(argv), (0, "", ""))[1], steps, named)
+    assert done == [
+        ["systemctl", "disable", "dlami-nvme.service"],
+        ["umount", "/opt/dlami/nvme"],
+        ["vgchange", "--activate", "n", "vg.01"],
+        ["vgremove", "--force", "--yes", "vg.01"],
+    ]
+
+
+def test_a_volume_group_that_somebody_else_mounts_is_left_alone_whatever_is_named() -> None:
+    found = volume.Found((scratch(1, "vg-x", "/srv"), scratch(2, "vg-x", "")))
+    named = dataclasses.replace(WANTED, wipe=("AWS1", "AWS2"))
+    with pytest.raises(volume.RefusedError) as caught:
+        volume.plan(found, named)
+    assert "AWS2" not in str(caught.value)
+    assert "vgremove vg-x" in str(caught.value)
+    assert "dlami" not in str(caught.value)
+
+
+def test_the_machine_image_s_unit_is_kept_from_blank_disks_of_the_next_boot() -> None:
+    assert kinds(whole(rival=True)) == ["disable"]
+    answers = {"systemctl": (0, "", ""), "findmnt": (1, "", "")}
+    assert volume.look(lambda argv: answers.get(argv[0], (1, "", "")), WANTED, [blank(1), blank(2)]).rival
+    answers["systemctl"] = (1, "disabled", "")
+    assert not volume.look(lambda argv: answers.get(argv[0], (1, "", "")), WANTED, [blank(1), blank(2)]).rival
+
+
 def test_one_blank_disk_needs_no_array() -> None:
     steps = volume.plan(volume.Found((blank(1),)), WANTED)
     assert [(step.kind, step.devices) for step in steps] == [("mkfs", ("/dev/nvme1n1",)), ("fstab", ()), ("mount", ())]
