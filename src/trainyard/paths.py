@@ -13,5 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 COLLECTIONS = ROOT / "collections"
 
+
+def absolute(source: str) -> str:
+    """Return an inventory source as every directory finds it; a list of hosts is none and stays as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
+
+
 if str(COLLECTIONS) not in sys.path:
     sys.path.insert(0, str(COLLECTIONS))

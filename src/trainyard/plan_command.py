@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from trainyard import vault
 from trainyard.paths import COLLECTIONS, ROOT
 from trainyard.plan_diff import AskError, Change, ask_hosts, changes
 from trainyard.plan_picture import fleet_picture
@@ -61,8 +62,11 @@ def open_inventory(sources: tuple[str, ...]) -> tuple[Any, Any]:
         with contextlib.redirect_stderr(said):
             init_plugin_loader([str(COLLECTIONS)])
             loader = DataLoader()
+            vault.unlock(loader)
             inventory = InventoryManager(loader=loader, sources=list(sources))
             variables = VariableManager(loader=loader, inventory=inventory)
+    except vault.VaultError as error:
+        raise InventoryError(str(error)) from error
     except AnsibleError as error:
         raise InventoryError(why_unread(str(error), said.getvalue())) from error
     sys.stderr.write(said.getvalue())
@@ -80,7 +84,14 @@ def why_unread(error: str, said: str) -> str:
     text = ": ".join([" ".join(error.split()), *(reason.strip() for reason in reasons[:1])])
     if "credentials" in text.lower():
         text += "; give AWS credentials, such as AWS_PROFILE=<profile>, `aws sso login`, or a role of this machine"
-    return text
+    return text + _vault_fix(text)
+
+
+def _vault_fix(text: str) -> str:
+    """Return what to do about a vault that stays shut, empty where it is not that."""
+    if "vault" not in text.lower():
+        return ""
+    return "; give its password: --vault-password-file FILE, --vault-id LABEL@FILE, --ask-vault-pass"
 
 
 def read_inventory(sources: list[str], group: str, router_group: str, model_configs: str = "") -> dict[str, Any]:
@@ -97,10 +108,19 @@ def read_inventory(sources: list[str], group: str, router_group: str, model_conf
         PlanError: variables that cannot be templated.
     """
     # Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
+    from ansible.errors import AnsibleError
     from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import bounded_input, collect
 
     def read(say: Callable[..., None]) -> dict[str, Any]:
         say("", INVENTORY_CPU_S)
+        try:
+            return gather(say)
+        except AnsibleError as error:
+            # Files of variables are read with the first host: a vault, or YAML that is none.
+            text = " ".join(str(error).split())
+            raise InventoryError(text + _vault_fix(text)) from error
+
+    def gather(say: Callable[..., None]) -> dict[str, Any]:
         inventory, variables = open_inventory(tuple(sources))
         hosts = [host.name for host in inventory.get_hosts(group)] if group in inventory.groups else []
         if not hosts:
@@ -135,6 +155,22 @@ def host_tables(plan: dict[str, Any]) -> Iterator[tuple[str, Table]]:
         yield heading, table
 
 
+#: A terminal with fewer columns gets lines in place of a table, which would cut its cells there.
+TABLE_COLUMNS = 76
+
+
+def print_replicas(console: Console, table: Table) -> None:
+    """Print the table of a host's replicas, on a narrow terminal a few lines for each, nothing of it cut."""
+    if console.width >= TABLE_COLUMNS:
+        console.print(table)
+        return
+    titles = [str(column.header) for column in table.columns]
+    for cells in zip(*(column.cells for column in table.columns), strict=True):
+        console.print(f"[bold]{cells[0]}[/]", soft_wrap=True)
+        for title, cell in zip(titles[1:], cells[1:], strict=True):
+            console.print(f"  {title.lower()}: {cell}", soft_wrap=True)
+
+
 def reach_line(host: dict[str, Any]) -> str:
     """Return one line about a host: who may reach what of it from elsewhere."""
     reach = host["reach"]
@@ -159,7 +195,7 @@ def diff_table(found: list[Change]) -> Table:
     colours = {"start": "green", "restart": "yellow", "stop": "red", "keep": "dim", "unknown": "magenta"}
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("HOST", "REPLICA", "ACTION", "WHY"):
-        table.add_column(title, no_wrap=title != "WHY")
+        table.add_column(title, overflow="fold")
     for change in found:
         table.add_row(change.host, change.replica, f"[{colours[change.action]}]{change.action}[/]", change.why)
     return table
@@ -229,6 +265,18 @@ def to_be_pinned(plan: dict[str, Any]) -> list[str]:
         f"{image} has no digest yet: the first run asks its registry, from the hosts; what it says is {kept}"
         for image in pinned_images.missing(plan)
     ]
+
+
+def use_vault(ids: list[str] | None, files: list[Path] | None, ask: bool) -> None:
+    """Keep how the vault's passwords are had; arguments as `vault.use`.
+
+    Raises:
+        typer.Exit: with 2 where one cannot be had, which is told.
+    """
+    try:
+        vault.use(ids, files, ask)
+    except vault.VaultError as error:
+        raise _refuse(str(error)) from error
 
 
 def plan_or_exit(inventory: list[str], group: str = "neuron", router_group: str = "router") -> dict[str, Any]:
@@ -322,8 +370,12 @@ def plan(
         Path | None, typer.Option(help="Directory with <repo>/<revision>/config.json of models, to estimate memory.")
     ] = None,
     hub: Annotated[str, typer.Option(help="Fetch missing config.json files from this model hub.")] = "",
+    vault_id: vault.VaultIds = None,
+    vault_password_file: vault.VaultFiles = None,
+    ask_vault_pass: vault.AskVault = False,
 ) -> None:
     """Show what would run where: replicas, cores, CPUs, ports, memory, artifacts. Only --diff reaches a host."""
+    use_vault(vault_id, vault_password_file, ask_vault_pass)
     given, found = _planned(lambda: _gather(inventory, group, router_group, model_configs, hub, diff), inventory)
     if svg:
         svg.write_text(fleet_picture(found, topology_of(found, given)), encoding="utf-8")
@@ -357,7 +409,7 @@ def _show(found: dict[str, Any]) -> None:
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     for (heading, table), host in zip(host_tables(found), found["hosts"].values(), strict=True):
         console.print(heading, soft_wrap=True)
-        console.print(table)
+        print_replicas(console, table)
         console.print(reach_line(host), soft_wrap=True, markup=False, style="dim")
         console.print()
     for line in [summary(found), *reached_by(found), *to_be_pinned(found)]:

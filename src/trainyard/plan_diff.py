@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from trainyard.paths import ROOT
+from trainyard.paths import ROOT, absolute
 
 #: What may become of a replica, in the order that matters to a reader.
 START, RESTART, STOP, KEEP, UNKNOWN = "start", "restart", "stop", "keep", "unknown"
@@ -44,7 +44,7 @@ def ask_hosts(inventory: list[str], group: str, module: str, become: bool = Fals
     """
     command = ["ansible", group, "-m", module, *(["--become"] if become else [])]
     for source in inventory:
-        command += ["-i", source]
+        command += ["-i", absolute(source)]
     environment = {
         **os.environ,
         "ANSIBLE_CONFIG": os.environ.get("ANSIBLE_CONFIG", str(ROOT / "ansible.cfg")),

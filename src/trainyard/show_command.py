@@ -9,12 +9,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from trainyard import vault
 from trainyard.paths import ROOT
-from trainyard.plan_command import host_tables, plan_or_exit, summary
+from trainyard.plan_command import host_tables, plan_or_exit, print_replicas, summary, use_vault
 
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import ReportError, load  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import BenchmarkReport  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.text import table as report_table  # isort: skip
+
+
+#: How long a router may take to answer, seconds.
+ANSWER_S = 3.0
 
 
 def last_report(results: Path, models: set[str]) -> BenchmarkReport | None:
@@ -30,21 +35,42 @@ def last_report(results: Path, models: set[str]) -> BenchmarkReport | None:
     return max(found, key=lambda report: report.run.ended_at, default=None)
 
 
+def silence(url: str) -> str:
+    """Return why a router does not answer from here, empty where it does: a refusal for want of a key is an answer."""
+    import httpx
+
+    try:
+        # Directly, as clients of a private address: what a proxy says of it is not the router's word.
+        answer = httpx.get(f"{url}/v1/models", timeout=ANSWER_S, verify=False, trust_env=False)  # noqa: S501 - sends nothing
+    except httpx.HTTPError as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return "" if answer.status_code in (200, 401, 403) else f"HTTP {answer.status_code}"
+
+
 def show(
     inventory: Annotated[list[str], typer.Option("--inventory", "-i", help="Inventory file, directory or script.")],
     results: Annotated[Path, typer.Option(help="Directory of the benchmark runs.")] = ROOT / "results",
+    vault_id: vault.VaultIds = None,
+    vault_password_file: vault.VaultFiles = None,
+    ask_vault_pass: vault.AskVault = False,
 ) -> None:
     """Show what the fleet serves: replicas, the router's address and how to ask it, the last benchmark."""
+    use_vault(vault_id, vault_password_file, ask_vault_pass)
     plan = plan_or_exit(inventory)
     console = Console(highlight=False)
     for heading, table in host_tables(plan):
         console.print(heading, soft_wrap=True)
-        console.print(table)
+        print_replicas(console, table)
         console.print()
     console.print(summary(plan), soft_wrap=True)
     names = [model["name"] for model in plan["router"]["models"]]
     for url in plan["router"]["urls"][:1]:
-        console.print(f"\nThe router answers at [bold]{url}[/]. Ask it:\n", soft_wrap=True)
+        why_not = silence(url)
+        if why_not:
+            console.print(f"\nThe router is to answer at [bold]{url}[/]; asked just now, it does not: {why_not}")
+            console.print("Next: `trainyard plan --diff` says what runs. Once it answers, ask it:\n", markup=False)
+        else:
+            console.print(f"\nThe router answers at [bold]{url}[/]. Ask it:\n", soft_wrap=True)
         for name in names:
             # One line to paste; rich must not wrap or colour it.
             typer.echo(

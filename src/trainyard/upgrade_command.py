@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
+from trainyard import vault
 from trainyard.one_run import UNLOCK, OneRun
-from trainyard.paths import ROOT
-from trainyard.plan_command import plan_or_exit
+from trainyard.paths import ROOT, absolute
+from trainyard.plan_command import plan_or_exit, use_vault
 
 Run = Callable[[Sequence[str]], int]
 
@@ -59,8 +60,13 @@ def upgrade(
     host: Annotated[list[str] | None, typer.Option(help="Only this host; may be given several times.")] = None,
     extra_vars: Annotated[list[str] | None, typer.Option("--extra-vars", "-e", help="As ansible-playbook's.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Say what would happen; change nothing.")] = False,
+    vault_id: vault.VaultIds = None,
+    vault_password_file: vault.VaultFiles = None,
+    ask_vault_pass: vault.AskVault = False,
 ) -> None:
     """Bring the fleet to the SDK release of its inventory, driver included, host by host, with no failed request."""
+    use_vault(vault_id, vault_password_file, ask_vault_pass)
+    inventory = [absolute(source) for source in inventory]
     hosts = order(plan_or_exit(inventory))
     unknown = sorted(set(host or []) - set(hosts))
     if unknown:

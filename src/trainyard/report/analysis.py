@@ -113,7 +113,7 @@ def pareto(runs: Sequence[Measured]) -> list[Point]:
     for run in runs:
         user = run.report.results.throughput.output_tokens_per_s_per_user
         if user is not None:
-            points.append(Point(run, user.mean, run.report.results.throughput.output_tokens_per_s_per_host))
+            points.append(Point(run, user.p50, run.report.results.throughput.output_tokens_per_s_per_host))
     return [
         Point(
             point.run,

@@ -42,7 +42,7 @@ COLUMNS = (
     "requests",
     "failed",
     "output tokens/s",
-    "tokens/s/user",
+    "tokens/s/user p50",
     "tokens/s/host",
     "TTFT p50 ms",
     "TTFT p99 ms",
@@ -62,6 +62,11 @@ def _mark(values: Statistics | None, name: str) -> str:
     return NONE if values is None else f"{getattr(values, name):.1f}"
 
 
+def _of(values: Statistics | None) -> str:
+    """Of how many: a p99 of fewer than a hundred is the slowest one of them."""
+    return "" if values is None else f" of {values.count}"
+
+
 def row_of(run: Measured) -> list[str]:
     """A run as cells under `COLUMNS`."""
     report = run.report
@@ -75,7 +80,7 @@ def row_of(run: Measured) -> list[str]:
         str(requests.sent),
         str(requests.failed + requests.timed_out),
         f"{throughput.output_tokens_per_s:.1f}",
-        _mark(throughput.output_tokens_per_s_per_user, "mean"),
+        _mark(throughput.output_tokens_per_s_per_user, "p50"),
         f"{throughput.output_tokens_per_s_per_host:.1f}",
         _mark(latency.time_to_first_token_ms, "p50"),
         _mark(latency.time_to_first_token_ms, "p99"),
@@ -224,9 +229,12 @@ def _tiles(report: BenchmarkReport) -> list[tuple[str, str]]:
     throughput = report.results.throughput
     tiles = [
         (f"{throughput.output_tokens_per_s:,.0f}", "output tokens/s"),
-        (_mark(throughput.output_tokens_per_s_per_user, "mean"), "tokens/s for a user"),
+        (_mark(throughput.output_tokens_per_s_per_user, "p50"), "tokens/s for a user, p50"),
         (f"{_mark(latency.time_to_first_token_ms, 'p50')} ms", "time to first token, p50"),
-        (f"{_mark(latency.time_to_first_token_ms, 'p99')} ms", "time to first token, p99"),
+        (
+            f"{_mark(latency.time_to_first_token_ms, 'p99')} ms",
+            f"time to first token, p99{_of(latency.time_to_first_token_ms)}",
+        ),
         (f"{_mark(latency.time_per_output_token_ms, 'p50')} ms", "time per token, p50"),
         (f"{requests.succeeded} of {requests.sent}", "requests succeeded"),
     ]

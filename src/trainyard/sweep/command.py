@@ -14,10 +14,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from trainyard import ansible_run, one_run
+from trainyard import ansible_run, one_run, vault
 from trainyard.one_run import OneRun
 from trainyard.paths import ROOT  # makes the planner's imports possible
-from trainyard.plan_command import InventoryError, read_fleet
+from trainyard.plan_command import InventoryError, read_fleet, use_vault
 from trainyard.report import analysis, render
 from trainyard.sweep import engine, spec
 from trainyard.sweep.engine import Budget, StepError, Sweep
@@ -138,9 +138,13 @@ def sweep(
     ] = None,
     hub: Annotated[str, typer.Option(help="Fetch missing config.json files from this model hub.")] = "",
     check: Annotated[bool, typer.Option("--check", help="Show the planner's verdicts; run nothing.")] = False,
+    vault_id: vault.VaultIds = None,
+    vault_password_file: vault.VaultFiles = None,
+    ask_vault_pass: vault.AskVault = False,
 ) -> None:
     """Try every configuration of a sweep, resume where it was stopped, and recommend one for the objective."""
     console = Console(highlight=False)
+    use_vault(vault_id, vault_password_file, ask_vault_pass)
     try:
         given = spec.read(file)
         known = read_fleet(inventory, "neuron", "router", model_configs, hub)

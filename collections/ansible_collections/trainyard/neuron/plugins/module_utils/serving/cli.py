@@ -266,7 +266,9 @@ def status(names: Sequence[str]) -> List[str]:
         try:
             replica = settings.load(name)
         except ServingError as error:
-            lines.append("{0}  cannot be started again: {1}".format(name, error))
+            unseen = isinstance(error.__cause__, PermissionError)
+            known = "is not known to this user" if unseen else "cannot be started again"
+            lines.append("{0}  {1}: {2}".format(name, known, error))
             continue
         health = probe.Client(replica.url, timeout_s=2.0).status("/health")
         words = "answers {0}".format(health) if health else "no answer"

@@ -150,7 +150,8 @@ def load(name: str) -> Replica:
         with path.open("rb") as file:
             text = file.read(trusted.CONFIGURATION_LIMIT).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ServingError("{0}: {1}; run the serve playbook for this host".format(path, words(error))) from error
+        next_step = "ask as root" if isinstance(error, PermissionError) else "run the serve playbook for this host"
+        raise ServingError("{0}: {1}; {2}".format(path, words(error), next_step)) from error
     return parse(text, str(path))
 
 

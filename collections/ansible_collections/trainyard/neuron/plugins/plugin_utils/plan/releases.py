@@ -519,7 +519,8 @@ def _system_problem(row: SdkRelease, system: Optional[str], runtime: str, where:
         "",
         where + ".sdk_release",
         row.release,
-        "vLLM of SDK %s cannot run on %s: %s" % (row.release, system, reason),
+        ("vLLM of SDK %s cannot run on %s: %s" if system in _REFUSED_SYSTEMS else "SDK %s: no word of %s: %s")
+        % (row.release, system, reason),
         fix,
     )
 

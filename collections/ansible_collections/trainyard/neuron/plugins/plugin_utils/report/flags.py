@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema imp
 
 #: In-flight requests of the busiest replica over the mean of all, beyond which the balance is flagged.
 IMBALANCE_LIMIT = 1.15
+#: In a short run, standard deviations of an even chance beyond which counts of requests are flagged.
+CHANCE_SIGMAS = 2.0
 #: Share of one processor that the busiest client process may use: beyond it, its own work shows in the latencies.
 CLIENT_CPU_LIMIT = 0.85
 #: Share of a load host's processor time that must be free.
@@ -71,7 +74,20 @@ def server_flags(servers: Servers) -> list[tuple[str, str, str]]:
     elif servers.imbalance_ratio is not None and servers.imbalance_ratio > IMBALANCE_LIMIT:
         text = f"the busiest replica had {servers.imbalance_ratio:.2f} times the mean in flight"
         found.append(("imbalance", "warning", text))
+    elif servers.imbalance_ratio is None:
+        found += _uneven_counts([server.requests or 0 for server in servers.replicas])
     return found
+
+
+def _uneven_counts(served: Sequence[int]) -> list[tuple[str, str, str]]:
+    """Judge the balance by requests where a run was too short to watch it: what chance alone would rarely make."""
+    mean = sum(served) / len(served) if served else 0.0
+    most = max(served, default=0)
+    # Each replica's count of requests that chance spreads is within two standard deviations, 95 times of 100.
+    if len(served) < 2 or most <= mean + CHANCE_SIGMAS * math.sqrt(mean * (1 - 1 / len(served))):
+        return []
+    counts = ", ".join(str(count) for count in sorted(served, reverse=True))
+    return [("imbalance", "warning", f"the replicas served {counts} requests, in a run too short to say why")]
 
 
 def _limited_clients(host: LoadHost) -> list[str]:

@@ -21,7 +21,7 @@ def table(report: BenchmarkReport, width: int = 100) -> str:
         f"throughput        {throughput.output_tokens_per_s:.1f} output tokens/s, "
         f"{throughput.requests_per_s:.2f} requests/s"
     )
-    lines.append(f"{'':17} {'p50':>10} {'p90':>10} {'p99':>10}")
+    lines.append(f"{'':17} {'p50':>10} {'p90':>10} {'p99':>10} {'of':>7}")
     for name, value in (
         ("TTFT ms", latency.time_to_first_token_ms),
         ("per token ms", latency.time_per_output_token_ms),
@@ -29,7 +29,7 @@ def table(report: BenchmarkReport, width: int = 100) -> str:
         ("request ms", latency.request_latency_ms),
     ):
         if value is not None:
-            lines.append(f"{name:17} {value.p50:10.1f} {value.p90:10.1f} {value.p99:10.1f}")
+            lines.append(f"{name:17} {value.p50:10.1f} {value.p90:10.1f} {value.p99:10.1f} {value.count:7}")
     lines.append(f"{'replica':24} {'requests':>9} {'tokens':>9} {'in flight':>10}   by its own counters")
     for server in report.servers.replicas:
         counts = ("-" if value is None else str(value) for value in (server.requests, server.generation_tokens))

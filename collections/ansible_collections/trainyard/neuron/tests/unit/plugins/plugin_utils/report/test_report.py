@@ -129,6 +129,27 @@ def test_a_fleet_that_is_loaded_unevenly_is_flagged() -> None:
     assert built(summary).servers.imbalance_ratio is None
 
 
+def test_a_run_too_short_to_watch_is_judged_by_its_requests() -> None:
+    def flagged(first: int, second: int) -> bool:
+        summary = summary_of(20)
+        del summary["repeats"][0]["samples"][3:]
+        counters = summary["repeats"][0]["counters"]
+        for name, served in (("lab-1:tiny-0", first), ("lab-1:tiny-1", second)):
+            counters[name]["after"]["requests"] = counters[name]["before"]["requests"] + served
+        return "imbalance" in codes(built(summary))
+
+    assert flagged(32, 8)
+    assert not flagged(21, 19)
+    assert not flagged(12, 8), "chance does that one time in four"
+
+
+def test_a_figure_says_of_how_many_it_is() -> None:
+    shown = table(built(summary_of(20)))
+    assert shown.splitlines()[5].split()[-1] == "of"
+    ttft = next(line for line in shown.splitlines() if line.startswith("TTFT"))
+    assert ttft.split()[-1] == str(built(summary_of(20)).results.latency.time_to_first_token_ms.count)  # type: ignore[union-attr]
+
+
 def test_a_client_at_its_limit_is_flagged() -> None:
     busy = summary_of(20)
     for row in busy["repeats"][0]["samples"]:
