@@ -66,9 +66,15 @@ def roles_of(playbook: Path) -> Iterator[str]:
     """The roles that a playbook runs, those of what it imports and of what these roles include among them."""
     for play in yaml.safe_load(playbook.read_text(encoding="utf-8")):
         if "ansible.builtin.import_playbook" in play:
-            yield from roles_of(playbook.parent / play["ansible.builtin.import_playbook"])
+            yield from roles_of(imported(play["ansible.builtin.import_playbook"], playbook.parent))
         yield from (item["role"] for item in play.get("roles", ()))
         yield from included(play.get("tasks", ()))
+
+
+def imported(name: str, beside: Path) -> Path:
+    """The playbook that is imported by a path or, one of the collection, by its full name."""
+    file = beside / name
+    return file if file.exists() else CODE.parent / "playbooks" / f"{name.rpartition('.')[2]}.yml"
 
 
 def included(tasks: Any) -> Iterator[str]:
