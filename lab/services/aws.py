@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from lab.services import ec2
+from lab.services import blocks, ec2
 from lab.services.faults import FAULT_PATH, Fault, Switch
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ Start = Callable[[str, list[tuple[str, str]]], Any]
 Application = Callable[[dict[str, Any], Start], Iterable[bytes]]
 
 
-def with_faults(application: Application, switch: Switch) -> Application:
+def with_faults(application: Application, switch: Switch, market: blocks.Market) -> Application:
     """Put the switch in front of a WSGI application; its error is in the form that AWS clients know and retry."""
 
     def answer(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
@@ -26,6 +26,8 @@ def with_faults(application: Application, switch: Switch) -> Application:
             return _fault(environ, start, switch)
         if environ["PATH_INFO"] == ec2.HOSTS_PATH:
             return _hosts(environ, start)
+        if environ["PATH_INFO"] == blocks.MARKET_PATH:
+            return _market(environ, start, market)
         refusal = switch.refusal()
         if refusal is None:
             return application(environ, start)
@@ -52,6 +54,19 @@ def _hosts(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
     return [body]
 
 
+def _market(environ: dict[str, Any], start: Start, market: blocks.Market) -> Iterable[bytes]:
+    """See or set what is for sale, and what time it is."""
+    status = "200 OK"
+    try:
+        if environ["REQUEST_METHOD"] == "PUT":
+            market.set(json.loads(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))))
+        body = json.dumps(market.state()).encode()
+    except (ValueError, TypeError, AttributeError) as error:
+        status, body = "400 Bad Request", json.dumps({"error": str(error)}).encode()
+    start(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
 def _fault(environ: dict[str, Any], start: Start, switch: Switch) -> Iterable[bytes]:
     """See, set or clear the fault."""
     status = "200 OK"
@@ -72,5 +87,7 @@ def serve(address: str, port: int) -> BaseWSGIServer:
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
+    market = blocks.Market()
+    blocks.install(market)
     application = DomainDispatcherApplication(create_backend_app)
-    return make_server(address, port, with_faults(application, Switch()), threaded=True)
+    return make_server(address, port, with_faults(application, Switch(), market), threaded=True)

@@ -158,7 +158,18 @@ def plays(playbook: str) -> list[str]:
     return re.findall(r"^  play #\d+ \([^)]*\): (.*?)\s*TAGS:", listed.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("path", ["site.yml", *sorted(f"playbooks/{path.name}" for path in BOOKS)])
+#: Playbooks about the AWS account: they run on the controller alone, before there is a fleet to plan.
+ACCOUNT = ("end.yml", "extend.yml", "launch.yml")
+OF_THE_FLEET = ["site.yml", *sorted(f"playbooks/{path.name}" for path in BOOKS if path.name not in ACCOUNT)]
+
+
+@pytest.mark.parametrize("name", ACCOUNT)
+def test_a_playbook_about_the_account_touches_no_host(name: str) -> None:
+    entries = yaml.safe_load((ROOT / "playbooks" / name).read_text())
+    assert [(entry["hosts"], entry["connection"]) for entry in entries] == [("localhost", "local")]
+
+
+@pytest.mark.parametrize("path", OF_THE_FLEET)
 def test_every_playbook_plans_first_and_once(path: str) -> None:
     found = plays(path)
     assert found[:2] == ["Fleet", "Preflight"]
@@ -184,7 +195,7 @@ def test_a_playbook_without_a_plan_says_how_to_get_one(tmp_path: Path) -> None:
 CHANGE_NOTHING = ("benchmark.yml", "preflight.yml", "status.yml", "unlock.yml")
 
 
-@pytest.mark.parametrize("path", ["site.yml", *sorted(f"playbooks/{path.name}" for path in BOOKS)])
+@pytest.mark.parametrize("path", OF_THE_FLEET)
 def test_every_playbook_that_changes_the_fleet_takes_its_lock_first_and_gives_it_back_last(path: str) -> None:
     imports = yaml.safe_load((ROOT / path).read_text())
     verbs = [(entry.get("vars") or {}).get("trainyard_verb") for entry in imports]

@@ -18,18 +18,18 @@ description:
   - A purchase cannot be taken back.
 
 options:
+  reservation:
+    description: Id of a block that is owned; nothing is bought.
+    type: str
   intent:
     description: What the block is for, a name of yours; a block that carries it and has not ended is the one meant.
     type: str
-    required: true
   offering:
-    description: Id of the offer.
+    description: Id of the offer. Without it a block that is not owned is an error that names the offers.
     type: str
-    required: true
   fee:
     description: The offer's price in all, repeated.
     type: str
-    required: true
   currency:
     description: Currency of the fee.
     type: str
@@ -40,9 +40,8 @@ options:
     choices: [Linux/UNIX, Red Hat Enterprise Linux, SUSE Linux, Ubuntu Pro]
     default: Linux/UNIX
   journal:
-    description: File beside the inventory in which purchases are written down before they are made.
+    description: File in which purchases are written down before they are made; needed with O(intent).
     type: path
-    required: true
   wait_s:
     description: How long to wait until the payment has been decided.
     type: int
@@ -50,7 +49,6 @@ options:
   instance_type:
     description: Type of the block's hosts, such as C(trn2.48xlarge).
     type: str
-    required: true
   instance_count:
     description: Hosts of the block, 1 to 64.
     type: int
@@ -60,7 +58,6 @@ options:
       How long, in hours; whole days up to 14, then whole weeks up to 182 days. An offer that starts at once lasts a
       little less or more, because all end at 11:30 UTC.
     type: int
-    required: true
   earliest_start:
     description: ISO time before which no offer may begin, at most eight weeks ahead; the default is now.
     type: str
@@ -110,7 +107,7 @@ offer:
 
 import contextlib
 from pathlib import Path
-from typing import Any, Dict, Tuple, Type
+from typing import Any, Dict, Mapping, Tuple, Type
 
 with contextlib.suppress(ImportError):  # AnsibleAWSModule says it
     from botocore.exceptions import BotoCoreError, ClientError
@@ -122,25 +119,26 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.blocks i
     Buyer,
     Journal,
     Purchase,
+    block_of,
     differences,
+    offers,
     request,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.offers import money_of
+from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.offers import iso, money_of, ranked
 
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     **WISH_SPEC,
-    "instance_type": {"type": "str", "required": True},
-    "hours": {"type": "int", "required": True},
-    "intent": {"type": "str", "required": True},
-    "offering": {"type": "str", "required": True},
-    "fee": {"type": "str", "required": True},
+    "reservation": {"type": "str"},
+    "intent": {"type": "str"},
+    "offering": {"type": "str"},
+    "fee": {"type": "str"},
     "currency": {"type": "str", "default": "USD"},
     "platform": {
         "type": "str",
         "choices": ["Linux/UNIX", "Red Hat Enterprise Linux", "SUSE Linux", "Ubuntu Pro"],
         "default": "Linux/UNIX",
     },
-    "journal": {"type": "path", "required": True},
+    "journal": {"type": "path"},
     "wait_s": {"type": "int", "default": 600},
 }
 
@@ -172,12 +170,50 @@ def ensure(
     return {"changed": True, "offer": offer.as_dict(), "block": block.as_dict()}
 
 
+def unbought(buyer: Buyer, given: Mapping[str, Any], wait_s: float) -> Dict[str, Any]:
+    """The block of an intent when nobody gave their word to buy one.
+
+    Raises:
+        BlockError: there is none; says what is for sale and how to confirm it.
+    """
+    there = buyer.wait_until_seen(given["intent"])
+    if there:
+        return {"changed": False, "block": buyer.wait_until_paid(there, wait_s).as_dict()}
+    wish = wish_of(given)
+    found, _unreadable = offers(buyer.client, wish)
+    rows = [
+        "{0}: {1} {2}, {3} to {4}, {5} a host-hour".format(
+            offer.id, offer.fee, offer.currency, iso(offer.start), iso(offer.end), offer.price_per_host_hour
+        )
+        for offer in ranked(found, wish.budget)
+    ]
+    raise BlockError(
+        "no block is owned for {0}, and none is bought without a word. For sale: {1}. To buy one, give its id and "
+        "repeat its fee (launch.yml: -e trainium_launch_offering=ID -e trainium_launch_fee=FEE)".format(
+            given["intent"], "; ".join(rows) or "nothing within these words"
+        )
+    )
+
+
 def main() -> None:
     """Entry point."""
-    module = AnsibleAWSModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    module = AnsibleAWSModule(
+        argument_spec=ARGUMENT_SPEC,
+        supports_check_mode=True,
+        required_one_of=[("reservation", "intent")],
+        mutually_exclusive=[("reservation", "intent"), ("reservation", "offering")],
+        required_together=[("offering", "fee")],
+        required_by={"intent": ["journal"]},
+    )
     given, errors = module.params, (BotoCoreError, ClientError)
 
     def work() -> Dict[str, Any]:
+        client = module.client("ec2")
+        if given["reservation"]:
+            return {"changed": False, "block": block_of(client, given["reservation"]).as_dict()}
+        buyer = Buyer(client, Journal(Path(given["journal"])))
+        if not given["offering"]:
+            return unbought(buyer, given, given["wait_s"])
         word = Purchase(
             intent=given["intent"],
             offering=given["offering"],
@@ -186,10 +222,10 @@ def main() -> None:
             platform=given["platform"],
             wish=wish_of(given),
         )
-        buyer = Buyer(module.client("ec2"), Journal(Path(given["journal"])))
         return ensure(buyer, word, module.check_mode, given["wait_s"], errors)
 
-    module.exit_json(**attempt(module.fail_json, "buying " + given["offering"], errors, work))
+    doing = "the capacity block of {0}".format(given["reservation"] or given["intent"])
+    module.exit_json(**attempt(module.fail_json, doing, errors, work))
 
 
 if __name__ == "__main__":
