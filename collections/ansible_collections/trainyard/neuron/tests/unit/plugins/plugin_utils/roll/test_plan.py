@@ -89,8 +89,10 @@ def test_a_roll_that_would_move_ports_is_refused_with_the_ways_round_it() -> Non
     here = plan["hosts"]["h1"]["replicas"][0]["url"]
     assert not_in_one_roll(fleet_of(plan, {"h1:m-0": {"url": here}})) == []
     moved = {"h1:m-0": {"url": "http://10.9.9.9:1"}}
-    (told,) = not_in_one_roll(fleet_of(plan, moved))
-    assert f"h1:m-0 from http://10.9.9.9:1 to {here}: they would listen elsewhere" in told
+    told = not_in_one_roll(fleet_of(plan, moved))
+    assert [text.partition(", and")[0] for text in told] == [
+        f"h1:m-0 from http://10.9.9.9:1 to {here}: they would listen elsewhere"
+    ]
     with pytest.raises(RollError, match="out at once"):
         plan_roll(fleet_of(plan, moved), Settings())
     # What does not run is reached by nobody.
