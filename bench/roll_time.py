@@ -23,7 +23,10 @@ from typing import Any
 
 from trainyard.paths import ROOT
 
-BEGIN, END = "TASK [Take the lock]", "TASK [Report, and name every replica that is out]"
+BEGIN, END = (
+    "TASK [rolling_redeploy : Take the lock]",
+    "TASK [rolling_redeploy : Report, and name every replica that is out]",
+)
 _GATED = re.compile(r"^  (\S+): gated on (\S+) \((.*)\)")
 _STEP = re.compile(r"(idle|stop|switch|start) ([\d.]+) s")
 

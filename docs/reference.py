@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the reference of all that an inventory may say, and the JSON schemas, from the schemas that judge.
 
-python docs/reference.py            writes docs/reference.md and, of docs/schemas, all but plan
+python docs/reference.py            writes docs/reference.md, all of docs/schemas but plan, and a roll's argument spec
 python docs/reference.py --check    fails, with a diff, where one of them is not current
 """
 
@@ -10,15 +10,23 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "collections"), str(ROOT / "src")]
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import Field, Kind, Schema  # noqa: E402
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import (  # noqa: E402
+    CANARY,
+    HOOKS,
+    REDEPLOY,
+)
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import DEPLOYMENT, PREFIX  # noqa: E402
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import table_schema  # noqa: E402
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import VARIABLES  # noqa: E402
@@ -31,6 +39,7 @@ INVENTORY_SCHEMA = ROOT / "docs/schemas/inventory.schema.json"
 HOSTS_SCHEMA = ROOT / "docs/schemas/hosts.schema.json"
 SWEEP_SCHEMA = ROOT / "docs/schemas/sweep.schema.json"
 SDK_SCHEMA = ROOT / "docs/schemas/sdk_releases.schema.json"
+ROLL_SPEC = ROOT / "roles/rolling_redeploy/meta/argument_specs.yml"
 BENCHMARK_SCHEMA = ROOT / "docs/schemas/benchmark.schema.json"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 HEAD = "| {0} | type | default | unit | meaning | example | since |\n| --- | --- | --- | --- | --- | --- | --- |\n"
@@ -160,6 +169,72 @@ def sweep_schema() -> dict[str, Any]:
     return {"$schema": DIALECT, "title": "A sweep", **SWEEP.to_json()}
 
 
+def suboptions(schema: Schema) -> dict[str, Any]:
+    """What the dictionary of a schema may say, as the options of an argument specification; all may be left out."""
+    found = {}
+    for name, spec in schema.fields.items():
+        json_kind = spec.check.json if isinstance(spec.check, Kind) else {}
+        about = f"{spec.about[0].upper()}{spec.about[1:]}{f' ({spec.unit})' if spec.unit else ''}."
+        found[name] = {"description": re.sub(r"`([^`]*)`", r"V(\1)", about), **kind_of_option(json_kind)}
+    return found
+
+
+def kind_of_option(json_kind: Mapping[str, Any]) -> dict[str, Any]:
+    """The type of an Ansible option that takes what a JSON Schema does; counts and shares are texts."""
+    if "enum" in json_kind:
+        return {"type": "str", "choices": list(json_kind["enum"])}
+    if json_kind.get("type") == "array":
+        return {"type": "list", "elements": kind_of_option(json_kind["items"])["type"]}
+    return {"type": {"integer": "int", "number": "float", "boolean": "bool"}.get(str(json_kind.get("type")), "str")}
+
+
+def roll_spec() -> str:
+    """The argument specification of the role that rolls; its dictionaries are the inventory's own."""
+
+    def option(description: str, kind: str, **more: Any) -> dict[str, Any]:
+        return {"description": description, "type": kind, **more}
+
+    def names(description: str) -> dict[str, Any]:
+        return option(description, "list", elements="str", default=[])
+
+    def settings(schema: Schema) -> dict[str, Any]:
+        about = f"{schema.about} As C({schema.name}) of the inventory."
+        return option(about, "dict", default={}, options=suboptions(schema))
+
+    options = {
+        "verb": option(
+            "Whether replicas are brought to the release of the plan, or back to the one that each had before.",
+            "str",
+            choices=["redeploy", "rollback"],
+            default="redeploy",
+        ),
+        "hosts": names("Hosts whose replicas are rolled."),
+        "fleet": names(
+            "All hosts that serve; the first replica is also compared with those that have no part in the roll."
+        ),
+        "routers": names("Hosts that route to them."),
+        "settings": settings(REDEPLOY),
+        "canary": settings(CANARY),
+        "canary_prompts": names("Prompts whose completions are compared with those of peers; empty for two of ours."),
+        "hooks": settings(HOOKS),
+    }
+    main = {
+        "short_description": "Bring replicas to another release, wave by wave, without a failed request",
+        "options": {f"rolling_redeploy_{name}": value for name, value in options.items()},
+    }
+    text = yaml.dump({"argument_specs": {"main": main}}, Dumper=Indented, sort_keys=False, width=150)
+    return "---\n# Written by docs/reference.py from the schemas that judge an inventory.\n" + text
+
+
+class Indented(yaml.SafeDumper):
+    """YAML with the items of a list below their key, as the other files have it."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        """Indent lists as well."""
+        del indentless
+        super().increase_indent(flow, False)
+
+
 def as_text(schema: Mapping[str, Any]) -> str:
     """A schema as a file has it."""
     return json.dumps(schema, indent=1, sort_keys=True) + "\n"
@@ -173,6 +248,7 @@ def wanted() -> dict[Path, str]:
         HOSTS_SCHEMA: as_text(hosts_schema()),
         SWEEP_SCHEMA: as_text(sweep_schema()),
         SDK_SCHEMA: as_text({"$schema": DIALECT, "title": "The SDK releases", **table_schema()}),
+        ROLL_SPEC: roll_spec(),
         BENCHMARK_SCHEMA: as_text(benchmark.json_schema()),
     }
 

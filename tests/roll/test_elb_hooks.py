@@ -74,30 +74,27 @@ def group(client: Any) -> str:
 def play(tmp_path: Path, arn: str, drain_deadline_s: int = 300) -> subprocess.CompletedProcess[str]:
     """Run the hooks through the roll's own task files: drain the first replica, ask, readmit it, ask again."""
     rows = [{**row, "url": f"http://{row['address']}:8000", "served_name": "llama"} for row in REPLICAS]
-    tasks_of = ROOT / "playbooks" / "tasks"
+
+    def role(tasks: str, **variables: Any) -> dict[str, Any]:
+        return {"ansible.builtin.include_role": {"name": "rolling_redeploy", "tasks_from": tasks}, "vars": variables}
 
     def hook(kind: str) -> dict[str, Any]:
-        return {
-            "ansible.builtin.include_tasks": str(tasks_of / "roll_hook.yml"),
-            "vars": {"roll_hook": kind, "roll_hook_replicas": rows[:1]},
-        }
+        return role("hook.yml", roll_hook=kind, roll_hook_replicas=rows[:1])
 
-    ask = {"ansible.builtin.include_tasks": str(tasks_of / "roll_elsewhere.yml")}
+    hooks = {kind: [str(ROOT / f"playbooks/hooks/elb/{kind}.yml")] for kind in ("drain", "undrain", "is_drained")}
+    ask = role("elsewhere.yml", rolling_redeploy_hooks=hooks)
     out = "trainyard_drained_elsewhere.results | map(attribute='out') | flatten | join(',')"
     tell = {"ansible.builtin.debug": {"msg": f"OUT={{{{ {out} }}}}."}}
-    hooks = {kind: [f"../hooks/elb/{kind}.yml"] for kind in ("drain", "undrain", "is_drained")}
+    terms = {
+        "run": "r",
+        "lead": "localhost",
+        "waves": 1,
+        "hooks": hooks,
+        "settings": {"drain_deadline_s": drain_deadline_s},
+    }
     variables = {
         "trainyard_elb_target_groups": {"llama": arn},
-        "trainyard_redeploy_hooks": hooks,
-        "trainyard_roll": {
-            "terms": {
-                "run": "r",
-                "lead": "localhost",
-                "waves": 1,
-                "hooks": hooks,
-                "settings": {"drain_deadline_s": drain_deadline_s},
-            }
-        },
+        "__rolling_redeploy_planned": {"roll": {"terms": terms}},
     }
     book, inventory = tmp_path / "hooks.yml", tmp_path / "hosts"
     planned = [{key: row[key] for key in row if key != "host"} for row in rows]

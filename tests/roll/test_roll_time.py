@@ -8,14 +8,14 @@ import pytest
 from bench.roll_time import Measured
 
 OUTPUT = [
-    (0.0, "TASK [Read what the replicas and the routers do] ****"),
-    (10.0, "TASK [Take the lock] ****"),
+    (0.0, "TASK [rolling_redeploy : Read what the replicas and the routers do] ****"),
+    (10.0, "TASK [rolling_redeploy : Take the lock] ****"),
     (12.0, "  drained: h1:m-0"),
     (45.0, "  h1:m-0: gated on 51d7 (idle 0.6 s, stop 2.0 s, start 30.0 s)"),
     (50.0, "  drained: h1:m-1, h2:m-0"),
     (84.0, "  h1:m-1: gated on 52aa (idle 0.6 s, stop 2.0 s, start 28.0 s)"),
     (84.0, "  h2:m-0: gated on 53bb (idle 0.6 s, stop 2.0 s, start 30.5 s)"),
-    (90.0, "TASK [Report, and name every replica that is out] ****"),
+    (90.0, "TASK [rolling_redeploy : Report, and name every replica that is out] ****"),
 ]
 
 

@@ -96,8 +96,8 @@ def roll(tmp_path: Path, collections: Path, bad: dict[str, Any], hooks: dict[str
     how = Settings(at_once=2, floor="1", canary_s=0, soak_s=0, batches=("1", "1", "100%"))
     fact, _ = planned(SHAPE, how, ("r1",), hooks)
     (tmp_path / "bad.json").write_text(json.dumps(bad))
-    variables = {"trainyard_roll": fact, "where": str(tmp_path)}
-    task = {"ansible.builtin.include_tasks": str(ROOT / "playbooks" / "tasks" / "roll.yml")}
+    variables = {"__rolling_redeploy_planned": {"roll": fact}, "where": str(tmp_path)}
+    task = {"ansible.builtin.include_role": {"name": "rolling_redeploy", "tasks_from": "roll.yml"}}
     plan = keep(tmp_path, fleet_plan(SHAPE), ("r1",))
     book = [{"hosts": "neuron:router", "gather_facts": False, "vars": variables, "tasks": [plan, task]}]
     (tmp_path / "book.yml").write_text(json.dumps(book))
@@ -145,8 +145,8 @@ def test_a_wave_runs_on_the_hosts_that_have_a_part_in_it_and_starts_nothing_on_o
 ) -> None:
     """A task that a host skips costs the controller a process all the same."""
     text = roll(tmp_path, collections, {}).text
-    waves = re.split(r"^TASK \[Hold the locks of all hosts\].*$", text, flags=re.MULTILINE)[1:]
-    waves[-1] = waves[-1].split("TASK [Read what the replicas and the routers do now]")[0]
+    waves = re.split(r"^TASK \[rolling_redeploy : Hold the locks of all hosts\].*$", text, flags=re.MULTILINE)[1:]
+    waves[-1] = waves[-1].split("TASK [rolling_redeploy : Read what the replicas and the routers do now]")[0]
     taking_part = [set(re.findall(r"^\w+: \[(\w+)\]", wave, re.MULTILINE)) for wave in waves]
     assert taking_part == [{"h1", "r1"}, {"h1", "h2", "r1"}, {"h1", "h3", "r1"}]
 

@@ -211,7 +211,7 @@ KILLER = Path(__file__).with_name("kill_at_step.py")
 def died_with_its_module(fleet: LabFleet, changes: dict[str, Any], step: str) -> None:
     """Start a roll whose controller is killed, and whose module on the canary's host is, at a step of the journal."""
     fleet.on(CANARY_HOST, f"echo {base64.b64encode(KILLER.read_bytes()).decode()} | base64 -d > /root/kill_at_step.py")
-    process, log = fleet.started(changes, "TASK [Take the lock]")
+    process, log = fleet.started(changes, "TASK [rolling_redeploy : Take the lock]")
     command = ["trainyard", "lab", "ssh", CANARY_HOST, "sudo", "python3", "-u", "/root/kill_at_step.py", CANARY, step]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killer:
         assert killer.stdout is not None
@@ -230,7 +230,7 @@ def test_a_controller_that_dies_is_followed_by_one_that_finishes(fleet: LabFleet
     before = fleet.running()
     changes = {**fleet.renewed(), "trainyard_redeploy": {**fleet.settings["trainyard_redeploy"], "canary_s": 1}}
     said = {
-        "before the drain": "TASK [Drain at every router, until the last request has ended]",
+        "before the drain": "TASK [rolling_redeploy : Drain at every router, until the last request has ended]",
         "drained": f"drained: {CANARY_ID}",
         "gated": f"{CANARY_ID}: gated on",
     }

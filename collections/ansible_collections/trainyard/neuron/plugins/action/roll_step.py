@@ -8,6 +8,7 @@ runs ahead. The part itself never fails: its answer is kept for the next decisio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
@@ -18,25 +19,10 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.canary impor
 Part = tuple[str, dict[str, Any]]
 """A module of this collection and its arguments."""
 
-REGISTERS = {
-    "drain": "roll_drained",
-    "replace": "roll_replaced",
-    "admit": "roll_admitted",
-    "watch": "roll_watched",
-    "withdraw": "roll_withdrawn",
-    "restore": "roll_restored",
-    "return": "roll_returned",
-}
-"""The variable that the playbook registers each step's answers as."""
-LAST_WORDS = ("return", "refused", "hooked")
-"""Steps that never fail: what comes after them has to happen."""
-HOOKS_BEFORE = {"begin": "before", "replace": "drain", "watch": "undrain"}
-"""The user's hooks that have to have come to their end before a step."""
-BEFORE = {"replace": "drain", "admit": "replace", "watch": "admit", "done": "watch", "return": "restore"}
-"""The step whose answers a step decides on; those not named here decide on none."""
-STEPS = ["begin", "hold", *REGISTERS, "done", "hooked", "refused"]
-TAKES_BACK = ("withdraw", "restore")
-"""Steps that are taken where the lock is still this run's, though it was lost elsewhere."""
+REGISTER = "__rolling_redeploy_{0}"
+"""The variable that the role registers the answers to a step as."""
+LOCK = "lock"
+"""What the role does before the first step, by another module: its answers are judged as those of a step are."""
 ADMIT_TIMEOUT_S = 60.0
 
 
@@ -51,7 +37,7 @@ class ActionModule(run_lock.Fenced, run_lock.Locking):
         super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(
             argument_spec={
-                "step": {"type": "str", "choices": STEPS, "required": True},
+                "step": {"type": "str", "choices": list(STEPS), "required": True},
                 "wave": {"type": "dict", "default": {}},
                 "terms": {"type": "dict", "required": True},
                 "hook": {"type": "str", "default": ""},
@@ -61,12 +47,13 @@ class ActionModule(run_lock.Fenced, run_lock.Locking):
         variables = task_vars or {}
         here = variables["inventory_hostname"]
         step, wave, terms = arguments["step"], arguments["wave"], arguments["terms"]
+        kind = STEPS[step]
         if step == "hold":
             return {"changed": False, "answer": self._hold(variables)}
         outcome = decide(step, wave, terms, variables["hostvars"])
-        if step not in TAKES_BACK and (lost := run_lock.current().lost()):
+        if not kind.takes_back and (lost := run_lock.current().lost()):
             outcome = steps.Outcome([*outcome.problems, *lost], outcome.ready, outcome.seen)
-        if outcome.problems and step not in LAST_WORDS:
+        if outcome.problems and kind.stops:
             head = f"Wave {wave['number']} of {terms['waves']} stops here: " if wave else ""
             return {"failed": True, "changed": False, "msg": head + "; ".join(outcome.problems)}
         result: dict[str, Any] = {"changed": False, "msg": [*outcome.seen, *outcome.problems]}
@@ -77,7 +64,7 @@ class ActionModule(run_lock.Fenced, run_lock.Locking):
         if here == terms["lead"]:
             for line in result["msg"]:
                 self._display.display(f"  {line}")
-        part = PARTS[step](here, wave, terms, outcome.ready) if step in PARTS else None
+        part = kind.part(here, wave, terms, outcome.ready) if kind.part else None
         if part:
             result["answer"] = {**self._answer(part, variables), "wave": wave["number"]}
             result["changed"] = bool(result["answer"].get("changed"))
@@ -122,7 +109,7 @@ def mark(wave: dict[str, Any], terms: dict[str, Any]) -> str:
 
 def hook_problems(step: str, wave: dict[str, Any], terms: dict[str, Any], hostvars: Any) -> list[str]:
     """Says it where hooks that belong before a step did not come to their end."""
-    hook = HOOKS_BEFORE.get(step, "")
+    hook = STEPS[step].hook
     if not terms["hooks"].get(hook):
         return []
     told = hostvars[terms["lead"]].get("ansible_facts", {}).get(f"trainyard_hook_{hook}")
@@ -139,36 +126,21 @@ def decide(step: str, wave: dict[str, Any], terms: dict[str, Any], hostvars: Any
 
 
 def _decided(step: str, wave: dict[str, Any], terms: dict[str, Any], hostvars: Any) -> steps.Outcome:
-    if step == "begin":
-        return steps.locked({name: hostvars[name].get("roll_locked") for name in terms["hosts"]})
-    before = BEFORE.get(step)
-    if before is None:
+    before = STEPS[step].after
+    judged = JUDGED.get(before)
+    if judged is None:
         return steps.Outcome([], [], [])
-    found = answers(before, wave, terms, hostvars)
-    if before == "drain":
-        return steps.drained(wave, found, terms["settings"]["drain_policy"])
-    if before == "replace":
-        return steps.replaced(wave, found)
-    if before == "restore":
-        return steps.restored(wave, found)
-    if before == "watch":
-        return steps.watched(wave, found, terms["routers"], Thresholds.from_dict(terms["thresholds"]))
-    return steps.readmitted(wave, found)
+    return judged.judge(wave, answers(before, wave, terms, hostvars), terms)
 
 
 def answers(step: str, wave: dict[str, Any], terms: dict[str, Any], hostvars: Any) -> dict[str, Any]:
     """What each host that had a part in a step of this wave answered; None where nothing is there."""
-    routers = [router for router, names in wave["routed"].items() if names]
-    taking_part = {
-        "drain": routers,
-        "replace": list(wave["on"]),
-        "restore": list(wave["on"]),
-        "admit": [router for router in routers if wave["retired"] or any(move["admit"] for move in wave["moves"])],
-        "watch": list(dict.fromkeys([*wave["watch"], *terms["routers"]])),
-    }[step]
     found: dict[str, Any] = {}
-    for name in taking_part:
-        registered = hostvars[name].get(REGISTERS[step]) if name in hostvars else None
+    for name in JUDGED[step].asked(wave, terms):
+        registered = hostvars[name].get(REGISTER.format(step)) if name in hostvars else None
+        if step == LOCK:
+            found[name] = registered
+            continue
         answer = (registered or {}).get("answer")
         # What is left of an earlier wave answers nothing about this one.
         found[name] = answer if answer and answer.get("wave") == wave["number"] else None
@@ -246,13 +218,88 @@ def _watch(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[s
     return "roll_watch", arguments
 
 
-PARTS: dict[str, Callable[[str, dict[str, Any], dict[str, Any], list[str]], Part | None]] = {
-    "drain": _drain,
-    "replace": _replace,
-    "admit": _admit,
-    "watch": _watch,
-    "withdraw": _drain,
-    "restore": _restore,
-    "return": _return,
-    "done": _done,
+Answers = dict[str, Any]
+Terms = dict[str, Any]
+Wave = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How the answers to a step are judged.
+
+    Attributes:
+        asked: the hosts that had a part in it.
+        judge: whether everybody goes on.
+    """
+
+    asked: Callable[[Wave, Terms], list[str]]
+    judge: Callable[[Wave, Answers, Terms], steps.Outcome]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a wave.
+
+    Attributes:
+        part: what a host or a router does in it; None where nobody does anything.
+        after: the step whose answers decide on whether this one is taken; empty where none do.
+        hook: the user's hooks that have to have come to their end before.
+        stops: whether a bad answer stops everybody here; what must happen last does not stop.
+        takes_back: it is taken where the lock is still this run's, though it was lost elsewhere.
+    """
+
+    part: Callable[[str, Wave, Terms, list[str]], Part | None] | None = None
+    after: str = ""
+    hook: str = ""
+    stops: bool = True
+    takes_back: bool = False
+
+
+def _routers(wave: Wave, terms: Terms) -> list[str]:
+    del terms
+    return [router for router, names in wave["routed"].items() if names]
+
+
+def _replacing(wave: Wave, terms: Terms) -> list[str]:
+    del terms
+    return list(wave["on"])
+
+
+def _admitting(wave: Wave, terms: Terms) -> list[str]:
+    return _routers(wave, terms) if wave["retired"] or any(move["admit"] for move in wave["moves"]) else []
+
+
+def _watching(wave: Wave, terms: Terms) -> list[str]:
+    return list(dict.fromkeys([*wave["watch"], *terms["routers"]]))
+
+
+#: Whose answers to what are judged, and how.
+JUDGED = {
+    LOCK: Judged(lambda _wave, terms: list(terms["hosts"]), lambda _wave, found, _terms: steps.locked(found)),
+    "drain": Judged(_routers, lambda wave, found, terms: steps.drained(wave, found, terms["settings"]["drain_policy"])),
+    "replace": Judged(_replacing, lambda wave, found, _terms: steps.replaced(wave, found)),
+    "admit": Judged(_admitting, lambda wave, found, _terms: steps.readmitted(wave, found)),
+    "watch": Judged(
+        _watching,
+        lambda wave, found, terms: steps.watched(
+            wave, found, terms["routers"], Thresholds.from_dict(terms["thresholds"])
+        ),
+    ),
+    "restore": Judged(_replacing, lambda wave, found, _terms: steps.restored(wave, found)),
+}
+
+#: Every step of a roll, in the order in which the role's `tasks/roll.yml`, `wave.yml` and `steps.yml` take them.
+STEPS = {
+    "refused": Step(stops=False),
+    "begin": Step(after=LOCK, hook="before"),
+    "hold": Step(),
+    "hooked": Step(stops=False),
+    "drain": Step(_drain),
+    "replace": Step(_replace, after="drain", hook="drain"),
+    "admit": Step(_admit, after="replace"),
+    "watch": Step(_watch, after="admit", hook="undrain"),
+    "done": Step(_done, after="watch"),
+    "withdraw": Step(_drain, takes_back=True),
+    "restore": Step(_restore, takes_back=True),
+    "return": Step(_return, after="restore", stops=False),
 }

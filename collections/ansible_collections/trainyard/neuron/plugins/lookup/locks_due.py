@@ -9,7 +9,7 @@ author: The trainyard authors
 version_added: 0.1.0
 short_description: Name the hosts whose lock is due to be renewed
 description:
-  - Internal to C(playbooks/tasks/roll_wave.yml). Reads what this run remembers of its locks
+  - Internal to the role C(rolling_redeploy). Reads what this run remembers of its locks
     (M(trainyard.neuron.roll_lock)); no host is asked.
 options:
   _terms:

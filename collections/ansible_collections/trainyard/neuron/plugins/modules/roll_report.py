@@ -10,7 +10,7 @@ version_added: "0.1.0"
 author:
   - trainyard contributors (@trainyard)
 description:
-  - Internal to C(playbooks/tasks/roll.yml). Reads what hosts and routers reported after the roll.
+  - Internal to the role C(rolling_redeploy). Reads what hosts and routers reported after the roll.
 options:
   roll:
     description: The roll's plan.

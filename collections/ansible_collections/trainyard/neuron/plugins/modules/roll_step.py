@@ -10,7 +10,7 @@ version_added: "0.1.0"
 author:
   - trainyard contributors (@trainyard)
 description:
-  - Internal to C(playbooks/tasks/roll_steps.yml). Reads what every host and router of a wave registered for the step
+  - Internal to the role C(rolling_redeploy). Reads what every host and router of a wave registered for the step
     before, and fails on all of them if one answer stops the wave, so that no host runs ahead.
   - Then runs the module of the step where this host has a part in it (M(trainyard.neuron.router_server),
     M(trainyard.neuron.replica_release) or M(trainyard.neuron.roll_watch)). Its answer is kept for the next decision,
@@ -49,7 +49,7 @@ EXAMPLES = r"""
 - name: Stop, switch, start and gate
   trainyard.neuron.roll_step:
     step: replace
-    wave: "{{ roll_wave }}"
+    wave: "{{ __rolling_redeploy_wave }}"
     terms: "{{ trainyard_roll.terms }}"
   register: roll_replaced
 """

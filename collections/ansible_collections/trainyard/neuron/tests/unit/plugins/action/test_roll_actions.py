@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,15 @@ from ansible_collections.trainyard.neuron.plugins.action.roll_plan import (
     wanted,
 )
 from ansible_collections.trainyard.neuron.plugins.action.roll_report import finished, light_weights, told
-from ansible_collections.trainyard.neuron.plugins.action.roll_step import PARTS, answers, decide, facts, mark
+from ansible_collections.trainyard.neuron.plugins.action.roll_step import (
+    JUDGED,
+    STEPS,
+    answers,
+    decide,
+    facts,
+    mark,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import HOOK_KINDS
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import (
     out_of_rotation,
     plan_roll,
@@ -105,6 +114,12 @@ def test_a_lock_outlasts_the_longest_wave_and_its_way_back() -> None:
     assert lease_s(Settings(drain_policy="wait")) > 2 * 86400
 
 
+def part(step: str) -> Callable[..., Any]:
+    found = STEPS[step].part
+    assert found is not None
+    return found
+
+
 def answered(number: int, **answer: Any) -> dict[str, Any]:
     return {"answer": {"wave": number, **answer}}
 
@@ -113,9 +128,9 @@ def test_only_those_who_had_a_part_are_asked_and_only_about_this_wave() -> None:
     fact, _ = roll()
     wave, terms = fact["waves"][0], fact["terms"]
     hostvars = {
-        "h1": {"roll_replaced": answered(1, replicas=[])},
-        "r1": {"roll_drained": answered(1, arrived=True)},
-        "r2": {"roll_drained": answered(7, arrived=True)},
+        "h1": {"__rolling_redeploy_replace": answered(1, replicas=[])},
+        "r1": {"__rolling_redeploy_drain": answered(1, arrived=True)},
+        "r2": {"__rolling_redeploy_drain": answered(7, arrived=True)},
     }
     assert answers("replace", wave, terms, hostvars) == {"h1": {"wave": 1, "replicas": []}}
     assert answers("drain", wave, terms, hostvars) == {"r1": {"wave": 1, "arrived": True}, "r2": None}
@@ -124,7 +139,7 @@ def test_only_those_who_had_a_part_are_asked_and_only_about_this_wave() -> None:
 
 def test_a_roll_begins_only_with_the_lock_of_every_host() -> None:
     terms = roll()[0]["terms"]
-    assert decide("begin", {}, terms, {"h1": {"roll_locked": {"changed": True}}, "h2": {}}).problems == [
+    assert decide("begin", {}, terms, {"h1": {"__rolling_redeploy_lock": {"changed": True}}, "h2": {}}).problems == [
         "h2 gave no answer"
     ]
 
@@ -132,16 +147,16 @@ def test_a_roll_begins_only_with_the_lock_of_every_host() -> None:
 def test_each_step_gives_work_to_those_who_have_a_part_and_to_nobody_else() -> None:
     fact, _ = roll()
     wave, terms = fact["waves"][0], fact["terms"]
-    assert PARTS["drain"]("r1", wave, terms, []) == (
+    assert part("drain")("r1", wave, terms, []) == (
         "router_server",
         {"state": "drain", "servers": ["h1:m-0"], "timeout_s": 900},
     )
-    assert PARTS["drain"]("h1", wave, terms, []) is None
-    module, arguments = PARTS["replace"]("h1", wave, terms, []) or ("", {})
+    assert part("drain")("h1", wave, terms, []) is None
+    module, arguments = part("replace")("h1", wave, terms, []) or ("", {})
     assert (module, arguments["drain_policy"]) == ("replica_release", "fail")
-    assert PARTS["replace"]("h2", wave, terms, []) is None
-    assert (PARTS["restore"]("h1", wave, terms, []) or ("", {}))[1]["state"] == "restored"
-    assert {host for host in ("h1", "h2", "r1") if PARTS["watch"](host, wave, terms, [])} == {"h1", "h2", "r1"}
+    assert part("replace")("h2", wave, terms, []) is None
+    assert (part("restore")("h1", wave, terms, []) or ("", {}))[1]["state"] == "restored"
+    assert {host for host in ("h1", "h2", "r1") if part("watch")(host, wave, terms, [])} == {"h1", "h2", "r1"}
 
 
 def test_the_canary_gets_its_share_until_it_has_proved_itself_and_the_others_are_left_alone() -> None:
@@ -149,14 +164,14 @@ def test_the_canary_gets_its_share_until_it_has_proved_itself_and_the_others_are
     canary, second, terms = fact["waves"][0], fact["waves"][1], fact["terms"]
 
     def weights(step: str, wave: dict[str, Any]) -> dict[str, int] | None:
-        part = PARTS[step]("r1", wave, terms, [move["id"] for move in wave["moves"]])
-        return part[1]["weights"] if part else None
+        found = part(step)("r1", wave, terms, [move["id"] for move in wave["moves"]])
+        return found[1]["weights"] if found else None
 
     # One tenth beside three others: w / (w + 300) = 0.1.
     assert weights("admit", canary) == {"h1:m-0": 33}
     assert weights("done", canary) == weights("return", canary) == {"h1:m-0": 100}
     assert (weights("admit", second), weights("return", second)) == ({}, {})
-    assert PARTS["done"]("r1", second, terms, []) is None
+    assert part("done")("r1", second, terms, []) is None
 
 
 def test_a_canary_that_still_gets_too_little_at_the_end_is_named_and_not_forgotten() -> None:
@@ -175,9 +190,9 @@ def test_a_canary_that_still_gets_too_little_at_the_end_is_named_and_not_forgott
 def test_only_what_is_gated_is_readmitted() -> None:
     fact, _ = roll()
     wave, terms = fact["waves"][0], fact["terms"]
-    assert PARTS["admit"]("r1", wave, terms, []) is None
-    assert PARTS["admit"]("r1", wave, terms, ["h2:m-0"]) is None
-    assert (PARTS["admit"]("r1", wave, terms, ["h1:m-0"]) or ("", {}))[1]["servers"] == ["h1:m-0"]
+    assert part("admit")("r1", wave, terms, []) is None
+    assert part("admit")("r1", wave, terms, ["h2:m-0"]) is None
+    assert (part("admit")("r1", wave, terms, ["h1:m-0"]) or ("", {}))[1]["servers"] == ["h1:m-0"]
 
 
 def test_a_wave_is_done_when_it_was_watched_or_when_nothing_is_to_be_watched() -> None:
@@ -191,7 +206,7 @@ def test_a_wave_is_done_when_it_was_watched_or_when_nothing_is_to_be_watched() -
 def test_hooks_that_did_not_come_to_their_end_stop_the_wave() -> None:
     fact, _ = roll(hooks={"drain": ["elb.yml"], "undrain": ["elb.yml"]})
     wave, terms = fact["waves"][1], fact["terms"]
-    hostvars: dict[str, Any] = {name: {"roll_drained": answered(2, arrived=True)} for name in ("r1", "r2")}
+    hostvars: dict[str, Any] = {name: {"__rolling_redeploy_drain": answered(2, arrived=True)} for name in ("r1", "r2")}
     hostvars["h1"] = {"ansible_facts": {"trainyard_hook_drain": mark(fact["waves"][0], terms)}}
     assert decide("replace", wave, terms, hostvars).problems == [
         "the hooks `drain` (elb.yml) failed; their message stands above"
@@ -278,13 +293,13 @@ def with_a_spare(active: str = "inactive", running: str = "") -> tuple[dict[str,
 def test_a_spare_is_out_of_rotation_until_it_is_gated_and_in_maintenance_when_it_is_stopped() -> None:
     fact, _ = with_a_spare()
     first, last = fact["waves"][0], fact["waves"][-1]
-    assert PARTS["drain"]("r1", first, fact["terms"], []) == (
+    assert part("drain")("r1", first, fact["terms"], []) == (
         "router_server",
         {"state": "drain", "servers": ["h1:m-spare"], "timeout_s": 900.0},
     )
-    admitted = PARTS["admit"]("r1", first, fact["terms"], ["h1:m-spare"])
+    admitted = part("admit")("r1", first, fact["terms"], ["h1:m-spare"])
     assert admitted and (admitted[1]["state"], admitted[1]["weights"]) == ("ready", {"h1:m-spare": 22})
-    assert PARTS["admit"]("r1", last, fact["terms"], []) == (
+    assert part("admit")("r1", last, fact["terms"], []) == (
         "router_server",
         {"state": "maint", "servers": ["h1:m-spare"], "timeout_s": 60.0},
     )
@@ -314,3 +329,9 @@ def test_a_rollback_takes_spares_that_have_a_release_to_go_back_to() -> None:
     assert [row["release"] for row in back["replicas"] + back["spares"]] == ["older", "before"]
     assert back["memory"]
     assert wanted(plan, {"h1": {"replicas": rows}}, "rollback")["hosts"]["h1"]["spares"] == []
+
+
+def test_the_table_names_steps_and_hooks_that_there_are() -> None:
+    assert {step.after for step in STEPS.values()} - {""} == set(JUDGED)
+    assert {step.hook for step in STEPS.values()} - {""} <= set(HOOK_KINDS)
+    assert set(JUDGED) - {"lock"} <= set(STEPS)
