@@ -64,7 +64,7 @@ fuzz: $(READY) ## Every parser and every schema of settings, 56,000 inputs; the 
 	python -m tests.fuzz --inputs $(or $(INPUTS),56000)
 
 .PHONY: molecule
-molecule: $(READY) ## The whole run over two stand-in hosts: converge, idempotence, behaviour, removal
+molecule: $(READY) ## The whole run over two stand-in hosts: converge, behaviour, a second run, secrets, removal, what --check foretold
 	molecule test --scenario-name site
 
 .PHONY: acceptance

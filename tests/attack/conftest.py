@@ -119,7 +119,7 @@ class Streams:
         while not self._over.is_set():
             lines: list[str] = []
             try:
-                with httpx.stream("POST", f"{self.fleet.url}/v1/completions", json=body, timeout=120) as answer:
+                with httpx.stream("POST", f"{self.fleet.url}/v1/completions", json=body, timeout=600) as answer:
                     for line in answer.iter_lines():
                         self.began += not lines
                         lines += [line] if line else []

@@ -39,7 +39,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def eventually(check: Any, seconds: float = 10.0) -> Any:
+def eventually(check: Any, seconds: float = 60.0) -> Any:
     """Poll until the check gives something true, and return that."""
     end = time.monotonic() + seconds
     while True:

@@ -89,7 +89,7 @@ def download(url: str, folder: Path, *words: str, token: str = "") -> subprocess
     if token:
         environment["HF_TOKEN"] = token
     command = [str(hf), "download", *words, "--local-dir", str(folder / "model")]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
 
 
 def same_files(one: Path, other: Path) -> bool:

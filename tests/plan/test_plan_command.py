@@ -43,7 +43,7 @@ def trainyard(*arguments: str, **environment: str) -> subprocess.CompletedProces
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         env={**BASE, **environment},
     )

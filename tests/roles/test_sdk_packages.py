@@ -93,7 +93,7 @@ def test_host_is_drained_for_a_change_when_told_to_and_no_request_fails(lab: Lab
         run = lab.play(PLAYBOOK, "--limit", "lab-1", "--extra-vars", drained)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=120)
+        process.wait(timeout=600)
     account = json.loads(summary.read_text())
     assert account["sent"] > 10
     assert (account["failed"], account["truncated"]) == (0, 0), account

@@ -229,7 +229,7 @@ class LabFleet:
             yield account
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(timeout=120)
+            process.wait(timeout=600)
             account.update(json.loads(out.read_text()))
             account["requests"] = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
 

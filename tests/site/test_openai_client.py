@@ -20,7 +20,7 @@ EXACTLY = {"ignore_eos": True}
 
 @pytest.fixture
 def client(router_url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{router_url}/v1", api_key="none-is-asked-for", timeout=120, max_retries=0) as made:
+    with openai.OpenAI(base_url=f"{router_url}/v1", api_key="none-is-asked-for", timeout=600, max_retries=0) as made:
         yield made
 
 
@@ -70,7 +70,7 @@ def test_completions_at_once_and_as_a_stream_are_the_same_text(client: openai.Op
 
 def test_many_at_once_are_all_answered(router_url: str, model: str) -> None:
     async def ask() -> list[int]:
-        async with openai.AsyncOpenAI(base_url=f"{router_url}/v1", api_key="none", timeout=120, max_retries=0) as many:
+        async with openai.AsyncOpenAI(base_url=f"{router_url}/v1", api_key="none", timeout=600, max_retries=0) as many:
             answers = await asyncio.gather(
                 *(
                     many.completions.create(model=model, prompt=f"{number}", max_tokens=4, extra_body=EXACTLY)

@@ -27,7 +27,7 @@ def play(tmp_path: Path, hosts: dict[str, Any], arguments: dict[str, Any], *afte
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         env={
             **os.environ,
