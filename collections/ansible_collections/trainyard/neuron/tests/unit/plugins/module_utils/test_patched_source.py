@@ -52,7 +52,10 @@ def test_lines_are_replaced_inserted_and_removed_by_their_number_in_the_source(t
         patch("remove", 2, was=["b\n"], file="package/part.txt"),
         patch("unended", 4, "FOUR", ["four\n"]),
     ]
-    wanted(tmp_path, upstream, patches).install(str(upstream), run)
+    try:
+        wanted(tmp_path, upstream, patches).install(str(upstream), run)
+    except SourceError as error:
+        pytest.fail(f"patches that fit were refused: {error}")
     assert (tmp_path / "here/src/main.txt").read_text() == "zero\none\nTWO AND THREE\nFOUR\n"
     assert (tmp_path / "here/src/package/part.txt").read_text() == "a\n"
     assert (tmp_path / "here/src/own.txt").read_text() == "ours\n"
@@ -69,6 +72,8 @@ def test_the_source_is_the_same_from_a_repository_an_archive_and_a_directory(tmp
     for argv in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run([*git, *argv], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    (upstream / "main.txt").write_text("a later state\n")
+    subprocess.run([*git, "commit", "-qam", "second"], check=True)
     (upstream / "main.txt").write_text("a later state of the work tree\n")
     for source in ("a.tar.gz", "a.zip", "upstream"):
         patched_source.obtain(str(tmp_path / source), commit, tmp_path / f"from-{source}", run)
