@@ -283,8 +283,17 @@ def test_a_receiver_believes_no_host_but_the_one_that_it_was_introduced_to(pair:
     assert (pair.folder / "known_hosts").read_text() == f"sender {KEY}\n"
 
 
-def test_what_is_longer_than_its_file_begins_anew(pair: Pair) -> None:
+def test_what_is_longer_than_its_file_begins_anew(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of another revision, say: nothing of it can be gone on from."""
+    asked: list[int] = []
+    really = peer.Peer._stream
+
+    def stream(self: peer.Peer, index: int, offset: int, target: Path) -> str:
+        asked.append(index)
+        assert len(asked) < 20, "it asks on and on"
+        return really(self, index, offset, target)
+
+    monkeypatch.setattr(peer.Peer, "_stream", stream)
     pair.make()
     staging = manifest.staging_of(pair.final)
     staging.mkdir(parents=True)
