@@ -20,9 +20,9 @@ FILES = [
 ]
 #: First words of names; one that is not here is read by a person before it is added.
 WORDS = """
-Ask Bring Change Configure Drain End Fail Give Go Hold Install Introduce Join Lay Let List Load Look Make Measure
-Plan Print Pull Put Read Readmit Reboot Record Refuse Remove Report Roll Route Run Send Serve Start Stop Switch Take
-Wait Watch Write
+Add Ask Bring Build Change Check Compare Configure Drain End Export Fail Find Give Go Hold Install Introduce Join
+Launch Lay Leave Let List Load Look Make Measure Mend Pin Plan Print Pull Put Read Readmit Reboot Record Refuse
+Remove Report Return Roll Route Run Send Serve Start Stop Switch Take Wait Watch Write
 """
 VERBS = frozenset(WORDS.split())
 

@@ -2,7 +2,7 @@
 """System packages of the Neuron SDK: what is installed, at which version, held or not, and bound to which repository.
 
 The wanted state is the same for apt and dnf; a `Manager` says how its package manager is asked and told. Nothing here
-changes a host: the module reads by it, and its action plugin runs Ansible's own package modules with what it returns.
+changes a host: `sdk_release` reads by it, and `sdk_packages` runs Ansible's own modules with what it returns.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlsplit
 
 Run = Callable[[List[str]], Tuple[int, str, str]]
+
+#: One of Ansible's modules, and its arguments.
+Step = Tuple[str, Dict[str, Any]]
 
 #: Names that Neuron's repository is the only source of, as globs.
 BOUND_NAMES = ("aws-neuron*",)
@@ -136,34 +139,42 @@ class Apt:
             f"Package: {names}\nPin: release *\nPin-Priority: -1\n"
         )
 
-    def steps(self, changes: Changes, source: Source) -> List[Tuple[str, Dict[str, Any]]]:
-        """Return Ansible's modules and their arguments, in order, that carry changes out."""
-        steps: List[Tuple[str, Dict[str, Any]]] = []
-        if changes.install:
-            # What the repository's module imports. It can install that itself only from ansible-core 2.21 on.
-            tools = {"name": ["python3-debian"], "state": "present", "update_cache": True}
-            repository = {
-                "name": ENTRY,
-                "types": ["deb"],
-                "uris": [source.address],
-                "suites": [source.suite],
-                "components": ["main"],
-                "signed_by": source.key or None,
-            }
-            # Ansible's module takes the candidate alone. The first preference that fits decides over that, here the
-            # repository's, so it is always the newest; the command finds any version that is named.
-            packages = [*APT_GET, *(f"{name}={version}*" for name, version in changes.install.items())]
-            steps = [
-                ("ansible.builtin.apt", {**tools, "install_recommends": False}),
-                ("ansible.builtin.deb822_repository", repository),
-                ("ansible.builtin.apt", {"update_cache": True}),
-                ("ansible.builtin.command", {"argv": packages}),
-            ]
-        for selection, names in (("hold", changes.hold), ("install", changes.free)):
-            steps += [("ansible.builtin.dpkg_selections", {"name": name, "selection": selection}) for name in names]
-        if changes.forget:
-            steps.append(("ansible.builtin.deb822_repository", {"name": ENTRY, "state": "absent"}))
-        return steps
+    def repository_steps(self, source: Source) -> List[Step]:
+        """Return what makes the repository known."""
+        # What the repository's module imports. It can install that itself only from ansible-core 2.21 on.
+        tools = {"name": ["python3-debian"], "state": "present", "update_cache": True}
+        repository = {
+            "name": ENTRY,
+            "types": ["deb"],
+            "uris": [source.address],
+            "suites": [source.suite],
+            "components": ["main"],
+            "signed_by": source.key or None,
+        }
+        return [
+            ("ansible.builtin.apt", {**tools, "install_recommends": False}),
+            ("ansible.builtin.deb822_repository", repository),
+            ("ansible.builtin.apt", {"update_cache": True}),
+        ]
+
+    def install_steps(self, versions: Mapping[str, str]) -> List[Step]:
+        """Return what brings packages to their versions, up or down."""
+        # Ansible's module takes the candidate alone. The first preference that fits decides over that, here the
+        # repository's, so it is always the newest; the command finds any version that is named.
+        packages = [*APT_GET, *(f"{name}={version}*" for name, version in versions.items())]
+        return [("ansible.builtin.command", {"argv": packages})]
+
+    def hold_steps(self, hold: Sequence[str], free: Sequence[str] = ()) -> List[Step]:
+        """Return what keeps the system's upgrades from packages, and lets them reach others again."""
+        return [
+            ("ansible.builtin.dpkg_selections", {"name": name, "selection": selection})
+            for selection, names in (("hold", hold), ("install", free))
+            for name in names
+        ]
+
+    def forget_steps(self) -> List[Step]:
+        """Return what forgets the repository."""
+        return [("ansible.builtin.deb822_repository", {"name": ENTRY, "state": "absent"})]
 
 
 class Dnf:
@@ -200,37 +211,41 @@ class Dnf:
         del source
         return ""
 
-    def steps(self, changes: Changes, source: Source) -> List[Tuple[str, Dict[str, Any]]]:
-        """Return Ansible's modules and their arguments, in order, that carry changes out."""
-        steps: List[Tuple[str, Dict[str, Any]]] = []
-        if changes.install:
-            repository = {
-                "name": ENTRY,
-                "description": "AWS Neuron",
-                "baseurl": [source.address],
-                "gpgcheck": True,
-                "gpgkey": [source.key],
-                # A package of a repository with a better priority hides all others of its name.
-                "priority": "1",
-            }
-            plugin = {"name": ["python3-dnf-plugin-versionlock"], "state": "present"}
-            packages = {
-                "name": [f"{name}-{version}*" for name, version in changes.install.items()],
-                "state": "present",
-                "allow_downgrade": True,
-                "disable_plugin": ["versionlock"],
-            }
-            steps = [
-                ("ansible.builtin.yum_repository", repository),
-                ("ansible.builtin.dnf", plugin),
-                ("ansible.builtin.dnf", packages),
-            ]
-        for state, names in (("present", changes.hold), ("absent", changes.free)):
-            if names:
-                steps.append(("community.general.dnf_versionlock", {"name": list(names), "state": state}))
-        if changes.forget:
-            steps.append(("ansible.builtin.yum_repository", {"name": ENTRY, "state": "absent"}))
-        return steps
+    def repository_steps(self, source: Source) -> List[Step]:
+        """Return what makes the repository known."""
+        repository = {
+            "name": ENTRY,
+            "description": "AWS Neuron",
+            "baseurl": [source.address],
+            "gpgcheck": True,
+            "gpgkey": [source.key],
+            # A package of a repository with a better priority hides all others of its name.
+            "priority": "1",
+        }
+        plugin = {"name": ["python3-dnf-plugin-versionlock"], "state": "present"}
+        return [("ansible.builtin.yum_repository", repository), ("ansible.builtin.dnf", plugin)]
+
+    def install_steps(self, versions: Mapping[str, str]) -> List[Step]:
+        """Return what brings packages to their versions, up or down."""
+        packages = {
+            "name": [f"{name}-{version}*" for name, version in versions.items()],
+            "state": "present",
+            "allow_downgrade": True,
+            "disable_plugin": ["versionlock"],
+        }
+        return [("ansible.builtin.dnf", packages)]
+
+    def hold_steps(self, hold: Sequence[str], free: Sequence[str] = ()) -> List[Step]:
+        """Return what keeps the system's upgrades from packages, and lets them reach others again."""
+        return [
+            ("community.general.dnf_versionlock", {"name": list(names), "state": state})
+            for state, names in (("present", hold), ("absent", free))
+            if names
+        ]
+
+    def forget_steps(self) -> List[Step]:
+        """Return what forgets the repository."""
+        return [("ansible.builtin.yum_repository", {"name": ENTRY, "state": "absent"})]
 
 
 #: By name, in the order in which a host is looked at.

@@ -30,6 +30,9 @@ DISTRIBUTIONS = {
 
 DRIVER, RUNTIME = "aws-neuronx-dkms", "aws-neuronx-runtime-lib"
 
+#: What worked is noted here, so that it is run once for each state of an environment.
+NOTES = Path("/var/lib/trainyard/sdk")
+
 #: How long a command of the SDK may take to say what it is, seconds. Importing torch from a cold disk takes most of it.
 VERIFY_TIMEOUT_S = 600
 

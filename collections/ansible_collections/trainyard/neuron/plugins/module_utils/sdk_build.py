@@ -98,9 +98,9 @@ def _commit(source: Dict[str, Any], sources: Sources, run: Run) -> str:
     )
 
 
-def forget_record(job: Dict[str, Any], root: sdk.Root) -> None:
-    """Drop the record of a build that its environment no longer has: a new image came, or somebody removed it."""
-    (root.at(job["path"]) / manifest.NAME).unlink(missing_ok=True)
+def lost_records(jobs: List[Dict[str, Any]], root: sdk.Root) -> List[Path]:
+    """Return records of builds that their environments no longer have: a new image came, or somebody removed them."""
+    return [path for path in (root.at(job["path"]) / manifest.NAME for job in jobs) if path.exists()]
 
 
 def guard_changes(venv: str, neuron_index: str, root: sdk.Root) -> Dict[str, str]:

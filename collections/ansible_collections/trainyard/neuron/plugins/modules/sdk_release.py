@@ -6,19 +6,17 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: sdk_release
-short_description: The releases of the Neuron SDK that a host serves with
+short_description: Judge a host by the releases of the Neuron SDK that it serves with
 version_added: "0.1.0"
 author:
   - trainyard contributors (@trainyard)
 description:
   - Compares the system packages with the rows of the SDK table, finds the Python environment of each row, compares its
     packages, and runs the commands that are needed later once, to see that they work and what version they are.
-  - Driver and runtime of different releases do not work together, so packages of other versions are an error, or are
-    brought to the right version, held, and bound to Neuron's repository where O(package_source) is given (by the action
-    plugin of the same name, with the host's package manager).
-  - Packages are not touched while replicas run on them or processes hold the driver, unless O(in_use=drain).
-  - vLLM is built into an environment that has none by a systemd unit, which outlives the controller (see
-    M(trainyard.neuron.jobs)).
+  - Changes nothing. What differs is returned, for the tasks of a role to mend; what no task may mend is an error.
+  - Driver and runtime of different releases do not work together, so packages of other versions are an error where
+    O(package_source) does not say what to install them from.
+  - Packages are not to change while replicas run on them or processes hold the driver, unless O(in_use=drain).
 options:
   releases:
     description: Rows of the SDK table, as a host's plan lists them.
@@ -44,20 +42,11 @@ options:
     default: ""
   in_use:
     description:
-      - What happens when packages must change while replicas of this host use them.
-      - V(refuse) changes nothing and says who uses them. V(drain) takes the replicas of this host out of service first,
-        and leaves them stopped.
+      - What is said when packages must change while replicas of this host use them.
+      - V(refuse) fails and says who uses them. V(drain) returns the replicas that have to leave first.
     type: str
     choices: [refuse, drain]
     default: refuse
-  drain_deadline_s:
-    description: How long requests may take to end before O(in_use=drain) gives up, seconds.
-    type: float
-    default: 900
-  stop_timeout_s:
-    description: How long a replica may take to stop, seconds.
-    type: float
-    default: 300
   pip_index:
     description:
       - Address of Neuron's package index, for releases whose vLLM is built into the environment of the machine image.
@@ -82,23 +71,23 @@ options:
     default: false
   state:
     description:
-      - V(absent) lets the system's upgrades reach the packages again and takes the repository and what binds names to
-        it away. Nothing is uninstalled.
+      - V(absent) returns what lets the system's upgrades reach the packages again, and what binds names to the
+        repository.
     type: str
     choices: [present, absent]
     default: present
 extends_documentation_fragment: [trainyard.neuron.fence]
 attributes:
   check_mode:
-    description: Reports what differs and installs nothing. The SDK's commands are not run.
+    description: Says the same. The SDK's commands are not run.
     support: full
   diff_mode:
-    description: Versions of system packages before and after.
-    support: full
+    description: Nothing changes.
+    support: none
 """
 
 EXAMPLES = r"""
-- name: The SDK releases are here and work
+- name: Compare the host with the releases of its plan
   trainyard.neuron.sdk_release:
     releases:
       - release: 2.27.0
@@ -107,9 +96,14 @@ EXAMPLES = r"""
         venv: /opt/aws_neuronx_venv_pytorch_inference_vllm
         packages: {aws-neuronx-dkms: 2.25.4.0}
         versions: {vllm: 0.11.0}
+  register: found
 """
 
 RETURN = r"""
+differs:
+  description: Whether anything of what follows is to be done.
+  returned: success
+  type: bool
 venvs:
   description: The environment of each release, by release and generation.
   returned: success
@@ -119,28 +113,61 @@ packages:
   description: Installed Neuron packages.
   returned: success
   type: dict
-carry_out:
-  description: What the package manager is to do; the action plugin reacts to it.
-  returned: when packages differ and O(package_source) is given
+manager:
+  description: The host's package manager, C(apt) or C(dnf).
+  returned: success
+  type: str
+repository:
+  description: The RV(ignore:address), RV(ignore:key) and RV(ignore:suite) that packages are installed from.
+  returned: success
   type: dict
+install:
+  description: Packages to bring to a version, by name.
+  returned: success
+  type: dict
+hold:
+  description: Packages that the system's upgrades are to leave alone, and do not.
+  returned: success
+  type: list
+  elements: str
+free:
+  description: Packages that the system's upgrades are to reach again.
+  returned: success
+  type: list
+  elements: str
+forget:
+  description: Whether the entry of Neuron's repository is to go.
+  returned: success
+  type: bool
+files:
+  description: Files to write, or to remove where O(ignore:content) is null, for M(trainyard.neuron.file_tree).
+  returned: success
+  type: list
+  elements: dict
+pause:
+  description: >-
+    The RV(ignore:replicas) that use what is to change, and whether the RV(ignore:monitor) of the devices holds it, for
+    M(trainyard.neuron.serving_pause); empty where nobody has to stop.
+  returned: success
+  type: dict
+resume:
+  description: Whether the host is out of service for a change that has been made.
+  returned: success
+  type: bool
 builds:
-  description: Jobs that build vLLM; the action plugin follows them.
-  returned: when an environment lacks its vLLM
+  description: Jobs that build vLLM, for M(trainyard.neuron.jobs).
+  returned: success
   type: list
   elements: dict
 tools:
   description: System packages that the builds need and that are missing.
-  returned: when an environment lacks its vLLM
-  type: dict
+  returned: success
+  type: list
+  elements: str
 reboot:
   description: Whether a reboot brings the installed driver into the kernel and cuts nobody off.
   returned: when another driver is loaded than the one that is installed
   type: bool
-stopped:
-  description: Replicas that were taken out of service for a change of packages. They are started by the next roll.
-  returned: when there are any
-  type: list
-  elements: str
 """
 
 import shutil
@@ -148,9 +175,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages, sdk, sdk_build, units, vacate
+from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages, sdk, sdk_build, vacate
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
-from ansible_collections.trainyard.neuron.plugins.module_utils.roll.host import Host
 
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "releases": {"type": "list", "elements": "dict", "required": True},
@@ -158,8 +184,6 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "package_key": {"type": "str", "default": "", "no_log": False},
     "package_suite": {"type": "str", "default": ""},
     "in_use": {"type": "str", "choices": ["refuse", "drain"], "default": "refuse"},
-    "drain_deadline_s": {"type": "float", "default": 900},
-    "stop_timeout_s": {"type": "float", "default": 300},
     "pip_index": {"type": "str", "default": ""},
     "general_index": {"type": "str", "default": ""},
     "source_base": {"type": "str", "default": "https://github.com"},
@@ -169,12 +193,6 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "fence": fence.FENCE_OPTION,
 }
 
-NOTES = Path("/var/lib/trainyard/sdk")
-
-#: Holds the driver as replicas do and serves no request: it is stopped for a change of the driver, and started after.
-MONITOR = "trainyard-monitor.service"
-MONITOR_STOPPED = Path("/run/trainyard/monitor-stopped")
-
 
 class Release:
     """One look at a host, and what follows from it."""
@@ -183,8 +201,7 @@ class Release:
         self.module = module
         self.params: Dict[str, Any] = module.params
         self.root = root
-        self.before: List[str] = []
-        self.after: List[str] = []
+        self.files: List[Dict[str, Any]] = []
         self.manager = host_packages.manager_of(shutil.which)
         given = host_packages.Source(*(self.params[f"package_{key}"] for key in ("source", "key", "suite")))
         self.source = given.of_host(self.manager.public, _text(root.at("/etc/os-release")))
@@ -199,11 +216,25 @@ class Release:
             return 127, "", str(error)
         return int(status), str(output), str(errors)
 
-    def end(self, changed: bool, **more: Any) -> None:
-        """Report."""
-        diff = {"before": "".join(self.before), "after": "".join(self.after)}
+    def end(self, changes: host_packages.Changes, **more: Any) -> None:
+        """Report what was found; `more` is what packages do not say."""
+        found: Dict[str, Any] = {
+            "install": changes.install,
+            "hold": changes.hold,
+            "free": changes.free,
+            "forget": changes.forget,
+            "files": self.files,
+            "leave": [],
+            "pause": False,
+            "resume": False,
+            "builds": [],
+            "tools": [],
+            **more,
+        }
+        differs = any(value for name, value in found.items() if name != "venvs")
         packages = {name: package.version for name, package in self.installed.items()}
-        self.module.exit_json(changed=changed, packages=packages, diff=diff, **{"venvs": {}, **more})
+        found = {"venvs": {}, "repository": vars(self.source), **found}
+        self.module.exit_json(changed=False, differs=differs, packages=packages, manager=self.manager.name, **found)
 
     def settle(self, problems: List[str]) -> None:
         """Fail with all problems at once, or warn where drift is allowed."""
@@ -241,13 +272,13 @@ class Release:
         replicas = sdk.running_replicas(self.run)
         if replicas or sdk.DRIVER not in touched:
             return replicas, []
-        return replicas, sdk.driver_holders(self.root, apart_from=MONITOR)
+        return replicas, sdk.driver_holders(self.root, apart_from=vacate.MONITOR)
 
-    def make_way(self, changes: host_packages.Changes) -> List[str]:
-        """Have nobody use the packages that change; return the replicas that were stopped for it.
+    def leaving(self, changes: host_packages.Changes) -> List[str]:
+        """Return the replicas that are to be stopped before packages change.
 
         Raises:
-            sdk.SdkError: somebody does, and was not to be stopped.
+            sdk.SdkError: somebody uses the packages, and was not to be stopped.
         """
         replicas, others = self.users(changes)
         what = ", ".join(
@@ -262,61 +293,30 @@ class Release:
                 f"{what}: {', '.join(replicas)} run on these packages. Have the replicas of one host at a time "
                 "taken out of service for it: `trainyard upgrade` does"
             )
-        if replicas and not self.module.check_mode:
-            why = "the SDK of this host is being changed"
-            vacate.vacate(Host(), replicas, why, self.params["drain_deadline_s"], self.params["stop_timeout_s"])
-        if sdk.DRIVER in changes.install and not self.module.check_mode:
-            self.stop_monitor()
-        self.after += [f"stop {unit}\n" for unit in replicas]
         return replicas
-
-    def stop_monitor(self) -> None:
-        """Stop the monitor of the devices, where it runs, and note that it is to be started again."""
-        if self.run(["systemctl", "is-active", "--quiet", MONITOR])[0] == 0:
-            self.run(["systemctl", "stop", MONITOR])
-            MONITOR_STOPPED.parent.mkdir(parents=True, exist_ok=True)
-            MONITOR_STOPPED.touch()
 
     def ask_for_reboot(self, problems: List[str]) -> None:
         """Fail over a driver that the kernel did not let go of, and say whether a reboot cuts nobody off.
 
-        Raises:
-            vacate.VacateError: replicas were to leave first, and still have requests.
+        Replicas that are to leave before are returned instead; the next look finds none.
         """
         replicas = sdk.running_replicas(self.run)
         if replicas and self.params["in_use"] == "drain" and not self.module.check_mode:
-            why = "this host is about to be rebooted for its driver"
-            vacate.vacate(Host(), replicas, why, self.params["drain_deadline_s"], self.params["stop_timeout_s"])
-            replicas = []
+            self.end(host_packages.Changes(), pause={"replicas": replicas, "monitor": True})
         self.module.fail_json(msg="; ".join(problems), reboot=not replicas)
 
-    def back_in_service(self) -> bool:
-        """Undo what was done to make way, once the packages are as wanted; return whether there was anything."""
-        stopped = MONITOR_STOPPED.exists()
-        if stopped:
-            self.run(["systemctl", "start", MONITOR])
-            MONITOR_STOPPED.unlink()
-        return vacate.return_to_service() or stopped
-
-    def bind(self, wanted: str) -> bool:
-        """Bring the file that binds Neuron's names to Neuron's repository to its content; return whether it changed."""
+    def bind(self, wanted: str) -> None:
+        """Note that the file that binds Neuron's names to Neuron's repository is not as wanted."""
         path = self.manager.preferences_path and self.root.at(self.manager.preferences_path)
-        if not path:
-            return False
-        found = path.read_text(encoding="utf-8") if path.exists() else ""
-        if found == wanted:
-            return False
-        self.before.append(found)
-        self.after.append(wanted)
-        if not self.module.check_mode:
-            if wanted:
-                path.write_text(wanted, encoding="utf-8")
-            else:
-                path.unlink()
-        return True
+        if path and wanted != (path.read_text(encoding="utf-8") if path.exists() else ""):
+            self.note(str(path), wanted)
+
+    def note(self, path: str, text: str = "") -> None:
+        """Note a file to be written, or without a text, whatever is there to be removed."""
+        self.files.append({"path": path, "content": text} if text else {"path": path, "state": "absent"})
 
     def present(self) -> None:
-        """Bring packages and environments to the releases."""
+        """Compare packages and environments with the releases."""
         changes = self.package_changes()
         versions = self.versions_to_be(changes)
         loaded = None if sdk.DRIVER in changes.install else sdk.loaded_driver(self.root)
@@ -324,21 +324,12 @@ class Release:
         if sdk.stale_driver(versions, loaded) and not self.params["allow_drift"]:
             self.ask_for_reboot(problems)
         self.settle(problems)
-        stopped = self.make_way(changes)
-        self.before += [f"{name} {self._is(name)}\n" for name in changes.install]
-        self.after += [f"{name} {version}\n" for name, version in changes.install.items()]
-        self.after += [f"hold {name}\n" for name in changes.hold]
-        bound = bool(self.source.address) and self.bind(self.manager.preferences(self.source))
-        if changes and not self.module.check_mode:
-            self.end(True, carry_out=as_dict(changes, self.manager.name, self.source), stopped=stopped)
-        if not changes and not self.module.check_mode:
-            bound = self.back_in_service() or bound
-        self.environments(bool(changes) or bound)
+        leave = self.leaving(changes)
+        if self.source.address:
+            self.bind(self.manager.preferences(self.source))
+        self.environments(changes, leave)
 
-    def _is(self, name: str) -> str:
-        return self.installed[name].version if name in self.installed else "absent"
-
-    def environments(self, changed: bool) -> None:
+    def environments(self, changes: host_packages.Changes, leave: List[str]) -> None:
         """Look at the environment of each release, and at what must be built."""
         venvs, problems, builds = {}, [], []
         for row in self.params["releases"]:
@@ -350,41 +341,39 @@ class Release:
                 builds.append(sdk_build.job_of(row, venv, self.sources(), self.run))
                 continue
             problems += sdk.version_problems(row, sdk.table_versions(self.root.at(venv)))
-            if not self.module.check_mode:
-                sdk.verify(row, venv, self.run, self.root, NOTES)
-            changed = self.guard(row, venv) or changed
+            self.guard(row, venv)
         self.settle(problems)
-        self.after += [
-            f"build {job['inputs']['repo']}@{job['inputs']['commit']} into {job['inputs']['venv']}\n" for job in builds
-        ]
-        changed = self.tidy() or changed
-        if builds and not self.module.check_mode:
-            for job in builds:
-                sdk_build.forget_record(job, self.root)
+        if not changes and not builds and not self.module.check_mode:
+            self.verify(venvs)
+        for path in sdk_build.unused(self.params["releases"], self.root) + sdk_build.lost_records(builds, self.root):
+            self.note(str(path))
+        driver = sdk.DRIVER in changes.install
+        self.end(
+            changes,
+            venvs=venvs,
+            pause={"replicas": leave, "monitor": driver} if leave or driver else {},
+            resume=not changes and vacate.is_paused(),
+            builds=builds,
             # Sources are fetched with it, and a host that builds nothing needs it not.
-            tools = [] if shutil.which("git") else ["git"]
-            self.end(True, venvs=venvs, builds=builds, tools={"manager": self.manager.name, "names": tools})
-        self.end(changed or bool(builds), venvs=venvs)
+            tools=["git"] if builds and not shutil.which("git") else [],
+        )
 
-    def guard(self, row: Dict[str, Any], venv: str) -> bool:
-        """Keep pip inside an environment that was built here from the general index; return whether it was not."""
-        if not self.params["pip_index"] or not (row.get("source") or {}).get("needed"):
-            return False
-        files = sdk_build.guard_changes(venv, self.params["pip_index"], self.root)
-        self.after += [f"{path}\n" for path in files]
-        if not self.module.check_mode:
-            for path, text in files.items():
-                Path(path).write_text(text, encoding="utf-8")
-        return bool(files)
+    def verify(self, venvs: Dict[str, str]) -> None:
+        """Run the commands of each release that is served from an environment.
 
-    def tidy(self) -> bool:
-        """Remove records and checkouts of builds that no release uses; return whether there were any."""
-        gone = sdk_build.unused(self.params["releases"], self.root)
-        self.before += [f"{path}\n" for path in gone]
-        if not self.module.check_mode:
-            for path in gone:
-                shutil.rmtree(path)
-        return bool(gone)
+        Raises:
+            sdk.SdkError: one does not work, or is of another version.
+        """
+        for row in self.params["releases"]:
+            if row["runtime"] == "venv":
+                venv = venvs[f"{row['release']} {row['generation']}"]
+                sdk.verify(row, venv, self.run, self.root, sdk.NOTES)
+
+    def guard(self, row: Dict[str, Any], venv: str) -> None:
+        """Note what keeps pip inside an environment that was built here from the general index, and is not there."""
+        if self.params["pip_index"] and (row.get("source") or {}).get("needed"):
+            for path, text in sdk_build.guard_changes(venv, self.params["pip_index"], self.root).items():
+                self.note(path, text)
 
     def sources(self) -> sdk_build.Sources:
         """Return where a build takes source and packages from."""
@@ -396,20 +385,10 @@ class Release:
         )
 
     def absent(self) -> None:
-        """Let the system's upgrades reach the packages again."""
+        """Find what keeps the system's upgrades from the packages."""
         forget = self.root.at(self.manager.repository_path).exists()
-        changes = host_packages.freed(self.installed, forget=forget)
-        self.before += [f"hold {name}\n" for name in changes.free]
-        self.before += [f"{self.manager.repository_path}\n"] if forget else []
-        changed = self.bind("") or bool(changes)
-        if changes and not self.module.check_mode:
-            self.end(True, carry_out=as_dict(changes, self.manager.name, self.source))
-        self.end(changed)
-
-
-def as_dict(changes: host_packages.Changes, manager: str, source: host_packages.Source) -> Dict[str, Any]:
-    """Return the form of changes that the action plugin reads."""
-    return dict(vars(changes), manager=manager, source=vars(source))
+        self.bind("")
+        self.end(host_packages.freed(self.installed, forget=forget))
 
 
 def _text(path: Path) -> str:
@@ -426,7 +405,7 @@ def main() -> None:
     try:
         release = Release(module, sdk.Root())
         {"present": release.present, "absent": release.absent}[module.params["state"]]()
-    except (OSError, KeyError, sdk.SdkError, vacate.VacateError, units.UnitError) as error:
+    except (OSError, KeyError, sdk.SdkError) as error:
         module.fail_json(msg=f"{error}. Nothing was installed or removed")
 
 

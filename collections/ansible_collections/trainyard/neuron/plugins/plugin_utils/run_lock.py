@@ -40,6 +40,7 @@ FENCED = frozenset(
         "replica_release",
         "router_server",
         "sdk_release",
+        "serving_pause",
         "units",
     )
 )

@@ -66,27 +66,34 @@ def test_right_version_that_is_not_held_is_held_and_nothing_else() -> None:
     assert not host_packages.changes({"b": found["b"]}, {"b": "2.0"})
 
 
-def steps(manager: Any, **changes: Any) -> dict[str, dict[str, Any]]:
-    return {name.rpartition(".")[2]: values for name, values in manager.steps(host_packages.Changes(**changes), SOURCE)}
+def by_name(steps: list[host_packages.Step]) -> dict[str, dict[str, Any]]:
+    return {name.rpartition(".")[2]: values for name, values in steps}
 
 
 def test_apt_is_told_exact_versions() -> None:
-    done = steps(APT, install={"aws-neuronx-tools": "2.23.9.0"}, hold=("aws-neuronx-tools",))
-    assert done["deb822_repository"]["uris"] == ["https://packages.example/neuron"]
-    assert done["command"]["argv"][2:4] == ["apt-get", "install"]
-    assert done["command"]["argv"][-1] == "aws-neuronx-tools=2.23.9.0*"
-    assert done["dpkg_selections"] == {"name": "aws-neuronx-tools", "selection": "hold"}
-    assert steps(APT, hold=("a",)) == {"dpkg_selections": {"name": "a", "selection": "hold"}}
-    assert steps(APT, forget=True)["deb822_repository"]["state"] == "absent"
+    assert by_name(APT.repository_steps(SOURCE))["deb822_repository"]["uris"] == ["https://packages.example/neuron"]
+    argv = by_name(APT.install_steps({"aws-neuronx-tools": "2.23.9.0"}))["command"]["argv"]
+    assert argv[2:4] == ["apt-get", "install"]
+    assert argv[-1] == "aws-neuronx-tools=2.23.9.0*"
+    assert APT.hold_steps(["a"], ["b"]) == [
+        ("ansible.builtin.dpkg_selections", {"name": "a", "selection": "hold"}),
+        ("ansible.builtin.dpkg_selections", {"name": "b", "selection": "install"}),
+    ]
+    assert by_name(APT.forget_steps())["deb822_repository"]["state"] == "absent"
 
 
 def test_dnf_is_told_exact_versions_and_that_neurons_repository_hides_others() -> None:
-    done = steps(DNF, install={"aws-neuronx-tools": "2.23.9.0"}, hold=("aws-neuronx-tools",))
-    assert (done["yum_repository"]["priority"], done["yum_repository"]["gpgcheck"]) == ("1", True)
-    assert done["dnf"]["name"] == ["aws-neuronx-tools-2.23.9.0*"]
-    assert done["dnf_versionlock"] == {"name": ["aws-neuronx-tools"], "state": "present"}
-    assert steps(DNF, free=("a",)) == {"dnf_versionlock": {"name": ["a"], "state": "absent"}}
-    assert steps(DNF, forget=True)["yum_repository"]["state"] == "absent"
+    repository = by_name(DNF.repository_steps(SOURCE))["yum_repository"]
+    assert (repository["priority"], repository["gpgcheck"]) == ("1", True)
+    assert by_name(DNF.install_steps({"aws-neuronx-tools": "2.23.9.0"}))["dnf"]["name"] == [
+        "aws-neuronx-tools-2.23.9.0*"
+    ]
+    assert DNF.hold_steps(["a"], ["b"]) == [
+        ("community.general.dnf_versionlock", {"name": ["a"], "state": "present"}),
+        ("community.general.dnf_versionlock", {"name": ["b"], "state": "absent"}),
+    ]
+    assert DNF.hold_steps([], []) == []
+    assert by_name(DNF.forget_steps())["yum_repository"]["state"] == "absent"
 
 
 def test_preferences_name_the_host_of_the_repository() -> None:

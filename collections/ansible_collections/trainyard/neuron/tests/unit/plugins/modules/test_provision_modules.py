@@ -11,9 +11,15 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages, job_units
+from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages, job_units, vacate
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest
-from ansible_collections.trainyard.neuron.plugins.modules import artifacts, instance_store, jobs, sdk_release
+from ansible_collections.trainyard.neuron.plugins.modules import (
+    artifacts,
+    instance_store,
+    jobs,
+    sdk_release,
+    serving_pause,
+)
 
 DIGEST = "ab" * 32
 
@@ -203,19 +209,37 @@ def test_driver_of_another_release_is_an_error_or_a_warning(
         in call(sdk_release, releases=[ROW])["msg"]
     )
     allowed = call(sdk_release, releases=[ROW], allow_drift=True)
-    assert allowed["changed"] is False
+    assert allowed["differs"] is False
     assert any("2.30.2.0 is installed" in text for text in warned)
 
 
-def test_with_a_source_the_difference_is_to_be_installed_and_held(call: Call, installed: dict[str, str]) -> None:
-    foretold = call(sdk_release, check=True, releases=[ROW], **SOURCE)
-    assert foretold["changed"] is True
-    assert foretold["diff"]["before"] == "aws-neuronx-dkms absent\n"
-    assert foretold["diff"]["after"] == "aws-neuronx-dkms 2.21.37.0\nhold aws-neuronx-dkms\n"
-    asked = call(sdk_release, releases=[ROW], **SOURCE)["carry_out"]
-    assert (asked["install"], asked["hold"]) == ({"aws-neuronx-dkms": "2.21.37.0"}, ["aws-neuronx-dkms"])
+@pytest.mark.parametrize("check", [True, False])
+def test_with_a_source_the_difference_is_to_be_installed_and_held(
+    call: Call, installed: dict[str, str], check: bool
+) -> None:
+    found = call(sdk_release, check=check, releases=[ROW], **SOURCE)
+    assert (found["changed"], found["differs"], found["manager"]) == (False, True, "apt")
+    assert (found["install"], found["hold"]) == ({"aws-neuronx-dkms": "2.21.37.0"}, ["aws-neuronx-dkms"])
+    assert found["pause"] == {"replicas": [], "monitor": True}, "the monitor holds the driver"
+    assert found["repository"]["address"] == SOURCE["package_source"]
     installed["aws-neuronx-dkms"] = "2.21.37.0-abc"
-    assert call(sdk_release, releases=[ROW], **SOURCE)["changed"] is False
+    assert call(sdk_release, check=check, releases=[ROW], **SOURCE)["differs"] is False
+
+
+def test_names_are_bound_to_the_repository_where_they_are_not(
+    call: Call, installed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed["aws-neuronx-dkms"] = "2.21.37.0"
+    path = tmp_path / "trainyard-neuron"
+    monkeypatch.setattr(host_packages.Apt, "preferences_path", str(path))
+    (wanted,) = call(sdk_release, releases=[ROW], **SOURCE)["files"]
+    assert wanted["path"] == str(path)
+    assert 'Pin: origin "packages.example"' in wanted["content"]
+    path.write_text(wanted["content"], encoding="utf-8")
+    assert call(sdk_release, releases=[ROW], **SOURCE)["differs"] is False
+    assert call(sdk_release, releases=[ROW], state="absent")["files"] == [{"path": str(path), "state": "absent"}]
+    path.unlink()
+    assert call(sdk_release, releases=[ROW], state="absent")["files"] == []
 
 
 @pytest.mark.parametrize("check", [True, False])
@@ -227,10 +251,10 @@ def test_packages_under_running_replicas_are_not_changed(
     row = {**ROW, "packages": {package: "2.21.37.0"}}
     monkeypatch.setattr(sdk_release.sdk, "running_replicas", lambda _run: ["vllm@a-0.service"])
     result = call(sdk_release, check=check, releases=[row], **SOURCE)
-    assert f"{package} 2.20.0.0 -> 2.21.37.0: vllm@a-0.service run on these packages" in result["msg"]
+    assert f"{package} 2.20.0.0 -> 2.21.37.0: vllm@a-0.service run on these packages" in result.get("msg", "")
     assert "`trainyard upgrade` does" in result["msg"]
     del installed[package]
-    assert call(sdk_release, check=check, releases=[row], **SOURCE)["changed"] is True, "a new package is nobody's yet"
+    assert call(sdk_release, check=check, releases=[row], **SOURCE)["install"], "a new package is nobody's yet"
 
 
 def test_driver_that_another_process_holds_is_not_changed(
@@ -243,18 +267,68 @@ def test_driver_that_another_process_holds_is_not_changed(
         assert "the driver is held by neuron-monitor (7); stop them first" in result["msg"]
 
 
-def test_replicas_are_taken_out_of_service_when_told_to(
-    call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("check", [True, False])
+def test_replicas_are_to_leave_when_told_to(
+    call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch, check: bool
 ) -> None:
-    vacated: list[list[str]] = []
     installed["aws-neuronx-dkms"] = "2.20.0.0"
     monkeypatch.setattr(sdk_release.sdk, "running_replicas", lambda _run: ["vllm@a-0.service"])
-    monkeypatch.setattr(sdk_release.vacate, "vacate", lambda _host, units, *_: vacated.append(units))
-    foretold = call(sdk_release, check=True, releases=[ROW], in_use="drain", **SOURCE)
-    assert "stop vllm@a-0.service" in foretold["diff"]["after"]
-    assert vacated == []
-    done = call(sdk_release, releases=[ROW], in_use="drain", **SOURCE)
-    assert vacated == [["vllm@a-0.service"]] == [done["stopped"]]
+    found = call(sdk_release, check=check, releases=[ROW], in_use="drain", **SOURCE)
+    assert found["pause"] == {"replicas": ["vllm@a-0.service"], "monitor": True}
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[list[str]]]:
+    """The note of a monitor that was stopped, in a directory of the test, and what was told to systemd and drained."""
+    told: list[list[str]] = []
+    note = tmp_path / "run" / "monitor-stopped"
+
+    def run(_self: object, argv: list[str], **_: object) -> tuple[int, str, str]:
+        told.append(argv)
+        return 0, "", ""
+
+    monkeypatch.setattr(serving_pause.AnsibleModule, "run_command", run)
+    monkeypatch.setattr(vacate, "vacate", lambda _host, units, *_: told.append(["drain", *units]))
+    monkeypatch.setattr(vacate, "MONITOR_STOPPED", note)
+    monkeypatch.setattr(vacate, "LEAVING", tmp_path / "leaving")
+    return note, told
+
+
+def test_host_leaves_service_and_comes_back(call: Call, service: tuple[Path, list[list[str]]]) -> None:
+    note, told = service
+    pause = {"state": "paused", "replicas": ["vllm@a-0.service"], "monitor": True}
+    foretold = call(serving_pause, check=True, **pause)
+    assert foretold["stopped"] == ["vllm@a-0.service", "trainyard-monitor.service"]
+    assert told == [["systemctl", "is-active", "--quiet", "trainyard-monitor.service"]]
+    assert not note.exists()
+    assert call(serving_pause, state="resumed")["changed"] is False
+    assert call(serving_pause, **pause)["stopped"] == foretold["stopped"]
+    assert ["drain", "vllm@a-0.service"] in told
+    assert ["systemctl", "stop", "trainyard-monitor.service"] in told
+    assert note.exists()
+    assert call(serving_pause, check=True, state="resumed")["changed"] is True
+    assert note.exists()
+    assert call(serving_pause, state="resumed")["changed"] is True
+    assert told[-1] == ["systemctl", "start", "trainyard-monitor.service"]
+    assert call(serving_pause, state="resumed")["changed"] is False
+
+
+def test_nothing_is_stopped_where_nothing_runs(
+    call: Call, service: tuple[Path, list[list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_pause.AnsibleModule, "run_command", lambda *_, **__: (3, "", ""))
+    assert call(serving_pause, state="paused", monitor=True)["changed"] is False
+    assert not service[0].exists()
+
+
+def test_a_host_that_is_out_of_service_is_to_come_back_once_its_packages_are_right(
+    call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sdk_release.vacate, "is_paused", lambda: True)
+    assert call(sdk_release, releases=[ROW], **SOURCE)["resume"] is False
+    installed["aws-neuronx-dkms"] = "2.21.37.0"
+    found = call(sdk_release, releases=[ROW], **SOURCE)
+    assert (found["resume"], found["differs"]) == (True, True)
 
 
 @pytest.mark.parametrize(
@@ -280,23 +354,22 @@ def test_a_driver_that_stayed_in_the_kernel_asks_for_a_reboot_only_where_it_cuts
 def test_replicas_leave_before_a_host_asks_for_its_reboot(
     call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vacated: list[list[str]] = []
+    running = ["vllm@a-0.service"]
     installed["aws-neuronx-dkms"] = "2.21.37.0"
     monkeypatch.setattr(sdk_release.sdk, "loaded_driver", lambda _root: "2.20.0.0")
-    monkeypatch.setattr(sdk_release.sdk, "running_replicas", lambda _run: ["vllm@a-0.service"])
-    monkeypatch.setattr(sdk_release.vacate, "vacate", lambda _host, units, *_: vacated.append(units))
+    monkeypatch.setattr(sdk_release.sdk, "running_replicas", lambda _run: list(running))
     assert call(sdk_release, check=True, releases=[ROW], in_use="drain", **SOURCE)["reboot"] is False
-    assert vacated == []
+    first = call(sdk_release, releases=[ROW], in_use="drain", **SOURCE)
+    assert first["pause"] == {"replicas": running, "monitor": True}
+    running.clear()
     assert call(sdk_release, releases=[ROW], in_use="drain", **SOURCE)["reboot"] is True
-    assert vacated == [["vllm@a-0.service"]]
 
 
 def test_undo_sets_free_what_is_held(call: Call, installed: dict[str, str]) -> None:
     installed["aws-neuronx-dkms"] = "2.21.37.0"
-    assert call(sdk_release, check=True, releases=[ROW], state="absent")["changed"] is True
-    assert call(sdk_release, releases=[ROW], state="absent")["carry_out"]["free"] == ["aws-neuronx-dkms"]
+    assert call(sdk_release, releases=[ROW], state="absent")["free"] == ["aws-neuronx-dkms"]
     installed.clear()
-    assert call(sdk_release, releases=[ROW], state="absent")["changed"] is False
+    assert call(sdk_release, releases=[ROW], state="absent")["differs"] is False
 
 
 @pytest.fixture

@@ -156,6 +156,7 @@ def test_every_module_that_changes_a_host_proves_its_lock_before_anything_else(n
         "replica_release": {"replicas": []},
         "router_server": {"servers": [], "state": "ready"},
         "sdk_release": {"releases": []},
+        "serving_pause": {"state": "resumed"},
         "units": {"units": []},
     }
     arguments = {**needed[bare], "fence": {"run": "no-such-run", "number": 1, "lease_s": 1.0}}
