@@ -215,3 +215,18 @@ def test_the_command_writes_each_form_and_refuses_what_is_no_run(tmp_path: Path)
     missing = cli.invoke(app, ["report", str(tmp_path / "none")])
     assert missing.exit_code == 2
     assert "none/report.json" in missing.output or "none is no benchmark report" in missing.output
+
+
+def test_a_page_is_for_paper_keyboards_and_screen_readers_too(tmp_path: Path) -> None:
+    page = pages(tmp_path)["one"]
+    assert "Time per output token over the run" in page
+    assert "ansible-playbook playbooks/benchmark.yml -i INVENTORY" in page
+    said = re.findall(r'<svg [^>]*aria-label="([^"]*)"', page)
+    assert len(said) >= 4
+    for sentence in said:
+        assert re.search(r": .+; [\d.]+ to [\d.]+ .+, \d+ points", sentence), sentence
+    scrolls = re.findall(r'<div class="scroll"([^>]*)>', page)
+    assert scrolls and all('tabindex="0"' in one and "aria-label" in one for one in scrolls)
+    assert "<th>" not in page
+    assert "@page{size:A4 landscape" in page
+    assert "white-space:normal" in page.split("@media print")[1]

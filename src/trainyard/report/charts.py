@@ -83,13 +83,20 @@ class Chart:
         size = (WIDE, HEIGHT + 60) if self.wide else (WIDTH, HEIGHT)
         frame = _Frame(Axis.of(xs, from_zero=self.x_from_zero), Axis.of(ys, from_zero=True), *size)
         parts = [
-            f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(self.title)}">',
+            f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(self.said())}">',
             *frame.grid(self.x_name, self.y_name),
             *(frame.limit(limit) for limit in self.limits),
             *(frame.series(one, index) for index, one in enumerate(self.series)),
             "</svg>",
         ]
         return "".join(parts)
+
+    def said(self) -> str:
+        """The chart in a sentence, for who does not see it: what it shows, and between which values."""
+        ys = [mark.y for one in self.series for mark in one.marks]
+        names = ", ".join(one.name for one in self.series) if len(self.series) > 1 else ""
+        between = f"{min(ys):g} to {max(ys):g} {self.y_name}"
+        return f"{self.title}: {self.note}; {between}, {len(ys)} points" + (f", of {names}" if names else "")
 
     def legend(self) -> list[tuple[str, int]]:
         """Names of the series with the number of their colour; empty for a single one."""

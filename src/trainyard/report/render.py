@@ -306,8 +306,15 @@ def _facts(report: BenchmarkReport) -> list[tuple[str, str]]:
             "run",
             f"{report.run.id}, {report.run.started_at:%Y-%m-%d %H:%M:%S} UTC, {report.run.duration_s:.0f} s",
         ),
+        ("measure it again", _again(scenario.deployment)),
     ]
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
+
+
+def _again(deployment: str | None) -> str:
+    """Return the command that measures the same deployment of an inventory."""
+    one = f" -e trainyard_benchmark={deployment}" if deployment else ""
+    return f"ansible-playbook playbooks/benchmark.yml -i INVENTORY{one}"
 
 
 def _share(share: LoadShare) -> str:
@@ -385,7 +392,20 @@ def _run_charts(run: Measured, objective: Objective | None) -> list[Chart]:
             "ms",
             [Series("TTFT", over_time, line=False)],
         ),
+        Chart(
+            "Time per output token over the run",
+            "each request at its start, the mean of its tokens after the first",
+            "seconds since the load began",
+            "ms",
+            [Series("per token", _pace(good, start), line=False)],
+        ),
     ]
+
+
+def _pace(good: Sequence[dict[str, Any]], start: float) -> list[Mark]:
+    """Each request's time per token, where it began."""
+    found = [(row, value) for row in good if (value := time_per_output_token_ms(row)) is not None]
+    return [Mark(row["started_at"] - start, ms, f"request {row['index']}: {ms:.1f} ms a token") for row, ms in found]
 
 
 def _in_flight(report: BenchmarkReport, name: str) -> list[Mark]:
