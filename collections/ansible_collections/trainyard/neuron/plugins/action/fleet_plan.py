@@ -10,6 +10,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems imp
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_plan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import pinned_images
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import default_model_configs, fleet_input
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import plain_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import FleetPlan, plan_fleet
 
 
@@ -48,7 +49,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 reports.read(arguments["hosts"]),
             )
             planned = plan_fleet(collected)
-            releases = {"hosts": {name: {"sdk": part.sdk} for name, part in planned.hosts.items()}}
+            releases = {"hosts": {name: {"sdk": plain_of(part.sdk)} for name, part in planned.hosts.items()}}
             if arguments["keep_images"] and not self._task.check_mode:
                 for file, images in collected["new_images"].items():
                     pinned_images.add(file, pinned_images.used(releases, images))

@@ -21,7 +21,11 @@ from typing import Any
 
 from ansible import constants
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import did_you_mean
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import slips_of, slips_of_router
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import (
+    slips_of,
+    slips_of_benchmark,
+    slips_of_router,
+)
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.hooks import HookReplica
 
 HOSTS, ROUTERS = "hosts", "routers"
@@ -92,7 +96,11 @@ class RunPlan:
 
     def benchmarks(self, client: str) -> list[dict[str, Any]]:
         """Return the benchmarks in which a client sends load."""
-        return [row for row in self._read(BENCHMARKS) if client in (host["name"] for host in row["load_hosts"])]
+        rows = self._read(BENCHMARKS)
+        slips = [slip for row in rows for slip in slips_of_benchmark(row)]
+        if slips:
+            raise RunPlanError("; ".join(slips))
+        return [row for row in rows if client in (host["name"] for host in row["load_hosts"])]
 
     def _read(self, *parts: str) -> Any:
         try:

@@ -22,6 +22,14 @@ RELEASED = ("argv", "environment", "cpus", "cores", "sdk_release", "generation",
 
 
 @dataclass(frozen=True)
+class FurtherWeights:
+    """A checkpoint that has to be there beside the model's own: of an adapter or a draft."""
+
+    id: str
+    path: str
+
+
+@dataclass(frozen=True)
 class ReplicaPlan:
     """One replica as it is planned.
 
@@ -96,6 +104,11 @@ class ReplicaPlan:
     credentials: str = ""
     spare: bool = False
     release: str = ""
+
+    @property
+    def host(self) -> str:
+        """The inventory name of its host."""
+        return self.id.rpartition(":")[0]
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the JSON-ready form, as plans and `replica.json` have it."""

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from . import layout, shape, trusted
 from .judge import Limits
-from .replica import ReplicaPlan
+from .replica import FurtherWeights, ReplicaPlan
 
 LEAVING = Path("/run/trainyard-host/leaving")
 """While this file is there, the host is on its way out of service: its text is the reason that routers are told. Root
@@ -123,6 +123,9 @@ def parse(text: str, where: str = "the replica's configuration") -> Replica:
         found += slips
         if not slips:
             nested[word] = kind(**{key: value for key, value in given.items() if value is not None})
+    for index, row in enumerate(raw["more_weights"] if isinstance(raw.get("more_weights"), list) else ()):
+        if isinstance(row, dict):
+            found += shape.problems(FurtherWeights, row, within="more_weights[{0}].".format(index))
     if found:
         raise ServingError(said.format(where, "; ".join(found)))
     known = {key: raw[key] for key in Replica.__dataclass_fields__ if raw.get(key) is not None}

@@ -47,6 +47,29 @@ KINDS["Mapping[str, Any]"] = ("settings by name", lambda value: isinstance(value
 KINDS["Tuple[Mapping[str, str], ...]"] = ("a list of texts by name", _list_of(KINDS["Mapping[str, str]"][1]))
 
 
+def spelled(word: str) -> str:
+    """A field's name as files have it: one that Python takes for a word of its own ends with _ in a dataclass."""
+    return word[:-1] if word.endswith("_") else word
+
+
+def unknown(raw: Mapping[str, Any], known: Iterable[str], within: str = "") -> List[str]:
+    """What of a mapping's words is not known, a sentence each with the nearest word.
+
+    Args:
+        raw: the mapping.
+        known: the words that are.
+        within: the word under which the mapping stands, for the message.
+    """
+    words = sorted(known)
+    found = []
+    for word in sorted(map(str, raw)):
+        if word not in words:
+            near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+            more = ", meant is perhaps {0}".format(near[0]) if near else ""
+            found.append("{0}{1} is no word that is known{2}".format(within, word, more))
+    return found
+
+
 def problems(
     kind: Any, raw: Mapping[str, Any], needed: Iterable[str] = (), beside: Iterable[str] = (), within: str = ""
 ) -> List[str]:
@@ -59,14 +82,8 @@ def problems(
         beside: further words that are known, and are of no use here.
         within: the word under which the mapping stands, for the message.
     """
-    fields = kind.__dataclass_fields__
-    known = {*fields, *beside}
-    found = []
-    for word in sorted(map(str, raw)):
-        if word not in known:
-            near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-            more = ", meant is perhaps {0}".format(near[0]) if near else ""
-            found.append("{0}{1} is no word that is known{2}".format(within, word, more))
+    fields = {spelled(word): entry for word, entry in kind.__dataclass_fields__.items()}
+    found = unknown(raw, {*fields, *beside}, within)
     found += ["{0}{1} is missing".format(within, word) for word in needed if raw.get(word) is None]
     for word, entry in fields.items():
         words, fits = KINDS.get(entry.type, ("", None))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
@@ -25,25 +25,9 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import (
     reserved_bytes_per_core,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_options import spelled
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import HostMemory
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import NATIVE, SdkRelease
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering import block_count
-
-
-@dataclass(frozen=True)
-class HostMemory:
-    """Estimates for one host, in bytes.
-
-    Attributes:
-        loads_at_once: how many of its replicas may load at the same time, 0 where not one can.
-        bytes_per_load: what the largest of them takes while it loads.
-        disk_bytes: weights and artifacts, once everything is there.
-        disk_peak_bytes: the same while the largest artifact is made.
-    """
-
-    loads_at_once: int
-    bytes_per_load: int
-    disk_bytes: int
-    disk_peak_bytes: int
 
 
 def is_presharded(deployment: Deployment) -> bool:

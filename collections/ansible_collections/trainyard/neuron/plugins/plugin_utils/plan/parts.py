@@ -7,11 +7,105 @@ A replica is declared in `module_utils/serving/replica.py`, which hosts run as w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import shape
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ReplicaPlan
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import FurtherWeights, ReplicaPlan
+
+
+@dataclass(frozen=True)
+class Sender:
+    """The host from which something goes to another one.
+
+    Attributes:
+        host: its inventory name.
+        address: where it is reached.
+        path: what it sends.
+        turn: how many others it serves first.
+    """
+
+    host: str
+    address: str
+    path: str
+    turn: int
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Where the metrics of a host's devices are.
+
+    Attributes:
+        clients: addresses and networks that may read them.
+    """
+
+    port: int
+    url: str
+    clients: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReachRule:
+    """Who may reach some ports of a host from elsewhere.
+
+    Attributes:
+        what: what listens there.
+        from_: addresses and networks; `from` in a plan.
+    """
+
+    what: str
+    ports: Tuple[int, ...]
+    from_: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Who may reach a host from elsewhere; everybody else is refused.
+
+    Attributes:
+        open: whether the inventory opens the replicas to anybody.
+        rules: who may reach which ports.
+        further: addresses and networks that the role admits to replicas and agents as well.
+    """
+
+    open: bool
+    rules: Tuple[ReachRule, ...]
+    further: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SdkSource:
+    """Where the source of a release's vLLM is.
+
+    Attributes:
+        needed: whether the release's environment is built from it.
+    """
+
+    repo: str
+    ref: str
+    commit: Optional[str]
+    requirements: Optional[str]
+    needed: bool
+
+
+@dataclass(frozen=True)
+class SdkEntry:
+    """A row of the SDK table as a host is to have it.
+
+    Attributes:
+        packages: version of each package of the distribution.
+        versions: of what its environment or image has.
+        source: of its vLLM, None where it is packaged.
+    """
+
+    release: str
+    generation: str
+    runtime: str
+    venv: Optional[str]
+    image: Optional[str]
+    packages: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    source: Optional[SdkSource]
 
 
 @dataclass
@@ -23,7 +117,7 @@ class WeightsPlan:
         source: where it comes from, with `uri` where that is a bucket.
         trust: formats that run code and are taken all the same.
         path: where it is on the host.
-        sender: the host that it comes from where it goes from host to host: `host`, `address`, `path`, `turn`.
+        sender: the host that it comes from where it goes from host to host.
     """
 
     id: str
@@ -33,11 +127,33 @@ class WeightsPlan:
     uri: Optional[str]
     path: str
     trust: Tuple[str, ...] = ()
-    sender: Optional[Mapping[str, Any]] = None
+    sender: Optional[Sender] = None
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the JSON-ready form."""
         return _said(self, only_if_said=("trust",))
+
+
+@dataclass(frozen=True)
+class ArtifactInputs:
+    """What a compiled model follows from, of which its digest is.
+
+    Attributes:
+        version: of the form of these inputs.
+        weights: repository and revision.
+        sdk: what traces and compiles.
+        settings: of the engine.
+        environment: variables that reach the compiler.
+    """
+
+    version: int
+    weights: Mapping[str, str]
+    model_type: Optional[str]
+    sdk: Mapping[str, Any]
+    family: str
+    logical_nc_config: int
+    settings: Mapping[str, Any]
+    environment: Mapping[str, str]
 
 
 @dataclass
@@ -74,11 +190,28 @@ class ArtifactPlan:
     more_weights: Tuple[Mapping[str, str], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     compile_host: Optional[str] = None
-    sender: Optional[Mapping[str, Any]] = None
+    sender: Optional[Sender] = None
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the JSON-ready form."""
         return _said(self, only_if_said=("more_weights", "options"))
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Estimates for one host, in bytes.
+
+    Attributes:
+        loads_at_once: how many of its replicas may load at the same time, 0 where not one can.
+        bytes_per_load: what the largest of them takes while it loads.
+        disk_bytes: weights and artifacts, once everything is there.
+        disk_peak_bytes: the same while the largest artifact is made.
+    """
+
+    loads_at_once: int
+    bytes_per_load: int
+    disk_bytes: int
+    disk_peak_bytes: int
 
 
 @dataclass
@@ -106,15 +239,15 @@ class HostPlan:
     reserved_cores: str
     quarantined_devices: Tuple[int, ...]
     data_dir: str
-    monitor: Optional[Mapping[str, Any]]
-    sdk: Sequence[Mapping[str, Any]]
+    monitor: Optional[Monitor]
+    sdk: Sequence[SdkEntry]
     weights: Sequence[WeightsPlan]
     artifacts: Sequence[ArtifactPlan]
     replicas: Sequence[ReplicaPlan]
     spares: Sequence[ReplicaPlan]
-    memory: Optional[Mapping[str, Any]]
+    memory: Optional[HostMemory]
     loads_at_once: int
-    reach: Mapping[str, Any] = field(default_factory=dict)
+    reach: Optional[Reach] = None
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the JSON-ready form, as `docs/schemas/plan.schema.json` describes it."""
@@ -145,7 +278,131 @@ class RouterServer:
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the JSON-ready form."""
-        return _said(self, only_if_said=("spare", "router"))
+        return server_words(self)
+
+
+def server_words(server: Union[RouterServer, ReplicaPlan]) -> Dict[str, Any]:
+    """Return what a router has to know of a replica, or of a router behind it: the words of `RouterServer`."""
+    values = {word.name: getattr(server, word.name, word.default) for word in fields(RouterServer)}
+    return {name: value for name, value in values.items() if value or name not in ("spare", "router")}
+
+
+@dataclass(frozen=True)
+class RouterModel:
+    """A model with the servers that a router has for it.
+
+    Attributes:
+        aliases: further names that clients may ask for.
+    """
+
+    name: str
+    servers: Tuple[Union[RouterServer, ReplicaPlan], ...]
+    aliases: Tuple[str, ...] = ()
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the JSON-ready form."""
+        said = {"aliases": list(self.aliases)} if self.aliases else {}
+        return {"name": self.name, "servers": [server_words(server) for server in self.servers], **said}
+
+
+@dataclass(frozen=True)
+class RouterReach:
+    """Who may reach a router, as `router_access.Access` has it.
+
+    Attributes:
+        before: addresses of the routers of the fleet, all of whose requests come from one address each.
+    """
+
+    address: str
+    metrics_address: str
+    metrics_port: int
+    addresses: Tuple[str, ...]
+    metrics_addresses: Tuple[str, ...]
+    private_networks: Tuple[str, ...]
+    private_only: bool
+    metrics_private_only: bool
+    requests: str
+    metrics: str
+    before: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RouterPart:
+    """What a router is to be."""
+
+    port: int
+    models: Tuple[RouterModel, ...]
+    access: RouterReach
+
+
+@dataclass(frozen=True)
+class LoadHost:
+    """A host that sends load."""
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True)
+class MeasuredReplica(ReplicaPlan):
+    """A replica that a benchmark measures, with the inventory name of its host."""
+
+    host: str = ""
+
+
+@dataclass(frozen=True)
+class BenchmarkPart:
+    """What to measure of a deployment.
+
+    Attributes:
+        url: where the load goes.
+        tokenizer: where it is, on `tokenizer_host` where those that send do not have it.
+        load: what is sent, in the inventory's words.
+        hosts: those that serve the deployment.
+    """
+
+    deployment: str
+    model: str
+    url: str
+    tokenizer: str
+    tokenizer_host: str
+    load: Mapping[str, Any]
+    load_hosts: Tuple[LoadHost, ...]
+    hosts: Tuple[str, ...]
+    replicas: Tuple[MeasuredReplica, ...]
+
+
+#: Words of a part under which another part stands, or a list of them.
+WITHIN: Mapping[Any, Mapping[str, Any]] = {
+    HostPlan: {
+        "artifacts": ArtifactPlan,
+        "memory": HostMemory,
+        "monitor": Monitor,
+        "reach": Reach,
+        "replicas": ReplicaPlan,
+        "sdk": SdkEntry,
+        "spares": ReplicaPlan,
+        "weights": WeightsPlan,
+    },
+    ArtifactPlan: {"inputs": ArtifactInputs, "more_weights": FurtherWeights, "sender": Sender},
+    WeightsPlan: {"sender": Sender},
+    ReplicaPlan: {"more_weights": FurtherWeights},
+    Reach: {"rules": ReachRule},
+    SdkEntry: {"source": SdkSource},
+    RouterPart: {"access": RouterReach, "models": RouterModel},
+    RouterModel: {"servers": RouterServer},
+    BenchmarkPart: {"load_hosts": LoadHost, "replicas": MeasuredReplica},
+    MeasuredReplica: {"more_weights": FurtherWeights},
+}
+
+#: Words of a part under which there are names of a few kinds -> those names.
+NAMES: Mapping[Any, Mapping[str, Sequence[str]]] = {
+    SdkEntry: {"versions": ("neuronx-cc", "nxdi", "vllm", "vllm-neuron")},
+    ArtifactInputs: {
+        "weights": ("repo", "revision"),
+        "sdk": ("release", "generation", "compiler", "nxdi", "plugin"),
+    },
+}
 
 
 def slips_of(host: str, part: Mapping[str, Any]) -> List[str]:
@@ -155,32 +412,73 @@ def slips_of(host: str, part: Mapping[str, Any]) -> List[str]:
         host: its inventory name.
         part: what a plan has of it.
     """
-    found = shape.problems(HostPlan, part, within="the plan of {0}: ".format(host))
-    rows = {"replicas": ReplicaPlan, "spares": ReplicaPlan, "weights": WeightsPlan, "artifacts": ArtifactPlan}
-    for word, kind in rows.items():
-        for index, row in enumerate(part.get(word) or ()):
-            found += shape.problems(kind, row, within="the plan of {0}: {1}[{2}].".format(host, word, index))
-    return found
+    return _slips(HostPlan, part, "the plan of {0}: ".format(host))
 
 
 def slips_of_router(router: str, part: Mapping[str, Any]) -> List[str]:
-    """Return what of a router's servers nobody knows or is of another kind, a sentence each with the nearest word.
+    """Return what of a router's part nobody knows or is of another kind, a sentence each with the nearest word.
 
     Args:
         router: its inventory name.
         part: what a plan has of it.
     """
-    found: List[str] = []
-    for model in part.get("models") or ():
-        for index, row in enumerate(model["servers"]):
-            within = "the plan of router {0}: {1}.servers[{2}].".format(router, model["name"], index)
-            found += shape.problems(RouterServer, row, within=within)
+    return _slips(RouterPart, part, "the plan of router {0}: ".format(router))
+
+
+def slips_of_benchmark(part: Mapping[str, Any]) -> List[str]:
+    """Return what of a benchmark nobody knows or is of another kind, a sentence each with the nearest word."""
+    return _slips(BenchmarkPart, part, "the plan's benchmark of {0}: ".format(part.get("deployment")))
+
+
+def _slips(kind: Any, part: Any, within: str) -> List[str]:
+    """Return the slips of a part and of all that stand in it."""
+    if not isinstance(part, Mapping):
+        return ["{0}wanted are words with values, found is {1!r:.80}".format(within, part)]
+    found = shape.problems(kind, part, within=within)
+    for word, inner in WITHIN.get(kind, {}).items():
+        value = part.get(word)
+        if value is None:
+            continue
+        rows = value if isinstance(value, (list, tuple)) else [value]
+        many = isinstance(value, (list, tuple))
+        for index, row in enumerate(rows):
+            found += _slips(inner, row, "{0}{1}{2}.".format(within, word, "[%d]" % index if many else ""))
+    for word, known in NAMES.get(kind, {}).items():
+        found += shape.unknown(part.get(word) or {}, known, "{0}{1}.".format(within, word))
+    return found + (_option_slips(part["options"], within + "options.") if part.get("options") else [])
+
+
+def _option_slips(options: Mapping[str, Any], within: str) -> List[str]:
+    """Return the slips of what a deployment asks of its model beside its shape."""
+    # Few deployments ask for anything, and a worker compiles what it loads of a collection anew in every run.
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import deployment, model_options
+
+    found = shape.unknown(options, model_options.OPTIONS, within)
+    kinds: Dict[str, Any] = {
+        "lora": model_options.Lora,
+        "speculation": model_options.Speculation,
+        "quantization": model_options.Quantization,
+        "tools": model_options.Tools,
+        "adapters": model_options.Adapter,
+        "model": deployment.ModelRef,
+        "checkpoint": deployment.ModelRef,
+    }
+
+    def look(part: Mapping[str, Any], within: str) -> None:
+        for word, value in part.items():
+            rows = value if isinstance(value, (list, tuple)) else [value]
+            for row in rows:
+                if word in kinds and isinstance(row, Mapping):
+                    found.extend(shape.unknown(row, kinds[word].__dataclass_fields__, "{0}{1}.".format(within, word)))
+                    look(row, "{0}{1}.".format(within, word))
+
+    look(options, within)
     return found
 
 
 def _said(part: Any, only_if_said: Sequence[str] = ()) -> Dict[str, Any]:
     """Return a part's words with their values, without those that say nothing and stand there only if they do."""
-    values = {word.name: getattr(part, word.name) for word in fields(part)}
+    values = {shape.spelled(word.name): getattr(part, word.name) for word in fields(part)}
     return {name: plain_of(value) for name, value in values.items() if value or name not in only_if_said}
 
 
@@ -191,6 +489,8 @@ def plain_of(value: Any) -> Any:
         return value
     if hasattr(value, "to_dict"):
         return value.to_dict()
+    if is_dataclass(value):
+        return _said(value)
     if isinstance(value, Mapping):
         return {name: plain_of(item) for name, item in value.items()}
     return [plain_of(item) for item in value] if isinstance(value, (tuple, list)) else value

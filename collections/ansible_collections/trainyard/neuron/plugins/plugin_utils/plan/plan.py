@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError, Problem, did_you_mean
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ReplicaPlan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import checks, identity, reach
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import (
     PREFIX,
@@ -32,12 +33,21 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.host_parts i
     weights_of,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.memory import (
-    HostMemory,
     host_memory,
     memory_problems,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_shapes import ModelShapes
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import HostPlan, RouterServer, plain_of
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import (
+    HostMemory,
+    HostPlan,
+    Monitor,
+    Reach,
+    RouterModel,
+    RouterReach,
+    SdkEntry,
+    SdkSource,
+    plain_of,
+)
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.placement import (
     Placement,
     place,
@@ -48,7 +58,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases imp
     release_problems,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.router_access import router_access
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.routers import Tiers, server_of, shares, tiers_of
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.routers import Tiers, shares, tiers_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.shared_work import elect_compile_hosts, name_senders
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import (
     READ,
@@ -224,7 +234,7 @@ class _Planner:
             spares=spares,
             memory=memory,
             # Where not one load fits by the estimate, which was warned of, one at a time has the best chance.
-            loads_at_once=max(1, memory["loads_at_once"]) if memory else 0,
+            loads_at_once=max(1, memory.loads_at_once) if memory else 0,
         )
 
     def _releases(self, host: Host) -> Dict[str, SdkRelease]:
@@ -267,7 +277,9 @@ class _Planner:
         degrees, draft = topology.legal_tensor_parallel, self._shapes.draft(deployment)
         return memory_problems(deployment, row, shape, topology.hbm_bytes_per_core, where, degrees, draft)
 
-    def _host_memory(self, host: Host, releases: Mapping[str, SdkRelease], placement: Placement) -> Any:
+    def _host_memory(
+        self, host: Host, releases: Mapping[str, SdkRelease], placement: Placement
+    ) -> Optional[HostMemory]:
         """Return the estimates of a host's memory and disk, None where a model or the host's memory is not known."""
         shapes = {item.name: self._shapes.shape(item.model) for item in host.deployments}
         if host.topology.memory_bytes is None or not all(shapes.values()):
@@ -288,7 +300,7 @@ class _Planner:
             value = "%.0f GiB" % (host.topology.memory_bytes / GIB)
             fix = "use a larger host, or compile with save_sharded_checkpoint"
             self._warnings.append(Problem(host.name, "host memory", value, rule, fix))
-        return asdict(memory)
+        return memory
 
     def _place(self, host: Host, releases: Mapping[str, SdkRelease]) -> Placement:
         """Lay the slices of the deployments that are right in themselves."""
@@ -308,19 +320,16 @@ class _Planner:
 
     def _router(self, hosts: Sequence[Host], planned: Mapping[str, HostPlan]) -> Dict[str, Any]:
         """Collect the servers of each model for the routers, and find the routers' port."""
-        models: Dict[str, List[RouterServer]] = {}
+        models: Dict[str, List[ReplicaPlan]] = {}
         aliases: Dict[str, List[str]] = {}
         # The spares last: what counts a model's servers through has the same numbers with them and without.
-        rows = [(name, replica) for name, host in planned.items() for replica in host.replicas]
-        rows += [(name, spare) for name, host in planned.items() for spare in host.spares]
-        for name, replica in rows:
-            models.setdefault(replica.served_name, []).append(server_of(name, replica))
+        rows = [replica for host in planned.values() for replica in host.replicas]
+        rows += [spare for host in planned.values() for spare in host.spares]
+        for replica in rows:
+            models.setdefault(replica.served_name, []).append(replica)
             aliases[replica.served_name] = list(replica.served_aliases)
         tiers = self._tiers
-        served = [
-            {"name": name, "servers": models[name], **({"aliases": aliases[name]} if aliases[name] else {})}
-            for name in sorted(models)
-        ]
+        served = [RouterModel(name, tuple(models[name]), tuple(aliases[name])) for name in sorted(models)]
         port = self._router_port(tiers.inner, hosts)
         facing = self._router_port(tiers.outer, hosts) if tiers.outer else port
         addresses = {name: self._address_of(name, hosts) for name in self._routers}
@@ -331,12 +340,12 @@ class _Planner:
             "models": plain_of(served),
             "own": plain_of(shares(tiers, served, addresses, port, facing)),
             "access": {
-                name: self._access(name, addresses[name], [addresses[outer] for outer in tiers.outer])
+                name: plain_of(self._access(name, addresses[name], [addresses[outer] for outer in tiers.outer]))
                 for name in self._routers
             },
         }
 
-    def _access(self, name: str, address: str, before: List[str]) -> Dict[str, Any]:
+    def _access(self, name: str, address: str, before: List[str]) -> RouterReach:
         """Return who may reach a router, and complain of what must not be reached so.
 
         Args:
@@ -346,7 +355,7 @@ class _Planner:
         """
         access, problems = router_access(self._beside(name), address)
         self._problems += [problem.on(name) for problem in problems]
-        return dict(access.to_dict(), before=before if name in self._tiers.inner else [])
+        return RouterReach(**vars(access), before=tuple(before if name in self._tiers.inner else ()))
 
     def _routes_alone(self, name: str) -> bool:
         """Tell whether nobody but the router of this very host sends requests to its replicas."""
@@ -407,11 +416,8 @@ class _Planner:
             found = planned.get(host.name)
             if found is None:
                 continue
-            found.reach = {
-                "open": host.open_to_everybody,
-                "rules": reach.rules_of(found, routers, clients, host.monitors),
-                "further": list(host.further),
-            }
+            rules = reach.rules_of(found, routers, clients, host.monitors)
+            found.reach = Reach(host.open_to_everybody, tuple(rules), tuple(host.further))
             beyond = any(row.address != LOOPBACK for row in found.replicas)
             self._warnings += reach.warnings_of(host.name, found.reach, beyond)
 
@@ -491,19 +497,20 @@ def _release_problems(deployment: Deployment, host: Host, where: str) -> Tuple[L
     return without, of_system
 
 
-def _monitor(host: Host) -> Optional[Dict[str, Any]]:
+def _monitor(host: Host) -> Optional[Monitor]:
     """Return where the metrics of a host's devices are, None where they are not wanted."""
     if host.monitor_port is None:
         return None
     url = url_of(host.address, host.monitor_port) + "/metrics"
-    return {"port": host.monitor_port, "url": url, "clients": sorted({*host.monitors, *host.device_monitors})}
+    return Monitor(host.monitor_port, url, tuple(sorted({*host.monitors, *host.device_monitors})))
 
 
-def _sdk_entries(host: Host, releases: Mapping[str, SdkRelease]) -> List[Dict[str, Any]]:
+def _sdk_entries(host: Host, releases: Mapping[str, SdkRelease]) -> List[SdkEntry]:
     found = {}
     for deployment in host.deployments:
         entry = sdk_entry(releases[deployment.name], deployment, host)
-        found[(entry["release"], entry["generation"], entry["runtime"])] = entry
+        row = SdkEntry(**{**entry, "source": SdkSource(**entry["source"])})
+        found[(row.release, row.generation, row.runtime)] = row
     return [found[key] for key in sorted(found)]
 
 

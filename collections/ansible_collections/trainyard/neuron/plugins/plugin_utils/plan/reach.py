@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
-from typing import Any, Dict, List, Tuple
+from collections.abc import Sequence
+from typing import Any, List, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import BadValueError
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import HostPlan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import HostPlan, Reach, ReachRule
 
 #: Variables of a host: what reads metrics there, whether anybody may come in, and what the roles admit beside.
 MONITORS = "trainyard_monitors"
@@ -63,7 +63,7 @@ def open_to_everybody(value: Any) -> bool:
 
 def rules_of(
     host: HostPlan, routers: Sequence[str], clients: Sequence[str], monitors: Sequence[str]
-) -> List[Dict[str, Any]]:
+) -> List[ReachRule]:
     """Return who may reach which ports of a host from elsewhere; what the host itself sends never leaves it.
 
     Args:
@@ -74,20 +74,17 @@ def rules_of(
     """
     rows = [*host.replicas, *host.spares]
     senders = sorted({*routers, *clients, *monitors} - {host.address})
+    others = sorted(set(routers) - {host.address})
     rules = [
-        {"what": "replicas", "ports": sorted(row.port for row in rows), "from": senders},
-        {
-            "what": "agents",
-            "ports": sorted(row.agent_port for row in rows),
-            "from": sorted(set(routers) - {host.address}),
-        },
+        ReachRule("replicas", tuple(sorted(row.port for row in rows)), tuple(senders)),
+        ReachRule("agents", tuple(sorted(row.agent_port for row in rows)), tuple(others)),
     ]
     if host.monitor:
-        rules.append({"what": "device metrics", "ports": [host.monitor["port"]], "from": host.monitor["clients"]})
-    return [rule for rule in rules if rule["ports"]]
+        rules.append(ReachRule("device metrics", (host.monitor.port,), host.monitor.clients))
+    return [rule for rule in rules if rule.ports]
 
 
-def warnings_of(name: str, reach: Mapping[str, Any], beyond: bool) -> List[Problem]:
+def warnings_of(name: str, reach: Reach, beyond: bool) -> List[Problem]:
     """Return what of a host's reach will surprise.
 
     Args:
@@ -95,10 +92,10 @@ def warnings_of(name: str, reach: Mapping[str, Any], beyond: bool) -> List[Probl
         reach: its `reach` in the plan.
         beyond: whether its replicas listen beyond the loopback.
     """
-    if reach["open"]:
+    if reach.open:
         rule = "whoever reaches the host reaches its replicas, past the router's keys, limits and log"
         return [Problem(name, OPEN, True, rule, "leave it out, and name who else sends in %s" % FURTHER)]
-    if beyond and not reach["further"] and not any(rule["from"] for rule in reach["rules"]):
+    if beyond and not reach.further and not any(rule.from_ for rule in reach.rules):
         rule = "nobody may reach the replicas: no other host routes, sends load or monitors"
         fix = "put a host into the group router, or give the addresses of what sends in %s" % FURTHER
         return [Problem(name, FURTHER, [], rule, fix)]

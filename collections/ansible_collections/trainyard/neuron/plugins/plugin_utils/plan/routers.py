@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ReplicaPlan
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import RouterServer
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import RouterModel, RouterServer
 
 #: What a router balances over, and the variable that says it.
 REPLICAS, ROUTERS = "replicas", "routers"
@@ -82,26 +81,8 @@ def _two_tiers(inner: Sequence[str], outer: Sequence[str], serving: Sequence[str
     return problems
 
 
-def server_of(host: str, replica: ReplicaPlan) -> RouterServer:
-    """Return a replica as a router sends to it.
-
-    Args:
-        host: the inventory name of its host.
-        replica: as it is planned.
-    """
-    return RouterServer(
-        id=replica.id,
-        address=replica.address,
-        port=replica.port,
-        agent_port=replica.agent_port,
-        max_num_seqs=replica.max_num_seqs,
-        host=host,
-        spare=replica.spare,
-    )
-
-
 def shares(
-    tiers: Tiers, models: Sequence[Mapping[str, Any]], addresses: Mapping[str, str], port: int, facing: int
+    tiers: Tiers, models: Sequence[RouterModel], addresses: Mapping[str, str], port: int, facing: int
 ) -> Dict[str, Any]:
     """What each router balances over and listens on where that differs between them; nothing where there is one tier.
 
@@ -118,15 +99,15 @@ def shares(
     """
     if not tiers.outer:
         return {}
-    found: Dict[str, List[Dict[str, Any]]] = {name: [] for name in tiers.inner}
+    found: Dict[str, List[RouterModel]] = {name: [] for name in tiers.inner}
     above = []
     for model in models:
         routers = []
         for name in tiers.inner:
-            servers = [server for server in model["servers"] if server.host == name]
+            servers = [server for server in model.servers if server.host == name]
             if not servers:
                 continue
-            found[name].append({**model, "servers": servers})
+            found[name].append(replace(model, servers=tuple(servers)))
             routers.append(
                 RouterServer(
                     id=name,
@@ -138,7 +119,7 @@ def shares(
                     router=True,
                 )
             )
-        above.append({**model, "servers": routers})
+        above.append(replace(model, servers=tuple(routers)))
     return {
         **{name: {"port": port, "models": rows} for name, rows in found.items()},
         **{name: {"port": facing, "models": above} for name in tiers.outer},

@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from typing import Dict, List, Union
 
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fan_out import fan_out
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import ArtifactPlan, HostPlan, WeightsPlan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import (
+    ArtifactPlan,
+    HostPlan,
+    Sender,
+    WeightsPlan,
+)
 
 
 def elect_compile_hosts(planned: Mapping[str, HostPlan]) -> None:
@@ -48,9 +53,4 @@ def name_senders(planned: Mapping[str, HostPlan]) -> None:
         first = [name for name in dict.fromkeys(compiles.get(identifier, ())) if name in by_host]
         order = first + [name for name in by_host if name not in first]
         for name, leg in fan_out(order[:1], order[1:]).items():
-            by_host[name].sender = {
-                "host": leg.sender,
-                "address": planned[leg.sender].address,
-                "path": by_host[leg.sender].path,
-                "turn": leg.turn,
-            }
+            by_host[name].sender = Sender(leg.sender, planned[leg.sender].address, by_host[leg.sender].path, leg.turn)

@@ -7,7 +7,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import RouterServer
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import RouterModel, RouterServer
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.routers import shares, tiers_of
 from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.plan.fleets import (
     deployment,
@@ -100,19 +100,19 @@ def test_every_replica_is_behind_every_fleet_router_once(
             models.setdefault(model, []).append(
                 RouterServer(f"{name}:{index}", f"ip-{name}", 8000 + index, 0, max_num_seqs=room, host=name)
             )
-    rows = [{"name": name, "servers": servers} for name, servers in sorted(models.items())]
+    rows = [RouterModel(name, tuple(servers)) for name, servers in sorted(models.items())]
     own = shares(tiers, rows, {name: f"ip-{name}" for name in serving}, 8080, 443)
     for facing in outer:
         for row, above in zip(rows, own[facing]["models"], strict=True):
             behind = [
                 server
-                for router in above["servers"]
+                for router in above.servers
                 for model in own[router.id]["models"]
-                if model["name"] == row["name"]
-                for server in model["servers"]
+                if model.name == row.name
+                for server in model.servers
             ]
-            assert sorted(server.id for server in behind) == sorted(server.id for server in row["servers"])
-            assert sum(r.max_num_seqs for r in above["servers"]) == sum(s.max_num_seqs for s in behind)
+            assert sorted(server.id for server in behind) == sorted(server.id for server in row.servers)
+            assert sum(r.max_num_seqs for r in above.servers) == sum(s.max_num_seqs for s in behind)
 
 
 def test_a_router_of_a_host_knows_those_before_it() -> None:
