@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a roll costs the controller, through ansible-playbook: `--hosts 64 128 [--json FILE]`.
 
-`playbooks/redeploy.yml --tags roll` twice for each number of hosts with four replicas each: where every replica is on
-its release already (plan, read, nothing to do), and where one replica is not (one wave). The hosts are this machine by
-Ansible's local connection; the Python of each stands in, takes the module that it is sent and answers as a host does
-whose work is done. `cpu_s` is processor time of ansible-playbook with all that it started. Exits 1 where twice the
-hosts cost more than `--limit-growth` times as much.
+The plan and the roll of `playbooks/redeploy.yml` twice for each number of hosts with four replicas each: where every
+replica is on its release already (plan, read, nothing to do), and where one replica is not (one wave). The hosts are
+this machine by Ansible's local connection; the Python of each stands in, takes the module that it is sent and answers
+as a host does whose work is done. `cpu_s` is processor time of ansible-playbook with all that it started. Exits 1 where
+twice the hosts cost more than `--limit-growth` times as much.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "collections")]
@@ -81,6 +83,21 @@ def answers(plan: dict[str, Any], folder: Path, behind: str) -> dict[str, Path]:
     return programs
 
 
+def rolling(folder: Path) -> Path:
+    """Write a playbook of what is a roll's own in `playbooks/redeploy.yml`: the plan, the roll, the lock given back.
+
+    With `--tags roll` that playbook checks the arguments of every role besides, on every host.
+    """
+    playbooks = ROOT / "playbooks"
+    plays = yaml.safe_load((playbooks / "redeploy_planned.yml").read_text())
+    roll = next(play for play in plays if play["name"] == "Roll")
+    (folder / "tasks").symlink_to(playbooks / "tasks")
+    plan = {"import_playbook": str(playbooks / "preflight.yml"), "vars": {"trainyard_verb": "redeploy"}}
+    unlock = {"import_playbook": str(playbooks / "unlock.yml")}
+    (folder / "roll.yml").write_text(json.dumps([plan, roll, unlock]))
+    return folder / "roll.yml"
+
+
 def measure(hosts: int, waves: int, folder: Path) -> dict[str, Any]:
     """Roll such a fleet in no wave or in one, and return what it took.
 
@@ -100,7 +117,7 @@ def measure(hosts: int, waves: int, folder: Path) -> dict[str, Any]:
     settings = {"trainyard_redeploy": {"canary_s": 0, "soak_s": 0}}
     inventory = {"all": {"vars": settings, "children": {"neuron": {"hosts": rows}, "router": few}}}
     (folder / "hosts.json").write_text(json.dumps(inventory))
-    command = ["ansible-playbook", "-i", str(folder / "hosts.json"), "--tags", "roll", "playbooks/redeploy.yml"]
+    command = ["ansible-playbook", "-i", str(folder / "hosts.json"), str(rolling(folder))]
     began = time.monotonic()
     with (folder / "log").open("w") as log:
         environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
