@@ -277,10 +277,10 @@ def _run(inventory: list[str], *, verify: bool = False) -> tuple[Fleet, dict[str
         fleet = fleet_of(inventory)
         return fleet, survey(fleet, verify=verify)
     except (ArtifactError, store.StoreError) as error:
-        raise _told(error) from error
+        raise _exit_of(error) from error
 
 
-def _told(error: Exception) -> typer.Exit:
+def _exit_of(error: Exception) -> typer.Exit:
     Console(stderr=True, highlight=False).print(f"[red]error[/]: {error}", soft_wrap=True)
     return typer.Exit(1)
 
@@ -304,7 +304,7 @@ def verify(
     try:
         looked = chosen(found, digest) if digest else list(found.values())
     except ArtifactError as error:
-        raise _told(error) from error
+        raise _exit_of(error) from error
     Console(highlight=False).print(table(looked) if looked else "no artifact yet")
     if any(artifact.problems for artifact in looked):
         raise typer.Exit(1)
@@ -320,7 +320,7 @@ def rm(
         doomed = chosen(found, digest)
         remove(fleet, doomed)
     except ArtifactError as error:
-        raise _told(error) from error
+        raise _exit_of(error) from error
     typer.echo(f"removed {', '.join(artifact.digest[:12] for artifact in doomed)}")
 
 
@@ -345,5 +345,5 @@ def gc(
     try:
         remove(fleet, doomed)
     except ArtifactError as error:
-        raise _told(error) from error
+        raise _exit_of(error) from error
     typer.echo(f"removed {len(doomed)} of {len(found)}")

@@ -232,7 +232,7 @@ def test_with_the_copy_broken_too_the_router_starts_and_says_what_is_lost(
     tmp_path: Path, stubs: tuple[Stub, Stub], capfd: pytest.CaptureFixture[str]
 ) -> None:
     front = Unit(tmp_path, one_model(stubs))
-    for path in (front.states, states.beside(front.states, "copy")):
+    for path in (front.states, states.sibling(front.states, "copy")):
         path.write_bytes(b"1\n2 model-tiny-llama \xff")
     front.start()
     try:

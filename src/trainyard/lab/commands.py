@@ -53,7 +53,7 @@ class Options:
 
 
 @contextlib.contextmanager
-def _told(name: str) -> Iterator[None]:
+def _errors_reported(name: str) -> Iterator[None]:
     """Turn failures into one line and an exit code."""
     try:
         yield
@@ -312,7 +312,7 @@ def up(
         raise typer.BadParameter("vllm-cpu or simulated", param_hint="--engine")
     speed = _read_latency(latency)
     options = Options(hosts, cast("Engine | None", engine), instance_type, lnc, sdk_release or None, time_scale, speed)
-    with _told(lab_name):
+    with _errors_reported(lab_name):
         bring_up(lab_name, options, _say())
         Console().print(_table(describe(lab_name)))
 
@@ -324,7 +324,7 @@ def status(
 ) -> None:
     """Show the lab as it is now."""
     lab_name = name or state.default_name()
-    with _told(lab_name):
+    with _errors_reported(lab_name):
         description = describe(lab_name)
         if as_json:
             typer.echo(json.dumps(description, indent=2))
@@ -342,7 +342,7 @@ def ssh(
 ) -> None:
     """Log in to a host of the lab, or run a command there."""
     lab_name = name or state.default_name()
-    with _told(lab_name):
+    with _errors_reported(lab_name):
         lab = _existing(lab_name)
         if host not in lab.hosts:
             raise LabError(f"no host {host!r}; there are {', '.join(lab.hosts)}")
@@ -371,7 +371,7 @@ def fault(
 ) -> None:
     """Make something go wrong, at run time."""
     lab_name = name or state.default_name()
-    with _told(lab_name):
+    with _errors_reported(lab_name):
         lab = _existing(lab_name)
         fleet = Fleet(podman_here(), lab, state.paths(lab_name), _say())
         details = Details(replica, path, peer, count, seconds, device, factor)
@@ -385,7 +385,7 @@ def down(
 ) -> None:
     """Remove the lab: containers, network, connections, files. Cached images and environments stay for the next one."""
     lab_name = name or state.default_name()
-    with _told(lab_name):
+    with _errors_reported(lab_name):
         gone = take_down(lab_name)
         typer.echo(f"lab {lab_name}: {len(gone)} containers removed" if gone else f"lab {lab_name}: nothing was there")
         if cache:

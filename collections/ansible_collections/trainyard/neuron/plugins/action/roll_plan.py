@@ -92,14 +92,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 raise RollError(problems)
             return {"changed": False}
         Thresholds.from_dict(arguments["thresholds"])
-        beside = self._beside(arguments, hostvars, fleet)
-        plan = plan_roll(fleet, settings, arguments["staged"], beside, insist=arguments["verb"] == "redeploy")
+        beside = self._peers_elsewhere(arguments, hostvars, fleet)
+        plan = plan_roll(fleet, settings, arguments["staged"], beside, require_spares=arguments["verb"] == "redeploy")
         fact = as_fact(plan, fleet, settings, {**arguments, "hooks": hooks, "lead": here}, identity(arguments["verb"]))
         for line in plan.lines():
             self._display.display(line)
         return {"changed": False, "msg": plan.lines(), "roll": fact}
 
-    def _beside(self, arguments: dict[str, Any], hostvars: Any, fleet: Fleet) -> list[Peer]:
+    def _peers_elsewhere(self, arguments: dict[str, Any], hostvars: Any, fleet: Fleet) -> list[Peer]:
         """Replicas that serve on hosts which have no part; one that does not answer has none to compare with."""
         names = [name for name in arguments["beside"] if name not in arguments["hosts"]]
         reports = {name: reported(hostvars, name, arguments["reports"]) for name in names}

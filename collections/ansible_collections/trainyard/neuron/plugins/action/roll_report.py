@@ -49,7 +49,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         told_by = hostvars[terms["lead"]].get("ansible_facts", {})
         out = out_of_rotation(fleet)
         light = light_weights(fleet, roll)
-        lines, failed = told(
+        lines, failed = report_lines(
             roll,
             int(told_by.get("trainyard_roll_done", 0)),
             str((told_by.get("trainyard_roll_stopped") or {}).get("why", "")),
@@ -95,7 +95,7 @@ def replaced(waves: list[dict[str, Any]]) -> list[str]:
     return [move["id"] for wave in waves for move in wave["moves"] if move["kind"] == REPLACE]
 
 
-def told(
+def report_lines(
     roll: dict[str, Any],
     done: int,
     why: str,

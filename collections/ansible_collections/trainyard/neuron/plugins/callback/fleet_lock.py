@@ -50,7 +50,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core ships 
         held = [row for row in run_lock.current().all_said() if "renewed_s" in row]
         # A part of a longer run keeps it.
         if held and run_lock.outer() is None:
-            self._display.display(told(held, given_back(context.CLIARGS, sys.argv[1:], held[0]["holder"])))
+            self._display.display(lock_message(held, given_back(context.CLIARGS, sys.argv[1:], held[0]["holder"])))
 
 
 def given_back(options: Mapping[str, Any], argv: Sequence[str], holder: Mapping[str, Any]) -> bool:
@@ -90,7 +90,7 @@ def without(argv: Sequence[str], playbooks: Sequence[str]) -> list[str]:
     return left
 
 
-def told(held: Sequence[Mapping[str, Any]], given: bool) -> str:
+def lock_message(held: Sequence[Mapping[str, Any]], given: bool) -> str:
     """What to tell about the hosts that gave this run their lock and did not get it back by themselves."""
     holder = held[0]["holder"]
     names = ", ".join(row["host"] for row in held)

@@ -137,7 +137,7 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
 }
 
 
-def told(moved: Moved, waited: bool) -> Dict[str, Any]:
+def result_of(moved: Moved, waited: bool) -> Dict[str, Any]:
     """The module's result; ``waited`` is false where nothing was waited for, so that nothing is left undone."""
     rows = zip(moved.before, moved.after)  # noqa: B905 (Python 3.9)
     return {
@@ -218,7 +218,7 @@ def main() -> None:
         module.fail_json(msg=str(error), arrived=False, left={})
     for line in moved.unkept:
         module.warn(line)
-    result = told(moved, waits)
+    result = result_of(moved, waits)
     if not module._diff:
         result.pop("diff")
     if not result["arrived"]:

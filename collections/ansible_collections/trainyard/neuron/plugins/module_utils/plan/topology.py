@@ -409,15 +409,15 @@ def _devices(
                 index=index,
                 cores=cores,
                 memory_bytes=entry["memory_bytes"],
-                numa_node=_told(entry["numa_node"], known.numa_node if known else NO_NUMA_NODE),
-                cpus=_told(entry["cpus"], known.cpus if known else ()),
+                numa_node=_reported_or_known(entry["numa_node"], known.numa_node if known else NO_NUMA_NODE),
+                cpus=_reported_or_known(entry["cpus"], known.cpus if known else ()),
                 connected_to=entry["connected_to"] or (known.connected_to if known else ()),
             )
         )
     return tuple(devices)
 
 
-def _told(said: Any, table: Any) -> Any:
+def _reported_or_known(said: Any, table: Any) -> Any:
     return table if said is None else said
 
 

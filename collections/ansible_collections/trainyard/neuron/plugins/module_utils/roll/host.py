@@ -241,7 +241,7 @@ class _Replacement:
         result = self.result
         try:
             if begun_s is not None:
-                self._step("start", lambda: self._wait(units.Pending(self._told(), begun_s)), begun_s)
+                self._step("start", lambda: self._wait(units.Pending(self._start_waits(), begun_s)), begun_s)
             elif self._arrived():
                 result.step = "gated"
             elif self._on_its_way():
@@ -362,7 +362,7 @@ class _Replacement:
         step = units.Step(wanted, self._status(), "start")
         self._wait(units.begin(self.host.systemd, [step], True, self._settings()))
 
-    def _told(self) -> Tuple[units.Wait, ...]:
+    def _start_waits(self) -> Tuple[units.Wait, ...]:
         return (units.Wait(self.unit, "start", self.order.start_timeout_s),)
 
     def _wait(self, pending: units.Pending) -> None:

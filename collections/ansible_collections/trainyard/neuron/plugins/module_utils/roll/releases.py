@@ -76,9 +76,9 @@ class Releases:
 
     def previous(self, name: str) -> Dict[str, Any]:
         """The plan's entry of the last good release before; a spare's is that of the replicas that it stands in for."""
-        return entry_of(linked_entry(self.root, PREVIOUS, name)) or self._beside(name)
+        return entry_of(linked_entry(self.root, PREVIOUS, name)) or self._entry_of_spare(name)
 
-    def _beside(self, name: str) -> Dict[str, Any]:
+    def _entry_of_spare(self, name: str) -> Dict[str, Any]:
         """A spare's entry in the release directory that the others of its deployment had before."""
         own = [entry_of(path / (name + ENTRY)) for path in self.staged(name).values()]
         deployments = {entry.get("deployment") for entry in own if entry.get("spare")}

@@ -27,7 +27,7 @@ class BrokenStatesError(Exception):
     """A file is not what a router's states were written as."""
 
 
-def beside(path: Path, word: str) -> Path:
+def sibling(path: Path, word: str) -> Path:
     """Return a file of the same directory that goes with it: its ``copy``, or what was ``broken``."""
     return path.with_name("{0}.{1}".format(path.name, word))
 
@@ -83,8 +83,8 @@ def keep(path: Path, text: str) -> None:
     states = checked(text)
     version, _, rest = states.partition("\n")
     marked = "{0}\n{1}{2}\n{3}".format(version, _MARK, _digest(states), rest)
-    for target in (beside(path, "copy"), path):
-        staged = beside(target, "new")
+    for target in (sibling(path, "copy"), path):
+        staged = sibling(target, "new")
         with staged.open("w", encoding="utf-8") as file:
             file.write(marked)
             file.flush()
@@ -100,7 +100,7 @@ def recover(path: Path) -> Tuple[str, List[str]]:
     Returns:
         The states, empty where there are none; and a line for each thing that somebody should know.
     """
-    copy, said = beside(path, "copy"), []
+    copy, said = sibling(path, "copy"), []
     states, broken = "", []
     for source in (path, copy):
         try:
@@ -111,7 +111,7 @@ def recover(path: Path) -> Tuple[str, List[str]]:
         except (BrokenStatesError, OSError) as error:
             broken.append(source)
             said.append("{0} is not what was written there: {1}".format(source, error))
-    aside = beside(path, "broken" if states else "lost")
+    aside = sibling(path, "broken" if states else "lost")
     if broken:
         broken[0].replace(aside)
     if states and broken:
@@ -123,7 +123,7 @@ def recover(path: Path) -> Tuple[str, List[str]]:
 
 def lost(path: Path) -> str:
     """Return what a router does not know any more since its states and their copy were broken; empty where it does."""
-    aside = beside(path, "lost")
+    aside = sibling(path, "lost")
     if not aside.exists():
         return ""
     return (

@@ -151,7 +151,7 @@ def _images(
     files: Dict[str, Dict[str, str]] = {}
     for name, values in found.items():
         given = values.get(pinned_images.VARIABLE)
-        path = given if isinstance(given, str) and given else pinned_images.beside(directories[name])
+        path = given if isinstance(given, str) and given else pinned_images.file_of_inventory(directories[name])
         if path not in files:
             files[path] = pinned_images.read(path) if path else {}
         if told or files[path]:

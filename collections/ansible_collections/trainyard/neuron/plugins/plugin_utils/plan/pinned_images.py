@@ -34,7 +34,7 @@ _HEADER = """\
 _LINE = re.compile(r"(\S+)\s+(sha256:[0-9a-f]{64})")
 
 
-def beside(directory: str) -> str:
+def file_of_inventory(directory: str) -> str:
     """Return the file beside an inventory in a directory; empty for an inventory that lies nowhere."""
     return str(Path(directory, NAME)) if directory else ""
 

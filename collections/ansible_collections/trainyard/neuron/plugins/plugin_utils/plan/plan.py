@@ -133,7 +133,7 @@ class _Planner:
         self._reported: Mapping[str, Any] = fleet_input.get("topologies") or {}
         self._tiers = Tiers((), ())
         self._reader = HostReader()
-        self._beside_read: Dict[str, Dict[str, Any]] = {}
+        self._others_read: Dict[str, Dict[str, Any]] = {}
         self._problems: List[Problem] = list(fleet_input.get("problems") or ())
         self._warnings: List[Problem] = []
         self._placements: Dict[Any, Placement] = {}
@@ -148,7 +148,7 @@ class _Planner:
             rule = "has no host to plan for"
             raise PlanError([Problem("", "inventory group neuron", [], rule, "put the Trainium hosts into it")])
         hosts = self._read()
-        self._read_beside()
+        self._read_others()
         self._read_routers()
         self._problems += checks.served_name_problems(hosts)
         self._problems += checks.checkpoint_problems(hosts)
@@ -176,16 +176,16 @@ class _Planner:
         self._check_overrides(hosts, reader)
         return hosts
 
-    def _read_beside(self) -> None:
+    def _read_others(self) -> None:
         """Read the routers and clients that serve nothing themselves."""
         for name in sorted(self._other_variables):
             if name not in self._raw:
-                self._beside_read[name], problems = self._reader.beside(name, self._other_variables[name] or {})
+                self._others_read[name], problems = self._reader.read_other(name, self._other_variables[name] or {})
                 self._problems += problems
 
     def _read_routers(self) -> None:
         serving = [name for name, raw in self._raw.items() if any(raw[key] for key in raw if key.startswith(PREFIX))]
-        variables = {name: self._beside(name) for name in self._routers}
+        variables = {name: self._variables_of(name) for name in self._routers}
         self._tiers, problems = tiers_of(self._routers, variables, serving)
         self._problems += problems
 
@@ -353,7 +353,7 @@ class _Planner:
             address: where others reach it.
             before: addresses of the routers of the fleet, all of whose requests come from one address each.
         """
-        access, problems = router_access(self._beside(name), address)
+        access, problems = router_access(self._variables_of(name), address)
         self._problems += [problem.on(name) for problem in problems]
         return RouterReach(**vars(access), before=tuple(before if name in self._tiers.inner else ()))
 
@@ -370,7 +370,7 @@ class _Planner:
         for host in hosts:
             if host.name == name:
                 return host.address
-        given = self._beside(name)
+        given = self._variables_of(name)
         return str(given.get("trainyard_address") or given.get("ansible_host") or name)
 
     def _router_port(self, names: Sequence[str], hosts: Sequence[Host]) -> int:
@@ -381,7 +381,7 @@ class _Planner:
             port = (
                 by_name[name].router_port
                 if name in by_name
-                else self._beside(name).get(ROUTER_PORT, DEFAULT_ROUTER_PORT)
+                else self._variables_of(name).get(ROUTER_PORT, DEFAULT_ROUTER_PORT)
             )
             ports.setdefault(port, []).append(name)
         if len(ports) > 1:
@@ -397,7 +397,7 @@ class _Planner:
         names = list(dict.fromkeys([*sorted(self._raw), *self._routers, *self._clients]))
         seats = []
         for name in names:
-            variables = self._beside(name)
+            variables = self._variables_of(name)
             reported = self._reported.get(name)
             rows = planned[name].replicas if name in planned else ()
             met = len(names) > 1 or any(row.address != LOOPBACK for row in rows)
@@ -421,12 +421,12 @@ class _Planner:
             beyond = any(row.address != LOOPBACK for row in found.replicas)
             self._warnings += reach.warnings_of(host.name, found.reach, beyond)
 
-    def _beside(self, name: str) -> Mapping[str, Any]:
+    def _variables_of(self, name: str) -> Mapping[str, Any]:
         """Return the variables that are right of a host which may serve nothing itself."""
-        if name not in self._beside_read:
-            self._beside_read[name] = read_variables(self._raw.get(name) or {})[0]
+        if name not in self._others_read:
+            self._others_read[name] = read_variables(self._raw.get(name) or {})[0]
         given = self._other_variables.get(name) or self._raw.get(name) or {}
-        return {**{key: given[key] for key in given if key not in READ}, **self._beside_read[name]}
+        return {**{key: given[key] for key in given if key not in READ}, **self._others_read[name]}
 
     def _benchmarks(
         self, hosts: Sequence[Host], planned: Mapping[str, HostPlan], router: Mapping[str, Any]

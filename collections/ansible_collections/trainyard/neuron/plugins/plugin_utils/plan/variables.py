@@ -480,7 +480,7 @@ class HostReader:
             warnings,
         )
 
-    def beside(self, name: str, raw: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Problem]]:
+    def read_other(self, name: str, raw: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Problem]]:
         """Read the variables of a host that only balances or sends load.
 
         Args:

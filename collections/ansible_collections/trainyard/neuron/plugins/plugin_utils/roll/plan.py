@@ -86,7 +86,7 @@ def plan_roll(
     settings: Settings,
     require_staged: bool = True,
     beside: Sequence[Peer] = (),
-    insist: bool = True,
+    require_spares: bool = True,
 ) -> RollPlan:
     """Plan the roll of a fleet.
 
@@ -96,7 +96,7 @@ def plan_roll(
         require_staged: refuse replicas whose wanted release is not complete on their host. A dry run stages nothing
             and so cannot ask for it.
         beside: replicas in rotation on hosts that have no part in the roll; what is rolled is compared with them too.
-        insist: refuse where the strategy is blue/green and a replica would leave rotation with nothing in its place.
+        require_spares: refuse where the strategy is blue/green and a replica would leave with nothing in its place.
 
     Raises:
         RollError: with every reason why this roll must not begin. Nothing was touched.
@@ -105,12 +105,12 @@ def plan_roll(
     problems = _silence(fleet) + _renamed(fleet, moves) + not_in_one_roll(fleet)
     problems += _unstaged(fleet, moves) if require_staged else []
     moves, conflicts = _order_by_cores(fleet, moves)
-    found = with_spares(fleet, settings, moves, require_staged, insist)
+    found = with_spares(fleet, settings, moves, require_staged, require_spares)
     if problems or conflicts or found.problems:
         raise RollError(problems + conflicts + found.problems)
     planned = Counter(target.served_name for target in fleet.targets)
     floor = {model: settings.floor_of(count) for model, count in planned.items()}
-    if settings.strategy == BLUE_GREEN and settings.floor == "auto" and insist:
+    if settings.strategy == BLUE_GREEN and settings.floor == "auto" and require_spares:
         # Nothing in rotation now is to be missed: not even by k replicas at a time.
         up = Counter(target.served_name for target in fleet.targets if fleet.in_rotation(target))
         floor = {model: up[model] for model in planned}

@@ -49,7 +49,7 @@ class StandIns:
 
 
 def with_spares(
-    fleet: Fleet, settings: Settings, moves: Sequence[Move], require_staged: bool = True, insist: bool = True
+    fleet: Fleet, settings: Settings, moves: Sequence[Move], require_staged: bool = True, require_spares: bool = True
 ) -> StandIns:
     """Have spares stand in for the replicas that leave rotation, where the strategy and the hosts allow it.
 
@@ -58,7 +58,7 @@ def with_spares(
         settings: how to roll.
         moves: of the replicas.
         require_staged: a spare is of use only where its release is complete on its host; a dry run stages nothing.
-        insist: refuse where `BLUE_GREEN` is asked for and cannot be had. A way back must not fail for that.
+        require_spares: refuse where `BLUE_GREEN` is asked for and cannot be had. A way back must not fail for that.
     """
     found = StandIns(list(moves))
     for spare in fleet.spares:
@@ -77,7 +77,7 @@ def with_spares(
             was = spare.release if leaving and not why else fleet.seen(spare).running
             retired = _retired(spare, was, [move.key for move in [*raised, *mine]])
             found.moves = _woven(found.moves, mine, leaving, raised, retired)
-    if settings.strategy == BLUE_GREEN and insist:
+    if settings.strategy == BLUE_GREEN and require_spares:
         found.problems = _uncovered(fleet, moves, found)
     return found
 

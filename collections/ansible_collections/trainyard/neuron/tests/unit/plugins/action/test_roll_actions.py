@@ -19,7 +19,7 @@ from ansible_collections.trainyard.neuron.plugins.action.roll_plan import (
     reported,
     wanted,
 )
-from ansible_collections.trainyard.neuron.plugins.action.roll_report import finished, light_weights, told
+from ansible_collections.trainyard.neuron.plugins.action.roll_report import finished, light_weights, report_lines
 from ansible_collections.trainyard.neuron.plugins.action.roll_step import (
     JUDGED,
     STEPS,
@@ -181,7 +181,7 @@ def test_a_canary_that_still_gets_too_little_at_the_end_is_named_and_not_forgott
     late = replace(fleet, seats={**fleet.seats, "r2": seats})
     light = light_weights(late, fact)
     assert light == {"h1:m-0": "33% of its weight at r2"}
-    lines, failed = told(fact, 4, "", {}, [], light)
+    lines, failed = report_lines(fact, 4, "", {}, [], light)
     assert failed
     assert "  gets too little: h1:m-0: 33% of its weight at r2" in lines
     assert finished(fact, late, light)["h1"] == ["m-1"]
@@ -253,7 +253,7 @@ def test_what_is_drained_elsewhere_is_seen_like_a_seat_of_our_own_router() -> No
 
 def test_the_report_of_a_roll_that_stopped_says_where_why_and_what_is_untouched() -> None:
     fact, _ = roll()
-    lines, failed = told(fact, 1, "h1:m-1: no gate", {"h1:m-1": "unit failed"}, [], {})
+    lines, failed = report_lines(fact, 1, "h1:m-1: no gate", {"h1:m-1": "unit failed"}, [], {})
     assert failed
     assert lines[0] == "Redeploy stopped at wave 2 of 4 (h1:m-1); 1 of 4 replicas are rolled."
     assert lines[1] == "  because: h1:m-1: no gate"
@@ -264,11 +264,11 @@ def test_the_report_of_a_roll_that_stopped_says_where_why_and_what_is_untouched(
 
 def test_a_roll_that_is_done_but_left_a_replica_out_has_failed() -> None:
     fact, _ = roll()
-    assert told(fact, 4, "", {}, [], {}) == (["Redeploy is done: 4 of 4 replicas rolled in 4 waves."], False)
-    assert told(fact, 4, "", {"h2:m-0": "drain at r1"}, [], {})[1]
-    assert told(fact, 4, "", {}, ["h2"], {})[1]
+    assert report_lines(fact, 4, "", {}, [], {}) == (["Redeploy is done: 4 of 4 replicas rolled in 4 waves."], False)
+    assert report_lines(fact, 4, "", {"h2:m-0": "drain at r1"}, [], {})[1]
+    assert report_lines(fact, 4, "", {}, ["h2"], {})[1]
     fact["out"] = {"h2:m-0": "somebody took it out"}
-    assert not told(fact, 4, "", {"h2:m-0": "drain at r1"}, [], {})[1]
+    assert not report_lines(fact, 4, "", {"h2:m-0": "drain at r1"}, [], {})[1]
 
 
 def test_what_is_still_out_is_remembered_for_the_next_run() -> None:
@@ -312,7 +312,7 @@ def test_of_a_spare_nothing_is_remembered_and_the_report_counts_replicas() -> No
     fact, fleet = with_a_spare("active", "new")
     assert [move["name"] for move in fact["moves"]["h1"]] == ["m-0", "m-1"]
     assert "m-spare" in finished(fact, fleet, {})["h1"]
-    lines, failed = told(fact, 1, "h1:m-0 did not start", {}, [], {}, ["h1:m-spare"])
+    lines, failed = report_lines(fact, 1, "h1:m-0 did not start", {}, [], {}, ["h1:m-spare"])
     assert failed
     assert "0 of 2 replicas are rolled" in lines[0]
     assert "  untouched: h1:m-1" in lines

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.callback import fleet_lock
-from ansible_collections.trainyard.neuron.plugins.callback.fleet_lock import ASKING, given_back, told, without
+from ansible_collections.trainyard.neuron.plugins.callback.fleet_lock import ASKING, given_back, lock_message, without
 
 HOLDER = {"run": "17abc", "pid": 17, "verb": "serve", "lease_s": 7200.0}
 HELD = [{"host": "h1", "holder": HOLDER}, {"host": "h2", "holder": HOLDER}]
@@ -45,9 +45,9 @@ def test_where_somebody_is_asked_at_the_terminal_nothing_is_run(option: str, mon
 
 
 def test_what_is_left_is_told_with_the_ways_on() -> None:
-    text = told(HELD, given=False)
+    text = lock_message(HELD, given=False)
     assert "run 17abc) has the lock of h1, h2 still" in text
     assert "run the same again from here" in text
     assert "-e trainyard_take_over=17abc" in text
     assert "ends in 2 h" in text
-    assert json.dumps(told(HELD, given=True)).startswith('"The lock of h1, h2 is given back')
+    assert json.dumps(lock_message(HELD, given=True)).startswith('"The lock of h1, h2 is given back')

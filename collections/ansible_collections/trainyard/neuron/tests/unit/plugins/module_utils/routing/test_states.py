@@ -58,7 +58,7 @@ def test_where_both_are_broken_it_is_said_what_is_lost_and_what_to_do(
     path: Path, garbage: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path.write_bytes(garbage)
-    states.beside(path, "copy").write_bytes(garbage)
+    states.sibling(path, "copy").write_bytes(garbage)
     config = path.with_name("haproxy.cfg")
     config.write_text(CONFIG)
     # The unit's own step before a start: it succeeds, and HAProxy finds nothing that it would read wrongly.
@@ -70,7 +70,7 @@ def test_where_both_are_broken_it_is_said_what_is_lost_and_what_to_do(
     # It goes on being said until somebody has looked.
     assert cli.main(["ports", str(path), str(config)]) == 0
     assert str(path) in states.lost(path)
-    states.beside(path, "lost").unlink()
+    states.sibling(path, "lost").unlink()
     assert states.lost(path) == ""
 
 

@@ -19,7 +19,7 @@ ONE, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 
 
 def test_what_is_written_is_read_and_what_is_there_is_never_changed(tmp_path: Path) -> None:
-    file = pinned_images.beside(str(tmp_path))
+    file = pinned_images.file_of_inventory(str(tmp_path))
     assert pinned_images.read(file) == {}
     pinned_images.add(file, {REFERENCE: ONE})
     first = Path(file).read_text(encoding="utf-8")
@@ -92,7 +92,7 @@ def image_of(hosts: dict[str, Any], **answers: Any) -> tuple[str, dict[str, Any]
 def test_an_image_is_named_by_tag_until_a_registry_was_asked(tmp_path: Path) -> None:
     hosts = {"a": qwen(directory=str(tmp_path))}
     assert image_of(hosts) == (REFERENCE, {})
-    file = pinned_images.beside(str(tmp_path))
+    file = pinned_images.file_of_inventory(str(tmp_path))
     image, new = image_of(hosts, a={REFERENCE: {"digest": ONE}})
     assert image == f"public.ecr.aws/{IMAGE.split(':')[0]}@{ONE}"
     assert new == {file: {REFERENCE: ONE}}

@@ -200,7 +200,7 @@ def test_a_spare_that_cannot_serve_is_not_used_and_blue_green_refuses(change: An
         plan_roll(told, BLUE_GREEN)
     assert len(refused.value.problems) == 3
     assert why in str(refused.value)
-    assert order(plan_roll(told, BLUE_GREEN, insist=False)) == ["h1:m-0", "h1:m-1", "h1:m-2"]
+    assert order(plan_roll(told, BLUE_GREEN, require_spares=False)) == ["h1:m-0", "h1:m-1", "h1:m-2"]
 
 
 def test_where_nobody_knows_the_memory_only_a_person_may_say_that_it_is_enough() -> None:
