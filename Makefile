@@ -83,12 +83,12 @@ test: lint unit docs molecule acceptance ## Everything: lint, types, unit tests,
 test-lab: $(READY) ## Longer behaviour on stand-in hosts: the lab itself, each role's life, interrupted provisioning, attacks, rolls under load
 	pytest -m lab tests/lab tests/roles tests/attack
 	for role in nvme_raid neuron_venv host_tools neuron_monitor model_weights model_compile; do molecule test --scenario-name $$role; done
-	for scenario in redeploy redeploy_faults; do molecule test --scenario-name $$scenario; done
+	for scenario in redeploy redeploy_faults options; do molecule test --scenario-name $$scenario; done
 
 .PHONY: sources
-sources: $(READY) ## Tests against sources that are no part of this repository: LLMPerf, vLLM's fork and plugin
+sources: $(READY) ## Tests against sources that are no part of this repository: LLMPerf, vLLM's fork and plugin, NxDI
 	eval "$$(python tests/sources.py)"
-	pytest tests/bench/test_llmperf_patches.py tests/bench/test_llmperf_role.py tests/roles/test_real_sources.py
+	pytest tests/bench/test_llmperf_patches.py tests/bench/test_llmperf_role.py tests/roles/test_real_sources.py tests/plan/test_real_inference_demo.py
 
 .PHONY: nightly
 nightly: $(READY) ## All that `make test` leaves out, and at the end what was skipped and why (about four hours)

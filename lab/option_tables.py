@@ -8,6 +8,8 @@ Nothing of upstream's text is kept, help texts included.
     python lab/option_tables.py inference_demo CLONE REF OUTPUT      a clone of aws-neuron/neuronx-distributed-inference
     python lab/option_tables.py vllm CLONE REF OUTPUT                a clone of a vLLM repository (the AWS fork)
     python lab/option_tables.py vllm FOLDER VERSION OUTPUT           an unpacked package of vLLM
+    python lab/option_tables.py accepts CLONE REF OUTPUT             compile commands as JSON on standard input: what
+                                                                     the parser of a ref says against each
 
 The Python that runs it for vLLM needs vLLM's own dependencies; the lab's environment of the real vLLM has them.
 """
@@ -214,7 +216,7 @@ def _caught() -> Iterator[list[argparse.ArgumentParser]]:
         argparse.ArgumentParser.parse_args = before  # type: ignore[method-assign]
 
 
-def _source(clone: Path, ref: str, folder: Path, top: str) -> tuple[Path, str]:
+def source_tree(clone: Path, ref: str, folder: Path, top: str) -> tuple[Path, str]:
     """The tree to import from, and the commit it is of: a clone at a ref, or an unpacked package as it is."""
     is_clone = subprocess.run(
         ["git", "-C", str(clone), "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}"],
@@ -239,8 +241,8 @@ def _alone(name: str, path: Path) -> types.ModuleType:
     return module
 
 
-def inference_demo(tree: Path) -> dict[str, Any]:
-    """The options of ``inference_demo``, those before and after ``run``, and the dtypes that its converter takes."""
+def demo_parser(tree: Path) -> argparse.ArgumentParser:
+    """The parser that ``inference_demo`` itself builds, from its source tree."""
     package = tree / "neuronx_distributed_inference"
     sys.meta_path.append(_Missing(tree))
     for name in ("neuronx_distributed_inference", "neuronx_distributed_inference.utils"):
@@ -255,18 +257,45 @@ def inference_demo(tree: Path) -> dict[str, Any]:
     demo = _alone(_DEMO, package / "inference_demo.py")
     with _caught() as found:
         demo.parse_args()
-    sub = next(action for action in found[0]._actions if isinstance(action, argparse._SubParsersAction))
-    groups = [
-        [action.dest for action in group._group_actions] for group in sub.choices["run"]._mutually_exclusive_groups
-    ]
-    config = (package / "models" / "config.py").read_text(encoding="utf-8")
+    return found[0]
+
+
+def run_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The parser of what stands behind ``run``."""
+    sub = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return sub.choices["run"]  # type: ignore[no-any-return]
+
+
+def inference_demo(tree: Path) -> dict[str, Any]:
+    """The options of ``inference_demo``, those before and after ``run``, and the dtypes that its converter takes."""
+    parser = demo_parser(tree)
+    run = run_parser(parser)
+    groups = [[action.dest for action in group._group_actions] for group in run._mutually_exclusive_groups]
+    config = (tree / "neuronx_distributed_inference/models/config.py").read_text(encoding="utf-8")
     mapping = config.partition("def to_torch_dtype")[2].partition("}")[0]
     return {
-        "options": table(found[0]),
-        "run": table(sub.choices["run"]),
+        "options": table(parser),
+        "run": table(run),
         "exclusive": groups,
         "dtypes": re.findall(r'"(\w+)": torch\.', mapping),
     }
+
+
+def accepts(tree: Path, given: list[tuple[str, list[str]]]) -> dict[str, str]:
+    """What the parser of ``inference_demo`` says against commands, by their names; nothing for those that it takes."""
+    parser = demo_parser(tree)
+    for action in run_parser(parser)._actions:
+        # Another package decides these, which is not here.
+        action.choices = action.choices or None
+    found = {}
+    for name, argv in given:
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            try:
+                parser.parse_args(argv)
+            except SystemExit:
+                found[name] = said.getvalue().strip().splitlines()[-1]
+    return found
 
 
 def vllm(tree: Path) -> dict[str, Any]:
@@ -307,16 +336,22 @@ def _serve_parser(kind: Any) -> argparse.ArgumentParser:
 def main() -> None:
     """Write one table."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    options.add_argument("command", choices=sorted(_REPOSITORIES))
+    options.add_argument("command", choices=[*sorted(_REPOSITORIES), "accepts"])
     options.add_argument("clone", type=Path)
     options.add_argument("ref")
     options.add_argument("output", type=Path)
     options.add_argument("--repository", help="owner/name, where it is another one")
     given = options.parse_args()
+    if given.command == "accepts":
+        with tempfile.TemporaryDirectory() as folder:
+            tree, _commit = source_tree(given.clone, given.ref, Path(folder), "src")
+            text = json.dumps(accepts(tree, json.load(sys.stdin)))
+        sys.stdout.write(text) if str(given.output) == "-" else given.output.write_text(text, encoding="utf-8")
+        return
     read = {"inference_demo": inference_demo, "vllm": vllm}[given.command]
     top = {"inference_demo": "src", "vllm": "vllm"}[given.command]
     with tempfile.TemporaryDirectory() as folder:
-        tree, commit = _source(given.clone, given.ref, Path(folder), top)
+        tree, commit = source_tree(given.clone, given.ref, Path(folder), top)
         found = read(tree)
     source = {"repository": given.repository or _REPOSITORIES[given.command], "ref": given.ref, "commit": commit}
     lines = [f' "source": {json.dumps(source)}']

@@ -44,6 +44,11 @@ SOURCES = (
         ("aws-neuron/upstreaming-to-vllm", "vllm-project/vllm-neuron"),
         "what the SDK table says of vLLM's sources",
     ),
+    Source(
+        "TRAINYARD_NXDI_SOURCE",
+        ("aws-neuron/neuronx-distributed-inference",),
+        "compile commands by inference_demo's own parser",
+    ),
 )
 
 

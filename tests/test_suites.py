@@ -148,7 +148,7 @@ def test_a_source_is_fetched_once_or_said_to_be_missing(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for source in sources.SOURCES:
         monkeypatch.delenv(source.variable, raising=False)
-    llmperf, vllm = sources.SOURCES
+    llmperf, vllm, *_others = sources.SOURCES
     first = sources.at_hand(llmperf, hub.as_uri())
     assert first is not None
     assert (first / ".git").is_dir()

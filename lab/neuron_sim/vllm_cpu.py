@@ -57,6 +57,19 @@ def arguments(options: argparse.Namespace, settings: ServeSettings) -> list[str]
         if value is not None:
             argv += [f"--{name.replace('_', '-')}", str(value)]
     argv += [f"--{name.replace('_', '-')}" for name in _FLAGS if getattr(options, name, None)]
+    return argv + _adapters(options, settings)
+
+
+def _adapters(options: argparse.Namespace, settings: ServeSettings) -> list[str]:
+    """LoRA as it was asked for: that serves on the CPU as well."""
+    if not settings.max_loras:
+        return []
+    argv = ["--enable-lora", "--max-loras", str(settings.max_loras)]
+    for name in ("max_lora_rank", "max_cpu_loras"):
+        value = getattr(options, name, None)
+        argv += [f"--{name.replace('_', '-')}", str(value)] if value else []
+    if settings.adapters:
+        argv += ["--lora-modules", *(f"{name}={path}" for name, path in settings.adapters.items())]
     return argv
 
 

@@ -200,7 +200,13 @@ class LabFleet:
 
     @contextlib.contextmanager
     def load(
-        self, url: str, closed: int = 8, rate: float = 1.0, longest_s: float = 8.0, gap_limit_s: float = 2.0
+        self,
+        url: str,
+        closed: int = 8,
+        rate: float = 1.0,
+        longest_s: float = 8.0,
+        gap_limit_s: float = 2.0,
+        model: str = MODEL,
     ) -> Iterator[dict[str, Any]]:
         """Stream from the router; the dictionary holds the account when the block is over."""
         out = self.results / f"load-{time.monotonic_ns()}.json"
@@ -210,7 +216,7 @@ class LabFleet:
                 "-m",
                 "tests.roll.load",
                 f"--url={url}",
-                f"--model={MODEL}",
+                f"--model={model}",
                 f"--per-token-s={PER_TOKEN_S}",
                 f"--closed={closed}",
                 f"--rate={rate}",

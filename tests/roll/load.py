@@ -38,7 +38,7 @@ class Shape:
 
     Attributes:
         url: the router.
-        model: model id.
+        model: model id, or several with commas between, which are asked for in turn.
         shortest_s: duration of the shortest stream, in seconds.
         longest_s: duration of the longest one.
         per_token_s: the engine's time per token, by which durations become token counts.
@@ -53,6 +53,11 @@ class Shape:
     per_token_s: float = 0.1
     gap_limit_s: float = 2.0
     first_limit_s: float = 15.0
+
+    def asked(self, number: int) -> str:
+        """Model id that a request of this number asks for."""
+        ids = self.model.split(",")
+        return ids[number % len(ids)]
 
     def tokens(self, chance: random.Random) -> int:
         """Tokens of one stream: durations are spread evenly on a logarithmic scale, many short and a few long."""
@@ -221,7 +226,7 @@ class Load:
 
     async def _stream(self, item: Sent) -> None:
         body = {
-            "model": self.shape.model,
+            "model": self.shape.asked(item.number),
             "prompt": f"Request {item.number}: tell me about rolling updates.",
             "max_tokens": item.tokens,
             "temperature": 0.0,
@@ -300,7 +305,7 @@ def parser() -> argparse.ArgumentParser:
         description="Stream from a router until SIGTERM or the time is over; account for all."
     )
     top.add_argument("--url", required=True)
-    top.add_argument("--model", required=True)
+    top.add_argument("--model", required=True, help="model id, or several with commas between")
     top.add_argument("--closed", type=int, default=16, help="clients that wait for their answer (%(default)s)")
     top.add_argument("--rate", type=float, default=2.0, help="arrivals per second beside them (%(default)s)")
     top.add_argument("--seconds", type=float, default=0.0, help="how long; 0 is until SIGTERM")
