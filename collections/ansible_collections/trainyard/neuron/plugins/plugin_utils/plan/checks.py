@@ -22,7 +22,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_option
     further_models,
     served_names,
 )
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import SdkRelease
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import NATIVE, SdkRelease
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import Host
 
 #: Settings that are compiled in and that must say what a deployment's field says, where they are given at all.
@@ -106,6 +106,15 @@ def _number_format_problems(deployment: Deployment, topology: Topology) -> List[
     path = variable_of(deployment) + ".neuron_config.quantization"
     rule = "is not supported on %s: only trn3 computes with it" % topology.family.upper()
     return [Problem("", path, wanted, rule, "remove it: %s serves such a model in BF16" % topology.family)]
+
+
+def core_warnings(release: SdkRelease, topology: Topology) -> List[Problem]:
+    """Return what is served on logical cores of another width than the documentation does it on."""
+    if release.generation != NATIVE or topology.family != "trn2" or topology.logical_nc_config == 2:
+        return []
+    rule = "every recipe of the native plugin has logical cores of two physical ones (LNC 2)"
+    path = "trainyard_logical_nc_config"
+    return [Problem("", path, topology.logical_nc_config, rule, "set it to 2, or leave it out")]
 
 
 def _mirror_problems(deployment: Deployment) -> List[Problem]:

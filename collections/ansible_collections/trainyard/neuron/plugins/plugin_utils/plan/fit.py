@@ -42,7 +42,7 @@ ARCHITECTURES: Mapping[str, bool] = {
 }
 
 #: model_type of a part that reads text -> the architecture that it is.
-_TEXT_PARTS: Mapping[str, str] = {
+PARTS_THAT_READ: Mapping[str, str] = {
     "gemma3_text": "gemma3",
     "llama4_text": "llama4",
     "qwen2_5_vl": "qwen2",
@@ -78,6 +78,9 @@ HOST_SHARE = 0.85
 
 #: No model is wider, and none has more heads, experts or layers: a config.json that says so is not one.
 MOST_WIDTH, MOST_HEADS = 1 << 26, 1 << 14
+
+#: No sequence is stretched further.
+MOST_STRETCH = 1 << 16
 
 
 class ConfigError(ValueError):
@@ -159,7 +162,7 @@ class ModelShape:
         text = config.get("text_config")
         source: Mapping[str, Any] = {**config, **text} if isinstance(text, Mapping) else config
         given = str(source.get("model_type"))
-        model_type = _TEXT_PARTS.get(given, given)
+        model_type = PARTS_THAT_READ.get(given, given)
         if model_type not in ARCHITECTURES:
             raise ConfigError(
                 "model_type %r is none of %s, so its memory cannot be told" % (given, ", ".join(sorted(ARCHITECTURES)))
@@ -174,12 +177,15 @@ class ModelShape:
             _size(source, "max_position_embeddings") if source.get("max_position_embeddings") is not None else None
         )
         is_llama4 = model_type == "llama4"
+        kv_heads = _size(source, "num_key_value_heads", heads, MOST_HEADS)
+        if heads % kv_heads:
+            raise ConfigError("num_attention_heads (%d) is no multiple of num_key_value_heads (%d)" % (heads, kv_heads))
         return cls(
             model_type=model_type,
             hidden_size=hidden,
             layers=layers,
             query_heads=heads,
-            kv_heads=_size(source, "num_key_value_heads", heads, MOST_HEADS),
+            kv_heads=kv_heads,
             head_size=_size(source, "head_dim", hidden // heads),
             intermediate_size=_size(source, "intermediate_size"),
             vocabulary=_size(source, "vocab_size"),
@@ -353,13 +359,15 @@ def _positions(config: Mapping[str, Any], model_type: str, longest: Optional[int
     length after stretching.
     """
     rope = config.get("rope_scaling") or config.get("rope_parameters")
-    if not isinstance(rope, Mapping):
+    if not rope:
         return {}
+    if not isinstance(rope, Mapping):
+        raise ConfigError("rope_scaling is %.40r, and must be a mapping" % (rope,))
     kind, factor = str(rope.get("rope_type") or rope.get("type") or "default"), rope.get("factor")
     if kind in _UNSCALED_ROPES or longest is None or model_type == "gemma3":
         return {}
-    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or factor <= 0:
-        return {}
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor <= MOST_STRETCH:
+        raise ConfigError("rope_scaling.factor is %.40r, and must be a number above 0" % (factor,))
     plain = _size(rope, "original_max_position_embeddings", longest) if "yarn" in kind else longest
     stretched = longest if kind != "yarn" and "yarn" in kind else int(plain * factor)
     return {"rope_type": kind, "rope_positions": stretched, "plain_positions": plain}

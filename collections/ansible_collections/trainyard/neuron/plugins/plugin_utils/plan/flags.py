@@ -174,6 +174,33 @@ def _wrong_value(form: Mapping[str, Any], value: Any) -> str:
     return ""
 
 
+#: Flags of which a value is said by a field -> that field.
+_SAID_BY: Mapping[str, str] = {
+    "max-lora-rank": "lora.max_rank",
+    "reasoning-parser": "tools.reasoning_parser",
+    "kv-cache-dtype": "quantization.kv_cache",
+}
+
+
+def spoken_value_problems(told: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]], where: str) -> List[Problem]:
+    """Return the values of fields that a release's server has no such choice for.
+
+    Args:
+        told: flags that follow from fields.
+        known: as `flags_of` has them.
+        where: the variable that holds the deployment.
+    """
+    found = []
+    for name in sorted(set(told) & set(known)):
+        wrong = _wrong_value(known[name], told[name]) if known[name].get("choices") else ""
+        if wrong:
+            path = "%s.%s" % (where, _SAID_BY.get(name, name))
+            choices = [str(choice) for choice in known[name]["choices"]]
+            fix = did_you_mean(str(told[name]), choices) or "choose one of them"
+            found.append(Problem("", path, told[name], wrong + " for this release's vLLM", fix))
+    return found
+
+
 def flag_problems(deployment: Deployment, release: SdkRelease, where: str, told: Sequence[str] = ()) -> List[Problem]:
     """Return every engine argument that the server of a release would end at, or take for something else.
 
@@ -266,6 +293,7 @@ def _together(deployment: Deployment, known: Mapping[str, Mapping[str, Any]], wh
         ("enable-auto-tool-choice", "tool-call-parser"),
         ("enable-reasoning", "reasoning-parser"),
         ("ssl-certfile", "ssl-keyfile"),
+        ("ssl-keyfile", "ssl-certfile"),
     ):
         if given.get(name) and not given.get(needs) and name in known:
             rule = "needs %s beside it: vLLM ends at once without" % needs

@@ -10,7 +10,7 @@ of them that has it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, NamedTuple, Tuple
+from typing import Any, Dict, FrozenSet, Mapping, NamedTuple, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import NATIVE, NXDI_V0, NXDI_V1
 
@@ -147,7 +147,112 @@ NATIVE_MODEL_TYPES: Mapping[str, Tuple[int, int]] = {
 NXDI_QUANTIZED = ("fp8",)
 
 #: Words in a repository's name that say that its checkpoint is none of the plain model whose name is beside them.
-TELLING_WORDS = ("gguf", "awq", "gptq", "vl", "vision", "omni", "next", "guard", "embedding", "fp8", "nvfp4", "int8")
+TELLING_WORDS = (
+    *(
+        "gguf",
+        "awq",
+        "gptq",
+        "bnb",
+        "exl2",
+        "mlx",
+        "4bit",
+        "8bit",
+        "int4",
+        "int8",
+        "fp8",
+        "nvfp4",
+        "mxfp4",
+        "w4a16",
+        "w8a8",
+    ),
+    *("vl", "vision", "omni", "next", "guard", "embedding", "reranker", "reward", "lora", "adapter", "eagle", "eagle3"),
+)
+
+
+def _words(text: str) -> FrozenSet[str]:
+    return frozenset(text.split())
+
+
+#: How the class of a model ends that writes text. Source: the names in transformers' and vLLM's registries.
+WRITES_TEXT = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "ForCausalLMEagle", "ForCausalLMEagle3")
+
+#: config.json's model_type -> what the name of its class in `architectures` begins with, before `For`.
+ARCHITECTURE_CLASSES: Mapping[str, Tuple[str, ...]] = {
+    "llama": ("Llama", "Mistral"),
+    "mistral": ("Mistral", "Llama"),
+    "mixtral": ("Mixtral",),
+    "dbrx": ("Dbrx",),
+    "qwen2": ("Qwen2",),
+    "qwen3": ("Qwen3",),
+    "qwen3_moe": ("Qwen3Moe",),
+    "gpt_oss": ("GptOss",),
+    "qwen3_vl": ("Qwen3VL",),
+    "qwen2_5_vl": ("Qwen2_5_VL",),
+    "mllama": ("Mllama",),
+    "llama4": ("Llama4",),
+    "gemma3": ("Gemma3",),
+    "gemma3_text": ("Gemma3",),
+}
+
+#: Ways to stretch positions that vLLM has, by their names in config.json.
+ROPE_KINDS = (
+    *("default", "llama3", "linear", "dynamic", "yarn", "deepseek_yarn", "deepseek_llama_scaling", "longrope", "su"),
+    *("mrope", "proportional", "ntk", "mllama4", "xdrope"),
+)
+
+#: Parsers of calls of tools, of every vLLM from 0.7 to 0.32 (`ToolParserManager`).
+TOOL_PARSERS = _words(
+    "apertus cohere_command3 cohere_command4 deepseek_v3 deepseek_v31 deepseek_v32 deepseek_v4 ernie45 functiongemma "
+    "gemma4 gigachat3 glm45 glm47 granite granite-20b-fc granite4 hermes hunyuan_a13b hy_v3 inkling internlm jamba "
+    "kimi_k2 kimi_k3 lfm2 llama3_json llama4_json llama4_pythonic longcat mimo minicpm5 minimax minimax_m1 minimax_m2 "
+    "minimax_m3 mistral olmo3 openai phi4_mini_json poolside_v1 pythonic qwen3_coder qwen3_xml seed_oss solar_open2 "
+    "step3 step3p5 step_deepresearch xlam"
+)
+
+#: Parsers of calls that are one family's alone -> its architectures.
+PARSER_FAMILIES: Mapping[str, Tuple[str, ...]] = {
+    "llama3_json": ("llama",),
+    "llama4_json": ("llama4",),
+    "llama4_pythonic": ("llama4", "llama"),
+    "mistral": ("mistral", "mixtral"),
+    "openai": ("gpt_oss",),
+    "gemma4": ("gemma4",),
+}
+
+#: Parsers of reasoning, of the same (`ReasoningParserManager`).
+REASONING_PARSERS = _words(
+    "cohere_command3 cohere_command4 deepseek_r1 deepseek_v3 deepseek_v4 ernie45 gemma4 glm45 glm47 granite holo2 "
+    "hunyuan_a13b hy_v3 identity inkling kimi_k2 kimi_k3 mimo minimax_m2 minimax_m2_append_think minimax_m3 mistral "
+    "nemotron_v3 olmo3 openai_gptoss poolside_v1 qwen3 seed_oss solar_open2 step3 step3p5"
+)
+
+#: Flags that configure what only GPUs have.
+GPU_FLAGS = _words(
+    "attention-backend cpu-offload-gb cpu-offload-params cuda-graph-sizes cudagraph-capture-sizes device-ids "
+    "disable-custom-all-reduce disable-nccl-for-dp-synchronization enable-bf16x3-router-gemm enable-cumem-allocator "
+    "enable-dbo enable-eplb enable-flashinfer-autotune enable-sleep-mode gdn-prefill-backend kda-prefill-backend "
+    "kv-offloading-backend kv-offloading-size linear-backend mamba-backend max-cudagraph-capture-size moe-backend "
+    "offload-backend swap-space"
+)
+
+#: What the native plugin's reference has in neuron_config (SDK 2.32, and what its design pages name beside it).
+NATIVE_SETTINGS = (
+    *("num_batched_tokens_buckets", "num_seqs_buckets", "kv_segment_size_buckets", "decode_context_length_buckets"),
+    *("on_device_sampling_config", "quantization", "modules_to_not_convert", "enable_structured_outputs"),
+    *(
+        "ep_degree",
+        "fp8_packed_kv",
+        "eagle_aux_hidden_state_layer_ids",
+        "tensor_capture",
+        "tensor_replacement",
+        "is_matryoshka",
+    ),
+)
+
+#: Settings of the native plugin for a part of a deployment of several servers, which its start refuses elsewhere.
+COMPONENT_SETTINGS = (
+    *("embedding_dp_size", "lm_head_dp_size", "mlp_dp_size", "attention_dp_size", "apply_prefill_dcp"),
+)
 
 #: Keys of neuron_config that speak to the planner and not to the engine.
 PLANNER_KEYS = ("model_type",)

@@ -6,7 +6,6 @@ This is the interface of `generation_tables.py` (the data) and `rendering.py` (i
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
@@ -17,6 +16,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.flags import
     flag_problems,
     flag_warnings,
     flags_of,
+    spoken_value_problems,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generation_tables import (
     DEMO_DROPPED,
@@ -38,7 +38,6 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generation_t
     QWEN3_MOE_SEQUENCES,
     REMOVED_VARIABLES,
     SAME_PROGRAM,
-    TELLING_WORDS,
     DemoFlag,
     Generation,
 )
@@ -64,6 +63,11 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering im
     render_serve,
     sampling_of,
     serve_flags,
+)
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.traps import (
+    telling_word,
+    trap_problems,
+    trap_warnings,
 )
 
 __all__ = [
@@ -97,6 +101,7 @@ def argument_problems(
     generation = generation_of(release)
     quantized = (quantization_of(deployment, release) or {}).get("quant_method")
     problems = option_problems(deployment, release, where, architecture_of(deployment), quantized)
+    problems += trap_problems(deployment, release, where)
     problems += _spoken_problems(deployment, release, where)
     problems += _foreign_problems(deployment, release, where)
     problems += flag_problems(deployment, release, where, [one.variable.rsplit(".", 1)[-1] for one in problems])
@@ -109,12 +114,16 @@ def argument_problems(
                 "", path, sampling, "must be a mapping, or false to sample on the CPU", "write key: value below it"
             ),
         ]
+    told_so = bool(problems)
+    asked = deployment.neuron_config
     deployment = spelled(deployment, release)
     problems += _owned_problems(deployment, where)
     if generation.compiler == "inference_demo":
         problems += _model_type_problems(deployment, release, where)
         problems += _checkpoint_problems(deployment, release, where)
-        problems += _setting_problems(deployment, release, where)
+        settings = _setting_problems(deployment, release, where)
+        # What nobody wrote follows from a field, of which the problem was told.
+        problems += [one for one in settings if not told_so or one.variable.rsplit(".", 1)[-1] in asked]
         problems += _block_problems(deployment, release, generation, where)
         problems += _length_problems(deployment, where)
     else:
@@ -127,11 +136,12 @@ def _spoken_problems(deployment: Deployment, release: SdkRelease, where: str) ->
     """Return the fields that the release's server has no flag for."""
     known = flags_of(release)
     told = spelled(replace(deployment, engine_args={}), release).engine_args
-    return [
+    missing = [
         Problem("", where, name, "is no flag of vLLM %s, which this needs" % release.vllm, "use a later SDK release")
         for name in sorted(told)
         if name not in known
     ]
+    return missing + spoken_value_problems(told, known, where)
 
 
 def _foreign_problems(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
@@ -209,8 +219,7 @@ def _unknown_architecture(deployment: Deployment, where: str, known: List[str]) 
     file = "%s/%s/config.json" % (model.repo, model.revision)
     if deployment.model_config is None:
         rule = "the compiler needs the architecture, which config.json tells and a repository's name does not"
-        words = re.split(r"[^a-z0-9]+", model.repo.lower())
-        told = next((word for word in TELLING_WORDS if word in words), "")
+        told = telling_word(model.repo)
         if told:
             rule += " (%s in it speaks against a plain model)" % told
         fix = "give %s: below --model-configs DIR, or fetched by trainyard plan --hub https://huggingface.co" % file
@@ -225,7 +234,7 @@ def _checkpoint_problems(deployment: Deployment, release: SdkRelease, where: str
     found = quantization_of(deployment, release)
     if not found:
         return []
-    method = str(found.get("quant_method"))
+    method = str(found.get("quant_method") or "(none named)")
     path, value = where + ".model.repo", deployment.model.repo
     told = "config.json of it has quantization_config.quant_method %s" % method
     if release.generation == NATIVE:
@@ -478,6 +487,7 @@ def argument_warnings(
     """Return what of a deployment works otherwise than it reads; arguments as `argument_problems`."""
     generation = generation_of(release)
     found = option_warnings(deployment, release, where)
+    found += trap_warnings(deployment, release, where)
     found += flag_warnings(deployment, release, where)
     deployment = spelled(deployment, release)
     found += _model_warnings(deployment, release, where)

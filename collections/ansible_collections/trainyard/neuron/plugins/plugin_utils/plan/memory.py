@@ -10,6 +10,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems imp
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.versions import version_number
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import (
+    GIB,
     ConfigError,
     Fit,
     ModelShape,
@@ -28,6 +29,14 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_option
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import HostMemory
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import NATIVE, SdkRelease
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering import block_count
+
+#: A head that guesses has one layer, some have two; a whole model has more.
+MOST_HEAD_LAYERS = 4
+
+#: Of what vLLM takes of the device (`gpu-memory-utilization`), the native plugin gives its KV cache at most this share;
+#: from SDK 2.33 on it is measured instead.
+CAP_VARIABLE, CAP_SHARE, UNCAPPED_SINCE = "VLLM_NEURON_KV_GMU_BUDGET_CAP_FRACTION", 0.30, (2, 33)
+MEMORY_UTILIZATION = 0.9
 
 
 def is_presharded(deployment: Deployment) -> bool:
@@ -148,6 +157,8 @@ def memory_problems(
     except ConfigError as error:
         fix = "use a dtype that is known here"
         return [*problems, Problem("", where + ".dtype", deployment.dtype, str(error), fix)], []
+    problems += _draft_problems(deployment, shape, draft, where)
+    warnings += _cap_warnings(deployment, release, fit, where)
     if deployment.speculation is not None and draft is None:
         rule = "has no size that is known here, so the estimate counts nothing of it"
         path = where + ".speculation.model.repo"
@@ -157,6 +168,55 @@ def memory_problems(
         warnings.append(Problem("", where + ".model.repo", deployment.model.repo, rule, "leave it some room"))
     degrees = degrees_for(shape, legal, release.generation)
     return problems + fit_problems(fit, cores, where, degrees), warnings
+
+
+def _draft_problems(
+    deployment: Deployment, shape: ModelShape, draft: Optional[ModelShape], where: str
+) -> List[Problem]:
+    """Return why a model cannot guess for another one."""
+    if deployment.speculation is None or draft is None:
+        return []
+    path, repo = where + ".speculation.model.repo", deployment.speculation.model.repo
+    if deployment.speculation.method != "draft":
+        if draft.layers <= MOST_HEAD_LAYERS:
+            return []
+        rule = "is a whole model with %d layers, and %s wants a head that was trained for this one" % (
+            draft.layers,
+            deployment.speculation.method,
+        )
+        return [Problem("", path, repo, rule, "name such a head, or use method draft with nxdi_v0")]
+    if draft.vocabulary != shape.vocabulary:
+        rule = "has %d tokens, and the model %d: its guesses would mean other words" % (
+            draft.vocabulary,
+            shape.vocabulary,
+        )
+        return [Problem("", path, repo, rule, "name a small model of the same family")]
+    if draft.parameters >= shape.parameters:
+        rule = "is as large as the model that it is to be faster than"
+        return [Problem("", path, repo, rule, "name a small model of the same family")]
+    return []
+
+
+def _cap_warnings(deployment: Deployment, release: SdkRelease, fit: Fit, where: str) -> List[Problem]:
+    """Return that the native plugin caps its KV cache below what every sequence at full length takes."""
+    if release.generation != NATIVE or release.number[:2] >= UNCAPPED_SINCE:
+        return []
+    try:
+        share = float(deployment.environment.get(CAP_VARIABLE, CAP_SHARE))
+        use = float(deployment.engine_args.get("gpu-memory-utilization", MEMORY_UTILIZATION))
+    except (TypeError, ValueError):
+        return []
+    cap = fit.available * use * share
+    if fit.kv_cache <= cap:
+        return []
+    whole = int(deployment.max_num_seqs * cap / fit.kv_cache)
+    rule = "want an estimated %.1f GiB of KV cache a core, which the plugin caps at %.1f GiB: %d at full length fit" % (
+        fit.kv_cache / GIB,
+        cap / GIB,
+        whole,
+    )
+    fix = "lower max_num_seqs or max_model_len, or raise environment.%s" % CAP_VARIABLE
+    return [Problem("", where + ".max_num_seqs", deployment.max_num_seqs, rule, fix)]
 
 
 def host_memory(

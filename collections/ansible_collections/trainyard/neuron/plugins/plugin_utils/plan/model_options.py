@@ -27,7 +27,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields impor
     text,
     whole_number,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.versions import version_number
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.known_models import known_config
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import NATIVE, NXDI_V0, NXDI_V1, SdkRelease
@@ -58,6 +58,9 @@ SCHEMES = ("per_tensor", "per_channel")
 
 #: Layers that adapters change where nothing is said: attention and MLP.
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+#: What NxDI changes as well where it is named.
+FURTHER_MODULES = ("embed_tokens", "lm_head", "qkv_proj")
 
 #: What FP8 needs of the compiler and of the runtime, when it compiles and when it serves.
 FP8_VARIABLES: Mapping[str, str] = {"XLA_HANDLE_SPECIAL_SCALAR": "1", "UNSAFE_FP8FNCAST": "1"}
@@ -690,6 +693,14 @@ def _lora_problems(
         rule = "are more than max_loras (%d), and none is loaded later" % wanted.max_loras
         value = len(wanted.adapters)
         found.append(Problem("", path + ".adapters", value, rule, "raise max_loras, or set dynamic: true"))
+    if wanted.max_cpu_loras is not None and wanted.max_cpu_loras < wanted.max_loras:
+        rule = "is below max_loras (%d), and vLLM ends at it" % wanted.max_loras
+        found.append(Problem("", path + ".max_cpu_loras", wanted.max_cpu_loras, rule, "raise it, or leave it out"))
+    for name in wanted.target_modules:
+        if name not in (*TARGET_MODULES, *FURTHER_MODULES):
+            rule = "is no layer that adapters change"
+            fix = did_you_mean(name, TARGET_MODULES) or "use %s" % ", ".join(TARGET_MODULES)
+            found.append(Problem("", path + ".target_modules", name, rule, fix))
     if not wanted.dynamic and not wanted.adapters:
         rule = "names no adapter, and none may come later"
         found.append(Problem("", path + ".adapters", [], rule, "name some, or set dynamic: true"))
@@ -746,7 +757,8 @@ def _quantization_problems(
             return [
                 Problem("", path + ".checkpoint", wanted.checkpoint.repo, rule, "set model to it, and remove it here")
             ]
-        if wanted.weights == "fp8" and deployment.model_config is not None and quantized is None:
+        config = known_config(deployment.model.repo) if deployment.model_config is None else deployment.model_config
+        if wanted.weights == "fp8" and config is not None and quantized is None:
             rule = "native serves FP8 where the checkpoint has it, and config.json has no quantization_config"
             return [Problem("", path + ".weights", "fp8", rule, "set model to a checkpoint that ModelOpt made")]
         return []

@@ -5,13 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment, ModelRef
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import ConfigError, ModelShape
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.known_models import known_config
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.traps import telling_word
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import Host
+
+
+#: What a file may hold that is no configuration, in words.
+_KINDS: Mapping[type, str] = {list: "a list", str: "text", type(None): "null", bool: "true or false"}
 
 
 class ModelShapes:
@@ -42,11 +47,30 @@ class ModelShapes:
                 self._shapes[model], self._unread[model] = None, str(error)
         return self._shapes[model]
 
+    def config_problems(self, deployment: Deployment, where: str) -> List[Problem]:
+        """Return the config.json files of a deployment's checkpoints that are no configuration at all."""
+        found = []
+        models = [(deployment.model, "model")]
+        models += [(deployment.speculation.model, "speculation.model")] if deployment.speculation is not None else []
+        for model, part in models:
+            given = self._model_configs.get(_model_key(model), {})
+            if not isinstance(given, Mapping):
+                file = "%s/%s/config.json" % (model.repo, model.revision)
+                rule = "its config.json is no mapping but %s, which no engine reads" % _KINDS.get(
+                    type(given), "a number"
+                )
+                fix = "fetch %s anew" % file
+                found.append(Problem("", "%s.%s.repo" % (where, part), model.repo, rule, fix))
+        return found
+
     def unknown_size(self, model: ModelRef, where: str) -> Problem:
         """Return that nothing is said of a model's memory, and what would change that."""
         rule = "has no size that is known here, so nothing is said of memory, heads and length"
         if model in self._unread:
             return Problem("", where + ".model.repo", model.repo, rule, "read config.json: %s" % self._unread[model])
+        told = telling_word(model.repo)
+        if told:
+            rule += " (%s in its name speaks against a plain model)" % told
         fix = "give %s/%s/config.json below --model-configs DIR, or fetch it by trainyard plan --hub %s" % (
             model.repo,
             model.revision,

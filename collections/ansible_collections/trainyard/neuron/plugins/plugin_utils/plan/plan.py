@@ -258,12 +258,18 @@ class _Planner:
             wrong, warnings = _release_problems(deployment, host, where)
             if not wrong:
                 row = find_release(deployment.sdk_release, deployment.generation)
-                problems += argument_problems(deployment, row, where)
+                broken = self._shapes.config_problems(deployment, where)
+                problems += broken + [
+                    one
+                    for one in argument_problems(deployment, row, where)
+                    if one.variable not in [said.variable for said in broken]
+                ]
                 fitting, costs = self._memory_problems(deployment, row, host.topology, where)
                 problems, warnings = problems + fitting, warnings + costs
                 if not problems:
                     warnings += argument_warnings(deployment, row, where) + checks.traps(deployment)
                     warnings += checks.program_warnings(deployment, deployment.model_config)
+                    warnings += checks.core_warnings(row, host.topology)
             self._judged[key] = (row, problems + wrong, warnings)
         return self._judged[key]
 

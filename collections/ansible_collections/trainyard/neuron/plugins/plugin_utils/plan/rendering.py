@@ -121,11 +121,18 @@ def architecture_of(deployment: Deployment) -> Optional[str]:
 
 def quantization_of(deployment: Deployment, release: SdkRelease) -> Optional[Mapping[str, Any]]:
     """Return the quantization_config of the checkpoint as the engine is told it, None for plain weights."""
-    found = (config_of(deployment) or {}).get("quantization_config")
+    config = config_of(deployment) or {}
+    inner = config.get("text_config")
+    # compressed-tensors had a key of its own before, and a model that also sees may say it of its text alone.
+    places = [config.get("quantization_config"), config.get("compression_config")]
+    places += [inner.get("quantization_config")] if isinstance(inner, Mapping) else []
+    found = next((place for place in places if place), None)
     overrides = deployment.engine_args.get("hf-overrides")
     if release.generation == NATIVE and isinstance(overrides, Mapping):
         found = overrides.get("quantization_config", found)
-    return found if isinstance(found, Mapping) and found else None
+    if not found:
+        return None
+    return found if isinstance(found, Mapping) else {"quant_method": None}
 
 
 def model_type_of(deployment: Deployment) -> Optional[str]:
@@ -281,6 +288,9 @@ def serve_flags(deployment: Deployment, release: SdkRelease) -> Dict[str, Any]:
     if config:
         flags[generation.config_flag] = config
     known = flags_of(release)
+    if generation.translate and sampling_of(deployment) is None and "async-scheduling" in known:
+        # On by default, and only with sampling on the device.
+        flags["async-scheduling"] = False
     for given in sorted(deployment.engine_args):
         name, value = positive(given, deployment.engine_args[given], known)
         flags[name] = spoken(name, value, known)
@@ -344,14 +354,16 @@ def _nxdi_config(deployment: Deployment, generation: Generation) -> Dict[str, An
 
 
 def native_config(deployment: Deployment) -> Dict[str, Any]:
-    """Return neuron_config in the native plugin's words, without what it has no word for."""
-    found: Dict[str, Any] = {}
+    """Return neuron_config in the native plugin's words, without what it has no word for.
+
+    Where sampling happens is always said: the plugin's pages disagree about what it is where nobody says it.
+    """
+    sampling = sampling_of(deployment)
+    found: Dict[str, Any] = {} if sampling is None else {"on_device_sampling_config": _native_sampling(sampling)}
     for key, value in _engine_config(deployment).items():
         if key == "on_device_sampling_config":
-            sampling = sampling_of(deployment)
-            if sampling is not None:
-                found[key] = _native_sampling(sampling)
-        elif key in NATIVE_NAMES or key in NATIVE_TOO or key not in DEMO_FLAGS:
+            continue
+        if key in NATIVE_NAMES or key in NATIVE_TOO or key not in DEMO_FLAGS:
             found[NATIVE_NAMES.get(key, key)] = value
     return found
 
