@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import phases
@@ -148,3 +149,31 @@ def test_a_long_line_costs_no_more_than_a_short_one() -> None:
         phases.compiles(line, ARTIFACT)
     phases.diagnose(lines)
     assert time.process_time() - began < 2.0
+
+
+TEXTS = [
+    dict(zip(("asks", "word", "text"), line.split(" | ", 2), strict=True))
+    for line in Path(__file__).with_name("error_texts.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+]
+
+
+@pytest.mark.parametrize("row", TEXTS, ids=lambda row: f"{row['asks']} {row['text'][-60:]}")
+def test_a_text_of_the_documentation_is_known_and_a_benign_one_is_no_error(row: dict[str, str]) -> None:
+    found = phases.diagnose([row["text"]])
+    if row["asks"] == "benign":
+        assert found is None, found
+        return
+    assert found is not None
+    assert (found.kind, row["word"] in found.cause) == (row["asks"], True), found
+
+
+def test_all_five_kinds_of_the_kernel_and_every_status_that_ends_an_execution_are_known() -> None:
+    said = "\n".join(row["text"] for row in TEXTS)
+    kinds = ("SRAM_UNCORRECTABLE_ERROR", "NC_UNCORRECTABLE_ERROR", "HBM_UNCORRECTABLE_ERROR", "DMA_ERROR",
+             "HANG_ON_COLLECTIVES")  # fmt: skip
+    assert all(f"NEURON_HW_ERR={kind} " in said for kind in kinds)
+    for status in (4, 5, 6, 9, 10, 11, 101, 1002, 1003, 1004, 1005, 1006, 1200, 1201, 1202, 1203, 1204, 1205, 1206):
+        assert phases.diagnose([f"RuntimeError: Failed to execute the model status={status} message=x"]), status
+    # A kind that a later driver adds is a device that failed as well.
+    assert str(phases.diagnose(["neuron: NEURON_HW_ERR=PCIE_ERROR nd-id=0 action=x"])).startswith("replace")

@@ -34,7 +34,7 @@ _RECOMPILES = re.compile(
 _RUNTIME = re.compile(
     _PROCESS
     + r"(?:\d{4}-\w{3}-\d\d \d\d:\d\d:\d\d[.\d]*\s+\d+:\d+\s+)?"
-    + r"(?:(?:ERROR|FATAL)\s+(?:NRT|TDRV|NMGR|KMGR|HAL|NCFW|ENC)\b|\(FATAL-RT|NEURON_HW_ERR=)"
+    + r"(?:(?:ERROR|FATAL)\s+(?:NRT|TDRV|NMGR|KMGR|HAL|NCFW|ENC)\b|\(FATAL-RT|NEURON_HW_ERR=|neuron: NEURON_HW_ERR=)"
 )
 
 
@@ -83,11 +83,41 @@ RELOAD = "stop every replica and neuron-monitor of the host, then `sudo modprobe
 AGAIN = "nothing: systemd starts it again, within its limit"
 PROVISION = "run the provision playbook: driver and runtime have to be of one SDK release"
 
-# Within a class the first rule that matches a line wins, so what is more specific comes first.
+ELSEWHERE = (
+    "look for a device that failed: `journalctl -k | grep NEURON_HW_ERR` on each host of the slice; then start again"
+)
+RESTART_ONCE = "start it once more; if it comes back, take the host out of the inventory and replace the instance"
+COMPILE = "run the compile playbook"
+PREFLIGHT = "run the preflight playbook"
+
+# What the documentation calls benign, or what only a deployment over several hosts has to care for.
+_BENIGN = re.compile(
+    r"\(NON-FATAL|- retrying$|DEREG_MR|npid_detach|CUDA driver is a stub library|OFI plugin initNet\(\) failed"
+    r"|FI_EFA_FORK_SAFE=1|Unexpected number of CC notifications|No LoRA (CPU )?adapter IDs"
+)
+
+# The first rule that matches a line wins, so what is more specific comes first.
 RULES = (
     _rule(r"NEURON_HW_ERR=SRAM|SRAM_UNCORRECTABLE", "replace", "the device's SRAM is defective", REPLACE),
+    _rule(r"NEURON_HW_ERR=NC_UNC", "replace", "the memory of a core is defective", REPLACE),
+    _rule(r"NEURON_HW_ERR=HBM", "replace", "the device's HBM is defective", REPLACE),
+    _rule(r"NEURON_HW_ERR=DMA", "replace", "the device's DMA engine failed", REPLACE),
+    _rule(
+        r"NEURON_HW_ERR=HANG_ON_COLL|suspected hang in collectives|status=1200\b|NRT_EXEC_HW_ERR_COLLECTIVES"
+        r"|stuck after all collectives|Hang on [Cc]ollectives",
+        "retry",
+        "a collective operation hangs, mostly since a device of another core failed",
+        ELSEWHERE,
+    ),
+    _rule(r"NEURON_HW_ERR=", "replace", "the kernel reports that a device failed", REPLACE),
+    _rule(r"\] Uncorrectable memory error is detected", "replace", "the device's SRAM is defective", REPLACE),
     _rule(r"[Hh]ang on [Cc]ompute", "replace", "the device hangs in hardware", REPLACE),
-    _rule(r"status=(1202|1203)\b|DMA_ABORT", "replace", "the device's hardware failed", REPLACE),
+    _rule(
+        r"status=(6|1202|1203)\b|DMA_ABORT|DMA [RT]X engine \d+ is in an abort state",
+        "replace",
+        "the device's hardware failed",
+        REPLACE,
+    ),
     _rule(
         r"status=1205\b|REPAIRABLE_HBM_UE|HBM memory error.*(repair|reload)", "fix", "a repairable HBM error", RELOAD
     ),
@@ -105,20 +135,22 @@ RULES = (
         "run the compile playbook; the artifact was removed, or made by another SDK release",
     ),
     _rule(
-        r"NeuronCore\(s\) not available|nrt_allocate_neuron_cores|status=1005\b",
+        r"NeuronCore\(s\) not available|nrt_allocate_neuron_cores +NeuronCore|status=1005\b",
         "fix",
         "the cores are in use by another process",
         "`/opt/aws/neuron/bin/neuron-ls` names it; end it",
     ),
     _rule(r"Unable to determine Neuron Driver version", "fix", "the Neuron driver is not loaded", PROVISION),
     _rule(
-        r"requires Neuron Driver version|is not compatible with the installed aws-neuron-dkms",
+        r"requires Neuron Driver version|is not compatible with the installed aws-neuron|failed programming the engine"
+        r"|SPROT remap destination address",
         "fix",
         "the driver is older than the runtime needs",
         PROVISION,
     ),
     _rule(
-        r"NEFF version mismatch|status=10\b",
+        r"NEFF version mismatch|Attempting to load an incompatible model|Unsupported hardware operator code"
+        r"|upgrade to latest aws-neuronx-runtime-lib|status=10\b",
         "fix",
         "the artifact is of another SDK release",
         "run the compile playbook",
@@ -130,6 +162,13 @@ RULES = (
         "install aws-neuronx-collectives: provision",
     ),
     _rule(
+        r"Timestamp program stop timeout|Error while waiting for timestamp|Failed to (stop neuron core|end timestamp)"
+        r"|One or more engines are running|HAL init failed|Failed to initialize devices|TDRV not initialized",
+        "fix",
+        "what ran before left a device running",
+        RELOAD,
+    ),
+    _rule(
         r"not contiguous|Could not open the nd\d|Could not find VNC id|cannot determine the number of available Neuron"
         r"|No neuron device available|status=9\b",
         "fix",
@@ -137,15 +176,22 @@ RULES = (
         "compare the plan's cores with `/opt/aws/neuron/bin/neuron-ls`; a container needs every device of its slice",
     ),
     _rule(
-        r"Collective operation .* not supported|Unsupported topology|status=1200\b",
+        r"Collective operation .* not supported|Unsupported topology|status=2 message=Invalid|LOCAL_WORLD_SIZE",
         "fix",
         "the slice's size or its start does not fit the topology",
         "a slice starts at a multiple of its size: `trainyard plan` shows it",
     ),
     _rule(
-        r"Failed to allocate .* on ND|nrt_tensor_allocate status=4|Allocation Failure",
+        r"Failed to allocate .* on ND|nrt_tensor_allocate status=4|Allocation Failure|mc_alloc: device mempool"
+        r"|TMPBUF pages requested exceeded|Failed to reserve one tmpbuf|NCC_EVRF009|status=4\b",
         "fix",
         "the model does not fit the device memory of its cores",
+        "raise tensor_parallel_size, or lower max_num_seqs or max_model_len",
+    ),
+    _rule(
+        r"KV cache budget.* below minimum",
+        "fix",
+        "too little device memory is left for the KV cache",
         "raise tensor_parallel_size, or lower max_num_seqs or max_model_len",
     ),
     _rule(
@@ -155,21 +201,98 @@ RULES = (
         "set vllm_endpoint_loads_at_once to fewer",
     ),
     _rule(
-        r"status=1003\b|Numerical Error",
+        r"status=1003\b|Numerical Error|ERROR_SUBTYPE_NUMERICAL|COMPLETED_WITH_NUM_ERR",
         "fix",
-        "the model computed no numbers (NaN)",
-        "compile without the newest kernels",
+        "the model computed no numbers (NaN): what it answered meanwhile may be wrong",
+        "compile without the newest kernels, and ask again what was answered since",
+    ),
+    _rule(
+        r"out-of-bound access|Out of bounds access|status=1006\b|NRT_EXEC_OOB|err: 1006\b",
+        "fix",
+        "a graph was given what lies outside of its tables",
+        "report it with the model, the SDK release and the artifact's settings; another request may pass",
+    ),
+    _rule(r"status=1002\b|NRT_EXEC_BAD_INPUT", "fix", "a graph was given inputs of another shape", COMPILE),
+    _rule(
+        r"DGE notifications enabled|NQ_OVERFLOW|status=1204\b",
+        "fix",
+        "a queue of the runtime ran over",
+        "set environment.NEURON_RT_ENABLE_DGE_NOTIFICATIONS to 0",
+    ),
+    _rule(
+        r"GPSIMD EXCEPTION",
+        "fix",
+        "a core was not reset before a program of its own ran",
+        "take NEURON_RT_RESET_CORES out of the environment, or set it to 1",
+    ),
+    _rule(
+        r"kv_store_acquire_file_lock",
+        "fix",
+        "a lock file of another user is in the way",
+        "remove /tmp/nrt_kv_store_server.lock",
+    ),
+    _rule(
+        r"No usable listening interface|No interface found in the same subnet",
+        "fix",
+        "collectives try to meet at a link-local IPv6 address",
+        "`sudo sysctl -w net.ipv6.conf.all.disable_ipv6=1`",
+    ),
+    _rule(
+        r"Invalid NCCL_COMM_ID",
+        "fix",
+        "the address at which ranks meet is a name that does not resolve",
+        "use names of at most 63 characters, or an address",
+    ),
+    _rule(r"Ofi plugin is not installed", "fix", "the installer of EFA did not run", "install EFA on the host"),
+    _rule(r"NIXL_ERR_NOT_FOUND|unsupported backend 'LIBFABRIC'", "fix", "a library of NIXL is missing", PROVISION),
+    _rule(
+        r"module compiled against API version|No module named '|cannot open shared object file",
+        "fix",
+        "the environment's packages do not fit each other",
+        PROVISION,
     ),
     _rule(r"[Aa]ddress already in use", "fix", "the port is taken", "`ss -ltnp` names the program"),
+    _rule(
+        r"LoRA adapter path .* is not found",
+        "fix",
+        "an adapter is not on the host",
+        "run the provision playbook",
+    ),
+    _rule(
+        r"Multi-lora is not yet supported|compiled model has no lora_config|Must pass speculative_config"
+        r"|quantized_checkpoints_path is required|is not supported on TRN2|ep_degree.*enable-expert-parallel"
+        r"|Failed to advance FSM|unrecognized arguments|invalid choice:|Request exceeds largest bucket"
+        r"|Cannot copy out of meta tensor",
+        "fix",
+        "the settings ask for what this release or this artifact does not do",
+        PREFLIGHT,
+    ),
     _rule(
         r"max_model_len .* (larger|greater) than|ValueError: .*max_model_len",
         "fix",
         "the settings contradict the model or the artifact",
-        "run the preflight playbook",
+        PREFLIGHT,
     ),
     _rule(r"failed with 70\b", "retry", "the compiler failed as it sometimes does under load", AGAIN),
-    _rule(r"execution timeout \(\d+ ms\)|status=5\b", "retry", "the device did not finish an execution", AGAIN),
-    _rule(r"status=(101|1204)\b", "retry", "the execution unit has to be set up again", AGAIN),
+    _rule(
+        r"execution timeout \(\d+ ms\).*waiting for execution completion",
+        "replace",
+        "the device hangs in an execution",
+        RESTART_ONCE,
+    ),
+    _rule(
+        r"(execution|inference) timeout \(\d+ ms\)|Missing infer_status notification|status=5\b|err: 5\b",
+        "retry",
+        "the device did not finish an execution",
+        AGAIN,
+    ),
+    _rule(r"status=(101|1004)\b", "retry", "the execution unit has to be set up again", AGAIN),
+    _rule(
+        r"status=1206\b|NETWORK_PROXY_FAILURE|connection closed by remote peer|failed neuronBootstrap",
+        "retry",
+        "ranks lost one another",
+        ELSEWHERE,
+    ),
     _rule(r"EngineDeadError|MQEngineDeadError|Engine core proc .* died", "retry", "the engine process died", AGAIN),
 )
 
@@ -228,7 +351,7 @@ def diagnose(lines: Sequence[str], served: bool = False) -> Optional[Diagnosis]:
     found: List[Tuple[int, int, Diagnosis]] = []
     cut = [bounded(line) for line in lines]
     for index, line in enumerate(cut):
-        if served and not _RUNTIME.match(line):
+        if (served and not _RUNTIME.match(line)) or _BENIGN.search(line):
             continue
         for pattern, kind, cause, action in RULES:
             if pattern.search(line):
