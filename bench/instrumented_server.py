@@ -43,6 +43,7 @@ class Behaviour:
     hang_ratio: float = 0.0  # never answered
     usage_chunk: bool = True  # a last chunk with empty `choices`, as vLLM sends when asked for usage
     reasoning_tokens: int = 0  # the first tokens come as `reasoning_content`
+    keep_alive_ms: float = 0.0  # so often a line that is no event, until the first token; 0 = never
     letters: bool = False  # a token is a letter, so that a tokenizer of bytes counts text as the server does
     seed: int = 7
     max_num_seqs: int = 0  # 0 = no limit; others wait
@@ -207,6 +208,7 @@ class Connection:
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
         began = time.monotonic()
+        await self._keep_alive(began + behaviour.ttft_ms / 1000)
         for index in range(tokens):
             due = began + (behaviour.ttft_ms + index * behaviour.itl_ms) / 1000
             # Tokens that are due already go out together: a server behind its deadlines must not be what limits.
@@ -233,6 +235,14 @@ class Connection:
         self.writer.write(b"0\r\n\r\n")
         await self.writer.drain()
         entry.outcome = "succeeded"
+
+    async def _keep_alive(self, until_s: float) -> None:
+        """What vLLM's --sse-keep-alive-interval sends while nothing else is there to be sent."""
+        every_s = self.replica.behaviour.keep_alive_ms / 1000
+        while every_s and time.monotonic() + every_s < until_s:
+            await asyncio.sleep(every_s)
+            self.writer.write(b"e\r\n: keep-alive\n\n\r\n")
+            await self.writer.drain()
 
     def _event(self, data: dict[str, Any] | str) -> None:
         text = data if isinstance(data, str) else json.dumps(data)

@@ -180,6 +180,7 @@ class _BringUp:
             raise BringUpError(
                 f"ValueError: max_loras ({self.serve.max_loras}) is over the compiled model's {lora['max_loras']}"
             )
+        self._check_adapters(lora)
         for name, path in self.serve.adapters.items():
             if not Path(path).is_dir():
                 raise BringUpError(f"FileNotFoundError: LoRA adapter path {path} for adapter ID {name} is not found")
@@ -189,6 +190,25 @@ class _BringUp:
             raise BringUpError(
                 "AssertionError: Must pass speculative_config to load weights if using Neuron Speculation."
             )
+
+    def _check_adapters(self, lora: dict[str, Any]) -> None:
+        """Where NxDI finds adapters: the loaded configuration's paths; the plugin has a file of its own beside them.
+
+        Derived: the model manager and the weights are of ``neuron_config.lora_config`` (NxDI, application_base.py).
+        """
+        known = {**(lora.get("lora_ckpt_paths") or {}), **(lora.get("lora_ckpt_paths_cpu") or {})}
+        for name, path in self.serve.adapters.items():
+            if known.get(name) != path:
+                raise BringUpError(f"KeyError: adapter ID {name!r} is not in lora_ckpt_paths of the compiled model")
+        if self.row.generation != sdk.V1 or not self.serve.adapters:
+            return
+        named = self.serve.neuron_settings.get("lora_ckpt_json")
+        try:
+            listed = json.loads(Path(str(named)).read_text(encoding="utf-8"))["lora-ckpt-paths"]
+        except (OSError, ValueError, KeyError) as error:
+            raise BringUpError(f"FileNotFoundError: LoRA adapter path {named} is not found ({error})") from error
+        if set(listed) != set(self.serve.adapters):
+            raise BringUpError(f"KeyError: lora_ckpt_json has {sorted(listed)}")
 
     # -- NxDI: the V0 fork and the plugin 0.x -----------------------------------------------------------------------
 

@@ -55,16 +55,17 @@ def instead(deployment: dict[str, Any], adapters: dict[str, str]) -> dict[str, A
 
 
 def inventory(adapters: dict[str, str]) -> dict[str, Any]:
-    """Groups and variables; arguments as `instead`."""
+    """Variables of the lab's hosts; arguments as `instead`."""
     hostvars: dict[str, dict[str, Any]] = {}
     overrides = {}
     for host, name in RECIPES.items():
         variable, deployment = recipe(name)
         hostvars[host] = {variable: deployment}
         overrides[deployment["name"]] = instead(deployment, adapters)
+    # Of each host: what a script says of a group is below the files of the lab's own group_vars.
     shared = {"trainyard_deployment_tiny_llama": None, "trainyard_overrides": overrides}
-    # A group below the lab's own: what it says wins over what is said for all.
-    return {"recipes": {"hosts": list(RECIPES), "vars": shared}, "_meta": {"hostvars": hostvars}}
+    meta = {"hostvars": {host: {**own, **shared} for host, own in hostvars.items()}}
+    return {"recipes": {"hosts": list(RECIPES)}, "_meta": meta}
 
 
 def main() -> int:

@@ -104,6 +104,18 @@ def test_figures_counters_and_accounts_agree_with_the_server(
     assert Path(result["archive"]).stat().st_size > 1000
 
 
+def test_lines_that_are_no_events_are_neither_tokens_nor_failures(
+    instrumented: Any, run_module: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """vLLM's --sse-keep-alive-interval sends them while a prompt is worked on."""
+    server = instrumented(ttft_ms=300, itl_ms=20, keep_alive_ms=40)
+    result = run_module(server, {"concurrency": 2})
+    assert result["counts"] == {"sent": 12, "succeeded": 12, "failed": 0, "timed_out": 0}
+    report = report_of(tmp_path, result)
+    assert report.servers.agreement.agree
+    assert report.results.latency.time_to_first_token_ms.p50 >= 300
+
+
 def test_failures_cut_streams_and_silence_are_all_recorded(
     instrumented: Any, run_module: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -335,6 +335,14 @@ def reasoning(bench: Bench, without: str) -> None:
     assert abs(statistics.median(after - before for before, after in zip(written, first, strict=True))) < 0.05
 
 
+def comments(bench: Bench, without: str) -> None:
+    with running_server(ttft_ms=400, keep_alive_ms=50) as server:
+        outcome = bench.run(server, without, max_num_completed_requests=4)
+    assert [record["error_code"] for record in outcome.records] == [None] * 4, outcome.records
+    assert [record["number_output_tokens"] for record in outcome.records] == [20] * 4
+    assert min(record["ttft_s"] for record in outcome.records) >= 0.4, "a line that is no event is no first token"
+
+
 def failures(bench: Bench, without: str) -> None:
     with running_server(failure_ratio=0.2, cut_ratio=0.2) as server:
         outcome = bench.run(server, without, max_num_completed_requests=20, num_concurrent_requests=4)
@@ -392,6 +400,7 @@ CHECKS: dict[str, Callable[[Bench, str], None]] = {
     "inter-token": inter_token,
     "usage": usage,
     "reasoning": reasoning,
+    "comments": comments,
     "failures": failures,
     "exact": exact,
     "clock": clock,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving import agreement
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import adapters, agreement, settings
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.artifact import expected
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment, parse_deployment
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations import (
@@ -19,6 +19,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations 
     render_compile,
     render_serve,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_options import adapter_paths
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import find_release
 
 from lab.neuron_sim import latency
@@ -69,20 +70,34 @@ def compiled(host: SimHost, wanted: Deployment, row: Any, name: str) -> Path:
 
 
 def started(host: SimHost, wanted: Deployment, row: Any, artifact: Path, cores: str) -> Server:
-    """Run the planner's serve command."""
+    """Run the planner's serve command, as the unit does: with the files that travel, and a view of the artifact."""
     made = render_serve(
         wanted, row, placement=Placement(cores, 16, wanted.port, "127.0.0.1"), weights_path=weights(host),
         artifact_path=str(artifact), replica_name="m-0",
     )  # fmt: skip
     program = host.venv(row.release) / Path(made.argv[0]).name
     environment = {key: value for key, value in made.environment.items() if "/run/vllm" not in value}
-    return host.start(program, *made.argv[1:], port=wanted.port, env=environment)
+    argv = list(made.argv)
+    for path, content in made.files:
+        file = host.root / path.rsplit("/", 1)[-1]
+        file.write_text(content)
+        argv = [word.replace(path, str(file)) for word in argv]
+    paths = adapter_paths(wanted, weights(host))
+    if paths and (json.loads((artifact / "neuron_config.json").read_text())["neuron_config"]["lora_config"]):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(settings, "RUNTIME", host.root / "run")
+            replica = settings.Replica(
+                name="m-0", argv=made.argv, url="http://127.0.0.1:1", cores=cores, served_name="tiny",
+                artifact_path=str(artifact), adapters=paths,
+            )  # fmt: skip
+            environment[adapters.ARTIFACT_VARIABLE] = str(adapters.make_view(replica))
+    return host.start(program, *argv[1:], port=wanted.port, env=environment)
 
 
 def refused(host: SimHost, wanted: Deployment, row: Any, artifact: Path) -> list[str]:
     """What the unit's own check says of an artifact."""
-    settings = json.loads(json.dumps(expected(wanted, row, 2)))
-    return agreement.problems(row.generation, str(artifact), [], {}, settings)
+    compiled_in = json.loads(json.dumps(expected(wanted, row, 2)))
+    return agreement.problems(row.generation, str(artifact), [], {}, compiled_in)
 
 
 def test_two_adapters_are_served_by_their_names_and_answer_each_in_their_own_way(host: SimHost) -> None:
@@ -111,6 +126,19 @@ def test_an_artifact_without_adapters_serves_none(host: SimHost) -> None:
     server = started(host, wanted, V1, plain, "16-31")
     assert server.wait_exit(60) != 0
     assert "LoRA is enabled, but the compiled model has no lora_config" in server.log
+
+
+def test_an_adapter_of_another_release_is_served_from_the_same_artifact(host: SimHost) -> None:
+    """NxDI takes adapters' directories from the artifact's own configuration: it is shown one with this release's."""
+    wanted = deployment(V1, lora=LORA)
+    artifact = compiled(host, wanted, V1, "other")
+    host.make_model(f"weights/org/chat/{'1' * 40}", TINY_MODEL)
+    other = deployment(V1, lora={**LORA, "adapters": [ADAPTERS[0], {**ADAPTERS[1], "revision": "1" * 40}]})
+    server = started(host, other, V1, artifact, "48-63")
+    server.wait_ready(60)
+    cards = {card["id"]: card for card in server.json("/v1/models")["data"]}
+    assert cards["chat"]["root"].endswith("/org/chat/" + "1" * 40)
+    assert "lora_ckpt_paths" not in (artifact / "neuron_config.json").read_text()
 
 
 def test_a_draft_is_compiled_in_served_and_makes_tokens_come_faster(host: SimHost) -> None:

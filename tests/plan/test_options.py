@@ -233,7 +233,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"buckets": {"prefill": 1024}}, ".buckets.prefill", "must be a list"),
     ({"prefix_caching": "maybe"}, ".prefix_caching", "must be true or false"),
     ({"expert_parallel": 1}, ".expert_parallel", "2 to"),
-    ({"tools": {"chat_template": "t.jinja"}}, ".tools.chat_template", "absolute path"),
+    ({"tools": {"chat_template": "a\nb"}}, ".tools.chat_template", "path on the controller"),
     ({"tools": {"parser": "x"}}, ".tools.parser", "no field"),
     ({"aliases": "x"}, ".aliases", "must be a list"),
     ({"aliases": ["x", "x"]}, ".aliases", "has a name twice"),

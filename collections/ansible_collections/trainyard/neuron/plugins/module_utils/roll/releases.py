@@ -41,6 +41,7 @@ def lacks(entry: Mapping[str, Any]) -> List[str]:
     """Paths that a release needs and that are not on this host: program, weights, artifact."""
     needed = [entry.get("weights_path"), entry.get("artifact_path")]
     needed += [more.get("path") for more in entry.get("more_weights") or ()]
+    needed += entry.get("files") or []
     if entry.get("runtime") == "venv" and entry.get("argv"):
         needed.append(entry["argv"][0])
     return [str(path) for path in needed if path and not Path(str(path)).exists()]

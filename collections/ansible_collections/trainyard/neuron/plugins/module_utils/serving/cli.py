@@ -18,7 +18,21 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, FrozenSet, List, Optional, Sequence
 
-from . import agreement, container, engines, fence, loads, phases, probe, settings, slices, trusted, turns, watch
+from . import (
+    adapters,
+    agreement,
+    container,
+    engines,
+    fence,
+    loads,
+    phases,
+    probe,
+    settings,
+    slices,
+    trusted,
+    turns,
+    watch,
+)
 from .settings import SCRATCH_VARIABLES, Replica, ServingError
 
 POLL_S = 0.5
@@ -55,6 +69,12 @@ def check(replica: Replica) -> None:
                 replica.artifact_path, "; ".join(differing)
             )
         )
+    unfit = adapters.problems(replica)
+    if unfit:
+        raise ServingError("; ".join(unfit))
+    missing = [path for path in replica.files if not Path(path).is_file()]
+    if missing:
+        raise ServingError("{0} is not there; run the serve playbook".format(", ".join(missing)))
     if "api-key" in agreement.flags(replica.argv):
         raise ServingError("a key in argv can be read by every user of the host: set vllm_endpoint_api_key instead")
     holders = slices.holders(slices.read_devices(replica.neuron_ls), slices.parse_cores(replica.cores))
@@ -105,6 +125,8 @@ def launch(replica: Replica, environment: Dict[str, str]) -> None:
     key = settings.api_key(replica, environment)
     if key:
         environment["VLLM_API_KEY"] = key
+    if replica.adapters:
+        environment[adapters.ARTIFACT_VARIABLE] = str(adapters.make_view(replica))
     # vLLM renames its processes; without this the new title overwrites the environment that says whose cores they hold.
     environment["SPT_NOENV"] = "1"
     for variable in KEPT_FROM_SERVER:

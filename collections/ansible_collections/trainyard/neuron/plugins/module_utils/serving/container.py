@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 from typing import List, Mapping, Sequence, Tuple
 
-from . import oci
+from . import adapters, oci
 from .settings import SCRATCH_VARIABLES, Replica, ServingError
 
 COMMAND_TIMEOUT_S = 60
@@ -52,6 +52,9 @@ def command(replica: Replica, passed: Sequence[str]) -> Tuple[str, ...]:
     for device in devices():
         options += ["--device", device]
     more = [(str(row.get("path") or ""), "ro") for row in replica.more_weights]
+    more += [(path, "ro") for path in replica.files]
+    if replica.adapters:
+        more.append((str(adapters.view_of(replica)), "ro"))
     read = ((replica.weights_path, "ro"), *more, (replica.artifact_path, _artifact_mode(replica)))
     volumes = [(path, mode) for path, mode in read if path] + [(path, "rw") for path in _written(replica)]
     return oci.command(

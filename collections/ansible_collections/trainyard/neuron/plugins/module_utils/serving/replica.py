@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from . import shape
 
 #: Words that stand in a plan only where they say something.
-ONLY_IF_SAID = ("served_aliases", "more_weights", "options", "compiled", "credentials", "spare")
+ONLY_IF_SAID = ("served_aliases", "more_weights", "files", "adapters", "options", "compiled", "credentials", "spare")
 
 #: All that a running replica depends on, in the order that its release is the digest of.
 RELEASED = ("argv", "environment", "cpus", "cores", "sdk_release", "generation", "runtime", "venv", "image")
@@ -54,6 +54,8 @@ class ReplicaPlan:
         image: the image of the second, None of the other.
         weights: id of its checkpoint; `more_weights` are those of adapters and drafts.
         artifact: digest of what was compiled for it.
+        files: what it reads beside checkpoints, where it lies on the host.
+        adapters: name of each adapter that is served at the start -> its directory.
         served_aliases: further names that clients may ask for.
         options: what is asked of the model beside its shape, in the inventory's words.
         max_num_seqs: sequences that it works on at once.
@@ -93,6 +95,8 @@ class ReplicaPlan:
     more_weights: Tuple[Mapping[str, str], ...] = ()
     artifact: str = ""
     artifact_path: str = ""
+    files: Tuple[str, ...] = ()
+    adapters: Mapping[str, str] = field(default_factory=dict)
     served_aliases: Tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     max_num_seqs: int = 1

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
-from . import exposition, phases, probe, settings, slices, trusted
+from . import adapters, exposition, phases, probe, settings, slices, trusted
 from .engines import Engines
 from .judge import Judge, Limits, Sample, Verdict
 from .settings import Replica, ServingError
@@ -140,7 +140,9 @@ class Watcher(threading.Thread):
             return
         self.progress = phases.follow(self.progress, line)
         artifact = self.replica.artifact_path
-        if artifact and phases.compiles(line, artifact) and self._is_of_this_start(invocation) and self._is_shut():
+        shown = [artifact, str(adapters.view_of(self.replica))] if artifact else []
+        compiles = any(phases.compiles(line, path) for path in shown)
+        if compiles and self._is_of_this_start(invocation) and self._is_shut():
             self.end("it began to compile instead of loading {0}".format(artifact))
 
     def _gated(self) -> bool:

@@ -123,6 +123,7 @@ class Deployment:
         structured_outputs: whether requests may come with a schema.
         tools: how answers are taken apart.
         model_config: the checkpoint's config.json where it is at hand; the planner gives it, no inventory does.
+        template: what tools.chat_template holds, a file of the controller; the planner gives it as well.
         spelled: whether the options above are in neuron_config, engine_args and environment already.
     """
 
@@ -155,6 +156,7 @@ class Deployment:
     structured_outputs: Optional[bool] = None
     tools: Optional[Tools] = None
     model_config: Optional[Mapping[str, Any]] = None
+    template: Optional[str] = None
     spelled: bool = False
 
 

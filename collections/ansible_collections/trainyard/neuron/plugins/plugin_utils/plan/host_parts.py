@@ -26,12 +26,13 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment i
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.memory import deployment_fit, host_memory
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_options import (
     OPTIONS,
+    adapter_paths,
     compiled_models,
     further_models,
     served_names,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_shapes import ModelShapes
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import ArtifactPlan, WeightsPlan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import ArtifactPlan, TravellingFile, WeightsPlan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.placement import (
     CpuMap,
     CpuShare,
@@ -44,7 +45,11 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.placement im
     spare_slices,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import SdkRelease
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering import render_compile, render_serve
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering import (
+    generation_of,
+    render_compile,
+    render_serve,
+)
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import Host
 
 LOOPBACK = "127.0.0.1"
@@ -70,6 +75,7 @@ class HostParts:
         self._artifacts: Dict[Any, Tuple[str, Dict[str, Any]]] = {}
         self._slices: Dict[Any, Dict[str, Any]] = {}
         self._hbm: Dict[Any, Optional[int]] = {}
+        self._files: Dict[str, str] = {}
 
     def artifact(self, deployment: Deployment, release: SdkRelease, topology: Topology) -> Tuple[str, Dict[str, Any]]:
         """Return the digest of what a deployment compiles to on such a host, and the inputs that it is of."""
@@ -212,6 +218,9 @@ class HostParts:
             replica_name=name,
         )
         entry = sdk_entry(release, deployment, host)
+        self._files.update(rendered.files)
+        compiled = generation_of(release).compiler == "inference_demo"
+        adapters = adapter_paths(deployment, weights_path(host.data_dir, deployment.model)) if compiled else {}
         return ReplicaPlan(
             name=name,
             id="%s:%s" % (host.name, name),
@@ -241,6 +250,8 @@ class HostParts:
             served_name=deployment.served_name,
             served_aliases=tuple(served_names(deployment)[1:]),
             options=_options(deployment),
+            files=tuple(path for path, _content in rendered.files),
+            adapters=adapters,
             max_num_seqs=deployment.max_num_seqs,
             max_model_len=deployment.max_model_len,
             hbm_bytes_needed=self._hbm_bytes(deployment, release, host.topology),
@@ -250,6 +261,11 @@ class HostParts:
             compiled=expected(deployment, release, host.topology.logical_nc_config),
             credentials=host.credentials or "",
         ).released()
+
+    def files(self, replicas: Sequence[ReplicaPlan]) -> Tuple[TravellingFile, ...]:
+        """Return what travels to a host for its replicas, each file once."""
+        paths = sorted({path for replica in replicas for path in replica.files})
+        return tuple(TravellingFile(path.rsplit("/", 1)[-1], self._files[path]) for path in paths)
 
     def _hbm_bytes(self, deployment: Deployment, release: SdkRelease, topology: Topology) -> Optional[int]:
         """Estimate the device memory of a replica in bytes, None for a model that is not known."""

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError, Problem
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import key_problems
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import pinned_images, router_access
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import pinned_images, router_access, travelling
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.bounded import Say, TooMuchError, bounded
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import PREFIX as DEPLOYMENT
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.reach import FURTHER, FURTHER_MONITORS
@@ -114,8 +114,9 @@ def collect(
     extra = {name: _variables(hostvars, name, problems, name in router_names, say, judged) for name in beside}
     reported = {name: values.pop(TOPOLOGY_FACT, None) for name, values in found.items()}
     reported.update(_reports(reports or {}, problems))
-    if problems:
-        raise PlanError(problems)
+    files, unread = _files(hostvars, found)
+    if problems + unread:
+        raise PlanError(problems + unread)
     topologies = {name: _topology(result) for name, result in reported.items()}
     topologies = {name: topology for name, topology in topologies.items() if topology}
     return {
@@ -127,7 +128,24 @@ def collect(
         "other_variables": extra,
         "new_images": _images(found, reported, {name: _inventory_of(hostvars, name) for name in found}),
         "model_configs": read_model_configs(model_configs, models_of(found.values())) if model_configs else {},
+        "files": files,
     }
+
+
+def _files(
+    hostvars: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]
+) -> Tuple[Dict[str, str], List[Problem]]:
+    """Return the files of the controller that hosts' variables name, by path, and what cannot be read of them."""
+    contents: Dict[str, str] = {}
+    problems: List[Problem] = []
+    for name, variables in found.items():
+        wanted = [(name, key, path) for key, path in travelling.named(variables).items() if path not in contents]
+        if not wanted:
+            continue
+        more, wrong = travelling.read(wanted, _inventory_of(hostvars, name) or str(Path.cwd()))
+        contents.update(more)
+        problems += wrong
+    return contents, problems
 
 
 def _inventory_of(hostvars: Mapping[str, Mapping[str, Any]], name: str) -> str:

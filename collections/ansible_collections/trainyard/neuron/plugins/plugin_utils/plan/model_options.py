@@ -35,6 +35,9 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases imp
 if TYPE_CHECKING:
     from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment, ModelRef
 
+#: What stands for the chat template until its path is known.
+TEMPLATE_FILE = "{file:chat_template}"
+
 #: A switch of the compiler whose name only looks like a secret's.
 NOT_SECRET = ("DISABLE_NUMERIC_CC_TOKEN",)
 
@@ -109,7 +112,7 @@ _PLACE = re.compile(r"\{model:([^{}@]+)@([^{}@]+)\}")
 _ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*")
 _MODULE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _PARSER = re.compile(r"[A-Za-z0-9_]+")
-_PATH = re.compile(r"/\S+")
+_PATH = re.compile(r"[^\x00-\x1f\x7f]+")
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Tools:
-    """How answers are taken apart: parsers of tool calls and of reasoning, and the chat template's path on the host."""
+    """How answers are taken apart: parsers of calls and of reasoning, and a chat template of the controller's."""
 
     call_parser: Optional[str] = None
     reasoning_parser: Optional[str] = None
@@ -185,6 +188,16 @@ def placed(word: str, weights_path: str, model: ModelRef) -> str:
     own = "/%s/%s" % (model.repo, model.revision)
     root = weights_path[: -len(own)] if weights_path.endswith(own) else "/data/weights"
     return _PLACE.sub(lambda found: "%s/%s/%s" % (root, found.group(1), found.group(2)), word)
+
+
+def adapter_paths(deployment: Deployment, weights_path: str) -> Dict[str, str]:
+    """Return where the adapters of a deployment are on a host, by their names."""
+    if deployment.lora is None:
+        return {}
+    return {
+        adapter.name: placed(place_of(adapter.model), weights_path, deployment.model)
+        for adapter in deployment.lora.adapters
+    }
 
 
 def further_models(deployment: Deployment) -> List[ModelRef]:
@@ -320,9 +333,9 @@ def _schemas(model: Schema) -> Dict[str, Schema]:
                     example="qwen3",
                 ),
                 "chat_template": Field(
-                    optional(text(_PATH, "must be an absolute path on the host", "give one", "absolute path")),
-                    about="file on the host in place of the checkpoint's own template",
-                    example="/etc/vllm/template.jinja",
+                    optional(text(_PATH, "must be a path on the controller", "give one", "path")),
+                    about="file of the controller in place of the checkpoint's own template; it travels to the hosts",
+                    example="templates/llama-3-tools.jinja",
                 ),
             },
         ),
@@ -579,7 +592,8 @@ def _tell_lora(
     flags.update({"enable-lora": True, "max-loras": wanted.max_loras, "max-lora-rank": wanted.max_rank})
     if wanted.dynamic:
         config["enable_dynamic_multi_lora"] = True
-        variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+        # As the plugin compares it; vLLM itself takes other words as well.
+        variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     if wanted.max_cpu_loras is not None:
         config["max_cpu_loras"] = wanted.max_cpu_loras
         flags["max-cpu-loras"] = wanted.max_cpu_loras
@@ -617,7 +631,7 @@ def _tell_rest(
         if release.generation == NXDI_V0:
             flags["enable-reasoning"] = True
     if tools.chat_template:
-        flags["chat-template"] = tools.chat_template
+        flags["chat-template"] = TEMPLATE_FILE if deployment.template is not None else tools.chat_template
 
 
 # Refusing --------------------------------------------------------------------------------------------------------

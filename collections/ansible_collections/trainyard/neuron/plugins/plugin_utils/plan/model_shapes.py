@@ -24,10 +24,12 @@ class ModelShapes:
 
     Args:
         model_configs: repo@revision -> the checkpoint's config.json.
+        files: path on the controller -> what is in that file.
     """
 
-    def __init__(self, model_configs: Mapping[str, Any]) -> None:
+    def __init__(self, model_configs: Mapping[str, Any], files: Mapping[str, str]) -> None:
         self._model_configs = model_configs
+        self._files = files
         self._shapes: Dict[ModelRef, Optional[ModelShape]] = {}
         self._unread: Dict[ModelRef, str] = {}
         self._with_configs: Dict[int, Tuple[Deployment, Deployment]] = {}
@@ -48,8 +50,12 @@ class ModelShapes:
         return self._shapes[model]
 
     def config_problems(self, deployment: Deployment, where: str) -> List[Problem]:
-        """Return the config.json files of a deployment's checkpoints that are no configuration at all."""
+        """Return the files of a deployment that are not at hand, or no configuration at all."""
         found = []
+        template = deployment.tools.chat_template if deployment.tools is not None else None
+        if template and deployment.template is None:
+            rule, fix = "is a file of the controller that nobody read", "plan from the inventory that names it"
+            found.append(Problem("", where + ".tools.chat_template", template, rule, fix))
         models = [(deployment.model, "model")]
         models += [(deployment.speculation.model, "speculation.model")] if deployment.speculation is not None else []
         for model, part in models:
@@ -79,18 +85,20 @@ class ModelShapes:
         return Problem("", where + ".model.repo", model.repo, rule + ", and quantized weights are not seen", fix)
 
     def with_config(self, host: Host) -> Host:
-        """Return a host with its models' config.json files in its deployments, equal deployments still one object."""
-        if not self._model_configs:
+        """Return a host with the files of its deployments in them, equal deployments still one object."""
+        if not self._model_configs and not self._files:
             return host
         return replace(host, deployments=tuple(self._configured(item) for item in host.deployments))
 
     def _configured(self, deployment: Deployment) -> Deployment:
         config = self._model_configs.get(_model_key(deployment.model))
-        if not isinstance(config, Mapping):
+        given = config if isinstance(config, Mapping) else None
+        template = self._files.get(deployment.tools.chat_template or "") if deployment.tools is not None else None
+        if given is None and template is None:
             return deployment
         key = id(deployment)
         if key not in self._with_configs:
-            self._with_configs[key] = (deployment, replace(deployment, model_config=config))
+            self._with_configs[key] = (deployment, replace(deployment, model_config=given, template=template))
         return self._with_configs[key][1]
 
 

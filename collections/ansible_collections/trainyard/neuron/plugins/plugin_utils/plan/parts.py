@@ -214,6 +214,18 @@ class HostMemory:
     disk_peak_bytes: int
 
 
+@dataclass(frozen=True)
+class TravellingFile:
+    """What goes to a host with its plan, for its replicas to read.
+
+    Attributes:
+        name: of the file in /etc/vllm/files, with a digest of its content.
+    """
+
+    name: str
+    content: str
+
+
 @dataclass
 class HostPlan:
     """What a serving host is to be.
@@ -225,6 +237,7 @@ class HostPlan:
         reserved_cores: cores that no replica gets, as ranges; nor one of `quarantined_devices`.
         monitor: where the metrics of its devices are, None where they are not wanted.
         sdk: rows of the SDK releases that it is to have.
+        files: what travels with the plan and replicas read.
         spares: further replicas that serve only while a roll needs them.
         memory: estimates of its memory and disk, None where nobody knows them.
         loads_at_once: replicas that may load at the same time; 0 is all of them.
@@ -248,10 +261,11 @@ class HostPlan:
     memory: Optional[HostMemory]
     loads_at_once: int
     reach: Optional[Reach] = None
+    files: Tuple[TravellingFile, ...] = ()
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the JSON-ready form, as `docs/schemas/plan.schema.json` describes it."""
-        return _said(self)
+        return _said(self, only_if_said=("files",))
 
 
 @dataclass(frozen=True)

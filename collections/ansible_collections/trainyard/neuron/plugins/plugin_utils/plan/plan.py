@@ -107,7 +107,8 @@ def plan_fleet(fleet_input: Mapping[str, Any]) -> FleetPlan:
             `clients` (names of the hosts that send load, which read the replicas' own counters),
             `problems` (of what was judged when it was read),
             `other_variables` (name -> variables of routers and clients that serve nothing themselves) and
-            `model_configs` (repo@revision -> the checkpoint's config.json; published models are known without).
+            `model_configs` (repo@revision -> the checkpoint's config.json; published models are known without),
+            `files` (path on the controller -> content, of the chat templates that deployments name).
 
     Returns:
         The plan; the same for any order of the input.
@@ -138,7 +139,7 @@ class _Planner:
         self._warnings: List[Problem] = []
         self._placements: Dict[Any, Placement] = {}
         self._memories: Dict[Any, HostMemory] = {}
-        self._shapes = ModelShapes(fleet_input.get("model_configs") or {})
+        self._shapes = ModelShapes(fleet_input.get("model_configs") or {}, fleet_input.get("files") or {})
         self._parts = HostParts(self._shapes, self._routers, self._is_alone)
         self._judged: Dict[Any, Tuple[Optional[SdkRelease], List[Problem], List[Problem]]] = {}
 
@@ -230,6 +231,7 @@ class _Planner:
             sdk=_sdk_entries(host, releases),
             weights=weights_of(host),
             artifacts=self._parts.artifacts(host, releases),
+            files=self._parts.files([*replicas, *spares]),
             replicas=replicas,
             spares=spares,
             memory=memory,

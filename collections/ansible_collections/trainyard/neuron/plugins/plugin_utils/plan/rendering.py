@@ -39,10 +39,13 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generation_t
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.known_models import known_config
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_options import (
     COMPILER_SETTINGS,
+    TEMPLATE_FILE,
+    adapter_paths,
     placed,
     spelled,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import NATIVE, SdkRelease
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.travelling import path_of
 
 #: What `inference_demo` insists on although nothing is generated with --compile-only.
 COMPILE_PROMPT = "Hello"
@@ -85,6 +88,7 @@ class Rendered:
     Attributes:
         argv: the command; in a container, the command inside it.
         environment: variables, sorted by name.
+        files: what the command reads beside the checkpoints, where it lies on the host and what is in it.
         mode: `run` for a command that ends when its work is done, `warm_up` for a server that has done it once it
             answers, and is stopped then.
     """
@@ -92,6 +96,7 @@ class Rendered:
     argv: Tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     mode: str = "run"
+    files: Tuple[Tuple[str, str], ...] = ()
 
 
 class RenderError(ValueError):
@@ -262,11 +267,42 @@ def render_serve(
         environment[PROXY_VARIABLE] = where.proxy_cpus
     program = _program(deployment, release, generation.serve, generation.serve_container)
     argv = [part.format(**names) for part in program] + _argv(flags)
-    return Rendered(_placed(argv, weights_path, deployment), dict(sorted(environment.items())))
+    files = _files(deployment, weights_path)
+    words = [
+        _with_files(word, files) if FILE_PLACE in word else word for word in _placed(argv, weights_path, deployment)
+    ]
+    used = {path: content for path, content in files.values() if any(path in word for word in words)}
+    return Rendered(tuple(words), dict(sorted(environment.items())), files=tuple(sorted(used.items())))
 
 
 def _placed(argv: List[str], weights_path: str, deployment: Deployment) -> Tuple[str, ...]:
     return tuple(placed(word, weights_path, deployment.model) for word in argv)
+
+
+#: What stands for a file that travels until its content is known, and with it its path.
+FILE_PLACE = "{file:"
+ADAPTERS_FILE = FILE_PLACE + "adapters}"
+
+
+def _files(deployment: Deployment, weights_path: str) -> Dict[str, Tuple[str, str]]:
+    """Return the files that a server reads: what stands for each -> where it lies, and what is in it."""
+    found = {}
+    if deployment.template is not None and deployment.tools is not None:
+        name = str(deployment.tools.chat_template)
+        found[TEMPLATE_FILE] = (path_of(name, deployment.template), deployment.template)
+    adapters = adapter_paths(deployment, weights_path)
+    if adapters:
+        # NxDI's own format: what is on the device at the start, and what the host's memory has.
+        lists = {"lora-ckpt-paths": adapters, "lora-ckpt-paths-cpu": adapters}
+        content = json.dumps({"lora-ckpt-dir": "/", **lists}, indent=1, sort_keys=True) + "\n"
+        found[ADAPTERS_FILE] = (path_of("adapters.json", content), content)
+    return found
+
+
+def _with_files(word: str, files: Mapping[str, Tuple[str, str]]) -> str:
+    for place, (path, _content) in files.items():
+        word = word.replace(place, path)
+    return word
 
 
 def serve_flags(deployment: Deployment, release: SdkRelease) -> Dict[str, Any]:
@@ -346,11 +382,25 @@ def _nxdi_config(deployment: Deployment, generation: Generation) -> Dict[str, An
     if generation.prompt_limit_key and isinstance(longest_prompt, int) and longest_prompt < deployment.max_model_len:
         config[generation.prompt_limit_key] = longest_prompt
     if generation.config_keys is None:
-        return config
+        return {**config, **_adapter_settings(deployment, generation)}
     config = {key: value for key, value in config.items() if key in generation.config_keys and value is not None}
+    config.update(_adapter_settings(deployment, generation))
     if "on_device_sampling_config" in config:
         config["on_device_sampling_config"] = {"global_topk": MAX_GLOBAL_TOPK, **(sampling or {})}
     return config
+
+
+def _adapter_settings(deployment: Deployment, generation: Generation) -> Dict[str, Any]:
+    """Return what a server has to be told of adapters beside its flags.
+
+    The fork reads its other overrides only where there are some. The plugin finds adapters in a file of its own.
+    """
+    if deployment.lora is None:
+        return {}
+    if generation.config_keys is not None:
+        return {"sequence_parallel_enabled": False}
+    file = {"lora_ckpt_json": ADAPTERS_FILE} if deployment.lora.adapters else {}
+    return {"target_modules": list(deployment.lora.target_modules), **file}
 
 
 def native_config(deployment: Deployment) -> Dict[str, Any]:
