@@ -25,6 +25,9 @@ from .tokenizer import Tokenizer
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     given = {name: value for name, value in vars(options).items() if value is not None}
+    lists = given.pop("modules_to_not_convert_lists", None)
+    if isinstance(lists, dict):
+        given["modules_to_not_convert"] = lists.get("model", lists).get("modules_to_not_convert")
     if options.logical_neuron_cores is not None:
         print("UserWarning: '--logical-neuron-cores' is deprecated and no longer needed.", file=sys.stderr)
         given["logical_nc_config"] = options.logical_neuron_cores

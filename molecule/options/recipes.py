@@ -44,6 +44,7 @@ def instead(deployment: dict[str, Any], adapters: dict[str, str]) -> dict[str, A
     found: dict[str, Any] = {
         "model": {"repo": "{{ lab_model_repo }}", "revision": "{{ lab_model_revision }}"},
         "served_name": deployment["model"]["repo"],
+        "runtime": "venv",
         "neuron_config": {"model_type": "llama"},
     }
     if "speculation" in deployment:
@@ -63,7 +64,12 @@ def inventory(adapters: dict[str, str]) -> dict[str, Any]:
         hostvars[host] = {variable: deployment}
         overrides[deployment["name"]] = instead(deployment, adapters)
     # Of each host: what a script says of a group is below the files of the lab's own group_vars.
-    shared = {"trainyard_deployment_tiny_llama": None, "trainyard_overrides": overrides}
+    shared = {
+        "trainyard_deployment_tiny_llama": None,
+        "trainyard_overrides": overrides,
+        # Nothing is built: a stand-in host has the environment of each release, with its vLLM in it.
+        "neuron_venv_pip_index": "",
+    }
     meta = {"hostvars": {host: {**own, **shared} for host, own in hostvars.items()}}
     return {"recipes": {"hosts": list(RECIPES)}, "_meta": meta}
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import find_release
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.known_models import known_config
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import find_release
 
 from trainyard.paths import ROOT
 
@@ -39,6 +39,7 @@ def answer(trap: dict[str, Any], fields: dict[str, Any], config: dict[str, Any] 
     host = {
         "ansible_host": "10.0.0.1",
         "trainyard_instance_type": trap.get("instance", "trn2.48xlarge"),
+        "neuron_venv_pip_index": "",
         "trainyard_logical_nc_config": trap.get("lnc"),
         "trainyard_deployment_m": raw,
     }
@@ -88,7 +89,12 @@ def test_each_trap_names_its_source_and_a_test_that_is_there() -> None:
 def replica(**fields: Any) -> dict[str, Any]:
     raw = {"name": "m", "model": MODEL, "sdk_release": "2.32.0", "tensor_parallel_size": 8, "max_num_seqs": 4,
            "max_model_len": 4096, "port": 8000, **fields}  # fmt: skip
-    host = {"ansible_host": "10.0.0.1", "trainyard_instance_type": "trn2.48xlarge", "trainyard_deployment_m": raw}
+    host = {
+        "ansible_host": "10.0.0.1",
+        "trainyard_instance_type": "trn2.48xlarge",
+        "neuron_venv_pip_index": "",
+        "trainyard_deployment_m": raw,
+    }
     plan = plan_fleet({"hosts": {"h": host}, "routers": ["h"]}).to_dict()
     return dict(plan["hosts"]["h"]["replicas"][0])
 

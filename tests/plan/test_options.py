@@ -7,6 +7,7 @@ Whatever is compiled is judged by the parsers that upstream's own code wrote (`l
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -173,6 +174,10 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("nxdi_v0", {"speculation": EAGLE3}, "m.speculation.method", "native and nxdi_v1 has eagle3"),
     ("native", {"quantization": {"weights": "int8"}}, "m.quantization.weights", "nxdi_v1 with an SDK up to 2.31.1"),
     ("nxdi_v1", {"quantization": {"weights": "fp8"}}, "m.quantization.checkpoint", "make one with NxDI"),
+    ("native", {"quantization": {"weights": "fp8", "modules_not_converted": ["lm_head"]}},
+     "m.quantization.modules_not_converted", "the checkpoint's own quantization_config says"),
+    ("nxdi_v1", {"quantization": {"kv_cache": "fp8", "modules_not_converted": ["lm_head"]}},
+     "m.quantization.modules_not_converted", "set weights to int8 or fp8"),
     ("nxdi_v1", {"buckets": {"segments": [2048]}}, "m.buckets.segments", "it has prefill, decode, prefix"),
     ("native", {"buckets": {"prefix": [2048]}}, "m.buckets.prefix", "it has prefill, decode, sequences, segments"),
     ("native", {"prefix_caching": True}, "m.prefix_caching", "set buckets.segments"),
@@ -228,6 +233,11 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"speculation": {**DRAFT, "model": "a/b"}}, ".speculation.model", "must be a mapping"),
     ({"quantization": {"weights": "int4"}}, ".quantization.weights", "must be one of int8, fp8"),
     ({"quantization": {}}, ".quantization", "quantizes nothing"),
+    (
+        {"quantization": {"weights": "int8", "modules_not_converted": ["lm head"]}},
+        "modules_not_converted",
+        "a layer's name",
+    ),
     ({"buckets": {"prefil": [1]}}, ".buckets.prefil", "did you mean 'prefill'?"),
     ({"buckets": {"prefill": [2, 1]}}, ".buckets.prefill", "must ascend"),
     ({"buckets": {"prefill": 1024}}, ".buckets.prefill", "must be a list"),
@@ -304,7 +314,8 @@ def test_a_digest_differs_exactly_where_the_graph_does(one: dict[str, Any], two:
 def planned(**fields: Any) -> dict[str, Any]:
     raw = {"name": "m", "model": MODEL, "sdk_release": "2.28.0", "tensor_parallel_size": 8, "max_num_seqs": 4,
            "max_model_len": 4096, "port": 8000, **fields}  # fmt: skip
-    host = {"ansible_host": "192.0.2.1", "trainyard_instance_type": "trn2.48xlarge", "trainyard_deployment_m": raw}
+    host = {"ansible_host": "192.0.2.1", "trainyard_instance_type": "trn2.48xlarge", "trainyard_deployment_m": raw,
+            "neuron_venv_pip_index": ""}  # fmt: skip
     return dict(plan_fleet({"hosts": {"h": host}, "routers": ["h"]}).to_dict())
 
 
@@ -366,6 +377,25 @@ def test_fp8_has_its_variables_when_it_compiles_and_when_it_serves() -> None:
     deployment(environment={"DISABLE_NUMERIC_CC_TOKEN": "1"})
 
 
+def test_layers_that_are_not_quantized_are_a_file_of_the_compilers_and_of_the_digest(tmp_path: Path) -> None:
+    quantized = {"weights": "int8", "checkpoint": QUANTIZED}
+    wanted = deployment(quantization={**quantized, "modules_not_converted": ["lm_head", "model.layers.0.mlp"]})
+    assert refusals(wanted, V1) == []
+    made = render_compile(
+        wanted, V1, weights_path=WEIGHTS, artifact_path="/a", work_dir=str(tmp_path), logical_nc_config=2
+    )
+    ((path, content),) = made.files
+    assert value(made.argv, "--modules-to-not-convert-file") == path == f"{tmp_path}/modules_to_not_convert.json"
+    assert json.loads(content) == {"modules_to_not_convert": ["lm_head", "model.layers.0.mlp"]}
+    Path(path).write_text(content)
+    inference_demo_options.build_parser(str(V1.nxdi)).parse_args(made.argv[1:])
+    assert digest(wanted, V1) != digest(deployment(quantization=quantized), V1)
+    plan = planned(quantization={**quantized, "modules_not_converted": ["lm_head"]})
+    (artifact,) = plan["hosts"]["h"]["artifacts"]
+    assert list(artifact["files"]) == [artifact["work_dir"] + "/modules_to_not_convert.json"]
+    assert plan["hosts"]["h"]["replicas"][0]["compiled"]["modules_to_not_convert"] == ["lm_head"]
+
+
 def test_one_name_means_one_thing_in_a_fleet() -> None:
     raw = {"model": MODEL, "sdk_release": "2.28.0", "tensor_parallel_size": 8, "max_num_seqs": 4, "max_model_len": 4096}
     host = {"ansible_host": "192.0.2.1", "trainyard_instance_type": "trn2.48xlarge"}
@@ -423,3 +453,20 @@ def test_a_trap_of_the_documentation_is_refused_or_warned_of(
     except PlanError as error:
         raise AssertionError("the deployment without it is right") from error
     assert not any(said in one["rule"] for one in bare)
+
+
+def test_what_is_fetched_beside_a_model_is_in_the_estimates_of_disk_and_of_a_load() -> None:
+    def memory(**fields: Any) -> Any:
+        return planned(**fields)["hosts"]["h"]["memory"]
+
+    bare = memory()
+    # The estimate of an adapter of rank 16: 16 x (8192 + 2 x 5120 + 8192 + 3 x 18432) x 32 layers x 4 bytes.
+    each = 16 * (8192 + 2 * 5120 + 8192 + 3 * 18432) * 32 * 4
+    two = memory(lora={**LORA, "adapters": [SQL, CHAT]})
+    assert two["disk_bytes"] - bare["disk_bytes"] == 2 * each
+    assert two["bytes_per_load"] - bare["bytes_per_load"] == 2 * 2 * each
+    fields = {"sdk_release": "2.26.1", "generation": "nxdi_v0", "max_num_seqs": 1}
+    guessed, plain = memory(**fields, speculation=DRAFT), memory(**fields)
+    assert guessed["disk_bytes"] - plain["disk_bytes"] == 2 * 1_235_814_400
+    int8 = memory(quantization={"weights": "int8", "checkpoint": QUANTIZED})
+    assert int8["disk_bytes"] - bare["disk_bytes"] == 8_030_261_248

@@ -13,13 +13,13 @@ import subprocess
 import sys
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import (
-    RELEASES,
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.versions import version_number
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations import argument_problems, render_compile
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import (
     SdkRelease,
     find_release,
-    version_number,
+    sdk_table,
 )
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generations import argument_problems, render_compile
 
 from lab.neuron_sim import vllm_options
 from tests.plan import test_recipes
@@ -51,7 +51,7 @@ def commands() -> dict[str, list[tuple[str, list[str]]]]:
         if artifact["mode"] == "run":
             row = find_release(artifact["sdk_release"], artifact["generation"])
             found.setdefault(ref_of(row), []).append((path.stem, golden["compile"]["argv"][1:]))
-    for row in RELEASES:
+    for row in sdk_table():
         for deployment in RECIPES if row.generation != "native" and row.venv else ():
             if argument_problems(deployment, row):
                 continue

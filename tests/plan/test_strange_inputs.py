@@ -51,6 +51,7 @@ def planned(given: dict[str, Any]) -> tuple[str, list[str]]:
         "ansible_host": "10.0.0.1",
         "trainyard_instance_type": given.get("instance", "trn2.48xlarge"),
         "trainyard_deployment_m": raw,
+        "neuron_venv_pip_index": "",
     }
     fleet: dict[str, Any] = {"hosts": {"h": host}, "routers": ["h"]}
     if "like" in given:

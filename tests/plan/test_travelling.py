@@ -29,6 +29,7 @@ def collected(folder: Path, release: str = "2.32.0", **fields: Any) -> dict[str,
         "trainyard_instance_type": "trn2.48xlarge",
         "trainyard_deployment_m": deployment,
         "inventory_dir": str(folder),
+        "neuron_venv_pip_index": "",
     }
     return collect({"h": host}, ["h"], ["h"])
 
@@ -48,13 +49,13 @@ def test_a_chat_template_travels_and_is_named_by_its_content(tmp_path: Path) -> 
     fields = {"tools": {"chat_template": "templates/tools.jinja"}}
     host = planned(tmp_path, **fields)
     path = path_of("tools.jinja", TEMPLATE)
-    assert host["files"] == [{"path": path, "content": TEMPLATE}]
+    assert host["files"] == [{"name": path.rsplit("/", 1)[1], "content": TEMPLATE}]
     for replica in host["replicas"]:
         assert value(replica, "--chat-template") == path
         assert replica["files"] == [path]
     file.write_text(TEMPLATE + "{# changed #}")
     changed = planned(tmp_path, **fields)
-    assert changed["files"][0]["path"] != path
+    assert changed["files"][0]["name"] != path.rsplit("/", 1)[1]
     first, second = host["replicas"][0], changed["replicas"][0]
     assert first["release"] != second["release"], "a restart"
     assert first["artifact"] == second["artifact"], "and no compile"
@@ -101,7 +102,7 @@ def test_a_template_of_an_override_is_read_as_well(tmp_path: Path) -> None:
 
 def test_a_file_arrives_as_it_was() -> None:
     for content in (TEMPLATE, "no line break at its end", "{{ looks.like.ansible }}\n\n"):
-        assert render("vllm_endpoint", "travelled.j2", item={"path": "/x", "content": content}) == content
+        assert render("vllm_endpoint", "travelled.j2", item={"name": "x", "content": content}) == content
 
 
 def test_the_plugin_is_given_the_list_of_adapters_that_it_reads(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_the_plugin_is_given_the_list_of_adapters_that_it_reads(tmp_path: Path) 
     replica = host["replicas"][0]
     override = json.loads(value(replica, "--additional-config"))["override_neuron_config"]
     (file,) = host["files"]
-    assert override["lora_ckpt_json"] == file["path"]
+    assert override["lora_ckpt_json"] == "/etc/vllm/files/" + file["name"]
     assert override["target_modules"] == ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     paths = {row["name"]: f"/data/weights/{row['repo']}/{row['revision']}" for row in (SQL, CHAT)}
     listed = json.loads(file["content"])

@@ -110,6 +110,7 @@ PRUNED = {
     ("nvme_raid", "/usr/local/lib/trainyard/trainyard_storage"): ["*.py"],
     ("vllm_endpoint", "/usr/local/lib/trainyard/serving"): ["*"],
     ("vllm_endpoint", "/etc/vllm/releases"): "{{ __vllm_endpoint_switches | ternary(['*'], []) }}",
+    ("vllm_endpoint", "/etc/vllm/files"): "{{ __vllm_endpoint_switches | ternary(['*'], []) }}",
     ("vllm_endpoint", "/etc/vllm/current"): "{{ __vllm_endpoint_switches | ternary(['*'], []) }}",
     ("vllm_endpoint", "/etc/systemd/system"): "{{ __vllm_endpoint_switches | ternary(['vllm@*.service.d'], []) }}",
 }

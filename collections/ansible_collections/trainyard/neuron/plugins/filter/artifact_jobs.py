@@ -67,6 +67,9 @@ _value:
 #: What of a plan's artifact its job needs to know.
 SPEC_KEYS = ("argv", "environment", "mode", "work_dir", "generation", "compile_host", "weights", "weights_path")
 
+#: The same, where there is something of it.
+SPEC_KEYS_IF_SAID = ("more_weights", "files")
+
 #: Variables that the job sets itself.
 _OF_THE_JOB = ("BASE_COMPILE_WORK_DIR", "HOME")
 
@@ -113,7 +116,7 @@ def artifact_jobs(
             "inputs": artifact["inputs"],
             "spec": {
                 **{key: artifact.get(key) for key in SPEC_KEYS},
-                **({"more_weights": artifact["more_weights"]} if artifact.get("more_weights") else {}),
+                **{key: artifact[key] for key in SPEC_KEYS_IF_SAID if artifact.get(key)},
                 "does": does,
                 "store": store,
                 "store_endpoint": store_endpoint,

@@ -52,6 +52,8 @@ def run(spec: Dict[str, Any]) -> int:
     """
     final, work_dir = Path(spec["path"]), Path(spec["work_dir"])
     argv, environment = command(spec, final, manifest.staging_of(final), work_dir)
+    for name, content in (spec.get("files") or {}).items():
+        Path(name).write_text(content, encoding="utf-8")
     inherited = {name: value for name, value in os.environ.items() if name != "CREDENTIALS_DIRECTORY"}
     try:
         return _follow(argv, {**inherited, **environment}, work_dir, spec.get("mode") or "run")
@@ -64,7 +66,8 @@ def command(spec: Dict[str, Any], final: Path, staging: Path, work_dir: Path) ->
     """Return argv and environment of the compile: the plan's, with the artifact's path replaced by the staging one.
 
     Raises:
-        JobError: the plan's command names the artifact's path nowhere, so it would write somewhere else.
+        JobError: the plan's command names the artifact's path nowhere, so it would write somewhere else, or one of its
+            files is to lie elsewhere.
     """
     argv = [str(staging) if item == str(final) else item for item in spec["argv"]]
     environment = {key: str(staging) if value == str(final) else value for key, value in spec["environment"].items()}
@@ -74,6 +77,10 @@ def command(spec: Dict[str, Any], final: Path, staging: Path, work_dir: Path) ->
             "nothing was run",
             "report this plan: argv or environment of an artifact must hold its path",
         )
+    for name in spec.get("files") or {}:
+        if work_dir not in Path(os.path.normpath(name)).parents:
+            cause = f"a file of the compile, {name}, is not below {work_dir}"
+            raise job.JobError(cause, "nothing was run", "report this plan: its files belong into its own directory")
     # Two compiles that share this directory spoil each other's files.
     environment["BASE_COMPILE_WORK_DIR"] = str(work_dir)
     environment.setdefault("HOME", str(work_dir))

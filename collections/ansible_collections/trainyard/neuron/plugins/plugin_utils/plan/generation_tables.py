@@ -47,7 +47,7 @@ _DEMO_SETTINGS: Mapping[Tuple[int, int], Mapping[str, str]] = {
         "text": "activation_quantization_type padding_side quantization_dtype quantization_type "
         "draft_model_path quantized_checkpoints_path rpl_reduce_dtype torch_dtype",
         "ints": "context_encoding_buckets token_generation_buckets",
-        "texts": "target_modules",
+        "texts": "target_modules modules_to_not_convert",
     },
     (0, 4): {
         "switch": "apply_seq_ids_mask disable_normalize_top_k_affinities early_expert_affinity_modulation "
@@ -79,6 +79,8 @@ _DEMO_SPELLINGS = {
     "is_block_kv_layout": "--enable-block-kv-layout",
     "is_prefix_caching": "--enable-prefix-caching",
     "is_chunked_prefill": "--enable-chunked-prefill",
+    # A file with the list.
+    "modules_to_not_convert": "--modules-to-not-convert-file",
 }
 
 

@@ -32,7 +32,11 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_option
     served_names,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_shapes import ModelShapes
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import ArtifactPlan, TravellingFile, WeightsPlan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import (
+    ArtifactPlan,
+    TravellingFile,
+    WeightsPlan,
+)
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.placement import (
     CpuMap,
     CpuShare,
@@ -120,6 +124,7 @@ class HostParts:
                 inputs=inputs,
                 more_weights=tuple(_more_weights(compiled_models(deployment), host.data_dir)),
                 options=_options(deployment),
+                files=dict(rendered.files),
             )
         return [found[digest] for digest in sorted(found)]
 
@@ -167,7 +172,7 @@ class HostParts:
         shape = self._shapes.shape(deployment.model)
         if host.topology.memory_bytes is None or shape is None:
             return True
-        more = host_memory([(deployment, release, shape)], [], host.topology.memory_bytes)
+        more = host_memory([(deployment, release, shape)], [], host.topology.memory_bytes, self._shapes.shape)
         return more.loads_at_once > 0
 
     def _slice(self, host: Host, piece: Slice) -> Dict[str, Any]:

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.versions import version_number
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment, ModelRef
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import (
     GIB,
     ConfigError,
@@ -219,10 +219,28 @@ def _cap_warnings(deployment: Deployment, release: SdkRelease, fit: Fit, where: 
     return [Problem("", where + ".max_num_seqs", deployment.max_num_seqs, rule, fix)]
 
 
+def further_bytes(
+    deployment: Deployment, shape: ModelShape, shape_of: Callable[[ModelRef], Optional[ModelShape]]
+) -> Dict[ModelRef, int]:
+    """Estimate the bytes of the checkpoints that a deployment needs beside its model; arguments as `host_memory`."""
+    found: Dict[ModelRef, int] = {}
+    draft = None if deployment.speculation is None else shape_of(deployment.speculation.model)
+    if deployment.speculation is not None and draft is not None:
+        found[deployment.speculation.model] = draft.checkpoint_bytes
+    quantized = deployment.quantization
+    if quantized is not None and quantized.checkpoint is not None:
+        found[quantized.checkpoint] = shape.weights_bytes("int8" if quantized.weights == "int8" else "fp8")
+    if deployment.lora is not None:
+        each = shape.adapter_bytes(deployment.lora.max_rank, deployment.lora.target_modules)
+        found.update({adapter.model: each for adapter in deployment.lora.adapters})
+    return found
+
+
 def host_memory(
     replicas: Sequence[Tuple[Deployment, SdkRelease, ModelShape]],
     artifacts: Sequence[Tuple[Deployment, ModelShape]],
     host_memory_bytes: int,
+    shape_of: Callable[[ModelRef], Optional[ModelShape]] = lambda _model: None,
 ) -> HostMemory:
     """Estimate what a host's replicas take of its memory and its disk.
 
@@ -230,15 +248,15 @@ def host_memory(
         replicas: each replica's deployment, SDK row and model.
         artifacts: one deployment and model for each artifact that the host holds.
         host_memory_bytes: memory of the host.
+        shape_of: what is known of a further checkpoint, a draft; one that nobody knows is not counted.
     """
-    per_load = max(
-        (
-            host_bytes_per_load(shape.checkpoint_bytes, release.generation, is_presharded(deployment))
-            for deployment, release, shape in replicas
-        ),
-        default=0,
-    )
-    checkpoints = {deployment.model: shape.checkpoint_bytes for deployment, _release, shape in replicas}
+    checkpoints: Dict[ModelRef, int] = {}
+    per_load = 0
+    for deployment, release, shape in replicas:
+        own = further_bytes(deployment, shape, shape_of)
+        checkpoints.update({deployment.model: shape.checkpoint_bytes, **own})
+        loaded = shape.checkpoint_bytes + sum(own.values())
+        per_load = max(per_load, host_bytes_per_load(loaded, release.generation, is_presharded(deployment)))
     sizes = [
         artifact_bytes(shape.weights_bytes(deployment.dtype), is_presharded(deployment))
         for deployment, shape in artifacts

@@ -161,10 +161,14 @@ class Speculation:
 
 @dataclass(frozen=True)
 class Quantization:
-    """In what numbers are held: weights `int8` or `fp8` of `checkpoint` (NxDI) or of the model, KV cache `fp8`."""
+    """In what numbers are held: weights `int8` or `fp8` of `checkpoint` (NxDI) or of the model, KV cache `fp8`.
+
+    `modules_not_converted` are layers that stay as they are computed.
+    """
 
     weights: Optional[str] = None
     scheme: str = "per_channel"
+    modules_not_converted: Tuple[str, ...] = ()
     checkpoint: Optional[ModelRef] = None
     kv_cache: Optional[str] = None
 
@@ -237,6 +241,8 @@ def _lengths(value: Any) -> Tuple[int, ...]:
 
 _NUMBERS = list_of(whole_number(1), least=1, most=64)
 LENGTHS = Kind(_lengths, "ascending list of whole numbers", _NUMBERS.json)
+_LAYER = re.compile(r"[A-Za-z][A-Za-z0-9_.]*")
+_NOT_CONVERTED = list_of(text(_LAYER, "must be a layer's name", "give one, such as lm_head"), most=4096)
 _MODULE_NAMES = list_of(text(_MODULE, "must be a layer's name", "give one, such as q_proj"), least=1, most=32)
 
 
@@ -309,6 +315,12 @@ def _schemas(model: Schema) -> Dict[str, Schema]:
                 "weights": Field(optional(one_of(WEIGHTS)), about="of what; without it as computed", example="int8"),
                 "scheme": Field(
                     one_of(SCHEMES), default="per_channel", about="what has a scale of its own", example="per_tensor"
+                ),
+                "modules_not_converted": Field(
+                    _NOT_CONVERTED,
+                    default=(),
+                    about="layers that stay as they are computed (NxDI)",
+                    example=["lm_head"],
                 ),
                 "checkpoint": Field(
                     optional(checkpoint),
@@ -505,6 +517,8 @@ def _tell_quantization(
         config["quantized"] = True
         config["quantization_dtype"] = {"int8": "int8", "fp8": "f8e4m3"}[wanted.weights]
         config["quantization_type"] = wanted.scheme + "_symmetric"
+        if wanted.modules_not_converted:
+            config["modules_to_not_convert"] = list(wanted.modules_not_converted)
         if wanted.checkpoint is not None:
             config["quantized_checkpoints_path"] = place_of(wanted.checkpoint)
     if wanted.kv_cache:
@@ -763,6 +777,10 @@ def _quantization_problems(
     if wanted is None:
         return []
     if release.generation == NATIVE:
+        if wanted.modules_not_converted:
+            rule = "natively the checkpoint's own quantization_config says what is not converted"
+            value, fix = list(wanted.modules_not_converted), "remove it"
+            return [Problem("", path + ".modules_not_converted", value, rule, fix)]
         if wanted.weights == "int8":
             rule = "native serves no INT8 weights"
             return [Problem("", path + ".weights", "int8", rule, "use nxdi_v1 with an SDK up to 2.31.1, or FP8")]
@@ -781,6 +799,9 @@ def _quantization_problems(
         return [
             Problem("", path + ".checkpoint", None, rule, "make one with NxDI, and give repo, revision and uri of it")
         ]
+    if not wanted.weights and wanted.modules_not_converted:
+        rule, value = "has no meaning without weights", list(wanted.modules_not_converted)
+        return [Problem("", path + ".modules_not_converted", value, rule, "set weights to int8 or fp8")]
     if not wanted.weights and wanted.checkpoint is not None:
         rule = "has no meaning without weights"
         return [Problem("", path + ".checkpoint", wanted.checkpoint.repo, rule, "set weights to int8 or fp8")]

@@ -14,7 +14,6 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.known_models
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.traps import telling_word
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import Host
 
-
 #: What a file may hold that is no configuration, in words.
 _KINDS: Mapping[type, str] = {list: "a list", str: "text", type(None): "null", bool: "true or false"}
 

@@ -171,6 +171,7 @@ class ArtifactPlan:
         mode: how it is compiled.
         work_dir: where it is compiled.
         options: what is asked of the model beside its shape, in the inventory's words.
+        files: what the command reads and the job writes into `work_dir` before: path -> content.
     """
 
     digest: str
@@ -189,12 +190,13 @@ class ArtifactPlan:
     deployments: List[str] = field(default_factory=list)
     more_weights: Tuple[Mapping[str, str], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     compile_host: Optional[str] = None
     sender: Optional[Sender] = None
 
     def to_dict(self) -> Dict[str, Any]:
         """Return the JSON-ready form."""
-        return _said(self, only_if_said=("more_weights", "options"))
+        return _said(self, only_if_said=("more_weights", "options", "files"))
 
 
 @dataclass(frozen=True)

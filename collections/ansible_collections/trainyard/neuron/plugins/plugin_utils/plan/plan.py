@@ -301,7 +301,9 @@ class _Planner:
             artifacts[self._parts.artifact(item, releases[item.name], host.topology)[0]] = (item, shape)
         key = (id(host.topology), tuple(id(item) for item, _row, _shape in replicas))
         if key not in self._memories:
-            self._memories[key] = host_memory(replicas, list(artifacts.values()), host.topology.memory_bytes)
+            self._memories[key] = host_memory(
+                replicas, list(artifacts.values()), host.topology.memory_bytes, self._shapes.shape
+            )
         memory = self._memories[key]
         if replicas and not memory.loads_at_once:
             rule = "a load takes an estimated %.0f GiB of host memory" % (memory.bytes_per_load / GIB)

@@ -468,8 +468,15 @@ def render_compile(
         return _render_warm_up(deployment, release, names, environment)
     program = _program(deployment, release, ("{venv}/bin/inference_demo",), ("inference_demo",))
     argv = [part.format(**names) for part in program]
-    argv += _demo_argv(deployment, release, weights_path, artifact_path)
-    return Rendered(_placed(argv, weights_path, deployment), dict(sorted(environment.items())))
+    list_path = "%s/%s" % (work_dir, NOT_CONVERTED_FILE)
+    argv += _demo_argv(deployment, release, weights_path, artifact_path, list_path)
+    listed = deployment.neuron_config.get(NOT_CONVERTED)
+    content = json.dumps({NOT_CONVERTED: listed}) + "\n"
+    return Rendered(
+        _placed(argv, weights_path, deployment),
+        dict(sorted(environment.items())),
+        files=((list_path, content),) if listed else (),
+    )
 
 
 def _render_warm_up(
@@ -541,8 +548,14 @@ _DEMO_ORDER = (
 )
 
 
-def _demo_argv(deployment: Deployment, release: SdkRelease, weights_path: str, artifact_path: str) -> List[str]:
-    """Return `inference_demo`'s arguments."""
+#: Layers that are not quantized: `inference_demo` reads them from a file of its own format.
+NOT_CONVERTED, NOT_CONVERTED_FILE = "modules_to_not_convert", "modules_to_not_convert.json"
+
+
+def _demo_argv(
+    deployment: Deployment, release: SdkRelease, weights_path: str, artifact_path: str, list_path: str
+) -> List[str]:
+    """Return `inference_demo`'s arguments; `list_path`: where the file is of what is not quantized."""
     settings = compiled_settings(deployment, release)
     sampling = settings.pop("on_device_sampling_config")
     unknown = sorted(set(settings) - set(DEMO_FLAGS))
@@ -556,6 +569,8 @@ def _demo_argv(deployment: Deployment, release: SdkRelease, weights_path: str, a
     for name in [*_DEMO_ORDER, "on_device_sampling_config", *rest]:
         if name == "on_device_sampling_config":
             argv += _sampling_argv(sampling)
+        elif name == NOT_CONVERTED:
+            argv += [DEMO_FLAGS[name].flag, list_path] if settings[name] else []
         else:
             argv += _demo_flag(DEMO_FLAGS[name].flag, settings[name], says_off(name, release))
     return [*argv, "--compile-only", "--prompt", COMPILE_PROMPT]

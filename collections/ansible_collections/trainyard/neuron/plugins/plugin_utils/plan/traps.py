@@ -10,7 +10,6 @@ import re
 from typing import Any, List, Mapping, NamedTuple, Optional, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem, did_you_mean
-from ansible_collections.trainyard.neuron.plugins.module_utils.plan.releases import NATIVE, NXDI_V0, NXDI_V1, SdkRelease
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import Deployment
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import PARTS_THAT_READ, ConfigError, ModelShape
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.flags import answers_only
@@ -33,6 +32,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generation_t
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.known_models import known_config
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.model_options import spelled
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import NATIVE, NXDI_V0, NXDI_V1, SdkRelease
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.rendering import (
     architecture_of,
     config_of,

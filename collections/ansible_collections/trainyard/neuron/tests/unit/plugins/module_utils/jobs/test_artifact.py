@@ -180,6 +180,17 @@ def test_command_that_does_not_name_its_artifact_is_not_run(fleet: Fleet) -> Non
         fleet.run(spec)
 
 
+def test_files_of_a_compile_are_there_when_it_begins_and_nowhere_else(fleet: Fleet) -> None:
+    spec = fleet.spec("h1")
+    named = f"{spec['work_dir']}/modules_to_not_convert.json"
+    first = "import pathlib, sys\nif pathlib.Path(sys.argv.pop(1)).read_text() != 'list': sys.exit(9)\n"
+    argv = [sys.executable, "-c", first + COMPILER, named, *spec["argv"][3:]]
+    assert fleet.run({**spec, "argv": argv, "files": {named: "list"}})["files"]
+    elsewhere = {**fleet.spec("h1"), "files": {f"{spec['work_dir']}/../evil": "list"}}
+    with pytest.raises(job.JobError, match="is not below"):
+        compiler.command(elsewhere, Path(spec["path"]), Path("/s"), Path(spec["work_dir"]))
+
+
 def test_staging_path_reaches_the_command_by_argument_or_environment() -> None:
     final, staging, work = Path("/d/artifacts/x"), Path("/d/artifacts/.x.partial"), Path("/d/compile/x")
     spec = {

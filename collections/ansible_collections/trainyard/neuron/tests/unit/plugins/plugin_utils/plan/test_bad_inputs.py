@@ -205,8 +205,11 @@ def test_bad_settings_are_refused_in_the_plan_wherever_they_stand(
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ("text", "no mapping"),
-        ([1, 2], "no mapping"),
+        (
+            {"max_position_embeddings": 4096, "rope_scaling": {"rope_type": "yarn", "factor": "4"}},
+            "rope_scaling.factor is '4'",
+        ),
+        ({"num_key_value_heads": 6}, "no multiple of num_key_value_heads (6)"),
         ({"hidden_size": "8192"}, "hidden_size"),
         ({"max_position_embeddings": "131072"}, "max_position_embeddings"),
         ({"max_position_embeddings": float("nan")}, "max_position_embeddings"),
@@ -226,13 +229,20 @@ def test_a_config_json_that_is_none_is_told_and_estimates_nothing(config: Any, s
     }
     given = deployment()
     key = "{repo}@{revision}".format(**given["model"])
-    whole = {**good, **config} if isinstance(config, dict) else config
-    found = plan({"a": host(given)}, model_configs={key: whole})["warnings"]
+    found = plan({"a": host(given)}, model_configs={key: {**good, **config}})["warnings"]
     (told,) = [warning["fix"] for warning in found if "config.json" in warning["fix"]]
     assert said in told
     assert not [
         one for one in plan({"a": host(given)}, model_configs={key: good})["warnings"] if "config" in one["fix"]
     ]
+
+
+@pytest.mark.parametrize("config", ["text", [1, 2], 7])
+def test_a_config_json_that_is_no_mapping_is_refused(config: Any) -> None:
+    given = deployment()
+    key = "{repo}@{revision}".format(**given["model"])
+    with pytest.raises(PlanError, match=r"its config\.json is no mapping but"):
+        plan({"a": host(given)}, model_configs={key: config})
 
 
 OTHER = deployment("other", port=8100, tensor_parallel_size=16, data_parallel_size=1)

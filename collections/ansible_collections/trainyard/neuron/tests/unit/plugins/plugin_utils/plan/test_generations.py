@@ -282,7 +282,7 @@ def test_nxdi_buckets_are_renamed_for_the_native_plugin():
         deployment_of(LLAMA, neuron_config={"context_encoding_buckets": [2048, 8192]}), find_release("2.32.0")
     ).argv
     assert json.loads(value_of(argv, "--additional-config")) == {
-        "neuron_config": {"num_batched_tokens_buckets": [2048, 8192]}
+        "neuron_config": {"num_batched_tokens_buckets": [2048, 8192], "on_device_sampling_config": {}}
     }
 
 
@@ -290,7 +290,7 @@ def test_what_stands_beside_neuron_config_is_not_nested_in_it():
     config = {"vision_neuron_config": {"tp_size": 1}, "num_seqs_buckets": [4]}
     argv = serve(deployment_of(LLAMA, neuron_config=config), find_release("2.32.0")).argv
     assert json.loads(value_of(argv, "--additional-config")) == {
-        "neuron_config": {"num_seqs_buckets": [4]},
+        "neuron_config": {"num_seqs_buckets": [4], "on_device_sampling_config": {}},
         "vision_neuron_config": {"tp_size": 1},
     }
 
