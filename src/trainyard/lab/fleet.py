@@ -137,7 +137,6 @@ def containers_conf(limits: str | None) -> str:
         "/run/neuron-sim/container.json:/etc/trainyard-lab.json:ro",
         "/var/lib/neuron-sim:/var/lib/neuron-sim:ro",
         f"{INSIDE}/neuron_sim:{INSIDE}/neuron_sim:ro",
-        f"{INSIDE}/plan:{INSIDE}/plan:ro",
         "/var/cache/neuron-sim:/var/cache/neuron-sim:ro",
     ]
     head = limits or "[containers]\n"
