@@ -21,8 +21,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "collections")]
 
@@ -89,12 +87,12 @@ def rolling(folder: Path) -> Path:
     With `--tags roll` that playbook checks the arguments of every role besides, on every host.
     """
     playbooks = ROOT / "playbooks"
-    plays = yaml.safe_load((playbooks / "redeploy_planned.yml").read_text())
-    roll = next(play for play in plays if play["name"] == "Roll")
-    (folder / "tasks").symlink_to(playbooks / "tasks")
-    plan = {"import_playbook": str(playbooks / "preflight.yml"), "vars": {"trainyard_verb": "redeploy"}}
-    unlock = {"import_playbook": str(playbooks / "unlock.yml")}
-    (folder / "roll.yml").write_text(json.dumps([plan, roll, unlock]))
+    plays = [
+        {"import_playbook": str(playbooks / "preflight.yml"), "vars": {"trainyard_verb": "redeploy"}},
+        {"import_playbook": str(playbooks / "roll_planned.yml")},
+        {"import_playbook": str(playbooks / "unlock.yml")},
+    ]
+    (folder / "roll.yml").write_text(json.dumps(plays))
     return folder / "roll.yml"
 
 

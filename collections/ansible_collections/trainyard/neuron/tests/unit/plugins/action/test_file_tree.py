@@ -110,7 +110,7 @@ def test_a_package_is_laid_out_whole_and_what_is_no_part_of_it_goes(project: Pat
     items = [{"path": str(out), "state": "directory", "package": "routing", "prune": ["*.py"]}]
     done = run(project, items)
     assert done.returncode == 0, done.stdout + done.stderr
-    source = {path.name: path.read_bytes() for path in (file_tree.MODULE_UTILS / "routing").glob("*.py")}
+    source = {path.name: path.read_bytes() for path in (trees.MODULE_UTILS / "routing").glob("*.py")}
     assert len(source) > 4
     assert {path.name: path.read_bytes() for path in out.iterdir()} == source
     (out / "stray.py").write_text("", encoding="utf-8")
