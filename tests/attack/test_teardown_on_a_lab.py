@@ -43,6 +43,8 @@ print(json.dumps({
 OURS_THAT_STAY = [
     *("/data", "/data/*", "/etc/trainyard", "/usr/local/lib/trainyard"),
     *("/opt/trainyard", "/var/lib/trainyard", "/var/lib/trainyard/*", "/opt/aws*"),
+    # Where the SDK's packages come from and at which versions: they stay, and so does what holds them.
+    *("/etc/apt/preferences.d/trainyard-neuron", "/etc/apt/sources.list.d/trainyard-neuron.sources"),
 ]
 
 

@@ -143,12 +143,12 @@ def test_a_block_is_extended_on_a_persons_word(site: Site) -> None:
     bought = client.purchase_capacity_block(
         CapacityBlockOfferingId=later["CapacityBlockOfferingId"], InstancePlatform="Linux/UNIX"
     )["CapacityReservation"]
-    words = ["-e", f"trainyard_reservation={bought['CapacityReservationId']}", "-e", "trainyard_hours=24"]
+    words = ["-e", f"extension_reservation={bought['CapacityReservationId']}", "-e", "extension_hours=24"]
     code, said = site.run("extend.yml", *words)
     found = re.search(r"(cbe-\w+)", said)
     fee = re.search(r"fee[\"']?: [\"']?([\d.]+)", said)
     assert code == 0 and found and fee, said
-    word = ["-e", f"trainyard_offering={found[1]}", "-e", f"trainyard_fee={fee[1]}"]
+    word = ["-e", f"extension_offering={found[1]}", "-e", f"extension_fee={fee[1]}"]
     code, said = site.run("extend.yml", *words, *word)
     assert code == 0 and "changed=1" in said, said
     (block,) = site.market()["blocks"]

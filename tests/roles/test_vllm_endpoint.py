@@ -126,6 +126,8 @@ def planned(variable: str, changes: dict[str, Any]) -> list[dict[str, Any]]:
     host = {
         "trainyard_instance_type": "trn2.48xlarge",
         "trainyard_address": "10.0.0.1",
+        # The table names no commit for the fork's tag of this release; whoever builds from it says one.
+        "neuron_venv_source_commits": {"aws-neuron/upstreaming-to-vllm@2.26.0": "0" * 40},
         variable: deployments()[variable] | changes,
     }
     plan = plan_fleet({"hosts": {"trn-1": host}, "routers": ["router-1"], "other_variables": BESIDE}).to_dict()

@@ -209,7 +209,9 @@ def _link_differences(entry: Entry, seen: Seen) -> List[Change]:
 
 def _removal(entry: Entry, seen: Seen, what: str = "removed") -> Change:
     if seen.kind == "file":
-        before = SENSITIVE_TEXT if entry.sensitive else _text(seen.content)
+        # Who removes a path need not know that it is a secret; that not everybody may read it says so.
+        hidden = entry.sensitive or not seen.mode & stat.S_IROTH
+        before = SENSITIVE_TEXT if hidden else _text(seen.content)
     elif seen.kind == "link":
         before = "link to {0}\n".format(seen.target)
     else:

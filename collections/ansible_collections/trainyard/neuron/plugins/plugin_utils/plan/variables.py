@@ -335,6 +335,7 @@ OTHER_VARIABLES = frozenset(
         "trainyard_roll_planned",
         "trainyard_roll_ready",
         "trainyard_roll_result",
+        "trainyard_roll_verb",
         "trainyard_topology",
         "trainyard_turn",
         "trainyard_verb",

@@ -173,3 +173,12 @@ def test_a_link_to_a_directory_serves_as_the_directory(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir(mode=0o755)
     (tmp_path / "data").symlink_to("real")
     assert converge(Entry(str(tmp_path / "data"), "directory")).changes == []
+
+
+@pytest.mark.parametrize(("mode", "shown"), [(0o600, False), (0o640, False), (0o644, True)])
+def test_a_removal_shows_no_content_that_not_everybody_may_read(tmp_path: Path, mode: int, shown: bool) -> None:
+    path = tmp_path / "credential.json"
+    path.write_text("s3cret\n")
+    path.chmod(mode)
+    (change,) = file_tree.compare([Entry(str(path), state="absent")]).changes
+    assert ("s3cret" in str(change.as_diff())) is shown
