@@ -6,12 +6,15 @@ TRAINYARD_LLMPERF_SOURCE=... python bench/llmperf_digests.py
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -36,6 +39,17 @@ def run(argv: list[str]) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+def unreadable(tree: Path) -> Iterator[str]:
+    """What keeps Python from reading a file of the tree, a line each: a patch whose lines are indented as none were."""
+    for path in sorted(tree.rglob("*.py")):
+        try:
+            # Upstream's own escapes are warned of, and are its own.
+            with warnings.catch_warnings(action="ignore"):
+                ast.parse(path.read_text(encoding="utf-8"))
+        except SyntaxError as error:
+            yield f"{path.relative_to(tree)}:{error.lineno}: {error.msg}"
+
+
 def main() -> int:
     """Patch the source in a scratch directory and write the digests."""
     text = VARS.read_text(encoding="utf-8")
@@ -48,6 +62,10 @@ def main() -> int:
         files={"src/llmperf/trainyard.py": (ROLE / "files/trainyard_llmperf.py").read_text(encoding="utf-8")},
     )
     found = wanted.install(os.environ["TRAINYARD_LLMPERF_SOURCE"], run)
+    wrong = list(unreadable(wanted.path))
+    if wrong:
+        print("\n".join(wrong), file=sys.stderr)
+        return 1
     for name, value in (("patched_digest", found), ("inputs_digest", inputs_digest())):
         text = re.sub(rf"(__llmperf_patched_{name}: ).*", rf"\g<1>{value}", text)
     VARS.write_text(text, encoding="utf-8")

@@ -30,7 +30,7 @@ import pytest
 import yaml
 from ansible_collections.trainyard.neuron.plugins.module_utils import patched_source
 
-from bench import client_environments
+from bench import client_environments, llmperf_digests
 from bench.instrumented_server import mean_in_flight
 from tests.bench import tiny_tokenizer
 from tests.bench.conftest import ROOT, Server, running_server
@@ -426,3 +426,7 @@ def test_check_fails_without_the_patch(name: str, bench: Bench) -> None:
 
 def test_the_patched_tree_is_the_one_that_the_role_expects(bench: Bench) -> None:
     assert patched_source.digest(bench.tree()) == VARS["__llmperf_patched_patched_digest"]
+
+
+def test_every_file_of_the_patched_tree_is_python(bench: Bench) -> None:
+    assert list(llmperf_digests.unreadable(bench.tree())) == []
