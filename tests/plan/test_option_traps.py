@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import parse_deployment
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.known_models import known_config
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import find_release
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.traps import trap_warnings
 
 from trainyard.paths import ROOT
 
@@ -111,3 +113,14 @@ def test_language_model_only_is_said_at_the_top_level() -> None:
     said = additional(replica(neuron_config={"mm_language_model_only": True})["argv"])
     assert said["mm_language_model_only"] is True
     assert "mm_language_model_only" not in said["neuron_config"]
+
+
+@pytest.mark.parametrize(("every", "warned"), [(5, True), (None, False)])
+def test_lines_that_are_no_events_are_warned_of(every: int | None, warned: bool) -> None:
+    """vLLM 0.29 has the option, whose release has no environment that the table knows."""
+    raw = {"name": "m", "model": MODEL, "sdk_release": "2.33.0", "tensor_parallel_size": 8, "max_num_seqs": 4,
+           "max_model_len": 4096, "port": 8000, "engine_args": {"sse-keep-alive-interval": every}}  # fmt: skip
+    deployment, problems = parse_deployment(raw, "m")
+    assert deployment is not None, problems
+    found = trap_warnings(deployment, find_release("2.33.0"), "m")
+    assert any("sends lines that are no events" in one.rule for one in found) == warned

@@ -139,6 +139,8 @@ def trap_warnings(deployment: Deployment, release: SdkRelease, where: str) -> Li
         *_variables(deployment, release, where, refused=False),
         *_flags(deployment, release, where, refused=False),
         *_tls_warnings(deployment, where),
+        *_stream_warnings(deployment, where),
+        *_plugin_warnings(deployment, release, where),
         *_known_otherwise(deployment, where),
         *_rope_warnings(deployment, release, where),
         *_speculation_warnings(deployment, where),
@@ -226,7 +228,7 @@ def _flags(deployment: Deployment, release: SdkRelease, where: str, *, refused: 
 
 
 def _parser_problems(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
-    """Return the parsers that no vLLM has, and plugins that bring none."""
+    """Return the parsers that no vLLM has, and plugins that are not found."""
     arguments = spelled(deployment, release).engine_args
     tools = deployment.tools
     found = []
@@ -240,15 +242,38 @@ def _parser_problems(deployment: Deployment, release: SdkRelease, where: str) ->
         if name and not brought and name not in known:
             fix = did_you_mean(str(name), known) or "use one of %s" % ", ".join(sorted(known))
             found.append(Problem("", path, name, "is no parser of any vLLM that is served here", fix))
-        if brought:
+        if brought and not str(brought).startswith("/"):
             path = "%s.engine_args.%s" % (where, plugin)
-            if not str(brought).startswith("/"):
-                rule = "is a file on the host, and a server has no directory of its own"
-                found.append(Problem("", path, brought, rule, "give its absolute path"))
-            elif not name:
-                rule = "does nothing without %s, which names what it brings" % flag
-                found.append(Problem("", path, brought, rule, "set %s" % flag))
+            rule = "is a file on the host, and a server has no directory of its own"
+            found.append(Problem("", path, brought, rule, "give its absolute path"))
     return found
+
+
+def _plugin_warnings(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
+    """Return the plugins whose parser nobody asks for; a server reads them all the same."""
+    arguments = spelled(deployment, release).engine_args
+    found = []
+    for kind in ("tool-call-parser", "reasoning-parser"):
+        plugin = kind.replace("-call", "") + "-plugin"
+        if arguments.get(plugin) and not arguments.get(kind):
+            path, rule = "%s.engine_args.%s" % (where, plugin), "does nothing without %s, which names what it brings"
+            found.append(Problem("", path, arguments[plugin], rule % kind, "set %s" % kind))
+    return found
+
+
+def _stream_warnings(deployment: Deployment, where: str) -> List[Problem]:
+    """Return what a client sees in a stream that is no event."""
+    every = deployment.engine_args.get("sse-keep-alive-interval")
+    if not every:
+        return []
+    rule = (
+        "sends lines that are no events: a client that reads each as one fails, "
+        "and the router's log takes the first for a token"
+    )
+    path = where + ".engine_args.sse-keep-alive-interval"
+    return [
+        Problem("", path, every, rule, "keep it where every client passes over comments, as LLMPerf patched here does")
+    ]
 
 
 def _parser_warnings(deployment: Deployment, release: SdkRelease, where: str) -> List[Problem]:
