@@ -57,11 +57,13 @@ def test_a_view_links_to_everything_and_names_this_releases_adapters(artifact: P
 
 
 def test_adapters_beyond_the_devices_slots_wait_in_the_hosts_memory(artifact: Path) -> None:
-    made = {"neuron_config": {"lora_config": {**LORA, "max_loras": 1, "dynamic_multi_lora": True}}}
+    lora = {**LORA, "max_loras": 1, "dynamic_multi_lora": True, "lora_ckpt_json": "/made/of.json"}
+    made = {"neuron_config": {"lora_config": lora}}
     (artifact / "neuron_config.json").write_text(json.dumps(made))
     lora = configured(adapters.make_view(replica(artifact, sql="/s", chat="/c")))["lora_config"]
     assert lora["lora_ckpt_paths"] == {"sql": "/s"}
     assert lora["lora_ckpt_paths_cpu"] == {"sql": "/s", "chat": "/c"}
+    assert lora["lora_ckpt_json"] is None, "NxDI reads the file before the paths"
 
 
 def test_an_artifact_without_adapters_has_no_view(artifact: Path) -> None:
@@ -83,8 +85,8 @@ def test_an_artifact_without_adapters_has_no_view(artifact: Path) -> None:
 def test_an_adapter_that_is_larger_than_what_was_compiled_is_refused(
     artifact: Path, tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
-    (found,) = adapters.problems(replica(artifact, sql=adapter(tmp_path / "sql", **changes)))
-    assert said in found
+    found = adapters.problems(replica(artifact, sql=adapter(tmp_path / "sql", **changes)))
+    assert [said in one for one in found] == [True], found
 
 
 def test_one_that_fits_is_not_refused_and_one_that_cannot_be_read_is(artifact: Path, tmp_path: Path) -> None:
