@@ -79,6 +79,11 @@ class Site:
         return found
 
 
+def empty(url: str) -> None:
+    """Have an empty account: what moto keeps is the whole process's."""
+    urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST")).close()  # noqa: S310
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     server = aws.serve("127.0.0.1", 0)
@@ -88,9 +93,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
     (inventory / "group_vars" / "all").mkdir(parents=True)
     (inventory / "hosts.yml").write_text("all: {children: {neuron: {}, router: {}, client: {}}}\n")
     (inventory / "group_vars" / "all" / "launch.yml").write_text(yaml.safe_dump(WORDS))
+    url = f"http://127.0.0.1:{server.server_port}"
+    empty(url)
     try:
-        yield Site(inventory, f"http://127.0.0.1:{server.server_port}")
+        yield Site(inventory, url)
     finally:
+        empty(url)
         server.shutdown()
         thread.join()
 
