@@ -137,6 +137,7 @@ def containers_conf(limits: str | None) -> str:
         "/run/neuron-sim/container.json:/etc/trainyard-lab.json:ro",
         "/var/lib/neuron-sim:/var/lib/neuron-sim:ro",
         f"{INSIDE}/neuron_sim:{INSIDE}/neuron_sim:ro",
+        f"{INSIDE}/{TABLE_FILE.name}:{INSIDE}/{TABLE_FILE.name}:ro",
         "/var/cache/neuron-sim:/var/cache/neuron-sim:ro",
     ]
     head = limits or "[containers]\n"
