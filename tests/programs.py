@@ -23,7 +23,7 @@ def program(name: str, package: str) -> str:
 
 def _unpacked(name: str, package: str) -> str:
     root = cache_dir() / package
-    script = root / "run"
+    script = root / f"run-{name}"
     with locked(package):
         if script.is_file() or shutil.which("apt-get") is None:
             return str(script) if script.is_file() else ""
@@ -35,7 +35,8 @@ def _unpacked(name: str, package: str) -> str:
         for archive in (root / "packages").glob("*.deb"):
             subprocess.run(["dpkg-deb", "--extract", archive, root], check=True)
         folders = ":".join(str(path) for path in (*root.glob("usr/lib/*-linux-gnu*"), *root.glob("lib/*-linux-gnu*")))
-        binary = next((path for path in (root / "usr/sbin" / name, root / "sbin" / name) if path.is_file()), None)
+        places = (root / folder / name for folder in ("usr/sbin", "sbin", "usr/bin"))
+        binary = next((path for path in places if path.is_file()), None)
         if binary is None:
             return ""
         # What lacks a library ends before its own first line.

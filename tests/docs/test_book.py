@@ -139,6 +139,10 @@ def test_the_ports_are_those_of_the_plan(capsys: pytest.CaptureFixture[str]) -> 
     assert script("ports").main(["--check"]) == 0, capsys.readouterr().out + "\nrun: python docs/ports.py"
 
 
+def test_the_alerts_are_those_of_the_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("alert_page").main(["--check"]) == 0, capsys.readouterr().out + "\nrun: python docs/alert_page.py"
+
+
 def test_every_variable_that_the_book_names_is_one() -> None:
     known = set(re.findall(r"\b\w+\b", (ROOT / "docs/reference.md").read_text(encoding="utf-8")))
     variables = ROOT / quoted.COLLECTION / "plugins/plugin_utils/plan/variables.py"

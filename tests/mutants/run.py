@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("mutants.yml")
 RECORD = ROOT / "build" / "mutants.json"
 AREAS = (
+    "watch",
     "plan",
     "templates",
     "roll",

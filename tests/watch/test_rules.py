@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped rules, evaluated by Prometheus' own promtool: each alert fires when it should and only then."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.watch import rules
+
+from tests.programs import program
+from trainyard.paths import ROOT
+
+PROMTOOL = program("promtool", "prometheus")
+needs_promtool = pytest.mark.skipif(not PROMTOOL, reason="promtool is not installed, and its package cannot be had")
+CASES: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "cases.yml").read_text(encoding="utf-8"))
+ALERTS = {alert["alert"]: alert for alert in rules.alerts()}
+#: Fire whatever is watched: one that says so, and one that finds no host among a case's few series.
+ALWAYS = {"Watching", "NothingIsWatched"}
+SIDES = ("fires", "silent")
+
+
+def expanded(series: str) -> str:
+    """A series of a case with the labels that its R stands for."""
+    return re.sub(
+        r"\bR(\d?)(?=[,}])",
+        lambda found: f'host="h1",deployment="d",replica="d-{found[1] or 0}"',
+        series,
+    )
+
+
+def promtool_test(name: str, side: str) -> dict[str, Any]:
+    """A case as promtool takes it: which alerts fire is compared whole, so another one would show."""
+    case = CASES[name][side]
+    firing = {*case.get("others", ()), *([name] if side == "fires" else [])}
+    quiet = "|".join(sorted(ALWAYS - {name}))
+    expression = f'count by (alertname) (ALERTS{{alertstate="firing",alertname!~"{quiet}"}})'
+    found = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in sorted(firing)]
+    return {
+        "name": f"{name} {side}",
+        "interval": "1m",
+        "input_series": [{"series": expanded(key), "values": str(value)} for key, value in case["series"].items()],
+        "promql_expr_test": [{"expr": expression, "eval_time": case["at"], "exp_samples": found}],
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the rules as Prometheus gets them."""
+    made = tmp_path_factory.mktemp("rules")
+    groups = rules.rule_groups({})
+    # Evaluated once a minute, as the cases have samples: a quarter of the time.
+    for group in groups["groups"]:
+        assert group.pop("interval") == "15s"
+    (made / "trainyard.json").write_text(json.dumps(groups), encoding="utf-8")
+    return made
+
+
+def promtool(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PROMTOOL, *words], capture_output=True, text=True, check=False)
+
+
+@needs_promtool
+def test_prometheus_takes_the_rules(folder: Path) -> None:
+    done = promtool("check", "rules", "--lint-fatal", folder / "trainyard.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+@pytest.mark.parametrize("side", SIDES)
+def test_each_alert_fires_when_it_should_and_only_then(folder: Path, side: str) -> None:
+    for takes_hours, interval in ((False, "1m"), (True, "10m")):
+        # What lasts hours is evaluated less often: else half a minute of processor time.
+        cases = [name for name in CASES if side in CASES[name] and ("h" in CASES[name][side]["at"]) == takes_hours]
+        told = {"rule_files": ["trainyard.json"], "evaluation_interval": interval}
+        path = folder / f"{side}-{interval}.yml"
+        tests = [promtool_test(name, side) for name in cases]
+        path.write_text(yaml.safe_dump({**told, "tests": tests}), encoding="utf-8")
+        done = promtool("test", "rules", path)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_a_case_that_does_not_hold_is_found(folder: Path) -> None:
+    """The test itself notices: a case whose alert does not fire fails."""
+    wrong = {
+        **promtool_test("KVFull", "silent"),
+        "promql_expr_test": promtool_test("KVFull", "fires")["promql_expr_test"],
+    }
+    path = folder / "wrong.yml"
+    path.write_text(yaml.safe_dump({"rule_files": ["trainyard.json"], "tests": [wrong]}), encoding="utf-8")
+    assert promtool("test", "rules", path).returncode == 1
+
+
+def test_every_alert_has_a_case_of_each_side() -> None:
+    """But one, which says that alerting works and never stops."""
+    assert set(CASES) == set(ALERTS)
+    assert [name for name in CASES if set(CASES[name]) != set(SIDES)] == ["Watching"]
+
+
+def test_every_alert_says_what_to_do_and_names_a_playbook_that_there_is() -> None:
+    for name, alert in ALERTS.items():
+        named = rules.playbooks_of(alert)
+        assert named or "`trainyard " in alert["do"], f"{name} names nothing to run"
+        assert [path for path in named if not (ROOT / path).is_file()] == [], name
+        assert alert["severity"] in ("page", "warn", "info", "none"), name
+
+
+def test_every_threshold_is_used_and_none_is_missing() -> None:
+    text = "".join(row["expr"] for row in [*rules.source()["records"], *rules.source()["alerts"]])
+    assert set(re.findall(r"<([a-z_]+)>", text)) - {"window"} == set(rules.source()["thresholds"])
+
+
+def test_thresholds_of_an_inventory_replace_the_defaults() -> None:
+    groups = rules.rule_groups({"queue_time_s": 12, "ttft_slo_s": 2.5})["groups"]
+    by_name = {rule.get("alert", rule.get("record")): rule for group in groups for rule in group["rules"]}
+    assert by_name["QueueTimeHigh"]["expr"] == "trainyard:queue_time_s:mean10m > 12"
+    assert 'le=~"2.5(' in by_name["trainyard:ttft_late:ratio_rate5m"]["expr"]
+    assert {f"trainyard:itl_late:ratio_rate{window}" for window in ("5m", "30m", "1h", "6h")} <= set(by_name)
+
+
+def test_all_that_is_wrong_with_thresholds_is_said_at_once() -> None:
+    with pytest.raises(rules.ThresholdError) as caught:
+        rules.rule_groups({"queue_times_s": 1, "kv_usage_ratio": True, "ttft_slo_s": 3, "disk_used_ratio": 1.5})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert "did you mean 'queue_time_s'" in lines[0]
+    assert "monitoring_thresholds.kv_usage_ratio: True must be a number above 0, in ratio" in lines[1]
+    assert "take one of" in lines[2] and "2.5, 5" in lines[2]
+    assert "never reached" in lines[3]
