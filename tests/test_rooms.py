@@ -18,12 +18,13 @@ HOME = "collections/ansible_collections/trainyard/neuron"
 MODULE_UTILS = f"{COLLECTION}.plugins.module_utils"
 PLUGIN_UTILS = f"{COLLECTION}.plugins.plugin_utils"
 OLDEST_PYTHON = (3, 9)
-#: Libraries that a program of hosts finds in the environment that its role makes for it, and no module imports; modules
-#: that run on the controller have its own.
+#: Libraries that a program of hosts finds in the environment that its role makes for it, and no module imports; what
+#: runs on the controller has its own.
 IN_THEIR_ENVIRONMENT = {
     f"{HOME}/plugins/module_utils/jobs/store.py": ("boto3", "botocore"),
     f"{HOME}/plugins/module_utils/jobs/weights.py": ("huggingface_hub",),
     f"{HOME}/plugins/modules/elb_targets.py": ("boto3", "botocore"),
+    f"{HOME}/plugins/plugin_utils/ec2_blocks.py": ("boto3", "botocore"),
     **{
         f"{HOME}/plugins/modules/{name}.py": ("botocore", "ansible_collections.amazon.aws.plugins.module_utils")
         for name in ("capacity_block", "capacity_block_extension", "capacity_block_info", "trainium_instances")

@@ -277,14 +277,29 @@ def test_a_sweep_stops_before_it_exceeds_its_budget(tmp_path: Path, budget: Budg
     assert sweep.journal.spent_s == 20
 
 
-def test_a_capacity_block_ends_a_sweep_half_an_hour_before_its_end() -> None:
-    hosts = {"a": {"trainyard_capacity_block_end": "2030-01-01T12:00:00"}, "b": {}}
-    block = datetime(2030, 1, 1, 11, 30, tzinfo=UTC)
-    assert command.last_moment({"hosts": hosts}, None) == block.timestamp()
-    assert command.last_moment({"hosts": hosts}, block - timedelta(hours=1)) == block.timestamp() - 3600
-    assert command.last_moment({"hosts": {"b": {}}}, None) is None
-    with pytest.raises(spec.SpecError, match="a: trainyard_capacity_block_end: 'soon'"):
-        command.last_moment({"hosts": {"a": {"trainyard_capacity_block_end": "soon"}}}, None)
+@pytest.mark.parametrize("text", ["soon", "2030-01-01T12:00:00"])
+def test_an_end_of_a_block_that_names_no_moment_is_refused(text: str) -> None:
+    with pytest.raises(spec.SpecError, match=f"a: trainyard_capacity_block_end: '{text}' must"):
+        command.leaving_at({"hosts": {"a": {"trainyard_capacity_block_end": text}}})
+
+
+def test_a_sweep_begins_nothing_that_hosts_of_a_block_leave_before_and_sees_that_the_block_was_extended() -> None:
+    def fleet(end: datetime) -> dict[str, Any]:
+        return {"hosts": {"a": {"trainyard_capacity_block_end": end.isoformat()}, "b": {}}}
+
+    end = datetime(2030, 1, 1, 11, 30, tzinfo=UTC)
+    leaves = (end - timedelta(minutes=45)).timestamp()
+    assert command.leaving_at(fleet(end)) == leaves
+    known = [fleet(end), fleet(end + timedelta(days=1))]
+    budget = engine.Budget(leaves_at=command.watched_end(known[0], lambda: known.pop(0)))
+    assert "at 2030-01-01 10:45 UTC" in budget.refuses(0, 0, 600, leaves - 599)
+    assert budget.refuses(0, 0, 600, leaves - 599) == ""
+
+    def unreadable() -> dict[str, Any]:
+        raise command.InventoryError("gone")
+
+    assert command.watched_end(fleet(end), unreadable)() == leaves
+    assert command.watched_end({"hosts": {"b": {}}}, unreadable)() is None
 
 
 def test_what_failed_is_tried_again_when_asked_for_under_another_name(tmp_path: Path) -> None:

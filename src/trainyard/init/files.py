@@ -71,6 +71,9 @@ def files_of(fleet: Fleet, directory: Path) -> dict[str, str]:
     for path, text in made.items():
         found[path] = f"---\n{_schema(directory / path, 'inventory')}\n{text.removeprefix('---').lstrip()}"
     if fleet.regions:
+        path = "group_vars/neuron/block.yml"
+        text = (FLEET / path).read_text(encoding="utf-8").removeprefix("---").lstrip()
+        found[path] = f"---\n{_schema(directory / path, 'inventory')}\n{text}"
         found["aws_ec2.yml"] = ec2(fleet.regions, directory)
     else:
         found["hosts.yml"] = f"---\n{_schema(directory / 'hosts.yml', 'hosts')}\n{hosts(fleet)}"

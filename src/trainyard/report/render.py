@@ -243,6 +243,8 @@ def _tiles(report: BenchmarkReport) -> list[tuple[str, str]]:
         tiles.append((f"{goodput.good_ratio:.1%}", "kept the objective"))
     if cost is not None:
         tiles.append((f"{cost.usd_per_million_output_tokens:,.2f} USD", "per million output tokens"))
+        if cost.run_usd is not None:
+            tiles.append((f"{cost.run_usd:,.2f} USD", "the hosts cost during this run"))
     return tiles
 
 

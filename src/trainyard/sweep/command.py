@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +27,8 @@ from trainyard.sweep.spec import Point, Spec
 # that it did not load itself.
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.block_end import EVACUATE_S  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times  # isort: skip
 
 
 class Fleet:
@@ -88,27 +90,39 @@ class Fleet:
         return {"trainyard_overrides": {self.spec.deployment: dict(fields)}}
 
 
-#: A capacity block's hosts are taken back this long before its end.
-BLOCK_ENDS_EARLY_S = 30 * 60.0
+def leaving_at(known: Mapping[str, Any]) -> float | None:
+    """When the first of the hosts leave because their capacity block ends, wall-clock seconds; None without a block.
 
+    Args:
+        known: the planner's input; hosts say it in `trainyard_capacity_block_end`.
 
-def last_moment(known: Mapping[str, Any], stop_at: datetime | None) -> float | None:
-    """When a sweep must be over, wall-clock seconds: what was asked for, or before the hosts' capacity blocks end.
-
-    Hosts say that in `trainyard_capacity_block_end`, an ISO time (UTC where it names no zone). `SpecError` for another.
+    Raises:
+        SpecError: a host says what is no time with a zone.
     """
-    moments = [] if stop_at is None else [stop_at.timestamp()]
-    for host, variables in known["hosts"].items():
-        text = variables.get("trainyard_capacity_block_end")
-        if not text:
-            continue
-        try:
-            end = datetime.fromisoformat(str(text))
-        except ValueError as error:
-            raise spec.SpecError(f"{host}: trainyard_capacity_block_end: {text!r} is no ISO time") from error
-        end = end if end.tzinfo else end.replace(tzinfo=UTC)
-        moments.append(end.timestamp() - BLOCK_ENDS_EARLY_S)
-    return min(moments, default=None)
+    try:
+        end = block_times.first_end(known["hosts"], known["hosts"])
+    except block_times.EndError as error:
+        raise spec.SpecError(str(error)) from error
+    return None if end is None else end.timestamp() - EVACUATE_S
+
+
+def watched_end(known: Mapping[str, Any], read: Callable[[], Mapping[str, Any]]) -> Callable[[], float | None]:
+    """Ask when hosts leave, anew at each step: an extension moves it.
+
+    Args:
+        known: the planner's input at the sweep's beginning; without a block nothing is read again.
+        read: reads it anew. Where that fails, what was known before holds.
+    """
+    last = leaving_at(known)
+
+    def now() -> float | None:
+        nonlocal last
+        if last is not None:
+            with contextlib.suppress(InventoryError, PlanError, spec.SpecError):
+                last = leaving_at(read())
+        return last
+
+    return now
 
 
 def points_of(known: Mapping[str, Any], given: Spec) -> list[Point]:
@@ -149,7 +163,7 @@ def sweep(
         given = spec.read(file)
         known = read_fleet(inventory, "neuron", "router", model_configs, hub)
         points = points_of(known, given)
-        deadline = last_moment(known, stop_at)
+        leaves = watched_end(known, lambda: read_fleet(inventory, "neuron", "router", model_configs, hub))
     except (spec.SpecError, InventoryError) as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
@@ -157,7 +171,8 @@ def sweep(
     if check:
         return
     directory = (output or ROOT / "results" / f"sweep-{file.stem}").resolve()
-    budget = Budget(seconds=None if hours is None else hours * 3600, usd=usd, stop_at=deadline)
+    asked = None if stop_at is None else stop_at.timestamp()
+    budget = Budget(seconds=None if hours is None else hours * 3600, usd=usd, stop_at=asked, leaves_at=leaves)
     fleet = Fleet(inventory, given, directory)
     try:
         with engine.alone(directory), progress_bar(console, given) as heard:

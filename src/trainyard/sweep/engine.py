@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,6 +46,8 @@ class Budget:
     seconds: float | None = None
     usd: float | None = None
     stop_at: float | None = None
+    leaves_at: Callable[[], float | None] = lambda: None
+    """Asked before each step: when hosts leave because their capacity block ends."""
 
     def refuses(self, spent_s: float, price_per_hour: float, next_s: float, now: float) -> str:
         """Why the next step, expected to take `next_s`, must not start; empty when it may."""
@@ -54,6 +57,10 @@ class Budget:
             return f"the budget of {self.usd:.2f} USD would be exceeded"
         if self.stop_at is not None and now + next_s > self.stop_at:
             return "it would not end before the time to stop"
+        leaves_at = self.leaves_at()
+        if leaves_at is not None and now + next_s >= leaves_at:
+            moment = datetime.fromtimestamp(leaves_at, UTC)
+            return f"it would not end before hosts leave with their capacity block, at {moment:%Y-%m-%d %H:%M} UTC"
         return ""
 
 

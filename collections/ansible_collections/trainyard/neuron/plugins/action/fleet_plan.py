@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
-from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_plan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times, run_plan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import pinned_images
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import default_model_configs, fleet_input
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import plain_of
@@ -33,6 +33,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "model_configs": {"type": "path", "default": ""},
                 "publish": {"type": "bool", "default": True},
                 "keep_images": {"type": "bool", "default": False},
+                "verb": {"type": "str", "default": ""},
+                "working": {"type": "list", "elements": "str", "default": []},
             }
         )
         reports = run_plan.reports()
@@ -49,6 +51,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 reports.read(arguments["hosts"]),
             )
             planned = plan_fleet(collected)
+            self._look_at_the_clock(collected["hosts"], arguments)
             releases = {"hosts": {name: {"sdk": plain_of(part.sdk)} for name, part in planned.hosts.items()}}
             if arguments["keep_images"] and not self._task.check_mode:
                 for file, images in collected["new_images"].items():
@@ -71,6 +74,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         else:
             run_plan.write(planned.to_dict(), run_plan.current().folder)
         return {**result, **_size(planned)}
+
+    def _look_at_the_clock(self, hosts: dict[str, Any], arguments: dict[str, Any]) -> None:
+        """Say once in a run how long the hosts stay, and refuse one that has no time; nothing of hosts of no block.
+
+        Raises:
+            PlanError: hosts that the run works on are about to leave.
+        """
+        if arguments["publish"]:
+            return
+        blocks, now = block_times.blocks_of(hosts, sorted(hosts)), block_times.now_utc()
+        problems = block_times.too_late(blocks, arguments["verb"], arguments["working"], now)
+        if problems:
+            raise PlanError(problems)
+        for block in blocks if arguments["verb"] else ():
+            self._display.display(block.line(now))
 
 
 def _size(plan: FleetPlan) -> dict[str, int]:

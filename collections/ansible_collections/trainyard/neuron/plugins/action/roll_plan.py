@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.trainyard.neuron.plugins.module_utils.capacity import block_end
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import GOLDEN, HOOK_KINDS, HOOKS
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import LEASE_S
-from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_lock, run_plan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times, run_lock, run_plan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.canary import Thresholds
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.hooks import HookReplica
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.moves import REPLACE, RETIRE
@@ -62,7 +64,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         variables = task_vars or {}
         try:
             return self._planned(arguments, variables["hostvars"], variables["inventory_hostname"])
-        except (RollError, run_plan.RunPlanError) as error:
+        except (RollError, run_plan.RunPlanError, block_times.EndError) as error:
             return {"failed": True, "changed": False, "msg": str(error)}
 
     def _planned(self, arguments: dict[str, Any], hostvars: Any, here: str) -> dict[str, Any]:
@@ -82,6 +84,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             return {"changed": False}
         if arguments["verb"] == "status":
             told = overview(fleet, {**routers, **reports})
+            told = with_blocks(told, block_times.blocks_of(hostvars, arguments["hosts"]), block_times.now_utc())
             for line in told["msg"]:
                 self._display.display(line)
             return {"changed": False, **told}
@@ -94,6 +97,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         Thresholds.from_dict(arguments["thresholds"])
         beside = self._peers_elsewhere(arguments, hostvars, fleet)
         plan = plan_roll(fleet, settings, arguments["staged"], beside, require_spares=arguments["verb"] == "redeploy")
+        refuse_late(plan, hostvars, block_times.now_utc())
         fact = as_fact(plan, fleet, settings, {**arguments, "hooks": hooks, "lead": here}, identity(arguments["verb"]))
         for line in plan.lines():
             self._display.display(line)
@@ -224,6 +228,27 @@ def overview(fleet: Fleet, answers: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def with_blocks(told: dict[str, Any], blocks: list[block_times.Block], now: datetime) -> dict[str, Any]:
+    """The overview, with how long hosts of capacity blocks stay and what they have cost."""
+    if not blocks:
+        return told
+    lines = [block.line(now) for block in blocks]
+    return {**told, "msg": [*told["msg"], *lines], "blocks": [block.to_dict(now) for block in blocks]}
+
+
+def refuse_late(plan: RollPlan, hostvars: Any, now: datetime) -> None:
+    """Refuse a roll of hosts that leave before it would be over.
+
+    Raises:
+        RollError: with the time that there is.
+    """
+    hosts = sorted({move.target.host for wave in plan.waves for move in wave.moves})
+    end = block_times.first_end(hostvars, hosts)
+    late = block_end.too_late(f"the roll of {len(hosts)} hosts", plan.seconds, now, end) if end else None
+    if late:
+        raise RollError([late])
+
+
 def held(answers: Mapping[str, Any]) -> list[str]:
     """A line for each run that holds hosts: which ones, and who it is."""
     hosts: dict[str, list[str]] = {}
@@ -267,6 +292,9 @@ def as_fact(
         wave.update(parts(wave, fleet, routers))
         audience = [*wave["on"], *routers, fact["terms"]["lead"], *(wave["watch"] if wave["watch_s"] else [])]
         wave["audience"] = list(dict.fromkeys(audience))
+    for wave, after in zip(fact["waves"], fact["waves"][1:], strict=False):
+        # What the lead looks at the clock with before everybody goes on.
+        wave["next"] = {"number": after["number"], "seconds": after["seconds"], "hosts": after["hosts"]}
     fact["waves_of"] = {}
     for index, wave in enumerate(fact["waves"]):
         for name in wave["audience"]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
-from ansible_collections.trainyard.neuron.plugins.plugin_utils import follow, run_lock
+from ansible_collections.trainyard.neuron.plugins.module_utils.capacity import block_end
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times, follow, run_lock
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll import steps
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.canary import Thresholds
 
@@ -58,6 +59,11 @@ class ActionModule(run_lock.Fenced, run_lock.Locking):
             return {"failed": True, "changed": False, "msg": head + "; ".join(outcome.problems)}
         result: dict[str, Any] = {"changed": False, "msg": [*outcome.seen, *outcome.problems]}
         result["ansible_facts"] = facts(step, wave, outcome, arguments["why"], terms["run"])
+        if here == terms["lead"] and "trainyard_roll_done" in result["ansible_facts"]:
+            late = too_late(wave, variables["hostvars"])
+            if late:
+                # One host looks at the clock for all of them: two that look at two moments may see two things.
+                result["ansible_facts"]["trainyard_roll_stopped"] = {"why": late, "problems": []}
         if step == "hooked":
             result["ansible_facts"][f"trainyard_hook_{arguments['hook']}"] = mark(wave, terms)
         # One host speaks for all of them, or every line would come from each.
@@ -159,6 +165,19 @@ def facts(step: str, wave: dict[str, Any], outcome: steps.Outcome, why: str, run
     if step in ("return", "refused"):
         found["trainyard_roll_stopped"] = {"why": why, "problems": outcome.problems}
     return found
+
+
+def too_late(wave: dict[str, Any], hostvars: Any) -> str:
+    """Why the next wave may not begin: its hosts leave with their capacity block before it would be over."""
+    after = wave.get("next")
+    if not after:
+        return ""
+    try:
+        end = block_times.first_end(hostvars, after["hosts"])
+    except block_times.EndError as error:
+        return str(error)
+    what = f"wave {after['number']}"
+    return (block_end.too_late(what, after["seconds"], block_times.now_utc(), end) or "") if end else ""
 
 
 def _drain(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:

@@ -82,6 +82,12 @@ options:
     description: Seconds that the fleet may take to become idle before the load, and to settle after it.
     type: float
     default: 60
+  longest_s:
+    description:
+      - How long all of it may take, in seconds, because the hosts leave then. The load's C(run_timeout_s) is shortened
+        to what fits, which RV(shortened) tells; V(0) is no limit.
+    type: float
+    default: 0
   sample_period_s:
     description: Seconds between two looks at how busy each replica is.
     type: float
@@ -124,6 +130,11 @@ counts:
   returned: when a run was done
   type: dict
   sample: {"sent": 100, "succeeded": 100, "failed": 0, "timed_out": 0}
+shortened:
+  description: Why the load may take less than was asked for; empty where it may not.
+  returned: when a run was done
+  type: list
+  elements: str
 load:
   description: The load with every field filled in.
   returned: success
@@ -152,6 +163,7 @@ ARGUMENT_SPEC: Dict[str, Any] = {
     "cluster": {"type": "dict", "default": {}},
     "environment": {"type": "dict", "default": {}},
     "idle_timeout_s": {"type": "float", "default": 60},
+    "longest_s": {"type": "float", "default": 0},
     "sample_period_s": {"type": "float", "default": 1},
 }
 
@@ -159,6 +171,7 @@ ARGUMENT_SPEC: Dict[str, Any] = {
 def prepare(params: Dict[str, Any]) -> runner.Run:
     """The run that the parameters describe; `RunError` or `ClientError` says what is wrong with them."""
     load = runner.resolve_load(params["load"], runner.slots_of(params["replicas"]))
+    load = runner.within(load, params["longest_s"], params["idle_timeout_s"])
     client = clients.CLIENTS[params["client"]](params["client_home"], params["client_script"])
     fleet = runner.Fleet(params["url"], params["model"], runner.by_id(params["replicas"]), params["api_key"])
     client.check({**load, "urls": [fleet.url], "cluster": params["cluster"]})
@@ -202,7 +215,10 @@ def main() -> None:
         archive = runner.pack(run.root)
     except (runner.RunError, clients.ClientError, counters.UnreachableError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=made, load=run.load, counts=counts, archive=str(archive), run_id=run.root.name)
+    asked_s = runner.resolve_load(params["load"], runner.slots_of(params["replicas"]))["run_timeout_s"]
+    shortened = runner.told_of_time(asked_s, run.load["run_timeout_s"]) if made else []
+    given = {"changed": made, "load": run.load, "counts": counts, "shortened": shortened}
+    module.exit_json(archive=str(archive), run_id=run.root.name, **given)
 
 
 if __name__ == "__main__":

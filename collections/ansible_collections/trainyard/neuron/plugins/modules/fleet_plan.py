@@ -47,6 +47,19 @@ options:
         never changed.
     type: bool
     default: false
+  verb:
+    description:
+      - What the run is going to do. Where hosts are in a capacity block, a run that changes something says once how
+        long they stay, and is refused where hosts of O(working) are about to leave. C(evacuate) and C(teardown) are
+        not.
+      - Looked at with O(publish=false) only, the plan that is made before a host is touched.
+    type: str
+    default: ""
+  working:
+    description: Names of the hosts that serve and that the run works on.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: The plan is the same in check mode, and O(keep_images) writes nothing.

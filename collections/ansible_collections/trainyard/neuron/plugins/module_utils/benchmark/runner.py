@@ -37,6 +37,8 @@ Options = Dict[str, Any]
 
 _READY_TIMEOUT_S = 900.0
 _STARTS_IN_S = 1.0
+#: A load of less says nothing of a fleet.
+SHORTEST_S = 60.0
 
 
 class RunError(Exception):
@@ -51,6 +53,37 @@ class Fleet:
     model: str
     replicas: Dict[str, str]
     api_key: str = ""
+
+
+def within(load: Dict[str, Any], longest_s: float, idle_timeout_s: float) -> Dict[str, Any]:
+    """The load, each of its repeats and its warm-up ended in time for all of it to fit.
+
+    Args:
+        load: with every field filled in.
+        longest_s: what all of it may take; 0 is no limit.
+        idle_timeout_s: what the fleet may take to become idle, before and after each repeat.
+
+    Raises:
+        RunError: there is no time for a load that says anything.
+    """
+    if not longest_s:
+        return load
+    parts = int(load["repeats"]) + (1 if load["warmup_requests"] else 0)
+    each_s = longest_s / parts - 2 * idle_timeout_s
+    if each_s < SHORTEST_S:
+        least_s = parts * (SHORTEST_S + 2 * idle_timeout_s)
+        raise RunError(
+            f"{longest_s:.0f} s are left before the hosts leave, and {parts} parts of a load (repeats and warm-up) "
+            f"need {least_s:.0f} s at least: extend the capacity block, or send fewer repeats"
+        )
+    return {**load, "run_timeout_s": min(float(load["run_timeout_s"]), each_s)}
+
+
+def told_of_time(asked_s: float, given_s: float) -> List[str]:
+    """Say that a load may take less than was asked for; nothing where it may not."""
+    if given_s >= asked_s:
+        return []
+    return [f"ended after {given_s:.0f} s in place of {asked_s:.0f} s: the hosts leave with their capacity block"]
 
 
 def resolve_load(given: Dict[str, Any], slots: int) -> Dict[str, Any]:

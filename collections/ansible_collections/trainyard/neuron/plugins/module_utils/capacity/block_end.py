@@ -8,8 +8,8 @@ anew at each step, because an extension moves it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Optional
+from datetime import datetime, timedelta, timezone
+from typing import Any, Optional
 
 #: Seconds before the end: the last chance to extend, the start of leaving, EC2's warning, an unpaid extension fails,
 #: instances begin to vanish. Source: the EC2 user guide on capacity blocks.
@@ -49,6 +49,28 @@ def phase(now: datetime, start: datetime, end: datetime) -> Phase:
     if left > 0:
         return Phase("vanishing", "EC2 terminates its instances", left)
     return Phase("over", "is over", None)
+
+
+def end_of(value: Any) -> Optional[datetime]:
+    """Read an end, or a start, as an inventory or EC2 gives it: ISO text or a moment; nothing for no block.
+
+    Raises:
+        ValueError: it is no moment, or names no time zone, and then nobody knows which hour is meant.
+    """
+    if value in (None, ""):
+        return None
+    found = value
+    if not isinstance(found, datetime):
+        text = str(value)
+        try:
+            found = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith(("Z", "z")) else text)
+        except ValueError as error:
+            raise ValueError("must be an ISO time") from error
+    if found.tzinfo is None:
+        raise ValueError("must name its time zone")
+    if not 2000 <= found.year < 9999:
+        raise ValueError("must be a time of a block")
+    return found.astimezone(timezone.utc)
 
 
 def time_for_work_s(now: datetime, end: datetime) -> float:

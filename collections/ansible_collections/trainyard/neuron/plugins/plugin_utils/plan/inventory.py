@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError, Problem
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import key_problems
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import pinned_images, router_access, travelling
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.bounded import Say, TooMuchError, bounded
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import PREFIX as DEPLOYMENT
@@ -30,6 +31,9 @@ PIP_INDEX, SOURCE_COMMITS = "neuron_venv_pip_index", "neuron_venv_source_commits
 
 #: Variables of roles that are judged in the plan, because a role would find the mistake hours later.
 JUDGED_OF_ROLES = ("benchmark_objective", router_access.KEYS, PIP_INDEX, SOURCE_COMMITS)
+
+#: What EC2 may be asked for, so that who reads the planner's input needs not ask.
+BLOCK_TIMES = (block_times.END, block_times.START)
 
 #: Expressions over what a roll knows; before it they cannot be templated.
 LATE_VARIABLES = ("trainyard_elb_target_id",)
@@ -267,10 +271,15 @@ def _variables(
                 judged += [one.on(name) for one in key_problems(plain(value))]
                 # How many there are, and not what they are.
                 values[key] = [{}] * len(value) if isinstance(value, (list, tuple)) else bool(value)
+            elif key in BLOCK_TIMES and value == block_times.EC2:
+                found = block_times.moment(variables, name, key)
+                values[key] = None if found is None else found.isoformat()
             elif key == TOPOLOGY_FACT or not _is_result(value):
                 values[key] = plain(value)
         except TooLargeError as error:
             problems.append(Problem(name, key, None, str(error), "say less: aliases of YAML multiply"))
+        except block_times.EndError as error:
+            problems.append(Problem(name, key, value, str(error), "mend it, or write the time by hand"))
         except Exception as error:  # noqa: BLE001 - whatever a template can raise is the variable's problem, not ours
             told = " ".join(str(error).split())[:TOLD_CHARACTERS] or type(error).__name__
             problems.append(Problem(name, key, None, "cannot be templated: %s" % told, "define what it refers to"))

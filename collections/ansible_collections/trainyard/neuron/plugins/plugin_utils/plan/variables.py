@@ -8,9 +8,9 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
 from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
+from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.block_end import end_of
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import (
     HIDDEN,
     BadValueError,
@@ -20,6 +20,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields impor
     core_list,
     images_by_digest,
     mapping,
+    number,
     one_of,
     optional,
     read_fields,
@@ -135,12 +136,11 @@ def _overrides(value: Any) -> Dict[str, Any]:
 
 
 def _moment(value: Any) -> Any:
-    if value is None or isinstance(value, (datetime, date)):
-        return value
     try:
-        datetime.fromisoformat(str(value).replace("Z", "+00:00"))
+        if value != "ec2":
+            end_of(value)
     except ValueError as error:
-        raise BadValueError("must be an ISO time", "write 2026-11-30T12:00:00Z") from error
+        raise BadValueError(str(error), "write 2026-11-30T11:30:00Z, or ec2 for what EC2 says") from error
     return value
 
 
@@ -273,9 +273,20 @@ JUDGED: Dict[str, Field] = {
         example={"AWS_DEFAULT_REGION": "us-east-1"},
     ),
     "trainyard_capacity_block_end": Field(
-        Kind(_moment, "ISO time", {"type": ["string", "null"]}),
-        about="end of the host's capacity block: a sweep is over half an hour before",
+        Kind(_moment, "ISO time with its zone, or `ec2`", {"type": ["string", "null"]}),
+        about="end of the host's capacity block: work that would not be over 45 minutes before is refused or "
+        "shortened; `ec2` asks EC2 for the block of `capacity_reservation_id`, anew at each step",
         example="2026-12-01T11:30:00Z",
+    ),
+    "trainyard_capacity_block_start": Field(
+        Kind(_moment, "ISO time with its zone, or `ec2`", {"type": ["string", "null"]}),
+        about="start of the host's capacity block, from which on it costs",
+        example="2026-11-30T11:30:00Z",
+    ),
+    "trainyard_price_per_host_hour_usd": Field(
+        optional(number(0, 10000)),
+        about="what an hour of the host costs: status says what the block has cost so far, a report what the run did",
+        example=35.7608,
     ),
     "trainyard_elb_target_groups": Field(
         Kind(_target_groups, "mapping of served names to ARNs", {"type": "object", "additionalProperties": _ARN}),

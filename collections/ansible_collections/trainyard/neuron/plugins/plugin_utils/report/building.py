@@ -122,7 +122,7 @@ def build(
         latency=latency_of(good),
         throughput=throughput,
         goodput=goodput_of(rows, duration_s, objective) if objective else None,
-        cost=cost_of(context.price_per_host_hour_usd, context.hosts, throughput),
+        cost=cost_of(context.price_per_host_hour_usd, context.hosts, throughput, duration_s),
         repeats=repeats,
         confidence=confidence_of(repeats),
     )

@@ -169,8 +169,11 @@ def goodput_of(rows: Sequence[Record], duration_s: float, objective: Objective) 
     )
 
 
-def cost_of(price: float | None, hosts: int, throughput: Throughput) -> Cost | None:
-    """What the tokens cost at `price` USD an hour of each host; None without a price or without a token."""
+def cost_of(price: float | None, hosts: int, throughput: Throughput, duration_s: float) -> Cost | None:
+    """What the tokens cost, and what a run of this length did, at `price` USD an hour of each host.
+
+    None without a price or without a token.
+    """
     if price is None or throughput.output_tokens_per_s <= 0:
         return None
     fleet = price * hosts
@@ -180,6 +183,7 @@ def cost_of(price: float | None, hosts: int, throughput: Throughput) -> Cost | N
         fleet_price_per_hour_usd=fleet,
         usd_per_million_output_tokens=per_million / throughput.output_tokens_per_s,
         usd_per_million_total_tokens=per_million / throughput.total_tokens_per_s,
+        run_usd=fleet * duration_s / 3600,
     )
 
 

@@ -214,6 +214,8 @@ class Cost(_Model):
     fleet_price_per_hour_usd: float
     usd_per_million_output_tokens: float
     usd_per_million_total_tokens: float
+    run_usd: float | None = None
+    """What the hosts cost while the load ran; None in reports of earlier versions."""
 
 
 class Repeat(_Model):

@@ -21,6 +21,10 @@ def table(report: BenchmarkReport, width: int = 100) -> str:
         f"throughput        {throughput.output_tokens_per_s:.1f} output tokens/s, "
         f"{throughput.requests_per_s:.2f} requests/s"
     )
+    cost = report.results.cost
+    if cost is not None:
+        so_far = "" if cost.run_usd is None else f"{cost.run_usd:.2f} USD for this run, "
+        lines.append(f"cost              {so_far}{cost.usd_per_million_output_tokens:.2f} USD a million output tokens")
     lines.append(f"{'':17} {'p50':>10} {'p90':>10} {'p99':>10} {'of':>7}")
     for name, value in (
         ("TTFT ms", latency.time_to_first_token_ms),
