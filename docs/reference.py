@@ -27,6 +27,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings imp
     HOOKS,
     REDEPLOY,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast import calibration  # noqa: E402
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import DEPLOYMENT, PREFIX  # noqa: E402
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import table_schema  # noqa: E402
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import VARIABLES  # noqa: E402
@@ -38,6 +39,7 @@ PAGE = ROOT / "docs/reference.md"
 INVENTORY_SCHEMA = ROOT / "docs/schemas/inventory.schema.json"
 HOSTS_SCHEMA = ROOT / "docs/schemas/hosts.schema.json"
 SWEEP_SCHEMA = ROOT / "docs/schemas/sweep.schema.json"
+CALIBRATION_SCHEMA = ROOT / "docs/schemas/calibration.schema.json"
 SDK_SCHEMA = ROOT / "docs/schemas/sdk_releases.schema.json"
 ROLL_SPEC = ROOT / "roles/rolling_redeploy/meta/argument_specs.yml"
 BENCHMARK_SCHEMA = ROOT / "docs/schemas/benchmark.schema.json"
@@ -247,6 +249,7 @@ def wanted() -> dict[Path, str]:
         INVENTORY_SCHEMA: as_text(inventory_schema()),
         HOSTS_SCHEMA: as_text(hosts_schema()),
         SWEEP_SCHEMA: as_text(sweep_schema()),
+        CALIBRATION_SCHEMA: as_text(calibration.json_schema()),
         SDK_SCHEMA: as_text({"$schema": DIALECT, "title": "The SDK releases", **table_schema()}),
         ROLL_SPEC: roll_spec(),
         BENCHMARK_SCHEMA: as_text(benchmark.json_schema()),

@@ -302,7 +302,8 @@ def _start(channel: socket.socket, task: dict[str, Any]) -> Engine:
     model = compiler.load_model_config(serve.model)
     speed = latency.from_settings({**serve.latency, "replica": _replica_settings(host, serve, loaded)}, model)
     if serve.draft:
-        speed = latency.Guessed(speed, latency.speculation_factor(serve.draft_tokens))
+        constants = latency.Constants.of(serve.latency.get("constants") or {})
+        speed = latency.Guessed(speed, latency.speculation_factor(serve.draft_tokens, constants))
     engine = Engine(channel, host, loaded, Scheduler(min(serve.max_num_seqs, loaded.batch), speed))
     per_device = instance_type(host.instance_type).cores_per_device(logical_nc_config(host))
     engine.devices = {core // per_device for core in cores}

@@ -7,7 +7,9 @@ a prefill does the layers' arithmetic and moves every token's activations throug
 does all of it in turn, so a prefill delays every decode, and requests queue for ``max_num_seqs`` slots.
 
 Constants come from the architecture pages or are fitted to the published points below (Neuron tutorials, trn2.48xlarge,
-BF16, tensor parallel 64, one sequence). The model against them, and what that says, is in ``docs/lab.md``.
+BF16, tensor parallel 64, one sequence). The model against them, and what that says, is in ``docs/lab.md``. The forecast
+computes the same (``plugin_utils/forecast`` of the collection, which a stand-in does not have);
+``tests/lab/test_sim_model.py`` holds the two together.
 
     Llama 3.3 70B, 10,000 tokens in:  TTFT  814 ms, TPOT 19.6 ms
     Llama 3.1 405B, 10,000 tokens in: TTFT 2442 ms, TPOT 37.9 ms
@@ -18,7 +20,7 @@ BF16, tensor parallel 64, one sequence). The model against them, and what that s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 _BYTES_PER_WEIGHT = 2
@@ -28,21 +30,55 @@ _BYTES_PER_WEIGHT = 2
 _HBM = {"trn2": 2.9e12, "trn1": 0.82e12, "inf2": 0.82e12}
 _FLOPS = {"trn2": 667e12, "trn1": 190e12, "inf2": 190e12}
 
-# Fitted: share of the peaks that is reached.
-_HBM_EFFICIENCY = 0.65
-_FLOPS_EFFICIENCY = 0.5
-# Fitted: reading KV costs this much more than its bytes (short rows, and the scores computed from them).
-_KV_PENALTY = 3.0
-# Fitted: what a step costs beside the layers, in seconds: scheduling, sampling, the host's side.
-_STEP_SECONDS = 1.5e-3
-_PREFILL_SECONDS = 20e-3
-# Fitted at 64 cores: one collective of a decode step, of a prefill, and its cost for each byte of activations.
-_DECODE_COLLECTIVE_SECONDS = 50e-6
-_PREFILL_COLLECTIVE_SECONDS = 200e-6
-_COLLECTIVE_SECONDS_PER_BYTE = 15e-12
 _FITTED_CORES = 64
-# Derived: the share of a collective that does not shrink with fewer cores; the rest grows with log2 of their number.
-_COLLECTIVE_FLOOR = 0.7
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What is fitted, and what a lab's configuration may change under ``constants``; all of it above 0.
+
+    The collection's ``plugin_utils/forecast/published.json`` has the same values with the source and the error of each;
+    what `trainyard calibrate` writes has others.
+
+    Attributes:
+        hbm_efficiency, flops_efficiency: share of the peaks that is reached.
+        kv_penalty: reading KV costs this much more than its bytes (short rows, and the scores computed from them).
+        step_s, prefill_s: what a step and a prefill cost beside the layers: scheduling, sampling, the host's side.
+        decode_collective_s, prefill_collective_s: one collective of a decode step and of a prefill, on 64 cores.
+        collective_s_per_byte: what it costs for each byte of activations.
+        collective_floor: share of a collective that does not shrink with fewer cores; the rest grows with log2 of them.
+        guess_right: of a draft's guesses the next one is right with this chance.
+        guess_cost: a step with a draft costs that much more. Both are fitted to the published 102.3 tokens/s of Qwen3
+            32B without a draft and 137.8 with one that guesses 7 at a time.
+    """
+
+    hbm_efficiency: float = 0.65
+    flops_efficiency: float = 0.5
+    kv_penalty: float = 3.0
+    step_s: float = 1.5e-3
+    prefill_s: float = 20e-3
+    decode_collective_s: float = 50e-6
+    prefill_collective_s: float = 200e-6
+    collective_s_per_byte: float = 15e-12
+    collective_floor: float = 0.7
+    guess_right: float = 0.6
+    guess_cost: float = 0.82
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Constants:
+        """The defaults with what is given in their place.
+
+        Raises:
+            ValueError: a name that is none, or a value that is no number above 0.
+        """
+        names = [field.name for field in fields(cls)]
+        for name, value in given.items():
+            if name not in names:
+                raise ValueError(f"latency constants.{name}: expected one of {', '.join(names)}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise ValueError(f"latency constants.{name} {value!r}: expected a number above 0")
+        return cls(**{name: float(value) for name, value in given.items()})
+
 
 # Shapes for a lab whose tiny model stands for a big one ("as_model").
 SHAPES: dict[str, dict[str, int]] = {
@@ -161,6 +197,7 @@ class Modelled:
         batch: sequences that the decode graph was compiled for.
         prefill_buckets, decode_buckets: lengths that graphs were compiled for, ascending.
         scale: factor on every duration, for labs that want the shape and not the waiting.
+        constants: what is fitted.
     """
 
     shape: Shape
@@ -172,6 +209,7 @@ class Modelled:
     decode_buckets: tuple[int, ...]
     scale: float = 1.0
     serial: bool = True
+    constants: Constants = field(default_factory=Constants)
 
     @property
     def _devices(self) -> float:
@@ -182,42 +220,39 @@ class Modelled:
         """Cost of a collective on these cores, relative to the 64 that it was fitted on."""
         if self.cores == 1:
             return 0.0
-        return _COLLECTIVE_FLOOR + (1 - _COLLECTIVE_FLOOR) * math.log2(self.cores) / math.log2(_FITTED_CORES)
+        floor = self.constants.collective_floor
+        return floor + (1 - floor) * math.log2(self.cores) / math.log2(_FITTED_CORES)
 
     def prefill_seconds(self, prompt_tokens: int) -> float:
         """One prompt, padded to its bucket."""
-        shape = self.shape
+        shape, given = self.shape, self.constants
         tokens = _bucket(prompt_tokens, self.prefill_buckets)
         attention = 2 * shape.layers * shape.heads * shape.head_dim * tokens**2
         flops = 2 * shape.parameters * tokens + attention
-        arithmetic = flops / (_FLOPS[self.family] * self._devices * _FLOPS_EFFICIENCY)
-        moved = tokens * shape.hidden * _BYTES_PER_WEIGHT * _COLLECTIVE_SECONDS_PER_BYTE
-        collectives = 2 * shape.layers * (_PREFILL_COLLECTIVE_SECONDS + moved) * self._collective
-        return (_PREFILL_SECONDS + arithmetic + collectives) * self.scale
+        arithmetic = flops / (_FLOPS[self.family] * self._devices * given.flops_efficiency)
+        moved = tokens * shape.hidden * _BYTES_PER_WEIGHT * given.collective_s_per_byte
+        collectives = 2 * shape.layers * (given.prefill_collective_s + moved) * self._collective
+        return (given.prefill_s + arithmetic + collectives) * self.scale
 
     def step_seconds(self, contexts: list[int]) -> float:
         """One token for every sequence; the compiled batch is computed whatever is in it."""
-        shape = self.shape
+        shape, given = self.shape, self.constants
         length = _bucket(max(contexts, default=1), self.decode_buckets)
         core_bandwidth = _HBM[self.family] / self.cores_per_device
-        weights = shape.parameters * _BYTES_PER_WEIGHT / self.cores / (core_bandwidth * _HBM_EFFICIENCY)
+        weights = shape.parameters * _BYTES_PER_WEIGHT / self.cores / (core_bandwidth * given.hbm_efficiency)
         kv_bytes = self.batch * length * shape.kv_bytes_per_token_and_core(self.cores)
-        moved = self.batch * shape.hidden * _BYTES_PER_WEIGHT * _COLLECTIVE_SECONDS_PER_BYTE
-        collectives = 2 * shape.layers * (_DECODE_COLLECTIVE_SECONDS + moved) * self._collective
-        return (_STEP_SECONDS + weights + _KV_PENALTY * kv_bytes / core_bandwidth + collectives) * self.scale
+        moved = self.batch * shape.hidden * _BYTES_PER_WEIGHT * given.collective_s_per_byte
+        collectives = 2 * shape.layers * (given.decode_collective_s + moved) * self._collective
+        return (given.step_s + weights + given.kv_penalty * kv_bytes / core_bandwidth + collectives) * self.scale
 
 
-#: Of a draft's guesses the next one is right with this chance, and a step with a draft costs that much more: fitted to
-#: the published 102.3 tokens/s of Qwen3 32B without one and 137.8 with one that guesses 7 at a time.
-_GUESS_RIGHT, _GUESS_COST = 0.6, 0.82
-
-
-def speculation_factor(tokens: int) -> float:
+def speculation_factor(tokens: int, constants: Constants | None = None) -> float:
     """How long a token takes with a draft that guesses so many at a time, as a part of the time without one."""
     if not tokens:
         return 1.0
-    accepted = sum(_GUESS_RIGHT**guess for guess in range(tokens + 1))
-    return (1 + _GUESS_COST) / accepted
+    given = constants or Constants()
+    accepted = sum(given.guess_right**guess for guess in range(tokens + 1))
+    return (1 + given.guess_cost) / accepted
 
 
 @dataclass(frozen=True)
@@ -250,11 +285,12 @@ def from_settings(settings: dict[str, Any], model: dict[str, Any] | None = None)
     """The latency that the lab's configuration asks for.
 
     ``{"kind": "fixed", "ttft_ms": 50, "itl_ms": 5}`` is the default. ``{"kind": "model", "scale": 1.0, "as_model":
-    "llama-3.3-70b"}`` computes it; ``as_model`` is one of ``SHAPES`` and replaces the served model's own shape. What
-    the server itself knows (family, cores, batch, buckets) is added under ``replica`` when it starts.
+    "llama-3.3-70b"}`` computes it; ``as_model`` is one of ``SHAPES`` and replaces the served model's own shape, and
+    ``constants`` has other constants than the default ones (see ``Constants``). What the server
+    itself knows (family, cores, batch, buckets) is added under ``replica`` when it starts.
 
     Raises:
-        ValueError: a kind or a shape that does not exist.
+        ValueError: a kind, a shape or a constant that does not exist.
     """
     kind = settings.get("kind", "fixed")
     if kind == "fixed":
@@ -274,4 +310,5 @@ def from_settings(settings: dict[str, Any], model: dict[str, Any] | None = None)
         prefill_buckets=tuple(replica["prefill_buckets"]),
         decode_buckets=tuple(replica["decode_buckets"]),
         scale=float(settings.get("scale", 1.0)),
+        constants=Constants.of(settings.get("constants") or {}),
     )

@@ -14,6 +14,7 @@ from trainyard import paths  # noqa: F401 - makes the collection importable, for
 COMMANDS = {
     "artifact": "trainyard.artifact_command:app",
     "blocks": "trainyard.blocks_command:blocks_command",
+    "forecast": "trainyard.forecast.command:command",
     "init": "trainyard.init.command:init",
     "lab": "trainyard.lab.commands:app",
     "plan": "trainyard.plan_command:plan",

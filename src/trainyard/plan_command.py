@@ -276,7 +276,7 @@ def use_vault(ids: list[str] | None, files: list[Path] | None, ask: bool) -> Non
     try:
         vault.use(ids, files, ask)
     except vault.VaultError as error:
-        raise _refuse(str(error)) from error
+        raise refuse(str(error)) from error
 
 
 def plan_or_exit(inventory: list[str], group: str = "neuron", router_group: str = "router") -> dict[str, Any]:
@@ -285,24 +285,24 @@ def plan_or_exit(inventory: list[str], group: str = "neuron", router_group: str 
     Raises:
         typer.Exit: with 1 where the plan has problems, with 2 where the inventory cannot be read; both are told.
     """
-    return _planned(lambda: read_fleet(inventory, group, router_group), inventory)[1]
+    return planned_or_exit(lambda: read_fleet(inventory, group, router_group), inventory)[1]
 
 
-def _planned(read: Callable[[], dict[str, Any]], inventory: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the planner's input and the plan, or tell why not and raise typer.Exit."""
+def planned_or_exit(read: Callable[[], dict[str, Any]], inventory: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the planner's input and the plan; typer.Exit as `plan_or_exit`."""
     from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
     from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
 
     missing = [source for source in inventory if not Path(source).exists() and "," not in source]
     if missing:
-        raise _refuse(f"no inventory at {', '.join(missing)}")
+        raise refuse(f"no inventory at {', '.join(missing)}")
     try:
         given = read()
         return given, plan_fleet(given).to_dict()
     except (InventoryError, AskError) as error:
-        raise _refuse(str(error)) from error
+        raise refuse(str(error)) from error
     except PlanError as error:
-        raise _refuse(str(error), 1) from error
+        raise refuse(str(error), 1) from error
 
 
 def topology_of(plan: dict[str, Any], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -376,13 +376,13 @@ def plan(
 ) -> None:
     """Show what would run where: replicas, cores, CPUs, ports, memory, artifacts. Only --diff reaches a host."""
     use_vault(vault_id, vault_password_file, ask_vault_pass)
-    given, found = _planned(lambda: _gather(inventory, group, router_group, model_configs, hub, diff), inventory)
+    given, found = planned_or_exit(lambda: _gather(inventory, group, router_group, model_configs, hub, diff), inventory)
     if svg:
         svg.write_text(fleet_picture(found, topology_of(found, given)), encoding="utf-8")
     if as_json:
         typer.echo(json.dumps(found, indent=2, sort_keys=True))
         return
-    _show(found)
+    _show(found, given)
     if diff:
         Console(highlight=False).print(diff_table(changes(found, _running(inventory, group))))
 
@@ -392,11 +392,11 @@ def _running(inventory: list[str], group: str) -> dict[str, dict[str, Any]]:
     try:
         answers = ask_hosts(inventory, group, "trainyard.neuron.replica_info", become=True)
     except AskError as error:
-        raise _refuse(str(error)) from error
+        raise refuse(str(error)) from error
     return {name: answer["replicas"] for name, answer in answers.items()}
 
 
-def _refuse(message: str, code: int = 2) -> typer.Exit:
+def refuse(message: str, code: int = 2) -> typer.Exit:
     """Print an error and return the exit; 1 is a plan that cannot be, 2 an input that cannot be read."""
     console = Console(stderr=True, highlight=False)
     console.print(f"[red]{ERROR}[/]: ", end="")
@@ -404,15 +404,48 @@ def _refuse(message: str, code: int = 2) -> typer.Exit:
     return typer.Exit(code)
 
 
-def _show(found: dict[str, Any]) -> None:
-    """Print a plan for people: a table for each host, one line about all, then the warnings."""
+def forecast_lines(plan: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """Return a line for each deployment of a plan about what is to be expected of it; none where nothing can be told.
+
+    Args:
+        plan: the fleet's plan.
+        given: the planner's input, for the models' config.json files.
+    """
+    # Their package loads no faster than the planner, and only pages for people need it.
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast import planned
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import published
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.figures import forecast
+
+    calibration, lines = published(), []
+    for name in planned.deployments_of(plan):
+        try:
+            setup = planned.setup_of(plan, name, given.get("model_configs") or {}, calibration.values)
+        except planned.NoForecastError:
+            continue
+        load = planned.load_of(plan, name)
+        if planned.too_long(setup, load):
+            continue
+        found = forecast(setup, load, calibration)
+        first, token, made = (
+            "{low:,.0f} to {high:,.0f}".format(**found[figure])
+            for figure in ("time_to_first_token_p50_ms", "time_per_output_token_p50_ms", "output_tokens_per_s")
+        )
+        lines.append(
+            f"forecast of {name}: first token {first} ms, {token} ms a token, {made} tokens/s with "
+            f"{load.input_tokens:g} tokens in and {load.output_tokens:g} out ({found['provenance']}, not measured)"
+        )
+    return lines
+
+
+def _show(found: dict[str, Any], given: dict[str, Any]) -> None:
+    """Print a plan for people: a table for each host, a few lines about all, then the warnings."""
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     for (heading, table), host in zip(host_tables(found), found["hosts"].values(), strict=True):
         console.print(heading, soft_wrap=True)
         print_replicas(console, table)
         console.print(reach_line(host), soft_wrap=True, markup=False, style="dim")
         console.print()
-    for line in [summary(found), *reached_by(found), *to_be_pinned(found)]:
+    for line in [summary(found), *forecast_lines(found, given), *reached_by(found), *to_be_pinned(found)]:
         console.print(line, soft_wrap=True, markup=False)
     for warning in found["warnings"]:
         errors.print(f"[yellow]{WARNING}[/]: ", end="")

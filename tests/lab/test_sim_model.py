@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
+import random
 
 import pytest
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast import latency as forecasting
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast import queueing
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import published
 
 from lab.neuron_sim import inference_demo_options, latency, vllm_options
 from lab.neuron_sim.engine import Request, Scheduler
@@ -169,3 +175,80 @@ def test_histograms_are_cumulative_and_name_their_engine() -> None:
     assert 'vllm:time_to_first_token_seconds_bucket{le="0.02",engine="0",model_name="m"} 0.0' in lines
     assert 'vllm:time_to_first_token_seconds_bucket{le="0.04",engine="0",model_name="m"} 1.0' in lines
     assert 'vllm:time_to_first_token_seconds_bucket{le="+Inf",engine="0",model_name="m"} 1.0' in lines
+
+
+def test_the_default_constants_are_those_of_the_published_file() -> None:
+    assert published().values.to_dict() == dataclasses.asdict(latency.Constants())
+
+
+def secret(seed: int) -> latency.Constants:
+    chance = random.Random(seed)  # noqa: S311 - seeded on purpose
+    return latency.Constants(
+        **{k: v * chance.uniform(0.7, 1.4) for k, v in dataclasses.asdict(latency.Constants()).items()}
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_forecasts_model_has_the_times_of_the_stand_ins_engine(seed: int) -> None:
+    chance, constants = random.Random(seed), secret(seed)  # noqa: S311 - seeded on purpose
+    name, cores = chance.choice(list(latency.SHAPES)), chance.choice([1, 4, 16, 64])
+    batch, family = chance.choice([1, 4, 32]), chance.choice(["trn2", "trn1"])
+    here = latency.Modelled(
+        latency.Shape.of(latency.SHAPES[name]), family, cores, 4, batch, (512, 8192), (1024, 9216), constants=constants
+    )
+    shape = here.shape
+    work = forecasting.Work(shape.parameters, shape.hidden, shape.layers, shape.heads, shape.kv_heads, shape.head_dim)
+    there = forecasting.Speed(
+        work, forecasting.Constants(**dataclasses.asdict(constants)), forecasting.PEAKS[family],
+        cores, 4, batch, (512, 8192), (1024, 9216),
+    )  # fmt: skip
+    for tokens in (1, 500, 513, 9000, 20_000):
+        assert there.prefill_seconds(tokens) == pytest.approx(here.prefill_seconds(tokens), rel=1e-12)
+        assert there.step_seconds(tokens) == pytest.approx(here.step_seconds([tokens]), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_forecasts_queue_is_the_schedulers(seed: int) -> None:
+    """The same requests at the same moments: first and last tokens come when the engine's scheduler has them."""
+    chance = random.Random(seed)  # noqa: S311 - seeded on purpose
+    here = replica("llama-3.3-70b", 16, 4, 8192)
+    shape = here.shape
+    work = forecasting.Work(shape.parameters, shape.hidden, shape.layers, shape.heads, shape.kv_heads, shape.head_dim)
+    there = forecasting.Speed(work, published().values, forecasting.PEAKS["trn2"], 16, 4, 4, (8192,), (8192,))
+    jobs, now = [], 0.0
+    for _ in range(25):
+        now += chance.expovariate(0.3)
+        jobs.append(queueing.Job(chance.randint(1, 8000), chance.randint(1, 60), now))
+    ours = queueing.Replica(there, 4)
+    for job in jobs:
+        ours.advance(job.arrived_s)
+        ours.add(job)
+    ours.advance(math.inf)
+    scheduler, times = Scheduler(4, here), {str(index): [] for index in range(len(jobs))}  # type: ignore[var-annotated]
+    waiting = [
+        (job.arrived_s, Request(str(index), job.prompt_tokens, job.output_tokens)) for index, job in enumerate(jobs)
+    ]
+    clock = 0.0
+    while waiting or scheduler.running or scheduler.waiting:
+        due = scheduler.due()
+        if waiting and (due is None or waiting[0][0] < due):
+            clock, request = waiting.pop(0)
+            scheduler.add(request, clock)
+        elif due is not None:
+            clock = due
+        for request, _ in scheduler.advance(clock)[0]:
+            times[request.key].append(clock)
+    for index, job in enumerate(jobs):
+        assert (job.first_s, job.ended_s) == pytest.approx((times[str(index)][0], times[str(index)][-1]), abs=1e-6)
+
+
+def test_a_lab_can_have_other_constants_and_refuses_what_is_none() -> None:
+    settings = {"kind": "model", "as_model": "llama-3.3-70b", "replica": {
+        "family": "trn2", "cores": 32, "cores_per_device": 4, "batch": 4,
+        "prefill_buckets": [128], "decode_buckets": [128],
+    }}  # fmt: skip
+    slow = latency.from_settings({**settings, "constants": {"step_s": 1.0}})
+    assert slow.step_seconds([1]) > latency.from_settings(settings).step_seconds([1]) + 0.9
+    for constants in ({"steps": 1.0}, {"step_s": float("nan")}, {"step_s": -1}, {"step_s": True}, {"step_s": "1"}):
+        with pytest.raises(ValueError, match="latency constants"):
+            latency.from_settings({**settings, "constants": constants})

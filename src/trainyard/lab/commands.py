@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -30,6 +31,12 @@ from trainyard.lab.fleet import (
 )
 from trainyard.lab.podman import Podman
 from trainyard.lab.state import Engine, Lab
+
+# Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import (  # isort: skip
+    CalibrationError,
+    read_calibration,
+)
 
 app = typer.Typer(help="Stand-in Trainium hosts on this machine: up, status, down.", no_args_is_help=True)
 
@@ -272,17 +279,28 @@ def _table(description: dict[str, Any]) -> Table:
     return table
 
 
-def _read_latency(text: str | None) -> dict[str, Any] | None:
-    """The option's JSON, or None; a value that the stand-in would refuse at a replica's start is refused here."""
+def _read_latency(text: str | None, calibration: Path | None) -> dict[str, Any] | None:
+    """The option's JSON, or None; a value that the stand-in would refuse at a replica's start is refused here.
+
+    A calibration puts its constants into it, and asks for the model where nothing else is asked for.
+    """
+    constants: dict[str, Any] = {}
+    if calibration is not None:
+        try:
+            constants = {"constants": read_calibration(calibration).values.to_dict()}
+        except CalibrationError as error:
+            raise typer.BadParameter(str(error), param_hint="--calibration") from error
     if text is None:
-        return None
+        return {"kind": "model", **constants} if constants else None
     try:
         value = json.loads(text)
     except ValueError as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint="--latency") from error
     if not isinstance(value, dict) or value.get("kind") not in ("fixed", "model"):
         raise typer.BadParameter('an object whose "kind" is "fixed" or "model"', param_hint="--latency")
-    return value
+    if constants and value["kind"] != "model":
+        raise typer.BadParameter('is for the kind "model"', param_hint="--calibration")
+    return {**value, **constants}
 
 
 @app.command()
@@ -305,12 +323,16 @@ def up(
         str | None,
         typer.Option(help='The simulated engine\'s speed: {"kind": "fixed", "ttft_ms": 50, "itl_ms": 5}, as JSON.'),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Constants of the simulated engine's model, as `trainyard calibrate` wrote them."),
+    ] = None,
 ) -> None:
     """Make the lab, or bring the one that is there to these options; what is up already stays up."""
     lab_name = name or state.default_name()
     if engine not in (None, "vllm-cpu", "simulated"):
         raise typer.BadParameter("vllm-cpu or simulated", param_hint="--engine")
-    speed = _read_latency(latency)
+    speed = _read_latency(latency, calibration)
     options = Options(hosts, cast("Engine | None", engine), instance_type, lnc, sdk_release or None, time_scale, speed)
     with _errors_reported(lab_name):
         bring_up(lab_name, options, _say())
