@@ -83,7 +83,7 @@ test: lint unit docs molecule acceptance ## Everything: lint, types, unit tests,
 test-lab: $(READY) ## Longer behaviour on stand-in hosts: the lab itself, each role's life, interrupted provisioning, attacks, rolls under load
 	pytest -m lab tests/lab tests/roles tests/attack
 	for role in nvme_raid neuron_venv host_tools neuron_monitor model_weights model_compile; do molecule test --scenario-name $$role; done
-	for scenario in redeploy redeploy_faults options; do molecule test --scenario-name $$scenario; done
+	for scenario in redeploy redeploy_faults options packaged; do molecule test --scenario-name $$scenario; done
 
 .PHONY: sources
 sources: $(READY) ## Tests against sources that are no part of this repository: LLMPerf, vLLM's fork and plugin, NxDI
@@ -93,6 +93,10 @@ sources: $(READY) ## Tests against sources that are no part of this repository: 
 .PHONY: nightly
 nightly: $(READY) ## All that `make test` leaves out, and at the end what was skipped and why (about four hours)
 	python tests/nightly.py
+
+.PHONY: dist
+dist: $(READY) ## What is published, in dist/: the collection's archive and the command's wheel, versioned alike from the tag
+	python -m release $(if $(VERSION),--version $(VERSION))
 
 .PHONY: coverage
 coverage: $(READY) ## How much of the toolkit outside of the lab the unit tests run, by package, processes of their own included
@@ -130,4 +134,4 @@ demo-down: $(READY) ## Remove the stand-in fleet of `make demo`
 
 .PHONY: clean
 clean: ## Remove what was made here
-	rm -rf $(VENV) .ansible .mypy_cache .pytest_cache .ruff_cache .hypothesis build
+	rm -rf $(VENV) dist .ansible .mypy_cache .pytest_cache .ruff_cache .hypothesis build

@@ -57,6 +57,7 @@ ROOMS = (
             *("ansible", "ansible_runner", "boto3", "botocore", "httpx", "jinja2", "rich", "typer", "yaml"),
         ),
     ),
+    Room("release", ("release", "yaml")),
     Room("lab", ("lab", "cryptography", "moto", "numpy", "tokenizers", "werkzeug")),
 )
 ON_HOSTS = (f"{HOME}/plugins/modules", f"{HOME}/plugins/module_utils")

@@ -9,10 +9,18 @@ import sys
 from pathlib import Path
 
 
+def state() -> Path:
+    """Return where labs are kept, as trainyard.paths has it: at the root of a checkout, else with the user's state."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root.parent / "paths.py").is_file():  # a wheel carries this beside its modules
+        return root
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "trainyard"
+
+
 def main() -> int:
     """Print the inventory, one without hosts where there is no such lab: `--syntax-check` and `lab up` need none."""
     name = os.environ.get("TRAINYARD_LAB") or "default"
-    path = Path(__file__).resolve().parents[2] / ".lab" / name / "inventory.json"
+    path = state() / ".lab" / name / "inventory.json"
     if not path.exists():
         sys.stderr.write(f"no lab {name!r} is up: run `trainyard lab up --name {name}` first\n")
         sys.stdout.write('{"_meta": {"hostvars": {}}}')

@@ -21,7 +21,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading im
 from rich.console import Console
 from rich.table import Table
 
-import trainyard.paths  # noqa: F401 - makes the collection importable
+from trainyard.paths import called  # makes the collection importable
 
 #: States of blocks that are over; shown with --all only.
 _PAST = frozenset(blocks.ENDED)
@@ -127,7 +127,7 @@ def show(
         return
     if found["offers"]:
         console.print(_offer_table(found["offers"], throughput))
-        console.print("Nothing was bought. To buy one: playbooks/launch.yml, with its id and its fee (docs/blocks.md).")
+        console.print(f"Nothing was bought. To buy one: {called('launch')}, with its id and its fee (docs/blocks.md).")
     elif found["found"]:
         console.print(f"{found['found']} offers, each over the budget.")
     else:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from trainyard import paths  # noqa: F401 - makes the collection importable, for every sub-command
+from trainyard import paths  # makes the collection importable, for every sub-command
 
 #: Where each sub-command is: a function, or an application with sub-commands of its own.
 COMMANDS = {
@@ -58,8 +58,34 @@ app = typer.Typer(
 )
 
 
+def versions() -> str:
+    """Return a line about what runs here: the command, the collection that it plans with, Ansible and Python."""
+    import platform
+    from importlib.metadata import version
+
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils.collection import collection_version
+
+    parts = (
+        f"trainyard {version('trainyard')}",
+        f"trainyard.neuron {collection_version()} in {paths.COLLECTIONS}",
+        f"ansible-core {version('ansible-core')}",
+        f"Python {platform.python_version()}",
+    )
+    return "\n".join(parts)
+
+
+def _print_versions(asked: bool) -> None:
+    if asked:
+        typer.echo(versions())
+        raise typer.Exit
+
+
 @app.callback()
-def trainyard() -> None:
+def trainyard(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_versions, help="Print the versions, and exit.")
+    ] = False,
+) -> None:
     """Plan, try out and measure LLM fleets on AWS Trainium."""
 
 

@@ -7,11 +7,11 @@ import os
 import secrets
 from dataclasses import dataclass, field
 
-from trainyard.paths import ROOT  # makes the planner's imports possible
+from trainyard.paths import playbook  # makes the planner's imports possible
 
 RUN, OVER = "TRAINYARD_RUN", "TRAINYARD_RUN_OVER"
 """Environment of the playbooks; trainyard.neuron.roll_lock reads it."""
-UNLOCK = ROOT / "playbooks" / "unlock.yml"
+UNLOCK = playbook("unlock")
 
 
 @dataclass(frozen=True)

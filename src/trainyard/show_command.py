@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from trainyard import vault
-from trainyard.paths import ROOT
+from trainyard.paths import RESULTS
 from trainyard.plan_command import host_tables, plan_or_exit, print_replicas, summary, use_vault
 
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import ReportError, load  # isort: skip
@@ -49,7 +49,7 @@ def silence(url: str) -> str:
 
 def show(
     inventory: Annotated[list[str], typer.Option("--inventory", "-i", help="Inventory file, directory or script.")],
-    results: Annotated[Path, typer.Option(help="Directory of the benchmark runs.")] = ROOT / "results",
+    results: Annotated[Path, typer.Option(help="Directory of the benchmark runs.")] = RESULTS,
     vault_id: vault.VaultIds = None,
     vault_password_file: vault.VaultFiles = None,
     ask_vault_pass: vault.AskVault = False,

@@ -14,7 +14,7 @@ import typer
 
 from trainyard import vault
 from trainyard.one_run import UNLOCK, OneRun
-from trainyard.paths import ROOT, absolute
+from trainyard.paths import ROOT, absolute, playbook
 from trainyard.plan_command import plan_or_exit, use_vault
 
 Run = Callable[[Sequence[str]], int]
@@ -31,10 +31,10 @@ def command(host: str, inventory: Sequence[str], extra_vars: Sequence[str], chec
     """Return the command line for one host."""
     # Last, so that nothing given by hand sends it to other hosts.
     variables = [*extra_vars, json.dumps({"trainyard_only": host})]
-    return [*playbook(ROOT / "playbooks" / "upgrade.yml", inventory, variables), *(["--check"] if check else [])]
+    return [*command_line(playbook("upgrade"), inventory, variables), *(["--check"] if check else [])]
 
 
-def playbook(path: Path, inventory: Sequence[str], extra_vars: Sequence[str]) -> list[str]:
+def command_line(path: Path, inventory: Sequence[str], extra_vars: Sequence[str]) -> list[str]:
     """Return the command line of a playbook."""
     return [
         "ansible-playbook",
@@ -87,7 +87,7 @@ def upgrade(
     finally:
         # Between two hosts nobody else is to begin something; so the lock comes back here and not with each host.
         if not check:
-            run(playbook(UNLOCK, inventory, extra_vars or []), whole.end)
+            run(command_line(UNLOCK, inventory, extra_vars or []), whole.end)
     if failed:
         left = [name for name in chosen if name not in (*done, failed)]
         typer.echo(f"Stopped at {failed}. Done: {', '.join(done) or 'none'}. Untouched: {', '.join(left) or 'none'}.")

@@ -198,7 +198,7 @@ def _trainyard(words: list[str], whole: bool) -> str:
     command: Any = typer.main.get_command(app)
     context = command.context_class(command, info_name="trainyard")
     while hasattr(command, "get_command"):
-        if not words or words[0] == "--help":
+        if not words or words[0] in {"--help", "--version"}:
             return "no sub-command" if whole and not words else ""
         found = command.get_command(context, words[0])
         if found is None:
@@ -232,7 +232,7 @@ def _ansible_playbook(words: list[str], whole: bool) -> str:
             given = program.parser.parse_args(words)
     except SystemExit:
         return said.getvalue().strip().splitlines()[-1]
-    for playbook in given.args:
+    for playbook in map(_of_the_tree, given.args):
         if not (ROOT / playbook).is_file() and not PLACEHOLDER.search(playbook):
             return f"there is no playbook {playbook}"
     for source in given.inventory or []:
@@ -244,6 +244,12 @@ def _ansible_playbook(words: list[str], whole: bool) -> str:
             if tag and tag not in known and not PLACEHOLDER.search(tag):
                 return f"no playbook or role has the tag {tag}"
     return "" if given.inventory or not whole else "no inventory is named, and there is no default"
+
+
+def _of_the_tree(playbook: str) -> str:
+    """A playbook's file in this tree, also where it is called by the name that the published collection gives it."""
+    name = re.sub(r"^trainyard\.neuron\.(\w+)$", r"playbooks/\1.yml", playbook)
+    return "site.yml" if name == "playbooks/site.yml" else name
 
 
 def tags() -> set[str]:

@@ -52,6 +52,7 @@ AREAS = (
     "lab",
     "security",
     "capacity",
+    "release",
     "docs",
 )
 #: A test that runs longer than this under a mistake has noticed nothing.

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from trainyard.init.files import Fleet, Host, files_of, hosts
 from trainyard.init.recipes import Recipe, RecipeError, recipe_of, recipes
-from trainyard.paths import ROOT
+from trainyard.paths import COLLECTIONS, INSTALLED, ROOT, called
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]")
@@ -244,6 +244,33 @@ def init(
         raise typer.Exit(2) from error
     for line in next_steps(fleet, directory):
         typer.echo(line)
+    if INSTALLED:
+        typer.echo(settings_beside(Path.cwd()))
+
+
+def settings_beside(folder: Path, source: Path = ROOT / "ansible.cfg", carried: Path = COLLECTIONS) -> str:
+    """Write Ansible's settings where there are none, and return a line about them; a checkout has its own.
+
+    Args:
+        folder: where `ansible-playbook` will be called.
+        source: the settings to write.
+        carried: where the collection is looked for last, after the places where `ansible-galaxy` installs one.
+    """
+    file = folder / "ansible.cfg"
+    text = source.read_text(encoding="utf-8")
+    searched = f"collections_path = collections:~/.ansible/collections:/usr/share/ansible/collections:{carried}"
+    text = re.sub(r"^collections_path = .*$", lambda _: searched, text, count=1, flags=re.MULTILINE)
+    text = re.sub(r"^roles_path = .*\n", "", text, flags=re.MULTILINE)
+    try:
+        with file.open("x", encoding="utf-8") as new:
+            new.write(text)
+    except FileExistsError:
+        return f"{file} was left as it is; {source} has the settings that the playbooks are tried with."
+    except OSError as error:
+        return (
+            f"{file} cannot be written ({error.strerror}); {source} has the settings that the playbooks are tried with."
+        )
+    return f"{file} has Ansible's settings; call the commands from there."
 
 
 def at_a_terminal() -> bool:
@@ -262,7 +289,7 @@ def next_steps(fleet: Fleet, directory: Path) -> list[str]:
     """Return what is to be done now, a line each."""
     source = directory / fleet.source
     here = Path.cwd()
-    if here == ROOT and source.is_relative_to(here):
+    if (here == ROOT or INSTALLED) and source.is_relative_to(here):
         source = source.relative_to(here)
     lines = [f"{directory} serves {fleet.recipe.name}: {fleet.recipe.about}.", ""]
     if fleet.regions:
@@ -273,9 +300,9 @@ def next_steps(fleet: Fleet, directory: Path) -> list[str]:
         lines += ["The model is gated: accept its licence on the hub, then  export HF_TOKEN=hf_..."]
     steps = {
         f"trainyard plan -i {source}": "seconds; reaches no host",
-        f"ansible-playbook playbooks/preflight.yml -i {source}": "under a minute; changes nothing",
-        f"ansible-playbook site.yml -i {source}": "an hour or more, most of it one compile",
+        f"ansible-playbook {called('preflight')} -i {source}": "under a minute; changes nothing",
+        f"ansible-playbook {called('site')} -i {source}": "an hour or more, most of it one compile",
     }
     width = max(map(len, steps))
-    lines += ["Next:"] + ([] if here == ROOT else [f"  cd {ROOT}"])
+    lines += ["Next:"] + ([] if here == ROOT or INSTALLED else [f"  cd {ROOT}"])
     return lines + [f"  {command:{width}}  # {cost}" for command, cost in steps.items()]

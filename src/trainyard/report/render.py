@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 
+from trainyard.paths import called
 from trainyard.report import analysis
 from trainyard.report.analysis import Measured
 from trainyard.report.charts import FRONTIER, Chart, Limit, Mark, Series, cumulative
@@ -162,6 +163,7 @@ def html(runs: Sequence[Measured], objective: Objective | None = None) -> str:
         best=best,
         recommended_figures=_recommended_figures(best, runs) if best else [],
         differences=analysis.compare(runs[0], runs[1]) if pair else [],
+        site=called("site"),
         compared=f"{runs[1].report.run.id} against {runs[0].report.run.id}" if pair else "",
         charts=drawn,
         columns=columns,
@@ -316,7 +318,7 @@ def _facts(report: BenchmarkReport) -> list[tuple[str, str]]:
 def _again(deployment: str | None) -> str:
     """Return the command that measures the same deployment of an inventory."""
     one = f" -e trainyard_benchmark={deployment}" if deployment else ""
-    return f"ansible-playbook playbooks/benchmark.yml -i INVENTORY{one}"
+    return f"ansible-playbook {called('benchmark')} -i INVENTORY{one}"
 
 
 def _share(share: LoadShare) -> str:

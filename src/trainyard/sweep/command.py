@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from trainyard import ansible_run, one_run, vault
 from trainyard.one_run import OneRun
-from trainyard.paths import ROOT  # makes the planner's imports possible
+from trainyard.paths import RESULTS, called, playbook  # makes the planner's imports possible
 from trainyard.plan_command import InventoryError, read_fleet, use_vault
 from trainyard.report import analysis, render
 from trainyard.sweep import engine, spec
@@ -49,7 +49,7 @@ class Fleet:
     def serve(self, fields: Mapping[str, Any]) -> None:
         """Compile what is missing and serve it."""
         run = ansible_run.run_playbook(
-            ROOT / "site.yml",
+            playbook("site"),
             self.inventory,
             self._variables(fields),
             tags="provision,compile,serve",
@@ -73,7 +73,7 @@ class Fleet:
         if self.spec.price_per_host_hour_usd is not None:
             variables["benchmark_scenario"] = {"price_per_host_hour_usd": self.spec.price_per_host_hour_usd}
         run = ansible_run.run_playbook(
-            ROOT / "playbooks/benchmark.yml",
+            playbook("benchmark"),
             self.inventory,
             variables,
             owner=str(self.directory),
@@ -170,7 +170,7 @@ def sweep(
     show(console, points)
     if check:
         return
-    directory = (output or ROOT / "results" / f"sweep-{file.stem}").resolve()
+    directory = (output or RESULTS / f"sweep-{file.stem}").resolve()
     asked = None if stop_at is None else stop_at.timestamp()
     budget = Budget(seconds=None if hours is None else hours * 3600, usd=usd, stop_at=asked, leaves_at=leaves)
     fleet = Fleet(inventory, given, directory)
@@ -239,5 +239,6 @@ def conclude(console: Console, given: Spec, runs: list[analysis.Measured], direc
     target = directory / "recommended.yml"
     target.write_text(analysis.overrides(best), encoding="utf-8")
     console.print(
-        f"recommended: {best.configuration} at {best.offered}; ansible-playbook site.yml -e @{target}", soft_wrap=True
+        f"recommended: {best.configuration} at {best.offered}; ansible-playbook {called('site')} -e @{target}",
+        soft_wrap=True,
     )

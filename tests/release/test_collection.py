@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of the tree's texts in the published collection, and what is refused because it would not work there."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from release.collection import Carried, CollectionError, named, needed, normal, with_full_names
+from release.tree import links_followed
+
+ROLES = ["nvme_raid", "model_weights"]
+BOOKS = {"preflight": "playbooks/preflight.yml", "site": "playbooks/site.yml", "unlock": "playbooks/unlock.yml"}
+
+
+def test_roles_and_playbooks_get_their_full_names_in_every_form() -> None:
+    text = """---
+# Usage: see below
+- name: Plan
+  ansible.builtin.import_playbook: playbooks/preflight.yml
+- hosts: neuron
+  roles:
+    - nvme_raid # first
+    - model_weights
+  tasks: []
+- hosts: neuron
+  roles:
+    - role: nvme_raid
+      tags: [nvme_raid]
+    - {role: trainyard.neuron.model_weights}
+  tasks:
+    - ansible.builtin.include_role:
+        tasks_from: start
+        name: model_weights
+      tags:
+        - nvme_raid
+    - ansible.builtin.import_role: {name: nvme_raid}
+    - ansible.builtin.user: {name: nvme_raid}
+"""
+    made = with_full_names(text, "x.yml", ROLES, BOOKS)
+    book, first, second = yaml.safe_load(made)
+    assert book["ansible.builtin.import_playbook"] == "trainyard.neuron.preflight"
+    assert first["roles"] == ["trainyard.neuron.nvme_raid", "trainyard.neuron.model_weights"]
+    assert second["roles"][0] == {"role": "trainyard.neuron.nvme_raid", "tags": ["nvme_raid"]}
+    include, imported, user = second["tasks"]
+    assert include["ansible.builtin.include_role"]["name"] == "trainyard.neuron.model_weights"
+    assert include["tags"] == ["nvme_raid"]
+    assert imported["ansible.builtin.import_role"] == {"name": "trainyard.neuron.nvme_raid"}
+    assert user["ansible.builtin.user"] == {"name": "nvme_raid"}
+    assert "# first" in made
+    assert with_full_names(made, "x.yml", ROLES, BOOKS) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("- hosts: a\n  roles: [unknown]\n", "'unknown' is no full name"),
+        ("- hosts: a\n  roles: [{role: '{{ x }}'}]\n", "is no full name"),
+        ("- ansible.builtin.import_playbook: other.yml\n", "'other.yml' is no full name"),
+        ("- hosts: a\n  tasks:\n    - include_role: {name: elsewhere}\n", "'elsewhere' is no full name"),
+        ("dependencies: [{role: elsewhere}]\n", "'elsewhere' is no full name"),
+        ("- hosts: a\n  vars: {x: '{{ playbook_dir }}/x'}\n", "playbook_dir"),
+    ],
+)
+def test_what_would_not_be_found_there_is_refused(text: str, why: str) -> None:
+    with pytest.raises(CollectionError, match=r"playbooks/x\.yml: ") as refused:
+        with_full_names(text, "playbooks/x.yml", ROLES, BOOKS)
+    assert why in str(refused.value)
+
+
+def test_what_was_measured_goes_to_where_the_user_stands() -> None:
+    text = "- hosts: a\n  vars: {x: \"{{ y | default(playbook_dir | dirname ~ '/results') }}\"}\n"
+    assert "lookup('ansible.builtin.env', 'PWD') ~ '/results'" in with_full_names(text, "x.yml", ROLES, BOOKS)
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("run playbooks/preflight.yml, or site.yml.", "run trainyard.neuron.preflight, or trainyard.neuron.site."),
+        ('"ansible-playbook playbooks/unlock.yml -i x"', '"ansible-playbook trainyard.neuron.unlock -i x"'),
+        ("`playbooks/other.yml`", "`playbooks/other.yml`"),
+        ("[it](../../playbooks/preflight.yml)", "[it](../../playbooks/preflight.yml)"),
+        ("a/site.yml my-site.yml", "a/site.yml my-site.yml"),
+    ],
+)
+def test_a_playbook_is_spoken_of_by_the_name_that_it_has_there(text: str, made: str) -> None:
+    assert named(text, BOOKS) == made
+
+
+def test_a_link_leads_to_what_is_carried_or_into_the_repository() -> None:
+    here = Carried({"roles/a/README.md": "roles/a/README.md", "c/h/meta/runtime.yml": "meta/runtime.yml"})
+
+    def followed(text: str) -> str:
+        return links_followed(text, "roles/b/README.md", "roles/b/README.md", here.place, "v1.0.0")
+
+    assert followed("[a](../a/README.md#x)") == "[a](../a/README.md#x)"
+    assert followed("[a](../a)") == "[a](../a)"
+    assert followed("[m](../../c/h/meta/runtime.yml)") == "[m](../../meta/runtime.yml)"
+    assert followed("[d](../../docs/x.md#y)") == ("[d](https://github.com/trainyard/trainyard/blob/v1.0.0/docs/x.md#y)")
+    assert followed("[w](https://example.com/a) [h](#here)") == "[w](https://example.com/a) [h](#here)"
+
+
+def staged(folder: Path, files: dict[str, str]) -> Path:
+    for way, text in files.items():
+        (folder / "made" / way).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "made" / way).write_text(text, encoding="utf-8")
+    return folder / "made"
+
+
+def lock(folder: Path, **versions: str) -> Path:
+    rows: list[dict[str, Any]] = [{"name": name.replace("_", "."), "version": say} for name, say in versions.items()]
+    (folder / "requirements.yml").write_text(yaml.safe_dump({"collections": rows}), encoding="utf-8")
+    return folder / "requirements.yml"
+
+
+def test_collections_that_are_used_are_declared_at_the_versions_of_the_lock(tmp_path: Path) -> None:
+    made = staged(
+        tmp_path,
+        {
+            "roles/a/tasks/main.yml": "- name: X\n  community.aws.elb_target: {}\n- ansible.builtin.debug: {}\n",
+            "playbooks/a.yml": "- hosts: a\n  vars: {x: \"{{ lookup('amazon.aws.ssm_parameter', 'x') }}\"}\n",
+            "plugins/modules/a.py": "from ansible_collections.ansible.posix.plugins import x\n",
+            "inventory/a.yml": "a.b.c: 1\n",
+        },
+    )
+    versions = lock(tmp_path, amazon_aws=">=10.1.2", community_aws=">=10.0.0", ansible_posix=">=2.1.0", x_y=">=1")
+    assert needed(made, versions) == {"amazon.aws": ">=10.1.2", "ansible.posix": ">=2.1.0", "community.aws": ">=10.0.0"}
+    with pytest.raises(CollectionError, match=r"community\.aws is used and not in requirements\.yml"):
+        needed(made, lock(tmp_path, amazon_aws=">=10.1.2", ansible_posix=">=2.1.0"))
+
+
+def archive_of(names: list[str], mtime: int) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime, member.uid = len(name), mtime, mtime
+            tar.addfile(member, io.BytesIO(name.encode()))
+    return packed.getvalue()
+
+
+def test_the_same_files_make_the_same_archive() -> None:
+    first, second = normal(archive_of(["b", "a"], 5), 1_700_000_000), normal(archive_of(["a", "b"], 9), 1_700_000_000)
+    assert first == second
+    with tarfile.open(fileobj=io.BytesIO(first), mode="r:gz") as tar:
+        assert [(one.name, one.mtime, one.uid) for one in tar] == [("a", 1_700_000_000, 0), ("b", 1_700_000_000, 0)]
