@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.capacity import b
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times, ec2_blocks
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import inventory
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.state import RollError
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.orders import NextWave
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.state import RollError, Settings
+from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.roll.fleets import planned
 
 from trainyard.paths import ROOT
 
@@ -122,11 +125,13 @@ def test_a_roll_that_would_not_end_before_its_own_hosts_leave_is_refused() -> No
 
 
 def test_the_next_wave_is_looked_at_with_the_end_of_now() -> None:
-    wave = {"number": 1, "next": {"number": 2, "seconds": 600.0, "hosts": ["a"]}}
+    order, _ = planned({"x": 1, "a": 1}, Settings(), ("r1",))
+    assert [wave.next and wave.next.hosts for wave in order.waves] == [("a",), None]
+    wave = replace(order.waves[0], next=NextWave(2, 600.0, ("a",)))
     soon = datetime.now(UTC) + timedelta(minutes=50)
     assert roll_step.too_late(wave, hosts(soon)).startswith("wave 2 takes up to 10 min")
     assert roll_step.too_late(wave, hosts(soon + timedelta(minutes=10))) == ""
-    assert roll_step.too_late({"number": 2}, hosts(soon)) == ""
+    assert roll_step.too_late(order.waves[-1], hosts(soon)) == ""
     assert "must be an ISO time" in roll_step.too_late(wave, {"a": {"trainyard_capacity_block_end": "soon"}})
 
 

@@ -14,7 +14,10 @@ from typing import Any
 
 import boto3
 import pytest
+from ansible_collections.trainyard.neuron.plugins.action.roll_plan import files, identity, ordered
 from ansible_collections.trainyard.neuron.plugins.modules.elb_targets import Group, steer
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import RollPlan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.state import Fleet, Settings
 from moto.server import ThreadedMotoServer
 
 from tests.roll.given_plan import keep
@@ -85,16 +88,14 @@ def play(tmp_path: Path, arn: str, drain_deadline_s: int = 300) -> subprocess.Co
     ask = role("elsewhere.yml", rolling_redeploy_hooks=hooks)
     out = "trainyard_drained_elsewhere.results | map(attribute='out') | flatten | join(',')"
     tell = {"ansible.builtin.debug": {"msg": f"OUT={{{{ {out} }}}}."}}
-    terms = {
-        "run": "r",
-        "lead": "localhost",
-        "waves": 1,
-        "hooks": hooks,
-        "settings": {"drain_deadline_s": drain_deadline_s},
-    }
+    settings = Settings(drain_deadline_s=float(drain_deadline_s))
+    arguments = {"hosts": ["localhost"], "lead": "localhost", "thresholds": {}, "golden": [], "hooks": files(hooks)}
+    nothing = RollPlan(waves=(), unchanged=(), out={}, planned={}, floor={})
+    fleet = Fleet(targets=(), observed={}, seats={})
+    order = ordered(nothing, fleet, settings, arguments, identity("redeploy"))
     variables = {
         "trainyard_elb_target_groups": {"llama": arn},
-        "__rolling_redeploy_planned": {"roll": {"terms": terms}},
+        "__rolling_redeploy_planned": {"roll": order.to_dict()},
     }
     book, inventory = tmp_path / "hooks.yml", tmp_path / "hosts"
     planned = [{key: row[key] for key in row if key != "host"} for row in rows]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.action.roll_plan import as_fact, files, identity
+from ansible_collections.trainyard.neuron.plugins.action.roll_plan import files, identity, ordered
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_plan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.hooks import HookReplica
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import plan_roll, read_fleet
@@ -51,7 +51,7 @@ def test_hooks_of_a_roll_read_the_same_rows(plan: dict[str, Any]) -> None:
     fleet = read_fleet(plan, reports, {"r": servers})
     arguments = {"hosts": ["a", "b"], "thresholds": {}, "golden": [], "hooks": files({}), "lead": "a"}
     roll = plan_roll(fleet, Settings(), require_staged=False)
-    waves = as_fact(roll, fleet, Settings(), arguments, identity("redeploy"))["waves"]
+    waves = ordered(roll, fleet, Settings(), arguments, identity("redeploy")).to_dict()["waves"]
     assert waves[0]["hook_replicas"] == [ROW]
     assert sum(len(wave["hook_replicas"]) for wave in waves) == 4
 

@@ -96,7 +96,7 @@ def roll(tmp_path: Path, collections: Path, bad: dict[str, Any], hooks: dict[str
     how = Settings(at_once=2, floor="1", canary_s=0, soak_s=0, batches=("1", "1", "100%"))
     fact, _ = planned(SHAPE, how, ("r1",), hooks)
     (tmp_path / "bad.json").write_text(json.dumps(bad))
-    variables = {"__rolling_redeploy_planned": {"roll": fact}, "where": str(tmp_path)}
+    variables = {"__rolling_redeploy_planned": {"roll": fact.to_dict()}, "where": str(tmp_path)}
     task = {"ansible.builtin.include_role": {"name": "rolling_redeploy", "tasks_from": "roll.yml"}}
     plan = keep(tmp_path, fleet_plan(SHAPE), ("r1",))
     book = [{"hosts": "neuron:router", "gather_facts": False, "vars": variables, "tasks": [plan, task]}]

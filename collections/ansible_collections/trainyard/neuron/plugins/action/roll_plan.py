@@ -14,8 +14,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings imp
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import LEASE_S
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times, run_lock, run_plan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.canary import Thresholds
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.hooks import HookReplica
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.moves import REPLACE, RETIRE
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.orders import RollOrder, Terms
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import (
     RollPlan,
     cannot_leave,
@@ -31,8 +30,6 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.waves import
 VERBS = ("redeploy", "rollback", "status", "check", "leave")
 LONGEST_WAIT_S = 86400.0
 """How long a drain with the policy to wait is taken to last; where it lasts longer, a lock may end meanwhile."""
-MOVE_KEYS = ("id", "name", "url", "release", "was")
-"""What a host has to know about a move (the options of trainyard.neuron.replica_release)."""
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -98,10 +95,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         beside = self._peers_elsewhere(arguments, hostvars, fleet)
         plan = plan_roll(fleet, settings, arguments["staged"], beside, require_spares=arguments["verb"] == "redeploy")
         refuse_late(plan, hostvars, block_times.now_utc())
-        fact = as_fact(plan, fleet, settings, {**arguments, "hooks": hooks, "lead": here}, identity(arguments["verb"]))
+        order = ordered(plan, fleet, settings, {**arguments, "hooks": hooks, "lead": here}, identity(arguments["verb"]))
         for line in plan.lines():
             self._display.display(line)
-        return {"changed": False, "msg": plan.lines(), "roll": fact}
+        return {"changed": False, "msg": plan.lines(), "roll": order.to_dict()}
 
     def _peers_elsewhere(self, arguments: dict[str, Any], hostvars: Any, fleet: Fleet) -> list[Peer]:
         """Replicas that serve on hosts which have no part; one that does not answer has none to compare with."""
@@ -261,61 +258,28 @@ def held(answers: Mapping[str, Any]) -> list[str]:
     return [f"{', '.join(names)}: held by {words[run]}" for run, names in hosts.items()]
 
 
-def as_fact(
+def ordered(
     plan: RollPlan, fleet: Fleet, settings: Settings, arguments: dict[str, Any], run: dict[str, Any]
-) -> dict[str, Any]:
+) -> RollOrder:
     """The plan with all that the playbook looks up: per wave, what each host and router has to do in it.
 
-    ``terms`` is what every step of every wave needs, and no more: it is handed to each of them. The lead is the
-    play's first host, so that its answer to a task that is done one host at a time comes before all others'.
+    The lead is the play's first host, so that its answer to a task that is done one host at a time comes before all
+    others'.
+
+    Raises:
+        RollError: thresholds that make no sense.
     """
-    routers = [router for router, servers in fleet.seats.items() if servers and router != ELSEWHERE]
-    fact = plan.to_dict()
-    fact["terms"] = {
+    seats = {router: tuple(servers) for router, servers in fleet.seats.items() if servers and router != ELSEWHERE}
+    terms = Terms(
         **run,
-        "lease_s": lease_s(settings),
-        "lead": arguments["lead"],
-        "hosts": arguments["hosts"],
-        "routers": routers,
-        "waves": len(plan.waves),
-        "settings": {**vars(settings), "router_timeout_s": settings.router_timeout_s},
-        "thresholds": arguments["thresholds"],
-        "golden": arguments["golden"],
-        "hooks": arguments["hooks"],
-    }
-    fact["moves"] = {host: [] for host in arguments["hosts"]}
-    for wave in fact["waves"]:
-        for move in wave["moves"]:
-            # Of a spare nothing is to be remembered: what is found of it says all.
-            if move["kind"] == REPLACE:
-                fact["moves"][move["host"]].append(move)
-        wave.update(parts(wave, fleet, routers))
-        audience = [*wave["on"], *routers, fact["terms"]["lead"], *(wave["watch"] if wave["watch_s"] else [])]
-        wave["audience"] = list(dict.fromkeys(audience))
-    for wave, after in zip(fact["waves"], fact["waves"][1:], strict=False):
-        # What the lead looks at the clock with before everybody goes on.
-        wave["next"] = {"number": after["number"], "seconds": after["seconds"], "hosts": after["hosts"]}
-    fact["waves_of"] = {}
-    for index, wave in enumerate(fact["waves"]):
-        for name in wave["audience"]:
-            fact["waves_of"].setdefault(name, []).append(index)
-    return fact
-
-
-def parts(wave: dict[str, Any], fleet: Fleet, routers: list[str]) -> dict[str, Any]:
-    """Who does what in a wave: hosts replace (``on``) and watch, routers move what is ``touched`` (``routed``)."""
-    members: dict[str, list[dict[str, Any]]] = {}
-    for move in wave["moves"]:
-        members.setdefault(move["host"], []).append({key: move[key] for key in MOVE_KEYS})
-    touched = [move["id"] for move in wave["moves"] if move["drain"] or move["admit"]]
-    watching: dict[str, list[dict[str, Any]]] = {}
-    for item in [*wave["moves"], *wave["peers"]]:
-        watching.setdefault(item["host"], []).append({key: item[key] for key in ("id", "url", "served_name")})
-    return {
-        "on": members,
-        "touched": touched,
-        "retired": [move["id"] for move in wave["moves"] if move["kind"] == RETIRE],
-        "routed": {router: [name for name in touched if name in fleet.seats[router]] for router in routers},
-        "watch": watching,
-        "hook_replicas": [HookReplica.of(move["host"], move).to_dict() for move in wave["moves"]],
-    }
+        lease_s=lease_s(settings),
+        lead=arguments["lead"],
+        hosts=tuple(arguments["hosts"]),
+        routers=tuple(seats),
+        waves=len(plan.waves),
+        settings=settings,
+        thresholds=Thresholds.from_dict(arguments["thresholds"]),
+        golden=tuple(arguments["golden"]),
+        hooks={kind: tuple(names) for kind, names in arguments["hooks"].items()},
+    )
+    return RollOrder.of(plan, seats, terms)

@@ -10,6 +10,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.action.roll_plan import named, reported, wanted
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_plan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.moves import REPLACE
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.orders import RollOrder, WaveOrder
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import out_of_rotation, read_fleet
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.state import Fleet, RollError
 
@@ -32,21 +33,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             }
         )
         hostvars = (task_vars or {})["hostvars"]
-        roll, terms = arguments["roll"], arguments["roll"]["terms"]
-        reports = {name: reported(hostvars, name, arguments["reports"]) for name in terms["hosts"]}
-        routers = {name: reported(hostvars, name, arguments["reports"]) for name in terms["routers"]}
         try:
-            elsewhere = named(arguments["drained_elsewhere"]) if terms["hooks"]["is_drained"] else None
+            roll = RollOrder.from_dict(arguments["roll"])
+            reports = {name: reported(hostvars, name, arguments["reports"]) for name in roll.terms.hosts}
+            routers = {name: reported(hostvars, name, arguments["reports"]) for name in roll.terms.routers}
+            elsewhere = named(arguments["drained_elsewhere"]) if roll.terms.hooks["is_drained"] else None
             planned = {"hosts": run_plan.current().hosts(reports)}
         except (RollError, run_plan.RunPlanError) as error:
             return {"failed": True, "changed": False, "msg": str(error)}
         fleet = read_fleet(
-            wanted(planned, reports, terms["verb"]),
+            wanted(planned, reports, roll.terms.verb),
             {name: None if answer is None else answer["replicas"] for name, answer in reports.items()},
             {name: None if answer is None else answer["servers"] for name, answer in routers.items()},
             elsewhere,
         )
-        told_by = hostvars[terms["lead"]].get("ansible_facts", {})
+        told_by = hostvars[roll.terms.lead].get("ansible_facts", {})
         out = out_of_rotation(fleet)
         light = light_weights(fleet, roll)
         lines, failed = report_lines(
@@ -63,9 +64,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         return {"changed": False, "msg": lines, "stopped": failed, "finished": finished(roll, fleet, {**light, **out})}
 
 
-def light_weights(fleet: Fleet, roll: dict[str, Any]) -> dict[str, str]:
+def light_weights(fleet: Fleet, roll: RollOrder) -> dict[str, str]:
     """Replicas that the roll gave less than others and that have it still, with the router that gives it."""
-    wanted_now = {name: value for wave in roll["waves"] for name, value in wave["weights_after"].items()}
+    wanted_now = {name: value for wave in roll.waves for name, value in wave.weights_after.items()}
     return {
         target.id: ", ".join(f"{seat.weight}% of its weight at {router}" for router, seat in light)
         for target in fleet.targets
@@ -79,24 +80,24 @@ def light_weights(fleet: Fleet, roll: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def finished(roll: dict[str, Any], fleet: Fleet, out: dict[str, str]) -> dict[str, list[str]]:
+def finished(roll: RollOrder, fleet: Fleet, out: dict[str, str]) -> dict[str, list[str]]:
     """Replicas of each host about which nothing is to be remembered: they serve, or a person took them out."""
-    names: dict[str, list[str]] = {host: [] for host in roll["terms"]["hosts"]}
+    names: dict[str, list[str]] = {host: [] for host in roll.terms.hosts}
     for target in fleet.targets:
-        if target.host in names and (target.id not in out or target.id in roll["out"]):
+        if target.host in names and (target.id not in out or target.id in roll.out):
             names[target.host].append(target.name)
     for spare in fleet.spares:
         names.setdefault(spare.host, []).append(spare.name)
     return names
 
 
-def replaced(waves: list[dict[str, Any]]) -> list[str]:
+def replaced(waves: Sequence[WaveOrder]) -> list[str]:
     """Replicas that waves bring to another release; spares come and go beside them."""
-    return [move["id"] for wave in waves for move in wave["moves"] if move["kind"] == REPLACE]
+    return [move.id for wave in waves for move in wave.moves if move.kind == REPLACE]
 
 
 def report_lines(
-    roll: dict[str, Any],
+    roll: RollOrder,
     done: int,
     why: str,
     out: dict[str, str],
@@ -107,7 +108,7 @@ def report_lines(
     """The report's lines, and whether the roll failed.
 
     Args:
-        roll: the roll's plan.
+        roll: the roll.
         done: how many waves were finished.
         why: what the wave after them stopped for.
         out: replicas out of rotation now, with the reason.
@@ -115,14 +116,14 @@ def report_lines(
         light: replicas that still get less than others, with the reason.
         standing: spares that run now.
     """
-    waves = roll["waves"]
-    verb = roll["terms"]["verb"].capitalize()
+    waves = roll.waves
+    verb = roll.terms.verb.capitalize()
     stopped = done < len(waves)
     moved = len(replaced(waves[:done]))
     total = len(replaced(waves))
     if stopped:
         at = waves[done]
-        names = ", ".join(move["id"] for move in at["moves"])
+        names = ", ".join(move.id for move in at.moves)
         lines = [
             f"{verb} stopped at wave {done + 1} of {len(waves)} ({names}); {moved} of {total} replicas are rolled."
         ]
@@ -131,7 +132,7 @@ def report_lines(
         lines += [f"  untouched: {', '.join(after)}"] if after else []
     else:
         lines = [f"{verb} is done: {moved} of {total} replicas rolled in {len(waves)} waves."]
-    expected = set(roll["out"])
+    expected = set(roll.out)
     lines += [f"  out of rotation: {name}: {why}" for name, why in sorted(out.items())]
     lines += [f"  gets too little: {name}: {why}" for name, why in sorted(light.items())]
     lines += [f"  does not answer: {name}" for name in silent]

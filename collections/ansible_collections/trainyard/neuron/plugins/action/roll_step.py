@@ -15,7 +15,8 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.trainyard.neuron.plugins.module_utils.capacity import block_end
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times, follow, run_lock
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll import steps
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.canary import Thresholds
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.orders import Terms, WaveOrder
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.state import RollError
 
 Part = tuple[str, dict[str, Any]]
 """A module of this collection and its arguments."""
@@ -47,19 +48,24 @@ class ActionModule(run_lock.Fenced, run_lock.Locking):
         )
         variables = task_vars or {}
         here = variables["inventory_hostname"]
-        step, wave, terms = arguments["step"], arguments["wave"], arguments["terms"]
+        step = arguments["step"]
         kind = STEPS[step]
+        try:
+            wave = WaveOrder.from_dict(arguments["wave"]) if arguments["wave"] else None
+            terms = Terms.from_dict(arguments["terms"])
+        except RollError as error:
+            return {"failed": True, "changed": False, "msg": str(error)}
         if step == "hold":
             return {"changed": False, "answer": self._hold(variables)}
         outcome = decide(step, wave, terms, variables["hostvars"])
         if not kind.takes_back and (lost := run_lock.current().lost()):
             outcome = steps.Outcome([*outcome.problems, *lost], outcome.ready, outcome.seen)
         if outcome.problems and kind.stops:
-            head = f"Wave {wave['number']} of {terms['waves']} stops here: " if wave else ""
+            head = f"Wave {wave.number} of {terms.waves} stops here: " if wave else ""
             return {"failed": True, "changed": False, "msg": head + "; ".join(outcome.problems)}
         result: dict[str, Any] = {"changed": False, "msg": [*outcome.seen, *outcome.problems]}
-        result["ansible_facts"] = facts(step, wave, outcome, arguments["why"], terms["run"])
-        if here == terms["lead"] and "trainyard_roll_done" in result["ansible_facts"]:
+        result["ansible_facts"] = facts(step, wave, outcome, arguments["why"], terms.run)
+        if wave and here == terms.lead and "trainyard_roll_done" in result["ansible_facts"]:
             late = too_late(wave, variables["hostvars"])
             if late:
                 # One host looks at the clock for all of them: two that look at two moments may see two things.
@@ -67,12 +73,12 @@ class ActionModule(run_lock.Fenced, run_lock.Locking):
         if step == "hooked":
             result["ansible_facts"][f"trainyard_hook_{arguments['hook']}"] = mark(wave, terms)
         # One host speaks for all of them, or every line would come from each.
-        if here == terms["lead"]:
+        if here == terms.lead:
             for line in result["msg"]:
                 self._display.display(f"  {line}")
-        part = kind.part(here, wave, terms, outcome.ready) if kind.part else None
-        if part:
-            result["answer"] = {**self._answer(part, variables), "wave": wave["number"]}
+        part = kind.part(here, wave, terms, outcome.ready) if kind.part and wave else None
+        if part and wave:
+            result["answer"] = {**self._answer(part, variables), "wave": wave.number}
             result["changed"] = bool(result["answer"].get("changed"))
         return result
 
@@ -108,118 +114,118 @@ class ActionModule(run_lock.Fenced, run_lock.Locking):
             return {"unreachable": True, "msg": str(error)}
 
 
-def mark(wave: dict[str, Any], terms: dict[str, Any]) -> str:
+def mark(wave: WaveOrder | None, terms: Terms) -> str:
     """What tells this run of the hooks from those of earlier waves and rolls."""
-    return f"{terms['run']}/{wave.get('number', 0)}"
+    return f"{terms.run}/{wave.number if wave else 0}"
 
 
-def hook_problems(step: str, wave: dict[str, Any], terms: dict[str, Any], hostvars: Any) -> list[str]:
+def hook_problems(step: str, wave: WaveOrder | None, terms: Terms, hostvars: Any) -> list[str]:
     """Says it where hooks that belong before a step did not come to their end."""
     hook = STEPS[step].hook
-    if not terms["hooks"].get(hook):
+    if not terms.hooks.get(hook):
         return []
-    told = hostvars[terms["lead"]].get("ansible_facts", {}).get(f"trainyard_hook_{hook}")
+    told = hostvars[terms.lead].get("ansible_facts", {}).get(f"trainyard_hook_{hook}")
     if told == mark(wave, terms):
         return []
-    return [f"the hooks `{hook}` ({', '.join(terms['hooks'][hook])}) failed; their message stands above"]
+    return [f"the hooks `{hook}` ({', '.join(terms.hooks[hook])}) failed; their message stands above"]
 
 
-def decide(step: str, wave: dict[str, Any], terms: dict[str, Any], hostvars: Any) -> steps.Outcome:
+def decide(step: str, wave: WaveOrder | None, terms: Terms, hostvars: Any) -> steps.Outcome:
     """What the answers to the step before come to."""
     found = _decided(step, wave, terms, hostvars)
     more = hook_problems(step, wave, terms, hostvars)
     return steps.Outcome([*found.problems, *more], found.ready, found.seen) if more else found
 
 
-def _decided(step: str, wave: dict[str, Any], terms: dict[str, Any], hostvars: Any) -> steps.Outcome:
+def _decided(step: str, wave: WaveOrder | None, terms: Terms, hostvars: Any) -> steps.Outcome:
     before = STEPS[step].after
+    if before == LOCK:
+        return steps.locked({name: _registered(LOCK, name, hostvars) for name in terms.hosts})
     judged = JUDGED.get(before)
-    if judged is None:
+    if judged is None or wave is None:
         return steps.Outcome([], [], [])
     return judged.judge(wave, answers(before, wave, terms, hostvars), terms)
 
 
-def answers(step: str, wave: dict[str, Any], terms: dict[str, Any], hostvars: Any) -> dict[str, Any]:
+def _registered(step: str, name: str, hostvars: Any) -> Any:
+    return hostvars[name].get(REGISTER.format(step)) if name in hostvars else None
+
+
+def answers(step: str, wave: WaveOrder, terms: Terms, hostvars: Any) -> dict[str, Any]:
     """What each host that had a part in a step of this wave answered; None where nothing is there."""
     found: dict[str, Any] = {}
     for name in JUDGED[step].asked(wave, terms):
-        registered = hostvars[name].get(REGISTER.format(step)) if name in hostvars else None
-        if step == LOCK:
-            found[name] = registered
-            continue
-        answer = (registered or {}).get("answer")
+        answer = (_registered(step, name, hostvars) or {}).get("answer")
         # What is left of an earlier wave answers nothing about this one.
-        found[name] = answer if answer and answer.get("wave") == wave["number"] else None
+        found[name] = answer if answer and answer.get("wave") == wave.number else None
     return found
 
 
-def facts(step: str, wave: dict[str, Any], outcome: steps.Outcome, why: str, run: str = "") -> dict[str, Any]:
+def facts(step: str, wave: WaveOrder | None, outcome: steps.Outcome, why: str, run: str = "") -> dict[str, Any]:
     """What the playbook and the report look up: gated replicas, the last finished wave, why a wave stopped."""
     found: dict[str, Any] = {}
     if step in ("admit", "return"):
         found["trainyard_roll_ready"] = outcome.ready
     if step == "begin":
         found["trainyard_roll_begun"] = run
-    if step == "done" or (step == "watch" and not wave["watch_s"]):
-        found["trainyard_roll_done"] = wave["number"]
+    if wave and (step == "done" or (step == "watch" and not wave.watch_s)):
+        found["trainyard_roll_done"] = wave.number
     if step in ("return", "refused"):
         found["trainyard_roll_stopped"] = {"why": why, "problems": outcome.problems}
     return found
 
 
-def too_late(wave: dict[str, Any], hostvars: Any) -> str:
+def too_late(wave: WaveOrder, hostvars: Any) -> str:
     """Why the next wave may not begin: its hosts leave with their capacity block before it would be over."""
-    after = wave.get("next")
+    after = wave.next
     if not after:
         return ""
     try:
-        end = block_times.first_end(hostvars, after["hosts"])
+        end = block_times.first_end(hostvars, after.hosts)
     except block_times.EndError as error:
         return str(error)
-    what = f"wave {after['number']}"
-    return (block_end.too_late(what, after["seconds"], block_times.now_utc(), end) or "") if end else ""
+    return (block_end.too_late(f"wave {after.number}", after.seconds, block_times.now_utc(), end) or "") if end else ""
 
 
-def _drain(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
+def _drain(here: str, wave: WaveOrder, terms: Terms, ready: list[str]) -> Part | None:
     del ready
-    servers = wave["routed"].get(here)
-    timeout_s = terms["settings"]["router_timeout_s"]
+    servers = list(wave.routed.get(here, ()))
+    timeout_s = terms.settings.router_timeout_s
     return ("router_server", {"state": "drain", "servers": servers, "timeout_s": timeout_s}) if servers else None
 
 
-def _replace(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
+def _replace(here: str, wave: WaveOrder, terms: Terms, ready: list[str]) -> Part | None:
     del ready
     limits = ("drain_deadline_s", "drain_policy", "start_timeout_s", "stop_timeout_s")
-    arguments = {"replicas": wave["on"].get(here)}
-    arguments |= {name: terms["settings"][name] for name in limits}
+    arguments = {"replicas": wave.on(here), **{name: getattr(terms.settings, name) for name in limits}}
     return ("replica_release", arguments) if arguments["replicas"] else None
 
 
-def _restore(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
+def _restore(here: str, wave: WaveOrder, terms: Terms, ready: list[str]) -> Part | None:
     part = _replace(here, wave, terms, ready)
     return (part[0], {**part[1], "state": "restored"}) if part else None
 
 
-def _admit(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
+def _admit(here: str, wave: WaveOrder, terms: Terms, ready: list[str]) -> Part | None:
     del terms
-    retired = [name for name in wave["routed"].get(here, []) if name in wave["retired"]]
+    retired = [name for name in wave.routed.get(here, ()) if name in wave.retired()]
     if retired:
         return "router_server", {"state": "maint", "servers": retired, "timeout_s": ADMIT_TIMEOUT_S}
-    return _ready(here, wave, ready, wave["weights"])
+    return _ready(here, wave, ready, wave.weights)
 
 
-def _return(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
+def _return(here: str, wave: WaveOrder, terms: Terms, ready: list[str]) -> Part | None:
     del terms
-    return _ready(here, wave, ready, wave["weights_after"])
+    return _ready(here, wave, ready, wave.weights_after)
 
 
-def _done(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
+def _done(here: str, wave: WaveOrder, terms: Terms, ready: list[str]) -> Part | None:
     del terms, ready
-    return _ready(here, wave, list(wave["weights_after"]), wave["weights_after"])
+    return _ready(here, wave, list(wave.weights_after), wave.weights_after)
 
 
-def _ready(here: str, wave: dict[str, Any], names: list[str], weights: dict[str, int]) -> Part | None:
-    servers = [name for name in wave["routed"].get(here, []) if name in names]
+def _ready(here: str, wave: WaveOrder, names: list[str], weights: Mapping[str, int]) -> Part | None:
+    servers = [name for name in wave.routed.get(here, ()) if name in names]
     arguments = {
         "state": "ready",
         "servers": servers,
@@ -229,17 +235,15 @@ def _ready(here: str, wave: dict[str, Any], names: list[str], weights: dict[str,
     return ("router_server", arguments) if servers else None
 
 
-def _watch(here: str, wave: dict[str, Any], terms: dict[str, Any], ready: list[str]) -> Part | None:
+def _watch(here: str, wave: WaveOrder, terms: Terms, ready: list[str]) -> Part | None:
     del ready
-    if not wave["watch_s"] or (here not in wave["watch"] and here not in terms["routers"]):
+    if not wave.watch_s or (here not in wave.watching() and here not in terms.routers):
         return None
-    arguments = {"replicas": wave["watch"].get(here, []), "seconds": wave["watch_s"], "golden": terms["golden"]}
+    arguments = {"replicas": wave.watched_on(here), "seconds": wave.watch_s, "golden": list(terms.golden)}
     return "roll_watch", arguments
 
 
 Answers = dict[str, Any]
-Terms = dict[str, Any]
-Wave = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -251,8 +255,8 @@ class Judged:
         judge: whether everybody goes on.
     """
 
-    asked: Callable[[Wave, Terms], list[str]]
-    judge: Callable[[Wave, Answers, Terms], steps.Outcome]
+    asked: Callable[[WaveOrder, Terms], list[str]]
+    judge: Callable[[WaveOrder, Answers, Terms], steps.Outcome]
 
 
 @dataclass(frozen=True)
@@ -267,43 +271,37 @@ class Step:
         takes_back: it is taken where the lock is still this run's, though it was lost elsewhere.
     """
 
-    part: Callable[[str, Wave, Terms, list[str]], Part | None] | None = None
+    part: Callable[[str, WaveOrder, Terms, list[str]], Part | None] | None = None
     after: str = ""
     hook: str = ""
     stops: bool = True
     takes_back: bool = False
 
 
-def _routers(wave: Wave, terms: Terms) -> list[str]:
+def _routers(wave: WaveOrder, terms: Terms) -> list[str]:
     del terms
-    return [router for router, names in wave["routed"].items() if names]
+    return [router for router, names in wave.routed.items() if names]
 
 
-def _replacing(wave: Wave, terms: Terms) -> list[str]:
+def _replacing(wave: WaveOrder, terms: Terms) -> list[str]:
     del terms
-    return list(wave["on"])
+    return wave.hosts()
 
 
-def _admitting(wave: Wave, terms: Terms) -> list[str]:
-    return _routers(wave, terms) if wave["retired"] or any(move["admit"] for move in wave["moves"]) else []
+def _admitting(wave: WaveOrder, terms: Terms) -> list[str]:
+    return _routers(wave, terms) if wave.retired() or any(move.admit for move in wave.moves) else []
 
 
-def _watching(wave: Wave, terms: Terms) -> list[str]:
-    return list(dict.fromkeys([*wave["watch"], *terms["routers"]]))
+def _watching(wave: WaveOrder, terms: Terms) -> list[str]:
+    return list(dict.fromkeys([*wave.watching(), *terms.routers]))
 
 
 #: Whose answers to what are judged, and how.
 JUDGED = {
-    LOCK: Judged(lambda _wave, terms: list(terms["hosts"]), lambda _wave, found, _terms: steps.locked(found)),
-    "drain": Judged(_routers, lambda wave, found, terms: steps.drained(wave, found, terms["settings"]["drain_policy"])),
+    "drain": Judged(_routers, lambda wave, found, terms: steps.drained(wave, found, terms.settings.drain_policy)),
     "replace": Judged(_replacing, lambda wave, found, _terms: steps.replaced(wave, found)),
     "admit": Judged(_admitting, lambda wave, found, _terms: steps.readmitted(wave, found)),
-    "watch": Judged(
-        _watching,
-        lambda wave, found, terms: steps.watched(
-            wave, found, terms["routers"], Thresholds.from_dict(terms["thresholds"])
-        ),
-    ),
+    "watch": Judged(_watching, lambda wave, found, terms: steps.watched(wave, found, terms.routers, terms.thresholds)),
     "restore": Judged(_replacing, lambda wave, found, _terms: steps.restored(wave, found)),
 }
 

@@ -67,19 +67,6 @@ class RollPlan:
         text += ["  left out  {0}: {1}".format(name, why) for name, why in sorted(self.out.items())]
         return text
 
-    def to_dict(self) -> Dict[str, Any]:
-        """JSON-ready form, which the playbook walks through."""
-        return {
-            "version": 1,
-            "seconds": round(self.seconds, 1),
-            "waves": [_wave_dict(wave) for wave in self.waves],
-            "unchanged": list(self.unchanged),
-            "out": dict(self.out),
-            "planned": dict(self.planned),
-            "floor": dict(self.floor),
-            "lines": self.lines(),
-        }
-
 
 def plan_roll(
     fleet: Fleet,
@@ -386,54 +373,6 @@ def _line(plan: RollPlan, wave: Wave, move: Move) -> str:
         wave.left.get(model, 0),
         plan.planned[model],
     )
-
-
-def _wave_dict(wave: Wave) -> Dict[str, Any]:
-    return {
-        "number": wave.number,
-        "batch": wave.batch,
-        "canary": wave.canary,
-        "left": dict(wave.left),
-        "watch_s": wave.watch_s,
-        "weights": dict(wave.weights),
-        "weights_after": dict(wave.weights_after),
-        "seconds": round(wave.seconds, 1),
-        "hosts": sorted({move.target.host for move in wave.moves}),
-        "moves": [_move_dict(move) for move in wave.moves],
-        "peers": [
-            {
-                "id": peer.target.id,
-                "host": peer.target.host,
-                "url": peer.target.url,
-                "served_name": peer.target.served_name,
-                "weights": peer.weights,
-            }
-            for peer in wave.peers
-        ],
-    }
-
-
-def _move_dict(move: Move) -> Dict[str, Any]:
-    target = move.target
-    return {
-        "id": target.id,
-        "name": target.name,
-        "host": target.host,
-        "unit": target.unit,
-        "url": target.url,
-        "address": target.address,
-        "port": target.port,
-        "served_name": target.served_name,
-        "was": move.was,
-        "release": target.release,
-        "kind": move.kind,
-        "reason": move.reason,
-        "drain": move.drain,
-        "restart": move.restart,
-        "admit": move.admit,
-        "load_s": round(move.load_s, 1),
-        "weights": target.weights,
-    }
 
 
 def read_fleet(

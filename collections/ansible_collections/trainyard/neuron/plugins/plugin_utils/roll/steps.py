@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.metrics import Reading
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.canary import Thresholds, Verdict, Watched, compare
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.orders import MoveOrder, PeerOrder, WaveOrder
 
 Answer = Optional[Mapping[str, Any]]
 
@@ -52,11 +53,11 @@ def locked(answers: Mapping[str, Answer]) -> Outcome:
     return Outcome(problems, [], [])
 
 
-def drained(wave: Mapping[str, Any], answers: Mapping[str, Answer], policy: str) -> Outcome:
+def drained(wave: WaveOrder, answers: Mapping[str, Answer], policy: str) -> Outcome:
     """After the drain: every router sends nothing new, and what was under way has ended (or may be cut off).
 
     Args:
-        wave: the wave of the plan.
+        wave: the wave.
         answers: by router that serves a replica of this wave, the result of its drain.
         policy: what is done about requests that did not end.
     """
@@ -69,47 +70,47 @@ def drained(wave: Mapping[str, Any], answers: Mapping[str, Answer], policy: str)
             if answer.get("left") and policy == "abort":
                 continue
             problems.append("{0}: {1}".format(router, str(answer.get("msg", "no reason given")).strip()))
-    left = ", ".join(move["id"] for move in wave["moves"] if move["drain"])
+    left = ", ".join(move.id for move in wave.moves if move.drain)
     return Outcome(problems, [], ["drained: " + left] if left and not problems else [])
 
 
-def replaced(wave: Mapping[str, Any], answers: Mapping[str, Answer]) -> Outcome:
+def replaced(wave: WaveOrder, answers: Mapping[str, Answer]) -> Outcome:
     """After the replacement: every replica of the wave runs its release behind a passed gate."""
     problems, ready, seen = [], [], []
-    for move in wave["moves"]:
-        row, why = _row(move, answers.get(move["host"]))
+    for move in wave.moves:
+        row, why = _row(move, answers.get(move.host))
         if row is None:
-            problems.append("{0}: {1}".format(move["id"], why))
-        elif not move["release"] and not row.get("error"):
-            seen.append("{0}: stopped, its cores are free{1}".format(move["id"], _times(row)))
-        elif row.get("error") or not row.get("gated") or row.get("release") != move["release"]:
-            problems.append("{0}: {1}".format(move["id"], row.get("error") or "it did not pass its gate"))
+            problems.append("{0}: {1}".format(move.id, why))
+        elif not move.release and not row.get("error"):
+            seen.append("{0}: stopped, its cores are free{1}".format(move.id, _times(row)))
+        elif row.get("error") or not row.get("gated") or row.get("release") != move.release:
+            problems.append("{0}: {1}".format(move.id, row.get("error") or "it did not pass its gate"))
         else:
-            seen.append("{0}: gated on {1}{2}".format(move["id"], row["release"], _times(row)))
-            if move["admit"]:
-                ready.append(move["id"])
+            seen.append("{0}: gated on {1}{2}".format(move.id, row["release"], _times(row)))
+            if move.admit:
+                ready.append(move.id)
     return Outcome(problems, ready, seen)
 
 
-def restored(wave: Mapping[str, Any], answers: Mapping[str, Answer]) -> Outcome:
+def restored(wave: WaveOrder, answers: Mapping[str, Answer]) -> Outcome:
     """After the way back: only what is gated on its former release may be readmitted; the rest is named."""
     problems, ready, seen = [], [], []
-    for move in wave["moves"]:
-        row, why = _row(move, answers.get(move["host"]))
+    for move in wave.moves:
+        row, why = _row(move, answers.get(move.host))
         if row is None:
-            problems.append("{0}: {1}".format(move["id"], why))
-        elif row.get("gated") and row.get("release") == move["was"] and move["was"]:
-            seen.append("{0}: back on {1}{2}".format(move["id"], move["was"], _times(row)))
-            if move["admit"]:
-                ready.append(move["id"])
-        elif not move["was"] and not row.get("error"):
-            seen.append("{0}: stopped; it had no release before".format(move["id"]))
+            problems.append("{0}: {1}".format(move.id, why))
+        elif row.get("gated") and row.get("release") == move.was and move.was:
+            seen.append("{0}: back on {1}{2}".format(move.id, move.was, _times(row)))
+            if move.admit:
+                ready.append(move.id)
+        elif not move.was and not row.get("error"):
+            seen.append("{0}: stopped; it had no release before".format(move.id))
         else:
-            problems.append("{0}: {1}".format(move["id"], row.get("error") or "it did not pass its gate"))
+            problems.append("{0}: {1}".format(move.id, row.get("error") or "it did not pass its gate"))
     return Outcome(problems, ready, seen)
 
 
-def readmitted(wave: Mapping[str, Any], answers: Mapping[str, Answer]) -> Outcome:
+def readmitted(wave: WaveOrder, answers: Mapping[str, Answer]) -> Outcome:
     """After readmission: every router has taken them."""
     problems = []
     for router, answer in sorted(answers.items()):
@@ -118,41 +119,39 @@ def readmitted(wave: Mapping[str, Any], answers: Mapping[str, Answer]) -> Outcom
             problems.append(why)
         elif answer and not answer.get("arrived"):
             problems.append("{0}: {1}".format(router, str(answer.get("msg", "no reason given")).strip()))
-    back = ", ".join(move["id"] for move in wave["moves"] if move["admit"])
+    back = ", ".join(move.id for move in wave.moves if move.admit)
     return Outcome(problems, [], ["in rotation: " + back] if back and not problems else [])
 
 
-def watched(
-    wave: Mapping[str, Any], answers: Mapping[str, Answer], routers: Sequence[str], thresholds: Thresholds
-) -> Outcome:
+def watched(wave: WaveOrder, answers: Mapping[str, Answer], routers: Sequence[str], thresholds: Thresholds) -> Outcome:
     """After the soak: each replica of the wave against its peers over the same time.
 
     Args:
-        wave: the wave of the plan.
+        wave: the wave.
         answers: by host and router, the result of ``roll_watch``.
         routers: which of these are routers.
         thresholds: how much worse is too much.
     """
     problems, seen = [], []
-    for move in wave["moves"]:
-        if not move["admit"]:
+    for move in wave.moves:
+        if not move.admit:
             continue
-        mine = _watched(move["id"], move["host"], answers, routers)
+        mine = _watched(move.id, move.host, answers, routers)
         if mine is None:
-            problems.append("{0}: it does not answer any more".format(move["id"]))
+            problems.append("{0}: it does not answer any more".format(move.id))
             continue
-        verdict = judge(move, mine, wave["peers"], answers, routers, thresholds)
-        problems += ["{0} is worse than its peers: {1}".format(move["id"], text) for text in verdict.worse]
+        verdict = judge(move, mine, wave.peers, answers, routers, thresholds)
+        problems += ["{0} is worse than its peers: {1}".format(move.id, text) for text in verdict.worse]
         # What could not be compared is worth a line for the canary; later ones are watched too shortly to say more.
-        lines = verdict.seen + (verdict.notes if wave.get("canary") else ())
-        seen += ["{0}: {1}".format(move["id"], text) for text in lines]
+        lines = verdict.seen + (verdict.notes if wave.canary else ())
+        seen += ["{0}: {1}".format(move.id, text) for text in lines]
     return Outcome(problems, [], seen)
 
 
 def judge(
-    move: Mapping[str, Any],
+    move: MoveOrder,
     mine: Watched,
-    peers: Sequence[Mapping[str, Any]],
+    peers: Sequence[PeerOrder],
     answers: Mapping[str, Answer],
     routers: Sequence[str],
     thresholds: Thresholds,
@@ -160,12 +159,12 @@ def judge(
     """One replica against those peers of its model that answered; golden completions only for equal weights."""
     others = []
     for peer in peers:
-        if peer["served_name"] != move["served_name"]:
+        if peer.served_name != move.served_name:
             continue
-        theirs = _watched(peer["id"], peer["host"], answers, routers)
+        theirs = _watched(peer.id, peer.host, answers, routers)
         if theirs is None:
             continue
-        same = peer["weights"] == move["weights"]
+        same = peer.weights == move.weights
         others.append(theirs if same else Watched(theirs.reading, theirs.requests, theirs.errors, {}))
     same_weights = not others or any(other.golden for other in others)
     return compare(mine, others, thresholds, same_weights)
@@ -185,12 +184,12 @@ def _watched(name: str, host: str, answers: Mapping[str, Answer], routers: Seque
     )
 
 
-def _row(move: Mapping[str, Any], answer: Answer) -> "tuple[Optional[Mapping[str, Any]], str]":
-    why = silent(str(move["host"]), answer)
+def _row(move: MoveOrder, answer: Answer) -> "tuple[Optional[Mapping[str, Any]], str]":
+    why = silent(move.host, answer)
     if why or answer is None:
         return None, why
     for row in answer.get("replicas") or ():
-        if row.get("id") == move["id"]:
+        if row.get("id") == move.id:
             return row, ""
     return None, _first_line(answer.get("msg"))
 

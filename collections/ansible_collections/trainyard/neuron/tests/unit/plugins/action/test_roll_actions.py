@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.action.roll_plan import (
-    as_fact,
     elsewhere,
     files,
     identity,
     lease_s,
     named,
+    ordered,
     overview,
     reported,
     wanted,
@@ -22,6 +22,7 @@ from ansible_collections.trainyard.neuron.plugins.action.roll_plan import (
 from ansible_collections.trainyard.neuron.plugins.action.roll_report import finished, light_weights, report_lines
 from ansible_collections.trainyard.neuron.plugins.action.roll_step import (
     JUDGED,
+    LOCK,
     STEPS,
     answers,
     decide,
@@ -29,6 +30,7 @@ from ansible_collections.trainyard.neuron.plugins.action.roll_step import (
     mark,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import HOOK_KINDS
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.orders import RollOrder, Terms, WaveOrder
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import (
     out_of_rotation,
     plan_roll,
@@ -44,28 +46,29 @@ def roll(
     settings: Settings | None = None,
     routers: tuple[str, ...] = ("r1", "r2"),
     hooks: dict[str, Any] | None = None,
-) -> tuple[dict[str, Any], Fleet]:
+) -> tuple[RollOrder, Fleet]:
     return planned(SHAPE, settings or Settings(), routers, hooks, golden=("Hello",))
 
 
 def test_each_wave_says_what_every_host_and_router_has_to_do() -> None:
     fact, _ = roll()
-    first = fact["waves"][0]
-    assert first["on"] == {
-        "h1": [{"id": "h1:m-0", "name": "m-0", "url": "http://h1:8000", "release": "new", "was": "old"}]
-    }
-    assert first["routed"] == {"r1": ["h1:m-0"], "r2": ["h1:m-0"]}
-    assert set(first["watch"]) == {"h1", "h2"}
-    assert set(first["audience"]) == {"h1", "h2", "r1", "r2"}
-    assert [move["name"] for move in fact["moves"]["h2"]] == ["m-0", "m-1"]
-    assert fact["terms"]["lead"] == "h1"
-    assert all("h1" in wave["audience"] for wave in fact["waves"])
-    assert fact["terms"]["settings"]["router_timeout_s"] == 900
+    first = fact.waves[0]
+    assert first.hosts() == ["h1"]
+    assert first.on("h1") == [{"id": "h1:m-0", "name": "m-0", "url": "http://h1:8000", "release": "new", "was": "old"}]
+    assert first.routed == {"r1": ("h1:m-0",), "r2": ("h1:m-0",)}
+    assert set(first.watching()) == {"h1", "h2"}
+    assert set(first.audience) == {"h1", "h2", "r1", "r2"}
+    told = fact.to_dict()
+    assert [move["name"] for move in told["moves"]["h2"]] == ["m-0", "m-1"]
+    assert told["waves_of"]["h1"] == [0, 1, 2, 3]
+    assert fact.terms.lead == "h1"
+    assert all("h1" in wave.audience for wave in fact.waves)
+    assert fact.terms.settings.router_timeout_s == 900
 
 
 def test_without_a_watch_only_those_who_act_take_part() -> None:
     fact, _ = roll(Settings(canary_s=0, soak_s=0), routers=("r1",))
-    assert [wave["audience"] for wave in fact["waves"]] == [["h1", "r1"]] * 2 + [["h2", "r1", "h1"]] * 2
+    assert [wave.audience for wave in fact.waves] == [("h1", "r1")] * 2 + [("h2", "r1", "h1")] * 2
 
 
 def test_a_rollback_wants_the_previous_release_and_leaves_out_what_has_none() -> None:
@@ -126,7 +129,7 @@ def answered(number: int, **answer: Any) -> dict[str, Any]:
 
 def test_only_those_who_had_a_part_are_asked_and_only_about_this_wave() -> None:
     fact, _ = roll()
-    wave, terms = fact["waves"][0], fact["terms"]
+    wave, terms = fact.waves[0], fact.terms
     hostvars = {
         "h1": {"__rolling_redeploy_replace": answered(1, replicas=[])},
         "r1": {"__rolling_redeploy_drain": answered(1, arrived=True)},
@@ -138,15 +141,15 @@ def test_only_those_who_had_a_part_are_asked_and_only_about_this_wave() -> None:
 
 
 def test_a_roll_begins_only_with_the_lock_of_every_host() -> None:
-    terms = roll()[0]["terms"]
-    assert decide("begin", {}, terms, {"h1": {"__rolling_redeploy_lock": {"changed": True}}, "h2": {}}).problems == [
+    terms = roll()[0].terms
+    assert decide("begin", None, terms, {"h1": {"__rolling_redeploy_lock": {"changed": True}}, "h2": {}}).problems == [
         "h2 gave no answer"
     ]
 
 
 def test_each_step_gives_work_to_those_who_have_a_part_and_to_nobody_else() -> None:
     fact, _ = roll()
-    wave, terms = fact["waves"][0], fact["terms"]
+    wave, terms = fact.waves[0], fact.terms
     assert part("drain")("r1", wave, terms, []) == (
         "router_server",
         {"state": "drain", "servers": ["h1:m-0"], "timeout_s": 900},
@@ -161,10 +164,10 @@ def test_each_step_gives_work_to_those_who_have_a_part_and_to_nobody_else() -> N
 
 def test_the_canary_gets_its_share_until_it_has_proved_itself_and_the_others_are_left_alone() -> None:
     fact, _ = roll(Settings(canary_share="10%"))
-    canary, second, terms = fact["waves"][0], fact["waves"][1], fact["terms"]
+    canary, second, terms = fact.waves[0], fact.waves[1], fact.terms
 
-    def weights(step: str, wave: dict[str, Any]) -> dict[str, int] | None:
-        found = part(step)("r1", wave, terms, [move["id"] for move in wave["moves"]])
+    def weights(step: str, wave: WaveOrder) -> dict[str, int] | None:
+        found = part(step)("r1", wave, terms, [move.id for move in wave.moves])
         return found[1]["weights"] if found else None
 
     # One tenth beside three others: w / (w + 300) = 0.1.
@@ -189,25 +192,26 @@ def test_a_canary_that_still_gets_too_little_at_the_end_is_named_and_not_forgott
 
 def test_only_what_is_gated_is_readmitted() -> None:
     fact, _ = roll()
-    wave, terms = fact["waves"][0], fact["terms"]
+    wave, terms = fact.waves[0], fact.terms
     assert part("admit")("r1", wave, terms, []) is None
     assert part("admit")("r1", wave, terms, ["h2:m-0"]) is None
     assert (part("admit")("r1", wave, terms, ["h1:m-0"]) or ("", {}))[1]["servers"] == ["h1:m-0"]
 
 
 def test_a_wave_is_done_when_it_was_watched_or_when_nothing_is_to_be_watched() -> None:
-    wave = {"number": 3, "watch_s": 10}
-    nothing = decide("refused", {}, {"hooks": {}}, {})
+    fact, _ = roll()
+    wave = replace(fact.waves[2], watch_s=10)
+    nothing = decide("refused", None, fact.terms, {})
     assert "trainyard_roll_done" not in facts("watch", wave, nothing, "")
     assert facts("done", wave, nothing, "")["trainyard_roll_done"] == 3
-    assert facts("watch", {**wave, "watch_s": 0}, nothing, "")["trainyard_roll_done"] == 3
+    assert facts("watch", replace(wave, watch_s=0), nothing, "")["trainyard_roll_done"] == 3
 
 
 def test_hooks_that_did_not_come_to_their_end_stop_the_wave() -> None:
     fact, _ = roll(hooks={"drain": ["elb.yml"], "undrain": ["elb.yml"]})
-    wave, terms = fact["waves"][1], fact["terms"]
+    wave, terms = fact.waves[1], fact.terms
     hostvars: dict[str, Any] = {name: {"__rolling_redeploy_drain": answered(2, arrived=True)} for name in ("r1", "r2")}
-    hostvars["h1"] = {"ansible_facts": {"trainyard_hook_drain": mark(fact["waves"][0], terms)}}
+    hostvars["h1"] = {"ansible_facts": {"trainyard_hook_drain": mark(fact.waves[0], terms)}}
     assert decide("replace", wave, terms, hostvars).problems == [
         "the hooks `drain` (elb.yml) failed; their message stands above"
     ]
@@ -267,8 +271,8 @@ def test_a_roll_that_is_done_but_left_a_replica_out_has_failed() -> None:
     assert report_lines(fact, 4, "", {}, [], {}) == (["Redeploy is done: 4 of 4 replicas rolled in 4 waves."], False)
     assert report_lines(fact, 4, "", {"h2:m-0": "drain at r1"}, [], {})[1]
     assert report_lines(fact, 4, "", {}, ["h2"], {})[1]
-    fact["out"] = {"h2:m-0": "somebody took it out"}
-    assert not report_lines(fact, 4, "", {"h2:m-0": "drain at r1"}, [], {})[1]
+    expected = replace(fact, out={"h2:m-0": "somebody took it out"})
+    assert not report_lines(expected, 4, "", {"h2:m-0": "drain at r1"}, [], {})[1]
 
 
 def test_what_is_still_out_is_remembered_for_the_next_run() -> None:
@@ -277,7 +281,7 @@ def test_what_is_still_out_is_remembered_for_the_next_run() -> None:
     assert finished(fact, fleet, {"h1:m-0": "unit failed"})["h1"] == ["m-1"]
 
 
-def with_a_spare(active: str = "inactive", running: str = "") -> tuple[dict[str, Any], Fleet]:
+def with_a_spare(active: str = "inactive", running: str = "") -> tuple[RollOrder, Fleet]:
     """A roll of one host that has room for one more replica, as the playbook has it."""
     plan = fleet_plan({"h1": 2})
     entry = plan["hosts"]["h1"]
@@ -287,30 +291,30 @@ def with_a_spare(active: str = "inactive", running: str = "") -> tuple[dict[str,
     fleet = read_fleet(plan, reports, {"r1": seats})
     settings = Settings(strategy="blue_green")
     arguments = {"hosts": ["h1"], "lead": "h1", "thresholds": {}, "golden": [], "hooks": files({})}
-    return as_fact(plan_roll(fleet, settings), fleet, settings, arguments, identity("redeploy")), fleet
+    return ordered(plan_roll(fleet, settings), fleet, settings, arguments, identity("redeploy")), fleet
 
 
 def test_a_spare_is_out_of_rotation_until_it_is_gated_and_in_maintenance_when_it_is_stopped() -> None:
     fact, _ = with_a_spare()
-    first, last = fact["waves"][0], fact["waves"][-1]
-    assert part("drain")("r1", first, fact["terms"], []) == (
+    first, last = fact.waves[0], fact.waves[-1]
+    assert part("drain")("r1", first, fact.terms, []) == (
         "router_server",
         {"state": "drain", "servers": ["h1:m-spare"], "timeout_s": 900.0},
     )
-    admitted = part("admit")("r1", first, fact["terms"], ["h1:m-spare"])
+    admitted = part("admit")("r1", first, fact.terms, ["h1:m-spare"])
     assert admitted and (admitted[1]["state"], admitted[1]["weights"]) == ("ready", {"h1:m-spare": 22})
-    assert part("admit")("r1", last, fact["terms"], []) == (
+    assert part("admit")("r1", last, fact.terms, []) == (
         "router_server",
         {"state": "maint", "servers": ["h1:m-spare"], "timeout_s": 60.0},
     )
-    assert last["on"]["h1"] == [
+    assert last.on("h1") == [
         {"id": "h1:m-spare", "name": "m-spare", "url": "http://h1:8001", "release": "", "was": "new"}
     ]
 
 
 def test_of_a_spare_nothing_is_remembered_and_the_report_counts_replicas() -> None:
     fact, fleet = with_a_spare("active", "new")
-    assert [move["name"] for move in fact["moves"]["h1"]] == ["m-0", "m-1"]
+    assert [move["name"] for move in fact.to_dict()["moves"]["h1"]] == ["m-0", "m-1"]
     assert "m-spare" in finished(fact, fleet, {})["h1"]
     lines, failed = report_lines(fact, 1, "h1:m-0 did not start", {}, [], {}, ["h1:m-spare"])
     assert failed
@@ -332,6 +336,38 @@ def test_a_rollback_takes_spares_that_have_a_release_to_go_back_to() -> None:
 
 
 def test_the_table_names_steps_and_hooks_that_there_are() -> None:
-    assert {step.after for step in STEPS.values()} - {""} == set(JUDGED)
+    assert {step.after for step in STEPS.values()} - {"", LOCK} == set(JUDGED)
     assert {step.hook for step in STEPS.values()} - {""} <= set(HOOK_KINDS)
     assert set(JUDGED) - {"lock"} <= set(STEPS)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda raw: raw["waves"][0].update(wacth_s=3),
+            "wave 1: wacth_s is no word that is known, meant is perhaps watch_s",
+        ),
+        (lambda raw: raw["waves"][0].pop("watch_s"), "wave 1: watch_s is missing"),
+        (lambda raw: raw["waves"][1].update(canary="no"), "wave 2: canary is 'no', wanted is true or false"),
+        (lambda raw: raw["waves"][0]["moves"][0].update(admitt=True), "moves: admitt is no word that is known"),
+        (lambda raw: raw["waves"][0]["moves"][0].update(drain=0), "moves: drain is 0, wanted is true or false"),
+        (lambda raw: raw["terms"].update(leader="h1"), "the roll's terms: leader is no word that is known"),
+        (lambda raw: raw["terms"]["settings"].update(at_onec=2), "at_onec"),
+        (lambda raw: raw["terms"]["thresholds"].update(chance=float("nan")), "chance"),
+    ],
+)
+def test_a_step_takes_no_word_of_a_roll_that_it_does_not_know(change: Callable[[Any], Any], said: str) -> None:
+    raw = roll()[0].to_dict()
+    assert RollOrder.from_dict(raw).to_dict() == raw
+    change(raw)
+    with pytest.raises(RollError) as refused:
+        RollOrder.from_dict(raw)
+    assert said in str(refused.value)
+
+
+def test_the_terms_of_a_roll_are_the_same_after_they_have_travelled() -> None:
+    settings = Settings(floor="50%", batches=("2", "50%"), drain_policy="abort", canary_share="25%", soak_s=0.0)
+    order, _ = roll(settings)
+    assert Terms.from_dict(order.terms.to_dict()) == order.terms
+    assert order.terms.settings == settings

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.trainyard.neuron.plugins.action.roll_plan import as_fact, files, identity
+from ansible_collections.trainyard.neuron.plugins.action.roll_plan import files, identity, ordered
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.orders import RollOrder
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import plan_roll, read_fleet
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.state import Fleet, Settings
 
@@ -49,7 +51,7 @@ def planned(
     routers: tuple[str, ...],
     hooks: Mapping[str, Any] | None = None,
     golden: tuple[str, ...] = (),
-) -> tuple[dict[str, Any], Fleet]:
+) -> tuple[RollOrder, Fleet]:
     """The roll of such a fleet from `old` to `new`, as the playbook has it, and the fleet that it was planned for."""
     reports = {host: report(count)["replicas"] for host, count in shape.items()}
     seats = {name: {"state": "ready"} for name in names(shape)}
@@ -57,4 +59,6 @@ def planned(
     arguments = {"hosts": list(shape), "thresholds": {}, "golden": list(golden), "hooks": files(dict(hooks or {}))}
     arguments["lead"] = arguments["hosts"][0]
     run = identity("redeploy")
-    return as_fact(plan_roll(fleet, settings), fleet, settings, arguments, run), fleet
+    order = ordered(plan_roll(fleet, settings), fleet, settings, arguments, run)
+    # As a step has it: what was planned has travelled as JSON.
+    return RollOrder.from_dict(json.loads(json.dumps(order.to_dict()))), fleet

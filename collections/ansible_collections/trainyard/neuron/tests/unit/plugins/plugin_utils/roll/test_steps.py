@@ -9,28 +9,50 @@ import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.metrics import Histogram, Reading
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll import steps
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.canary import Thresholds
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.orders import MoveOrder, PeerOrder, WaveOrder
 
 UNREACHABLE = {"unreachable": True, "msg": "ssh: no route to host"}
 
 
-def move(name: str = "h1:m-0", **more: Any) -> dict[str, Any]:
+def move(name: str = "h1:m-0", **more: Any) -> MoveOrder:
     host, _, short = name.partition(":")
-    return {
+    words: dict[str, Any] = {
         "id": name,
         "name": short,
         "host": host,
+        "unit": f"vllm@{short}.service",
+        "url": f"http://{host}:8000",
+        "address": host,
+        "port": 8000,
         "was": "old",
         "release": "new",
+        "kind": "replace",
+        "reason": "release",
         "drain": True,
+        "restart": True,
         "admit": True,
+        "load_s": 1.0,
         "served_name": "m",
         "weights": "w",
-        **more,
     }
+    return MoveOrder(**{**words, **more})
 
 
-def wave(*moves: dict[str, Any], peers: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    return {"number": 1, "canary": True, "moves": list(moves) or [move()], "peers": peers or []}
+def wave(*moves: MoveOrder, peers: tuple[PeerOrder, ...] = ()) -> WaveOrder:
+    return WaveOrder(
+        number=1,
+        batch=1,
+        canary=True,
+        left={"m": 1},
+        watch_s=10.0,
+        weights={},
+        weights_after={},
+        seconds=1.0,
+        moves=moves or (move(),),
+        peers=peers,
+        routed={},
+        audience=(),
+    )
 
 
 def row(name: str = "h1:m-0", **more: Any) -> dict[str, Any]:
@@ -127,8 +149,8 @@ def engine(per_token: float = 0.02, requests: int = 50, golden: str = "one two t
     return {"answers": True, "reading": reading.to_dict(), "golden": {"p": golden}}
 
 
-def peer(name: str, weights: str = "w") -> dict[str, Any]:
-    return {"id": name, "host": name.split(":")[0], "served_name": "m", "weights": weights}
+def peer(name: str, weights: str = "w") -> PeerOrder:
+    return PeerOrder(name, name.split(":")[0], "http://h2:8000", "m", weights)
 
 
 def watched(mine: dict[str, Any], theirs: dict[str, Any], weights: str = "w", errors: int = 0) -> steps.Outcome:
@@ -137,7 +159,7 @@ def watched(mine: dict[str, Any], theirs: dict[str, Any], weights: str = "w", er
         "h2": {"replicas": {"h2:m-0": theirs}},
         "r1": {"routed": {"h1:m-0": {"requests": 50, "errors": errors}, "h2:m-0": {"requests": 50, "errors": 0}}},
     }
-    return steps.watched(wave(peers=[peer("h2:m-0", weights)]), answers, ["r1"], Thresholds())
+    return steps.watched(wave(peers=(peer("h2:m-0", weights),)), answers, ["r1"], Thresholds())
 
 
 def test_a_replica_like_its_peers_passes() -> None:
