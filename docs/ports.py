@@ -26,7 +26,10 @@ BEGIN, END = "<!-- Ports: written by docs/ports.py from the plan of inventory/tr
 KINDS = {
     "replicas": ("the deployment's `port` + i", "completions, `/metrics`, `/health`"),
     "agents": ("1000 above the replica's", "the probe's word to HAProxy: up, draining or down"),
-    "device metrics": ("`trainyard_monitor_port`", "`/metrics` of the Neuron devices"),
+    "device metrics": (
+        "`trainyard_monitor_port` and one above",
+        "`/metrics` of the devices, and of the host",
+    ),
 }
 
 

@@ -83,7 +83,7 @@ def test_the_recipes_compile_for_what_they_serve_and_for_their_own_benchmark(fle
 def test_who_reaches_what_is_said_for_every_host(fleet: dict[str, Any]) -> None:
     assert reach_line(fleet["hosts"]["trn2-a"]) == (
         "reached by  replicas (8000-8001): 192.0.2.10; agents (9000-9001): 192.0.2.10; "
-        "device metrics (9400): the host itself alone"
+        "device metrics (9400-9401): the host itself alone"
     )
     opened = {"open": True, "rules": [], "further": []}
     assert reach_line({"reach": opened}).startswith("open to anybody")

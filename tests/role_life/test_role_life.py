@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -100,6 +101,16 @@ def metrics_answer_on_the_planned_port(lab: Lab) -> None:
     said = lab.on("lab-1", page)
     assert 'instance_type="trn2.48xlarge"' in said
     assert said.count('event_type="mem_ecc_corrected"') == 16, "every device of the host"
+    host = page.replace("9400", "9401")
+    said = lab.on("lab-1", host)
+    assert "trainyard_neuron_devices 16.0" in said
+    assert 'trainyard_neuron_ecc_events_total{device="3",kind="sram_uncorrected"} 0.0' in said
+    assert not re.search(r"trainyard_exporter_part_failed.* 1.0", said), said
+    # Its own limits let it read what it is for.
+    lab.fault("lab-1", "sram-error", "--device", "3")
+    counted = 'trainyard_neuron_hw_errors_total{device="3",kind="SRAM_UNCORRECTABLE_ERROR"} 1.0'
+    lab.on("lab-1", f"for i in $(seq 60); do {host} | grep -qF '{counted}' && exit 0; sleep 1; done; exit 1")
+    lab.fault("lab-1", "clear")
     # Either of the two programs may die; what is left must not go on with old figures.
     for program in ("neuron-monitor -c", "neuron-monitor-prometheus.py --port"):
         before = lab.on("lab-1", "systemctl show --property=InvocationID --value trainyard-monitor")

@@ -18,6 +18,7 @@ from tests.roles.test_vllm_endpoint import analyze, needs_systemd
 BUDGET = {
     # Root, to look at runtimes of other users; two capabilities, no write access, no devices but Neuron's.
     ("neuron_monitor", "trainyard-monitor.service"): 30,
+    ("neuron_monitor", "trainyard-exporter.service"): 30,
     # Root, since environments of machine images belong to whoever made the image.
     ("neuron_venv", "trainyard-build@.service"): 48,
     # Root without a capability, to own results.
@@ -59,6 +60,7 @@ def tree(root: Path, role: str, unit: str) -> str:
         "opt/trainyard/tools/bin/python",
         "usr/bin/python3",
         "opt/trainyard/llmperf/venv/bin/python",
+        "usr/local/lib/trainyard/exporter",
     )
     for program in programs:
         path = root / program
@@ -142,6 +144,7 @@ GIVEN_UP = (
 #: The capabilities that each keeps, in the order of its lines.
 KEPT = {
     "trainyard-monitor.service": ["", "CAP_SYS_PTRACE CAP_DAC_READ_SEARCH"],
+    "trainyard-exporter.service": ["", "CAP_DAC_READ_SEARCH CAP_SYSLOG"],
     "trainyard-build@.service": ["CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER"],
     "trainyard-weights@.service": [""],
     "trainyard-artifact@.service": ["CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE"],

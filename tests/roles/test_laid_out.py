@@ -52,6 +52,7 @@ SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
     ("model_compile", "/etc/trainyard/credentials/artifact.json"): ROOTS,
     ("model_weights", "/etc/trainyard/credentials"): {"mode": "0700"},
     ("model_weights", "/etc/trainyard/credentials/weights.json"): ROOTS,
+    ("neuron_monitor", "/usr/local/lib/trainyard/exporter"): {"mode": "0755"},
     ("neuron_venv", "/etc/trainyard/credentials"): {"mode": "0700"},
     ("neuron_venv", "/etc/trainyard/credentials/build.json"): ROOTS,
     ("vllm_endpoint", "/usr/local/lib/trainyard/replica"): {"mode": "0755"},
@@ -107,6 +108,7 @@ PRUNED = {
     ("host_tools", "/usr/local/lib/trainyard/trainyard_jobs"): ["*.py"],
     ("load_balancer", "/usr/local/lib/trainyard/routing"): ["*"],
     ("load_balancer", "{files}/vllm-router"): ["*"],
+    ("neuron_monitor", "/usr/local/lib/trainyard/exporter_parts/watch"): ["*"],
     ("nvme_raid", "/usr/local/lib/trainyard/trainyard_storage"): ["*.py"],
     ("vllm_endpoint", "/usr/local/lib/trainyard/serving"): ["*"],
     ("vllm_endpoint", "/etc/vllm/releases"): "{{ __vllm_endpoint_switches | ternary(['*'], []) }}",
@@ -148,6 +150,15 @@ SERVICES: dict[tuple[str, str], dict[str, Any]] = {
     ("neuron_monitor", "trainyard-monitor.service"): {
         "enabled": True,
         "restart_on": ["/etc/trainyard/neuron-monitor.json", "/etc/systemd/system/trainyard-monitor.service"],
+    },
+    ("neuron_monitor", "trainyard-exporter.service"): {
+        "enabled": True,
+        "restart_on": [
+            "/etc/trainyard/exporter.json",
+            "/etc/systemd/system/trainyard-exporter.service",
+            f"{PROGRAM}/exporter",
+            *(f"{PROGRAM}/exporter_parts/{part}/*" for part in ("watch", "serving", "roll")),
+        ],
     },
     # Reloaded and never restarted: replicas stop with it.
     ("vllm_endpoint", "trainyard-fence.service"): {

@@ -112,6 +112,18 @@ UNITS: dict[str, dict[str, list[str] | None]] = {
         "IPAddressAllow": ["localhost 10.0.0.0/16"],
         "CapabilityBoundingSet": ["CAP_SYS_PTRACE CAP_DAC_READ_SEARCH"],
     },
+    "trainyard-exporter.service": {
+        **{key: value for key, value in NARROW.items() if key != "PrivateDevices"},  # the kernel's log is one
+        "User": ["root"],
+        "RuntimeDirectoryMode": ["0755"],
+        "DevicePolicy": ["closed"],
+        "DeviceAllow": ["/dev/kmsg r"],
+        "ProtectKernelLogs": ["yes", "no"],
+        "CapabilityBoundingSet": ["CAP_DAC_READ_SEARCH CAP_SYSLOG"],
+        "IPAddressDeny": ["any"],
+        "IPAddressAllow": ["localhost 10.0.0.0/16"],
+        "UMask": ["0027", "0022"],
+    },
     "trainyard-weights@.service": {
         **JOB,
         "LoadCredential": ["environment:/etc/trainyard/credentials/weights.json"],
@@ -266,6 +278,7 @@ ENDS = {
     "trainyard-probe.service": {"Restart": ["always"], "WatchdogSec": ["10"], "WatchdogSignal": ["SIGKILL"]},
     "trainyard-fence-watch.service": {"Restart": ["always"]},
     "trainyard-monitor.service": {"Restart": ["always"]},
+    "trainyard-exporter.service": {"Restart": ["always"]},
     "trainyard-vllm-router@.service": {"Restart": ["always"]},
     "trainyard-compile@.service": {"KillMode": ["control-group"]},
     "trainyard-ray.service": {

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.trainyard.neuron.plugins.module_utils.watch.page import SERIES
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.watch import rules
 
 from tests.programs import program
@@ -23,6 +24,7 @@ ALERTS = {alert["alert"]: alert for alert in rules.alerts()}
 #: Fire whatever is watched: one that says so, and one that finds no host among a case's few series.
 ALWAYS = {"Watching", "NothingIsWatched"}
 SIDES = ("fires", "silent")
+GROUPS = [group["name"] for group in rules.rule_groups({})["groups"]]
 
 
 def expanded(series: str) -> str:
@@ -77,7 +79,8 @@ def test_each_alert_fires_when_it_should_and_only_then(folder: Path, side: str) 
     for takes_hours, interval in ((False, "1m"), (True, "10m")):
         # What lasts hours is evaluated less often: else half a minute of processor time.
         cases = [name for name in CASES if side in CASES[name] and ("h" in CASES[name][side]["at"]) == takes_hours]
-        told = {"rule_files": ["trainyard.json"], "evaluation_interval": interval}
+        # Alerts read what was recorded just before, and promtool has no order of its own.
+        told = {"rule_files": ["trainyard.json"], "evaluation_interval": interval, "group_eval_order": GROUPS}
         path = folder / f"{side}-{interval}.yml"
         tests = [promtool_test(name, side) for name in cases]
         path.write_text(yaml.safe_dump({**told, "tests": tests}), encoding="utf-8")
@@ -133,3 +136,54 @@ def test_all_that_is_wrong_with_thresholds_is_said_at_once() -> None:
     assert "monitoring_thresholds.kv_usage_ratio: True must be a number above 0, in ratio" in lines[1]
     assert "take one of" in lines[2] and "2.5, 5" in lines[2]
     assert "never reached" in lines[3]
+
+
+#: What vLLM has in one line or another; sources: engine/metrics.py of 0.9, v1/metrics/loggers.py of 0.11 and of 0.32.
+VLLM = {
+    *("num_requests_running", "num_requests_waiting", "num_preemptions_total", "generation_tokens_total"),
+    *("kv_cache_usage_perc", "gpu_cache_usage_perc", "gpu_prefix_cache_hit_rate"),
+    *("prefix_cache_hits_total", "gpu_prefix_cache_hits_total", "prefix_cache_queries_total"),
+    *("gpu_prefix_cache_queries_total", "request_queue_time_seconds_sum", "request_queue_time_seconds_count"),
+    *("time_to_first_token_seconds_bucket", "inter_token_latency_seconds_bucket"),
+    "time_per_output_token_seconds_bucket",
+}
+#: Of the exporter that AWS ships, of HAProxy and of Prometheus itself.
+OTHERS = {
+    *("hardware_ecc_events_total", "execution_status_total", "neuroncore_utilization_ratio"),
+    *("haproxy_frontend_http_responses_total", "haproxy_backend_current_queue", "up"),
+}
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_WORDS = {
+    *(
+        "sum",
+        "max",
+        "avg",
+        "count",
+        "by",
+        "on",
+        "unless",
+        "and",
+        "or",
+        "offset",
+        "rate",
+        "increase",
+        "absent",
+        "vector",
+    ),
+    *("time", "quantile", "histogram_quantile", "label_replace", "max_over_time", "group_left"),
+}
+
+
+def series_of(expression: str) -> set[str]:
+    """The names of series in an expression, without labels, windows and PromQL's own words."""
+    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^\]]*\]|\b(by|on|group_left) *\([^)]*\)|\boffset \w+', " ", expression)
+    return {name for name in _NAME.findall(bare) if name not in _WORDS and not name.isdigit()}
+
+
+def test_every_series_of_a_rule_is_one_that_somebody_says() -> None:
+    found = [rule for group in rules.rule_groups({})["groups"] for rule in group["rules"]]
+    recorded = {rule["record"] for rule in found if "record" in rule}
+    known = {*recorded, *SERIES, *OTHERS, *(f"vllm:{name}" for name in VLLM)}
+    asked = set().union(*(series_of(rule["expr"]) for rule in found))
+    assert asked - known == set()
+    assert {"vllm:kv_cache_usage_perc", "trainyard_drift", "trainyard:itl_s:p50", "up"} <= asked, "they are read at all"

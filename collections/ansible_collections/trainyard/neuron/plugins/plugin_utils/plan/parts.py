@@ -33,14 +33,18 @@ class Sender:
 
 @dataclass(frozen=True)
 class Monitor:
-    """Where the metrics of a host's devices are.
+    """Where the metrics of a host's devices are, and those of the host itself.
 
     Attributes:
+        port: of the devices.
+        host_port: of the host itself: its replicas, its lock, its kernel.
         clients: addresses and networks that may read them.
     """
 
     port: int
     url: str
+    host_port: int
+    host_url: str
     clients: Tuple[str, ...]
 
 

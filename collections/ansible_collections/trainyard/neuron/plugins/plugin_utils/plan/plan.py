@@ -61,6 +61,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.router_acces
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.routers import Tiers, shares, tiers_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.shared_work import elect_compile_hosts, name_senders
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import (
+    HOST_METRICS_OFFSET,
     READ,
     Host,
     HostReader,
@@ -511,8 +512,10 @@ def _monitor(host: Host) -> Optional[Monitor]:
     """Return where the metrics of a host's devices are, None where they are not wanted."""
     if host.monitor_port is None:
         return None
-    url = url_of(host.address, host.monitor_port) + "/metrics"
-    return Monitor(host.monitor_port, url, tuple(sorted({*host.monitors, *host.device_monitors})))
+    host_port = host.monitor_port + HOST_METRICS_OFFSET
+    url, host_url = (url_of(host.address, port) + "/metrics" for port in (host.monitor_port, host_port))
+    clients = tuple(sorted({*host.monitors, *host.device_monitors}))
+    return Monitor(host.monitor_port, url, host_port, host_url, clients)
 
 
 def _sdk_entries(host: Host, releases: Mapping[str, SdkRelease]) -> List[SdkEntry]:

@@ -80,7 +80,8 @@ def rules_of(
         ReachRule("agents", tuple(sorted(row.agent_port for row in rows)), tuple(others)),
     ]
     if host.monitor:
-        rules.append(ReachRule("device metrics", (host.monitor.port,), host.monitor.clients))
+        both = (host.monitor.port, host.monitor.host_port)
+        rules.append(ReachRule("device metrics", both, host.monitor.clients))
     return [rule for rule in rules if rule.ports]
 
 

@@ -77,6 +77,9 @@ _ADDRESS = re.compile(r"[A-Za-z0-9.:-]+")
 _DIRECTORY = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _TYPE = re.compile(r"[a-z0-9.-]+")
 _PORT = whole_number(1, 65535)
+
+#: How far above the port of the devices' metrics those of the host itself are.
+HOST_METRICS_OFFSET = 1
 _LINE = text(re.compile(r"[^\x00-\x1f\x7f]+"), "must be one line without control characters", "remove them")
 
 
@@ -190,8 +193,9 @@ _FIELDS: Dict[str, Field] = {
         example=ROUTERS,
     ),
     "trainyard_monitor_port": Field(
-        optional(_PORT),
-        about="where Prometheus finds the metrics of the devices; no replica may have it; without it there are none",
+        optional(whole_number(1, 65535 - HOST_METRICS_OFFSET)),
+        about="where Prometheus finds the metrics of the devices, and one above it those of the host itself; no "
+        "replica may have either; without it there are none",
         example=9400,
     ),
     "trainyard_images": Field(
@@ -412,6 +416,15 @@ class Host:
     device_monitors: Tuple[str, ...] = ()
 
 
+def _other_ports(values: Mapping[str, Any]) -> Tuple[Tuple[str, int], ...]:
+    """Return variable and port of what listens on a host beside its replicas."""
+    found = [(key, values[key]) for key in OTHER_PORTS if values[key] is not None]
+    if values["trainyard_monitor_port"] is not None:
+        host_port = values["trainyard_monitor_port"] + HOST_METRICS_OFFSET
+        found.append(("the host's metrics (trainyard_monitor_port + %d)" % HOST_METRICS_OFFSET, host_port))
+    return tuple(found)
+
+
 def _pinned(raw: Mapping[str, Any], registry: str) -> Dict[str, str]:
     """Return name and tag -> reference by digest of the images that the fleet has pinned from a registry."""
     found = {}
@@ -477,7 +490,7 @@ class HostReader:
                 cpu_pinning=values["trainyard_cpu_pinning"],
                 router_port=values["trainyard_router_port"],
                 monitor_port=values["trainyard_monitor_port"],
-                other_ports=tuple((key, values[key]) for key in OTHER_PORTS if values[key] is not None),
+                other_ports=_other_ports(values),
                 operating_system=_operating_system(reported),
                 deployments=tuple(deployments),
                 refused=tuple(refused),

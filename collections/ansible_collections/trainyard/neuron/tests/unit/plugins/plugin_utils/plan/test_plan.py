@@ -57,10 +57,21 @@ def test_qwen_fills_a_host_with_four_replicas_on_one_numa_node_each() -> None:
 
 def test_monitor_has_the_port_that_the_inventory_gives_and_no_replica_has_it() -> None:
     found = plan({"a": host(qwen(), trainyard_monitor_port=9400, ansible_host="10.0.0.1")})["hosts"]["a"]
-    assert found["monitor"] == {"port": 9400, "url": "http://10.0.0.1:9400/metrics", "clients": []}
+    at = "http://10.0.0.1:%d/metrics"
+    assert found["monitor"] == {
+        "port": 9400,
+        "url": at % 9400,
+        "host_port": 9401,
+        "host_url": at % 9401,
+        "clients": [],
+    }
     assert plan({"a": host(qwen())})["hosts"]["a"]["monitor"] is None
     with pytest.raises(PlanError, match="trainyard_monitor_port"):
         plan({"a": host(qwen(), trainyard_monitor_port=8002)})
+    with pytest.raises(
+        PlanError, match=r"8000 of .* is also that of the host's metrics \(trainyard_monitor_port \+ 1\)"
+    ):
+        plan({"a": host(qwen(), trainyard_monitor_port=7999)})
 
 
 def test_a_lone_router_host_reaches_its_replicas_over_loopback() -> None:
@@ -157,8 +168,8 @@ def test_a_spare_takes_the_next_port_that_is_free_with_its_agents() -> None:
     other = deployment(
         "other", tensor_parallel_size=16, data_parallel_size=1, port=8003, cores="48-63", sdk_release="2.27.0"
     )
-    busy = host(qwen(data_parallel_size=2), other, trainyard_monitor_port=8002)
-    assert spares(plan({"a": busy})) == [("qwen3-32b-spare", "32-47", 8004)]
+    busy = host(qwen(data_parallel_size=2), other, trainyard_monitor_port=8004)
+    assert spares(plan({"a": {**busy, "trainyard_router_metrics_port": 8002}})) == [("qwen3-32b-spare", "32-47", 8006)]
 
 
 def test_a_spare_changes_nothing_about_the_others() -> None:

@@ -40,7 +40,7 @@ def test_routers_reach_replicas_and_agents_load_hosts_and_monitors_what_they_rea
     assert admitted(found) == {
         "replicas": ([8000, 8001], sorted(["10.0.0.9", b, "10.0.0.8", "10.5.0.0/24"])),
         "agents": ([9000, 9001], sorted(["10.0.0.9", b])),
-        "device metrics": ([9400], ["10.5.0.0/24", "10.6.0.1"]),
+        "device metrics": ([9400, 9401], ["10.5.0.0/24", "10.6.0.1"]),
     }
 
 
