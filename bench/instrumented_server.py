@@ -35,6 +35,7 @@ class Behaviour:
     """What the server does with a request; times in milliseconds, counts in tokens."""
 
     model: str = "tiny"
+    adapters: str = ""  # further names that it answers to, comma-separated
     ttft_ms: float = 200.0
     itl_ms: float = 20.0
     output_tokens: int = 50  # when the request names no max_tokens
@@ -59,6 +60,7 @@ class Entry:
     output_tokens: int = 0
     prompt_tokens: int = 0
     prompt_digest: str = ""
+    model: str = ""  # as the request named it
     connection: int = 0  # requests of one connection have the same number
     key: str = ""  # SHA-256 of the key that came with it
     status: int = 200
@@ -138,7 +140,7 @@ class Connection:
         answers: dict[str, Callable[[], tuple[str, str]]] = {
             "/health": lambda: ("text/plain", ""),
             "/metrics": lambda: ("text/plain; version=0.0.4", replica.metrics()),
-            "/v1/models": lambda: ("application/json", json.dumps(models(replica.behaviour.model))),
+            "/v1/models": lambda: ("application/json", json.dumps(models(replica.behaviour))),
             "/log": lambda: ("application/json", json.dumps([asdict(e) for e in replica.log])),
         }
         if path == "/reset":
@@ -162,6 +164,7 @@ class Connection:
         entry = Entry(
             arrived_s=time.monotonic(),
             prompt_tokens=len(prompt.split()),
+            model=str(request.get("model")),
             prompt_digest=hashlib.sha256(prompt.encode()).hexdigest()[:12],
             connection=self.writer.get_extra_info("peername")[1],
             key=hashlib.sha256(self.key.encode()).hexdigest(),
@@ -250,9 +253,11 @@ class Connection:
         self.writer.write(f"{len(payload):x}\r\n".encode() + payload + b"\r\n")
 
 
-def models(model: str) -> dict[str, Any]:
+def models(behaviour: Behaviour) -> dict[str, Any]:
     """The body of /v1/models."""
-    return {"object": "list", "data": [{"id": model, "object": "model", "owned_by": "test", "max_model_len": 131072}]}
+    card = {"object": "model", "owned_by": "test", "max_model_len": 131072}
+    names = [behaviour.model, *filter(None, behaviour.adapters.split(","))]
+    return {"object": "list", "data": [{"id": name, **card} for name in names]}
 
 
 def usage(entry: Entry) -> dict[str, int]:

@@ -64,10 +64,14 @@ def _adapters(options: argparse.Namespace, settings: ServeSettings) -> list[str]
     """LoRA as it was asked for: that serves on the CPU as well."""
     if not settings.max_loras:
         return []
-    argv = ["--enable-lora", "--max-loras", str(settings.max_loras)]
-    for name in ("max_lora_rank", "max_cpu_loras"):
-        value = getattr(options, name, None)
-        argv += [f"--{name.replace('_', '-')}", str(value)] if value else []
+    # On the CPU vLLM gives a request without an adapter the weights of the last slot wherever another one in its batch
+    # has an adapter (index -1, torch_ops/lora_ops.py of 0.32): one slot more than is ever used stays empty, all zeros.
+    slots = max(settings.max_loras, len(settings.adapters)) + 1
+    argv = ["--enable-lora", "--max-loras", str(slots)]
+    if getattr(options, "max_lora_rank", None):
+        argv += ["--max-lora-rank", str(options.max_lora_rank)]
+    if getattr(options, "max_cpu_loras", None):
+        argv += ["--max-cpu-loras", str(max(options.max_cpu_loras, slots))]
     if settings.adapters:
         argv += ["--lora-modules", *(f"{name}={path}" for name, path in settings.adapters.items())]
     return argv

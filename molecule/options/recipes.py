@@ -69,6 +69,9 @@ def inventory(adapters: dict[str, str]) -> dict[str, Any]:
         "trainyard_overrides": overrides,
         # Nothing is built: a stand-in host has the environment of each release, with its vLLM in it.
         "neuron_venv_pip_index": "",
+        # Driver, runtime and tools of the older release come from the lab's own repository.
+        "neuron_venv_package_source": "{{ lab_apt_url }}",
+        "neuron_venv_package_key": "{{ lab_apt_url }}/key.asc",
     }
     meta = {"hostvars": {host: {**own, **shared} for host, own in hostvars.items()}}
     return {"recipes": {"hosts": list(RECIPES)}, "_meta": meta}

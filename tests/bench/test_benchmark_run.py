@@ -7,11 +7,13 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils import venv
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.building import build
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import records_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import BenchmarkReport
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.text import table
 from markupsafe import escape
 
 from bench import client_environments
@@ -102,6 +105,35 @@ def test_figures_counters_and_accounts_agree_with_the_server(
     assert report.results.latency.inter_token_latency_ms.count == 12 * 19
     assert 2 < report.servers.replicas[0].in_flight_max <= 3
     assert Path(result["archive"]).stat().st_size > 1000
+
+
+def test_a_mix_of_names_is_asked_for_in_turn_and_reported_by_name(
+    instrumented: Any, run_module: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    server = instrumented(ttft_ms=50, itl_ms=10, adapters="support,sql")
+    result = run_module(server, {"concurrency": 3, "models": ["tiny", "sql", "sql"], "warmup_requests": 3})
+    assert result["counts"] == {"sent": 12, "succeeded": 12, "failed": 0, "timed_out": 0}, result
+    assert Counter(entry["model"] for entry in server.log()) == {"tiny": 5, "sql": 10}
+    report = report_of(tmp_path, result)
+    assert report.load.models == ["tiny", "sql", "sql"]
+    assert [(one.name, one.sent, one.succeeded, one.output_tokens) for one in report.results.models] == [
+        ("tiny", 4, 4, 80),
+        ("sql", 8, 8, 160),
+    ]
+    assert report.results.models[1].time_to_first_token_ms.count == 8
+    shown = table(report)
+    assert "asking for 1 x tiny + 2 x sql" in shown and re.search(r"^sql +8 +160 ", shown, re.MULTILINE)
+    run = analysis.Measured(report)
+    assert run.offered == "3 streams, 1 x tiny + 2 x sql"
+    assert "asked for sql" in render.html([run])
+
+
+def test_a_name_that_nobody_serves_gets_no_load(instrumented: Any, run_module: Callable[..., dict[str, Any]]) -> None:
+    server = instrumented(adapters="support")
+    result = run_module(server, {"models": ["tiny", "sql", "chat"]})
+    assert result["failed"]
+    assert "serves tiny, support, not sql, chat" in result["msg"]
+    assert server.log() == []
 
 
 def test_lines_that_are_no_events_are_neither_tokens_nor_failures(

@@ -50,6 +50,15 @@ def calls(name: str) -> Iterator[str]:
                     yield ast.unparse(node)
 
 
+def test_requests_ask_for_each_name_in_turn_and_for_the_one_model_where_there_are_none(module: ModuleType) -> None:
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    module.remember(parser.parse_args(["--models", '["llama", "sql"]']))
+    assert [module.model_of("llama", index) for index in range(5)] == ["llama", "sql", "llama", "sql", "llama"]
+    module.remember(parser.parse_args([]))
+    assert module.model_of("llama", 3) == "llama"
+
+
 def test_ray_is_handed_no_secret_and_where_to_send(module: ModuleType) -> None:
     given = module.shared_environment()
     assert given["OPENAI_API_BASE"] == "http://router:8080/v1"

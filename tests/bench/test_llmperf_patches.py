@@ -255,6 +255,15 @@ def short_prompts(bench: Bench, without: str) -> None:
     assert not outcome.seen
 
 
+def models(bench: Bench, without: str) -> None:
+    with running_server() as server:
+        asked = json.dumps(["tiny", "sql", "sql"])
+        outcome = bench.run(server, without, models=asked, max_num_completed_requests=9, warm_up=3)
+    assert outcome.status == 0, outcome.output[-2000:]
+    # Three to warm up and nine that count, whichever stream sent them.
+    assert Counter(entry["model"] for entry in outcome.seen) == {"tiny": 4, "sql": 8}
+
+
 def environment(bench: Bench, without: str) -> None:
     with running_server() as server:
         outcome = bench.run(server, without, max_num_completed_requests=1, num_concurrent_requests=1)
@@ -392,6 +401,7 @@ CHECKS: dict[str, Callable[[Bench, str], None]] = {
     "tokenizer": tokenizer_is_given,
     "seed": seed,
     "short-prompts": short_prompts,
+    "models": models,
     "environment": environment,
     "spread": spread,
     "endpoints": endpoints,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from lab.neuron_sim import vllm_cpu
+from lab.neuron_sim.settings import ServeSettings
 from tests.lab.sim_support import SimHost, eventually
 
 # Stands where the environment has vLLM's command: says how it was called, and starts a child that closes its files.
@@ -53,6 +57,17 @@ def test_command_line_is_translated_and_the_claim_survives(host: SimHost) -> Non
     server.process.kill()
     server.wait_exit()
     assert host.busy_devices() == list(range(8))
+
+
+def test_a_request_without_an_adapter_finds_a_slot_that_is_always_empty() -> None:
+    """vLLM on the CPU takes the last slot's weights for it, where another request of the batch has an adapter."""
+    adapters = {"support": "/w/support", "sql": "/w/sql", "chat": "/w/chat"}
+    wanted = ServeSettings("r", "0.16.0", "/w/tiny", ("tiny",), "", 8000, 16, 4, 1024, adapters=adapters, max_loras=2)
+    argv = vllm_cpu.arguments(argparse.Namespace(max_lora_rank=8, max_cpu_loras=2), wanted)
+    given = dict(itertools.pairwise(argv))
+    assert given["--max-loras"] == given["--max-cpu-loras"] == "4"
+    assert given["--max-lora-rank"] == "8"
+    assert argv[argv.index("--lora-modules") + 1 :] == [f"{name}={path}" for name, path in adapters.items()]
 
 
 def test_artifact_rules_hold_before_the_real_vllm_starts(host: SimHost) -> None:

@@ -43,7 +43,11 @@ _WORDS = (
 
 
 class TimedEndpoint(OpenAICompletionStreamEndpoint):
-    """llmeter's streaming endpoint, which also keeps the time of every token."""
+    """llmeter's streaming endpoint, which keeps the time of every token, and asks for the name that a request gives."""
+
+    def prepare_payload(self, payload: Any) -> Any:
+        """As llmeter's own, which names one model for all requests."""
+        return {**super().prepare_payload(payload), "model": payload["model"]}
 
     def process_raw_response(self, raw_response: Any, start_t: float, response: InvocationResponse) -> None:
         """Let llmeter read the stream, and note when each piece of text arrived, in seconds from the start."""
@@ -100,12 +104,14 @@ def dataset(load: dict[str, Any]) -> list[tuple[str, int]]:
     return [(row["prompt"], int(row.get("output_tokens", load["mean_output_tokens"]))) for row in taken]
 
 
-def body(load: dict[str, Any], prompt: str, output_tokens: int) -> dict[str, Any]:
+def body(load: dict[str, Any], index: int, prompt: str, output_tokens: int) -> dict[str, Any]:
     """The request as sent. What the OpenAI library does not know (top_k, ignore_eos) travels in its extra body."""
+    names = load.get("models") or [load["model"]]  # taken in turn
     extra = dict(load["sampling"])
     if load["ignore_eos"]:
         extra["ignore_eos"] = True
     return {
+        "model": names[index % len(names)],
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": output_tokens,
         "extra_body": extra,
@@ -175,7 +181,7 @@ class Driver:
         """Send one request and record it."""
         self.write({"index": index, "sent": True})
         started = time.time()
-        response = self.endpoint.invoke(body(self.load, prompt, wanted))
+        response = self.endpoint.invoke(body(self.load, index, prompt, wanted))
         self.write(record(index, wanted, started, scheduled, response))
 
     def warm_up(self) -> None:
@@ -193,7 +199,7 @@ class Driver:
                     return
                 prompt, wanted = self.work[job % len(self.work)][1] if self.work else ("hello", 1)
                 # The last word comes first: warm-up must not fill a prefix cache with the measured prompts.
-                self.endpoint.invoke(body(self.load, " ".join(reversed(prompt.split(" "))), wanted))
+                self.endpoint.invoke(body(self.load, job, " ".join(reversed(prompt.split(" "))), wanted))
 
         run_threads([threading.Thread(target=worker, daemon=True) for _ in range(min(streams, count))])
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import platform
 import sys
@@ -38,6 +39,7 @@ _DEFAULTS = {
     "warm_up": 0,
     "wait_for_start": False,
     "load_hosts": 1,
+    "models": [],
 }
 
 
@@ -65,6 +67,12 @@ def add_arguments(parser: Any) -> None:
         default=1,
         help="Hosts of the Ray cluster that send; waited for.",
     )
+    parser.add_argument(
+        "--models",
+        type=json.loads,
+        default=[],
+        help="JSON list of names that the requests ask for in turn, in place of --model.",
+    )
 
 
 def remember(options: Any) -> None:
@@ -76,6 +84,12 @@ def remember(options: Any) -> None:
 def option(name: str) -> Any:
     """The value of one of our options."""
     return getattr(OPTIONS, name, _DEFAULTS[name])
+
+
+def model_of(model: str, index: int) -> str:
+    """Patch models: the name that a request asks for, of `--models` in turn."""
+    names = option("models") or [model]
+    return str(names[index % len(names)])
 
 
 def metadata(stream: int) -> dict[str, Any]:

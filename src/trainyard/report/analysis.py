@@ -22,6 +22,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.figures im
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import Record, load, records_of  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import BenchmarkReport, Objective  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.text import names_text  # isort: skip
 
 #: Resamples of the bootstrap: enough for the second digit of a 95 % interval.
 _RESAMPLES = 1000
@@ -62,7 +63,8 @@ class Measured:
     def offered(self) -> str:
         """The load as one label."""
         load = self.report.load
-        return f"{load.rate_per_s:g}/s" if load.loop == "open" else f"{load.concurrency} streams"
+        offered = f"{load.rate_per_s:g}/s" if load.loop == "open" else f"{load.concurrency} streams"
+        return f"{offered}, {names_text(load)}" if load.models else offered
 
     def keeps(self, objective: Objective) -> bool:
         """Whether the run kept the objective: by its records, or by percentiles where those are gone."""

@@ -28,6 +28,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema imp
     Flag,
     Length,
     LoadShare,
+    ModelShare,
     Objective,
     Statistics,
 )
@@ -300,6 +301,7 @@ def _facts(report: BenchmarkReport) -> list[tuple[str, str]]:
         ("router", f"{scenario.router_url} {scenario.router_policy or ''}" if load.target == "router" else "not used"),
         ("client", f"{load.tool} {load.tool_version}: {load.tool_reason or 'no reason recorded'}"),
         ("load", f"{load.loop} loop, {load.requests} requests x {report.run.repeats}, prompts: {shape}"),
+        *[(f"asked for {one.name}", _part(one)) for one in report.results.models],
         ("tokens asked for", f"{_length(load.input_tokens)} in, {_length(load.output_tokens)} out"),
         ("sampling", f"{load.sampling or 'default'}; end of sequence {'ignored' if load.ignore_eos else 'heeded'}"),
         ("load host", f"{host.name}, {host.processors} processors, the client used {host.client_cpu_cores:.2f}"),
@@ -319,6 +321,11 @@ def _again(deployment: str | None) -> str:
     """Return the command that measures the same deployment of an inventory."""
     one = f" -e trainyard_benchmark={deployment}" if deployment else ""
     return f"ansible-playbook {called('benchmark')} -i INVENTORY{one}"
+
+
+def _part(one: ModelShare) -> str:
+    ttft, pace = _mark(one.time_to_first_token_ms, "p50"), _mark(one.time_per_output_token_ms, "p50")
+    return f"{one.succeeded} of {one.sent} requests succeeded, TTFT p50 {ttft} ms, {pace} ms a token"
 
 
 def _share(share: LoadShare) -> str:

@@ -192,7 +192,7 @@ def check_tools(run: runner.Run, params: Dict[str, Any]) -> None:
 def rehearse(module: AnsibleModule, run: runner.Run) -> None:
     """Say whether the run could start now. In the check of a whole site the fleet need not be up yet: a warning."""
     try:
-        runner.check_fleet(run.fleet, run.idle_timeout_s)
+        runner.check_fleet(run.fleet, run.idle_timeout_s, run.load["models"])
     except runner.RunError as error:
         module.warn(str(error))
     module.exit_json(changed=True, load=run.load, msg="a run would start")

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The load generators: how each is started, and how its own output becomes one record for each request.
 
-A record holds `index`, `outcome` (succeeded | failed | timed_out), `error`, `http_status`, `started_at` (wall clock,
-seconds), `ttft_s`, `e2e_s`, `input_tokens`, `output_tokens`, `requested_output_tokens`, `gaps_ms` (times between the
-pieces of a stream, where the client keeps them) and `late_s` (open loop: how long after its time it started). Where the
-client says so, `client` has the process that sent it: `host`, `process`, its `cpu_s` and the host's `host_idle_ratio`.
+A record holds `index`, `model` (the name that was asked for), `outcome` (succeeded | failed | timed_out), `error`,
+`http_status`, `started_at` (wall clock, seconds), `ttft_s`, `e2e_s`, `input_tokens`, `output_tokens`,
+`requested_output_tokens`, `gaps_ms` (times between the pieces of a stream, where the client keeps them) and `late_s`
+(open loop: how long after its time it started). Where the client says so, `client` has the process that sent it:
+`host`, `process`, its `cpu_s` and the host's `host_idle_ratio`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Client:
     distribution = ""
     #: Whether it can send from several hosts that make up one Ray cluster.
     spreads = False
+    #: Whether its requests can ask for several names of a model in turn.
+    mixes = True
 
     def __init__(self, home: str, script: str = "") -> None:
         self.home = home
@@ -67,6 +70,9 @@ class Client:
         if load.get("cluster") and not self.spreads:
             able = " or ".join(sorted(name for name, kind in CLIENTS.items() if kind.spreads))
             raise ClientError(f"{self.name} sends from one host: leave load_hosts at 1, or use {able}")
+        if len(set(load.get("models") or ())) > 1 and not self.mixes:
+            able = " or ".join(sorted(name for name, kind in CLIENTS.items() if kind.mixes))
+            raise ClientError(f"{self.name} asks for one name: give models one, or use {able}")
 
     def warm_up(self, load: Dict[str, Any], work: Path) -> List[Command]:
         """What to run before the servers' counters are read, where the client cannot warm up and then wait."""
@@ -159,6 +165,7 @@ class Llmperf(Client):
             "--results-dir": str(work / "llmperf"),
         }
         argv = [self.python, self.script, "--wait-for-start"]
+        argv += ["--models", json.dumps(list(load["models"]))] if load.get("models") else []
         argv += [str(part) for pair in options.items() for part in pair]
         environment = {
             "OPENAI_API_BASE": ";".join(url.rstrip("/") + "/v1" for url in load["urls"]),
@@ -216,6 +223,7 @@ class VllmBench(Client):
 
     name = "vllm_bench"
     distribution = "vllm"
+    mixes = False  # its own adapters are drawn at random, and no result says which
 
     def check(self, load: Dict[str, Any]) -> None:
         """It needs a target that is one URL."""
@@ -310,6 +318,12 @@ class VllmBench(Client):
             "e2e_s": None if failed else (ttft or 0.0) + sum(gaps),
             "gaps_ms": [round(gap * 1000, 2) for gap in gaps],
         }
+
+
+def model_of(load: Record, index: int) -> str:
+    """The name that a request asks for: the load's in turn, the model's own where there are none."""
+    names = load.get("models") or [load["model"]]
+    return str(names[index % len(names)])
 
 
 CLIENTS = {kind.name: kind for kind in (Llmeter, Llmperf, VllmBench)}

@@ -25,7 +25,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, TextIO, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, TextIO, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.fields import sentence
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import LOAD
@@ -112,13 +112,18 @@ def resolve_load(given: Dict[str, Any], slots: int) -> Dict[str, Any]:
     return load
 
 
-def check_fleet(fleet: Fleet, idle_timeout_s: float) -> None:
-    """The router serves the model, all replicas are healthy, nobody else sends traffic; `RunError` names all causes."""
+def check_fleet(fleet: Fleet, idle_timeout_s: float, models: Sequence[str] = ()) -> None:
+    """The router serves the model, all replicas are healthy, nobody else sends traffic; `RunError` names all causes.
+
+    `models` are the names that requests will ask for; empty is the model's own.
+    """
     problems = []
+    asked = list(dict.fromkeys(models)) or [fleet.model]
     try:
         served = counters.models(fleet.url, api_key=fleet.api_key)
-        if fleet.model not in served:
-            problems.append(f"{fleet.url} serves {', '.join(served) or 'no model'}, not {fleet.model}")
+        missing = [name for name in asked if name not in served]
+        if missing:
+            problems.append(f"{fleet.url} serves {', '.join(served) or 'no model'}, not {', '.join(missing)}")
     except counters.UnreachableError as error:
         problems.append(str(error))
     for name, url in sorted(fleet.replicas.items()):
@@ -258,7 +263,7 @@ class Run:
 
     def execute(self) -> Dict[str, Any]:
         """Check, then every repeat; the directory is complete when `run.json` exists."""
-        check_fleet(self.fleet, self.idle_timeout_s)
+        check_fleet(self.fleet, self.idle_timeout_s, self.load["models"])
         self.root.mkdir(mode=0o700, parents=True, exist_ok=False)  # the client's input holds the key
         began = time.time()
         repeats = [self._repeat(index) for index in range(int(self.load["repeats"]))]
@@ -305,6 +310,7 @@ class Run:
         cpu_s = max(0.0, children_cpu_s() - cpu_before - cpu_ready)
         after = self._after()
         records = place_in_time(self.client.records(work), at)
+        records = [{**row, "model": clients.model_of(load, row["index"])} for row in records]
         write_lines(work / "requests.jsonl", records)
         return {
             "index": index,
@@ -348,7 +354,7 @@ class Run:
             "seed": int(self.load["seed"]) + index,
             "url": urls[0],
             "urls": urls,
-            "model": self.fleet.model,
+            "model": clients.model_of({"models": self.load["models"], "model": self.fleet.model}, 0),
             "tokenizer": self.tokenizer,
             "cluster": self.cluster,
             "api_key": self.fleet.api_key,

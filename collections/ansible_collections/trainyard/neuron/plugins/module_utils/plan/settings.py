@@ -253,6 +253,14 @@ def _rounds_need_streams(values: Mapping[str, Any]) -> Iterator[Tuple[str, str, 
         yield "rounds", "an open loop has no streams to count them by", "give requests, or concurrency"
 
 
+def _one_way_to_name_models(values: Mapping[str, Any]) -> Iterator[Tuple[str, str, str]]:
+    if values.get("models") and values.get("adapter_mixes"):
+        yield "models", "is one mix of names, and adapter_mixes has them all", "put it into adapter_mixes"
+
+
+#: What a request may name as its model: never empty, since a list of such names is sent one by one.
+_MODEL_NAME = text(re.compile(r"[^\x00-\x1f\x7f]+"), "must be the name of a model", "give one that is served", "name")
+
 LOAD = Schema(
     "benchmark",
     "What a benchmark sends.",
@@ -329,16 +337,29 @@ LOAD = Schema(
         "target": Field(
             one_of(("router", "replicas")), default="router", about="who is sent the requests", example="replicas"
         ),
+        "models": Field(
+            list_of(_MODEL_NAME, 0, 1000),
+            default=(),
+            about="names that the requests ask for in turn, the model's, aliases or adapters; none is the model's own",
+            example=["llama-3.3-70b", "support"],
+        ),
     },
     rules=(_rounds_need_streams,),
     null_is_unset=True,
 )
 
-#: The load of a deployment, with the one field that the planner reads itself.
+#: The load of a deployment, with what the planner reads itself.
 BENCHMARK = replace(
     LOAD,
+    rules=(*LOAD.rules, _one_way_to_name_models),
     fields={
         **LOAD.fields,
+        "adapter_mixes": Field(
+            optional(list_of(list_of(_MODEL_NAME, 1, 1000, "list of names"), 0, 100)),
+            about="a run for each: names that its requests ask for in turn, one more often where it stands more often; "
+            "unset, a model with adapters is measured by its own name and by all adapters in turn; [] is its own name",
+            example=[["llama-3.3-70b"], ["support", "sql"]],
+        ),
         "load_hosts": Field(
             whole_number(1, 10000),
             default=1,

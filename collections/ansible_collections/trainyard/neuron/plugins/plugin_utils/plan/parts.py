@@ -372,9 +372,11 @@ class MeasuredReplica(ReplicaPlan):
 
 @dataclass(frozen=True)
 class BenchmarkPart:
-    """What to measure of a deployment.
+    """What to measure of a deployment, in one run.
 
     Attributes:
+        mix: which of its mixes of names this run asks for, from 0.
+        label: what the run is called after.
         url: where the load goes.
         tokenizer: where it is, on `tokenizer_host` where those that send do not have it.
         load: what is sent, in the inventory's words.
@@ -382,6 +384,8 @@ class BenchmarkPart:
     """
 
     deployment: str
+    mix: int
+    label: str
     model: str
     url: str
     tokenizer: str

@@ -11,7 +11,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems imp
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import ReplicaPlan
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import checks, identity, reach
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import checks, identity, mixes, reach
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import (
     PREFIX,
     Deployment,
@@ -74,9 +74,6 @@ VERSION = 1
 #: Families of operating systems whose releases are known to work or not to work with a release of the SDK.
 JUDGED_SYSTEMS = ("ubuntu", "amazon", "rocky")
 ROUTER_PORT, DEFAULT_ROUTER_PORT = "trainyard_router_port", 8080
-
-#: The field of a deployment's `benchmark` that says how many clients send; the others are the load itself.
-LOAD_HOSTS = "load_hosts"
 
 
 @dataclass(frozen=True)
@@ -269,6 +266,7 @@ class _Planner:
                 ]
                 fitting, costs = self._memory_problems(deployment, row, host.topology, where)
                 problems, warnings = problems + fitting, warnings + costs
+                problems += mixes.mix_problems(deployment, where)
                 if not problems:
                     warnings += argument_warnings(deployment, row, where) + checks.traps(deployment)
                     warnings += checks.program_warnings(deployment, deployment.model_config)
@@ -442,7 +440,7 @@ class _Planner:
     def _benchmarks(
         self, hosts: Sequence[Host], planned: Mapping[str, HostPlan], router: Mapping[str, Any]
     ) -> List[Dict[str, Any]]:
-        """Return what to measure: for each deployment its load, who sends it where, and which replicas will answer."""
+        """Return what to measure, a run each: a deployment's load, who sends it where, which replicas will answer."""
         found: Dict[str, Dict[str, Any]] = {}
         for host in hosts:
             for replica in planned[host.name].replicas if host.name in planned else ():
@@ -454,7 +452,10 @@ class _Planner:
                         "model": replica.served_name,
                         "url": router["urls"][0] if router["urls"] else replica.url,
                         "tokenizer": replica.weights_path,
-                        "load": {name: value for name, value in deployment.benchmark.items() if name != LOAD_HOSTS},
+                        "mixes": mixes.of_deployment(deployment),
+                        "load": {
+                            name: value for name, value in deployment.benchmark.items() if name not in mixes.NOT_SENT
+                        },
                         "load_hosts": self._load_hosts(deployment, hosts),
                         "hosts": [],
                         "replicas": [],
@@ -466,12 +467,12 @@ class _Planner:
             begins = entry["load_hosts"][0]["name"] if entry["load_hosts"] else ""
             # The hosts that serve have the tokenizer with the weights; a load host beside them gets a copy.
             entry["tokenizer_host"] = "" if begins in entry["hosts"] else entry["hosts"][0]
-        return [found[name] for name in sorted(found)]
+        return [run for name in sorted(found) for run in mixes.runs_of(found[name])]
 
     def _load_hosts(self, deployment: Deployment, hosts: Sequence[Host]) -> List[Dict[str, str]]:
         """Return who sends: as many clients as the load wants, those that serve nothing first."""
-        wanted, known = deployment.benchmark.get(LOAD_HOSTS, 1), len(self._clients)
-        where = "%s.benchmark.%s" % (checks.variable_of(deployment), LOAD_HOSTS)
+        wanted, known = deployment.benchmark.get(mixes.LOAD_HOSTS, 1), len(self._clients)
+        where = "%s.benchmark.%s" % (checks.variable_of(deployment), mixes.LOAD_HOSTS)
         if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
             self._problems.append(
                 Problem("", where, wanted, "must be a whole number from 1", "give how many hosts send")

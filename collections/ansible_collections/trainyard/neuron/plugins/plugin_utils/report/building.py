@@ -15,6 +15,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.figures im
     latency_of,
     repeat_of,
     requests_of,
+    shares_of,
     throughput_of,
     window,
 )
@@ -56,6 +57,7 @@ def load_of(summary: dict[str, Any], reason: str) -> Load:
         tool_reason=reason,
         source="dataset" if given["dataset"] else "random",
         target=given["target"],
+        models=given.get("models") or [],
         loop="open" if opened else "closed",
         concurrency=given["concurrency"] or None,
         rate_per_s=given["request_rate_per_s"] or None,
@@ -125,6 +127,7 @@ def build(
         cost=cost_of(context.price_per_host_hour_usd, context.hosts, throughput, duration_s),
         repeats=repeats,
         confidence=confidence_of(repeats),
+        models=shares_of(rows, summary["load"].get("models") or []),
     )
     samples = samples_of(summary["repeats"], windows)
     per_server = [server_of(name, summary["repeats"], samples) for name in summary["fleet"]["replicas"]]

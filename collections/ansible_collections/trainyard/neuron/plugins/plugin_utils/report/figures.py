@@ -17,6 +17,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema imp
     Goodput,
     Interval,
     Latency,
+    ModelShare,
     Objective,
     Repeat,
     Requests,
@@ -84,6 +85,26 @@ def latency_of(good: Sequence[Record]) -> Latency:
         inter_token_latency_ms=statistics_of(gaps),
         request_latency_ms=statistics_of(milliseconds(r["e2e_s"]) for r in good),
     )
+
+
+def shares_of(rows: Sequence[Record], names: Sequence[str]) -> list[ModelShare]:
+    """What became of the requests for each of the names that a load took in turn; nothing where it is one."""
+    found = []
+    for name in dict.fromkeys(names) if len(set(names)) > 1 else ():
+        mine = [row for row in rows if row.get("model") == name]
+        good = [row for row in mine if row["outcome"] == "succeeded"]
+        latency = latency_of(good)
+        share = ModelShare(
+            name=name,
+            sent=len(mine),
+            succeeded=len(good),
+            output_tokens=sum(row["output_tokens"] or 0 for row in good),
+            time_to_first_token_ms=latency.time_to_first_token_ms,
+            time_per_output_token_ms=latency.time_per_output_token_ms,
+            request_latency_ms=latency.request_latency_ms,
+        )
+        found.append(share)
+    return found
 
 
 def repeat_of(summary: dict[str, Any], rows: Sequence[Record]) -> Repeat:

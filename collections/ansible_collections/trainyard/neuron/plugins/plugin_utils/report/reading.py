@@ -46,6 +46,7 @@ class _Row(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
     index: int
+    model: str | None = None
     outcome: Literal["succeeded", "failed", "timed_out"]
     http_status: int | None
     error: str | None

@@ -121,6 +121,8 @@ class Load(_Model):
     """Why this client and not another."""
     source: Literal["random", "dataset"]
     target: Literal["router", "replicas"]
+    models: list[str] = Field(default_factory=list)
+    """Names that the requests asked for in turn (the model, its aliases, its adapters); empty is the model's own."""
     loop: Literal["closed", "open"]
     concurrency: int | None = Field(default=None, ge=1)
     """Streams kept in flight (closed loop), or the most allowed (open loop)."""
@@ -170,6 +172,18 @@ class Latency(_Model):
     """Of each request: (end - first token) / (output tokens - 1)."""
     inter_token_latency_ms: Statistics | None
     """Of all gaps between the pieces of a stream; a piece may hold several tokens. None where the client keeps none."""
+    request_latency_ms: Statistics | None
+
+
+class ModelShare(_Model):
+    """The requests that asked for one name of a model, where a load asked for several."""
+
+    name: str
+    sent: int
+    succeeded: int
+    output_tokens: int
+    time_to_first_token_ms: Statistics | None
+    time_per_output_token_ms: Statistics | None
     request_latency_ms: Statistics | None
 
 
@@ -321,6 +335,8 @@ class Results(_Model):
     repeats: list[Repeat]
     confidence: dict[str, Interval]
     """By the name of a figure of `repeats`; empty for a single repeat."""
+    models: list[ModelShare] = Field(default_factory=list)
+    """Each name's part where the requests asked for several."""
 
 
 class Flag(_Model):

@@ -34,6 +34,13 @@ def table(report: BenchmarkReport, width: int = 100) -> str:
     ):
         if value is not None:
             lines.append(f"{name:17} {value.p50:10.1f} {value.p90:10.1f} {value.p99:10.1f} {value.count:7}")
+    if report.results.models:
+        lines.append(f"{'asked for':24} {'requests':>9} {'tokens':>9} {'TTFT p50':>10} {'per token':>10}   ms")
+    for one in report.results.models:
+        marks = (
+            "-" if s is None else f"{s.p50:.1f}" for s in (one.time_to_first_token_ms, one.time_per_output_token_ms)
+        )
+        lines.append("{:24} {:>9} {:>9} {:>10} {:>10}".format(one.name, one.sent, one.output_tokens, *marks))
     lines.append(f"{'replica':24} {'requests':>9} {'tokens':>9} {'in flight':>10}   by its own counters")
     for server in report.servers.replicas:
         counts = ("-" if value is None else str(value) for value in (server.requests, server.generation_tokens))
@@ -50,4 +57,12 @@ def _load_text(load_: Load) -> str:
         shape = f"{load_.rate_per_s:g} requests/s ({load_.arrival})"
     else:
         shape = f"{load_.concurrency} streams"
-    return f"{shape}, {load_.input_tokens.mean:g} tokens in, {load_.output_tokens.mean:g} out"
+    names = f", asking for {names_text(load_)}" if load_.models else ""
+    return f"{shape}, {load_.input_tokens.mean:g} tokens in, {load_.output_tokens.mean:g} out{names}"
+
+
+def names_text(load_: Load) -> str:
+    """The names that requests asked for in turn, each with its share where that is not the others'."""
+    counts = {name: load_.models.count(name) for name in load_.models}
+    even = len(set(counts.values())) == 1
+    return " + ".join(name if even else f"{count} x {name}" for name, count in counts.items())

@@ -64,6 +64,24 @@ def test_other_clients_send_from_one_host(client: clients.Client) -> None:
         client.check({**load_of(), "cluster": {"address": "10.0.0.1:6379", "hosts": 2, "token_file": "/run/token"}})
 
 
+def test_each_request_asks_for_the_names_of_a_mix_in_turn(tmp_path: Path) -> None:
+    load = load_of(models=["m", "sql", "sql"])
+    assert [clients.model_of(load, index) for index in range(4)] == ["m", "sql", "sql", "m"]
+    assert clients.model_of(load_of(), 3) == "m"
+    (command,) = clients.Llmperf("/opt/llmperf").commands(load, tmp_path)
+    assert json.loads(options(command.argv)["--models"]) == ["m", "sql", "sql"]
+    (command,) = clients.Llmperf("/opt/llmperf").commands(load_of(), tmp_path)
+    assert "--models" not in command.argv
+    clients.Llmeter("/opt/llmeter", "/opt/load.py").commands(load, tmp_path)
+    assert json.loads((tmp_path / "load.json").read_text())["models"] == ["m", "sql", "sql"]
+
+
+def test_vllm_bench_asks_for_one_name() -> None:
+    clients.VllmBench("/opt/vllm").check(load_of(models=["sql", "sql"]))
+    with pytest.raises(clients.ClientError, match="asks for one name: give models one, or use llmeter or llmperf"):
+        clients.VllmBench("/opt/vllm").check(load_of(models=["m", "sql"]))
+
+
 def test_llmperf_refuses_an_open_loop() -> None:
     with pytest.raises(clients.ClientError, match="open loop"):
         clients.Llmperf("/opt/llmperf").check(load_of(request_rate_per_s=2.0))
