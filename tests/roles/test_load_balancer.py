@@ -646,6 +646,24 @@ def test_the_log_has_the_time_to_the_first_token(tmp_path: Path, stubs: tuple[St
     assert rows["/nothing"]["ttft_ms"] == -1
 
 
+def test_the_log_takes_no_line_that_keeps_a_stream_alive_for_a_token(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
+    for stub in stubs:
+        stub.token_s, stub.comments = 0.2, 2
+    with routed(tmp_path, one_model(stubs)) as front:
+        connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=60)
+        connection.request("POST", "/v1/completions", '{"max_tokens": 2}', {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        came = []
+        while line := response.readline():
+            came += [(line, time.monotonic())] if line.strip() else []
+        connection.close()
+        row = logged(front, "path", "/v1/completions")["/v1/completions"]
+    assert [line[:6] for line, _ in came] == [b": ping"] * 2 + [b"data: "] * 4
+    assert came[2][1] - came[0][1] >= 0.3, "it keeps the stream alive, so it does not wait for the token"
+    assert row["ttft_ms"] == -1
+    assert row["total_ms"] >= 4 * 199
+
+
 def test_slow_and_idle_clients_do_not_disturb_a_stream(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
     with routed(tmp_path, one_model(stubs)) as front, ExitStack() as stack:
         for _ in range(200):

@@ -27,6 +27,7 @@ class Stub(ThreadingHTTPServer):
         words: tokens of a completion, in order.
         key: bearer token to ask for.
         health: status of /health.
+        comments: lines that are no events before the first token, each after a pause of its own.
         cut_after: close the connection after that many tokens.
         step: what a client releases for each token that it has; the next is sent then only (see `post_in_step`).
         errors: statuses for the next completions.
@@ -47,6 +48,7 @@ class Stub(ThreadingHTTPServer):
         self.key = ""
         self.health = 200
         self.cut_after = -1
+        self.comments = 0
         self.step: threading.Semaphore | None = None
         self.errors: list[int] = []
         self.more_headers: dict[str, str] = {}
@@ -137,6 +139,9 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(self.server.token_s * (body.get("max_tokens") or 4))
         self.end_headers()
         words = (self.server.words * (body.get("max_tokens") or 4))[: body.get("max_tokens") or 4]
+        for _ in range(self.server.comments):
+            time.sleep(self.server.token_s)
+            self.chunk(b": ping\n\n")
         for index, word in enumerate(words):
             time.sleep(self.server.token_s)
             stuck = index and self.server.step and not self.server.step.acquire(timeout=STEP_LIMIT_S)

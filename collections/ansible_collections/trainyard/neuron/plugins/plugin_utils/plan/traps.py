@@ -268,7 +268,7 @@ def _stream_warnings(deployment: Deployment, where: str) -> List[Problem]:
         return []
     rule = (
         "sends lines that are no events: a client that reads each as one fails, "
-        "and the router's log takes the first for a token"
+        "and the router's log has no time to the first token where one comes before it"
     )
     path = where + ".engine_args.sse-keep-alive-interval"
     return [
