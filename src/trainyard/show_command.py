@@ -53,6 +53,7 @@ def show(
     vault_id: vault.VaultIds = None,
     vault_password_file: vault.VaultFiles = None,
     ask_vault_pass: vault.AskVault = False,
+    benchmark: Annotated[bool, typer.Option(help="Also what the last benchmark said.")] = True,
 ) -> None:
     """Show what the fleet serves: replicas, the router's address and how to ask it, the last benchmark."""
     use_vault(vault_id, vault_password_file, ask_vault_pass)
@@ -78,7 +79,7 @@ def show(
                 f'-d \'{{"model": "{name}", "stream": true, "max_tokens": 32, '
                 '"messages": [{"role": "user", "content": "Hello"}]}\''
             )
-    report = last_report(results, set(names))
+    report = last_report(results, set(names)) if benchmark else None
     if report is not None:
         typer.echo(f"\n{report_table(report, width=console.width)}")
         typer.echo(f"\nThe whole report: {results / report.run.id / 'report.json'}")

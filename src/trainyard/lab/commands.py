@@ -260,13 +260,16 @@ def describe(name: str) -> dict[str, Any]:
     }
 
 
-def _table(description: dict[str, Any]) -> Table:
-    """A lab's description as a table."""
-    title = (
+def _print(description: dict[str, Any]) -> None:
+    """Print a lab's description for people."""
+    console = Console()
+    console.print(
         f"lab {description['name']}: {description['instance_type']} at LNC {description['logical_nc_config']}, "
-        f"SDK {', '.join(description['sdk_releases'])}, engine {description['engine']} ({description['provenance']})"
+        f"SDK {', '.join(description['sdk_releases'])}, engine {description['engine']} ({description['provenance']})",
+        style="bold",
+        soft_wrap=True,
     )
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(box=None)
     for column in ("host", "address", "state", "since"):
         table.add_column(column, overflow="fold")
     for host in description["hosts"]:
@@ -275,14 +278,13 @@ def _table(description: dict[str, Any]) -> Table:
     services = description["services"]
     colour = "green" if services["state"] == "running" else "red"
     table.add_row("services", services["address"], f"[{colour}]{services['state']}[/]", services["since"])
+    console.print(table)
     urls = f"model hub {description['hub_url']}, AWS (S3, EC2, SSM) {description['aws_url']}"
     urls += f"\ninventory: -i {description['inventory']}" if INSTALLED else ""
     if description["engine_note"]:
         urls += f"\n{description['engine_note']}"
     half = "half made: `trainyard lab up` goes on, `trainyard lab down` removes it"
-    table.caption = urls if description["subnet"] else half
-    table.caption_justify = "left"
-    return table
+    console.print(urls if description["subnet"] else half, soft_wrap=True, markup=False)
 
 
 def _read_latency(text: str | None, calibration: Path | None) -> dict[str, Any] | None:
@@ -342,7 +344,7 @@ def up(
     options = Options(hosts, cast("Engine | None", engine), instance_type, lnc, sdk_release or None, time_scale, speed)
     with _errors_reported(lab_name):
         bring_up(lab_name, options, _say())
-        Console().print(_table(describe(lab_name)))
+        _print(describe(lab_name))
 
 
 @app.command()
@@ -357,7 +359,7 @@ def status(
         if as_json:
             typer.echo(json.dumps(description, indent=2))
         else:
-            Console().print(_table(description))
+            _print(description)
 
 
 @app.command("inventory")

@@ -155,11 +155,10 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core ships no ty
         outcome, host = result.result, self.host_label(result)
         if outcome.get("changed"):
             self._changed[host] = self._changed.get(host, 0) + 1
-            what = screen.changes(outcome)
             verb = "would change" if self._check else "changed"
-            name = screen.task_name(result.task.get_name())
-            text = f"  {host}  {verb}  {name}{label}" + (f": {what}" if what else "")
-            self._display.display(text, color=constants.COLOR_CHANGED)
+            text = f"  {host}  {verb}  {screen.task_name(result.task.get_name())}{label}"
+            what = screen.changes(outcome, self._display.columns - len(text) - len(": "))
+            self._display.display(text + (f": {what}" if what else ""), color=constants.COLOR_CHANGED)
         elif outcome.get("_ansible_verbose_always") and "msg" in outcome:
             for line in screen.lines_of(outcome["msg"]):
                 self._display.display(f"  {line}")

@@ -6,6 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Iterable, List, Sequence, Tuple
 
+#: A step that took a smaller share of the whole path decided nothing.
+SHORT_SHARE = 0.02
+
 
 @dataclass(frozen=True)
 class Step:
@@ -56,18 +59,25 @@ def overlap(steps: Iterable[Step]) -> Tuple[float, float]:
 
 
 def render(steps: Sequence[Step]) -> List[str]:
-    """Return the lines that tell the critical path, and how much of its last host's work went on beside other work."""
+    """Return the lines that tell the critical path, and how much of its last host's work went on beside other work.
+
+    Steps that took less than `SHORT_SHARE` of the path are counted only.
+    """
     path = critical_path(steps)
     if not path:
         return []
     first, last = path[0].began, path[-1]
     apart_s, busy_s = overlap(step for step in steps if step.host == last.host)
-    width = max(len(step.host) for step in path)
+    short_s = SHORT_SHARE * (last.ended - first)
+    told = [step for step in path if step.ended - step.began >= short_s] or path
+    width = max(len(step.host) for step in told)
     lines = [f"critical path: {last.ended - first:.0f} s, one line a step (host, from, to, what)"]
     lines += [
         f"  {step.host:<{width}}  {step.began - first:6.1f} s  {step.ended - first:6.1f} s  {step.name}"
-        for step in path
+        for step in told
     ]
+    if len(told) < len(path):
+        lines.append(f"  and {len(path) - len(told)} of less than {short_s:.1f} s each")
     ratio = apart_s / busy_s if busy_s > 0 else 1.0
     lines.append(f"  {last.host}: {apart_s:.1f} s of work in {busy_s:.1f} s, {ratio:.2f} at a time")
     return lines

@@ -20,8 +20,14 @@ def wait_s(turn: int) -> int:
 
 
 def lines(host: str, running: list[Mapping[str, Any]]) -> list[str]:
-    """One line for each unit that is on its way: its host, its name without what all have, how far it is."""
-    return [harmless(f"  {host}: {str(row['name']).removesuffix('.service')}: {row['progress']}") for row in running]
+    """The units that are on their way: their host, their names without what all have, how far they are.
+
+    Units that are equally far share a line, in the order of the first of them.
+    """
+    alike: dict[str, list[str]] = {}
+    for row in running:
+        alike.setdefault(str(row["progress"]), []).append(str(row["name"]).removesuffix(".service"))
+    return [harmless(f"  {host}: {', '.join(names)}: {progress}") for progress, names in alike.items()]
 
 
 def with_states(result: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,14 +60,23 @@ def things_of(result: Mapping[str, Any]) -> list[str]:
     return things
 
 
-def changes(result: Mapping[str, Any]) -> str:
-    """Return what changed in a few words; empty where the result does not say."""
+def changes(result: Mapping[str, Any], room: int | None = None) -> str:
+    """Return what changed in a few words; empty where the result does not say.
+
+    Args:
+        result: of a task.
+        room: how many columns there are for it; fewer things are named where they would not fit, and at least one.
+    """
     things = things_of(result)
     # What runs is what people ask for first.
     units = [thing for thing in things if thing.endswith(")")]
-    named = (units + [thing for thing in things if thing not in units])[:NAMED]
-    more = len(things) - len(named)
-    return harmless(", ".join(named)) + (f", and {more} more" if more else "")
+    ordered = units + [thing for thing in things if thing not in units]
+    for named in range(min(NAMED, len(things)), 0, -1):
+        more = len(things) - named
+        text = harmless(", ".join(ordered[:named])) + (f", and {more} more" if more else "")
+        if room is None or len(text) <= room:
+            return text
+    return text if things else ""
 
 
 def summary(changed: Mapping[str, int], failed: Iterable[str], seconds: float, check: bool) -> str:

@@ -73,3 +73,11 @@ def test_output_has_one_line_a_step_and_says_how_much_went_on_at_a_time() -> Non
     assert lines[1].split() == ["a", "0.0", "s", "50.0", "s", "weights", "m"]
     assert lines[2] == "  a: 80.0 s of work in 50.0 s, 1.60 at a time"
     assert render([]) == []
+
+
+def test_steps_that_decided_nothing_are_counted_only() -> None:
+    lines = render([Step("a", "nvme_raid", 0, 1), Step("a", "neuron_venv", 1, 60), Step("a", "weights m", 60, 100)])
+    assert [line.split()[-1] for line in lines[1:3]] == ["neuron_venv", "m"]
+    assert lines[3] == "  and 1 of less than 2.0 s each"
+    even = render([Step("a", f"s{n}", n, n + 1) for n in range(100)])
+    assert len(even) == 102, "where all are short, none is left out"

@@ -106,6 +106,11 @@ def test_lines_are_plain_whatever_a_host_says(progress: str, line: str) -> None:
     assert follow.lines("trn-1", running(progress)) == [line]
 
 
+def test_units_that_are_equally_far_share_a_line() -> None:
+    rows = [{"name": f"vllm@a-{n}.service", "progress": "warm-up, 4 s" if n != 1 else "queued"} for n in range(3)]
+    assert follow.lines("trn-1", rows) == ["  trn-1: vllm@a-0, vllm@a-2: warm-up, 4 s", "  trn-1: vllm@a-1: queued"]
+
+
 MOVES = [{"id": f"h1:a-{n}", "name": f"a-{n}", "url": "http://h1", "release": "new", "was": "old"} for n in range(3)]
 
 

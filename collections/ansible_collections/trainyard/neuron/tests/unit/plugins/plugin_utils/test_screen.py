@@ -23,6 +23,10 @@ def test_what_runs_is_named_before_the_files() -> None:
     }
     assert screen.changes(result) == "haproxy.service (reloaded), package haproxy, /a, and 2 more"
     assert screen.changes({"changed": True}) == ""
+    assert screen.changes(result, room=60) == "haproxy.service (reloaded), package haproxy, /a, and 2 more"
+    assert screen.changes(result, room=55) == "haproxy.service (reloaded), package haproxy, and 3 more"
+    assert screen.changes(result, room=-3) == "haproxy.service (reloaded), and 4 more"
+    assert screen.changes({"changed_paths": ["/a"]}, room=1) == "/a"
 
 
 def test_a_failure_has_its_message_and_what_the_command_said() -> None:
