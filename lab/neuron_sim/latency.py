@@ -157,6 +157,7 @@ class Shape:
     kv_heads: int
     head_dim: int
     vocabulary: int
+    tied: bool = False
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> Shape:
@@ -171,13 +172,15 @@ class Shape:
             kv_heads=int(config.get("num_key_value_heads", heads)),
             head_dim=int(config.get("head_dim") or hidden // heads),
             vocabulary=int(config.get("vocab_size", 32000)),
+            tied=bool(config.get("tie_word_embeddings", False)),
         )
 
     @property
     def parameters(self) -> int:
-        """Weights of a dense decoder with gated feed-forward, embedding and output separate."""
+        """Weights of a dense decoder with gated feed-forward; embedding and output are one where they are tied."""
         attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.intermediate) + 2 * self.vocabulary * self.hidden
+        embeddings = (1 if self.tied else 2) * self.vocabulary * self.hidden
+        return self.layers * (attention + 3 * self.hidden * self.intermediate) + embeddings
 
     def kv_bytes_per_token_and_core(self, cores: int) -> float:
         """KV cache of one token on one core; heads are replicated where there are fewer than cores."""

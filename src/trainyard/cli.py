@@ -14,6 +14,7 @@ from trainyard import paths  # makes the collection importable, for every sub-co
 COMMANDS = {
     "artifact": "trainyard.artifact_command:app",
     "blocks": "trainyard.blocks_command:blocks_command",
+    "calibrate": "trainyard.calibrate.command:command",
     "forecast": "trainyard.forecast.command:command",
     "init": "trainyard.init.command:init",
     "lab": "trainyard.lab.commands:app",

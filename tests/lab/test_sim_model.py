@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 import random
+from pathlib import Path
 
 import pytest
+import typer
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast import latency as forecasting
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast import queueing
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import published
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import as_text, published
 
 from lab.neuron_sim import inference_demo_options, latency, vllm_options
 from lab.neuron_sim.engine import Request, Scheduler
 from lab.neuron_sim.metrics import Metrics
 from lab.neuron_sim.tokenizer import Tokenizer
+from trainyard.lab.commands import _read_latency
 
 
 def replica(name: str, cores: int, batch: int, length: int) -> latency.Modelled:
@@ -252,3 +256,18 @@ def test_a_lab_can_have_other_constants_and_refuses_what_is_none() -> None:
     for constants in ({"steps": 1.0}, {"step_s": float("nan")}, {"step_s": -1}, {"step_s": True}, {"step_s": "1"}):
         with pytest.raises(ValueError, match="latency constants"):
             latency.from_settings({**settings, "constants": constants})
+
+
+def test_a_calibration_reaches_the_lab_and_one_that_is_none_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "calibration.json"
+    data = json.loads(as_text(published()))
+    data["constants"]["step_s"]["value"] = 0.1
+    file.write_text(json.dumps(data))
+    speed = _read_latency(None, file)
+    assert speed is not None and (speed["kind"], speed["constants"]["step_s"]) == ("model", 0.1)
+    assert latency.Constants.of(speed["constants"]).step_s == 0.1
+    with_model = _read_latency('{"kind": "model", "scale": 0.1}', file)
+    assert with_model is not None and (with_model["scale"], with_model["constants"]["step_s"]) == (0.1, 0.1)
+    for text, wrong in (('{"kind": "fixed"}', file), (None, tmp_path)):
+        with pytest.raises(typer.BadParameter):
+            _read_latency(text, wrong)

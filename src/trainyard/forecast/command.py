@@ -63,6 +63,8 @@ NUMBERS = Schema(
         "output-tokens": Field(_TOKENS, about="of an answer", unit="tokens"),
         "streams": Field(optional(whole_number(1, 1_000_000)), about="kept in flight", unit="streams"),
         "rate": Field(optional(number(1e-6, 1e6)), about="of an open loop", unit="requests per second"),
+        "start-factor": Field(optional(number(0.01, 100)), about="of starts that were seen, over the forecast"),
+        "compile-factor": Field(optional(number(0.01, 100)), about="of compiles that were seen, over the forecast"),
     },
     null_is_unset=True,
 )

@@ -460,7 +460,12 @@ class _Planner:
                         "hosts": [],
                         "replicas": [],
                     }
-                entry["replicas"].append(dict(replica.to_dict(), host=host.name))
+                of_host = {
+                    "host": host.name,
+                    "instance_type": host.topology.instance_type,
+                    "logical_nc_config": host.topology.logical_nc_config,
+                }
+                entry["replicas"].append({**replica.to_dict(), **of_host})
                 if host.name not in entry["hosts"]:
                     entry["hosts"].append(host.name)
         for entry in found.values():

@@ -76,7 +76,7 @@ def load_of(summary: dict[str, Any], reason: str) -> Load:
 
 def scenario_of(summary: dict[str, Any], replicas: Sequence[dict[str, Any]], given: dict[str, Any]) -> Scenario:
     """The scenario from the plan's replicas; `given` adds or replaces fields, such as `price_per_host_hour_usd`."""
-    kept = [Replica(**{key: row[key] for key in Replica.model_fields if key in row}) for row in replicas]
+    kept = [_replica(row) for row in replicas]
     counts = {replica.core_count for replica in kept}
     cores = [replica.core_count for replica in kept if replica.core_count]
     names = {replica.deployment for replica in kept if replica.deployment}
@@ -84,6 +84,8 @@ def scenario_of(summary: dict[str, Any], replicas: Sequence[dict[str, Any]], giv
         "model": summary["fleet"]["model"],
         "weights": next((row["weights"] for row in replicas if row.get("weights")), None),
         "deployment": names.pop() if len(names) == 1 else None,
+        "instance_type": _only(replicas, "instance_type"),
+        "logical_nc_config": _only(replicas, "logical_nc_config"),
         "tensor_parallel_size": counts.pop() if len(counts) == 1 else None,
         "data_parallel_size": len(kept),
         "hosts": len({replica.host or replica.id.split(":")[0] for replica in kept}),
@@ -91,6 +93,18 @@ def scenario_of(summary: dict[str, Any], replicas: Sequence[dict[str, Any]], giv
         "router_url": summary["fleet"]["url"],
     }
     return Scenario(replicas=kept, **{**derived, **given})
+
+
+def _only(rows: Sequence[dict[str, Any]], name: str) -> Any:
+    """Return what all rows have under a name, None where they differ or one lacks it."""
+    found = {row.get(name) for row in rows}
+    return found.pop() if len(found) == 1 else None
+
+
+def _replica(row: dict[str, Any]) -> Replica:
+    compiled = row.get("compiled") or {}
+    given = {"bucketing": compiled.get("enable_bucketing"), **row}
+    return Replica(**{key: given[key] for key in Replica.model_fields if key in given})
 
 
 def build(

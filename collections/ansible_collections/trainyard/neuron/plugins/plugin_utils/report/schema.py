@@ -80,6 +80,8 @@ class Replica(_Model):
     runtime: str | None = None
     max_num_seqs: int | None = None
     max_model_len: int | None = None
+    bucketing: bool | None = None
+    """Whether graphs of several lengths are compiled in."""
 
 
 class Scenario(_Model):

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calibrations: the latency model's constants fitted to benchmark runs."""

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Constants that were changed in secret come back from six runs of the stand-in's engine (simulated)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast import fitting
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import published, read_calibration
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.runs import point_of
+from typer.testing import CliRunner
+
+from tests.simulated_runs import Configuration, Sent, changed, records, report_of, write_run
+from trainyard.cli import app
+
+MODEL = "meta-llama/Llama-3.2-1B-Instruct"
+#: Runs that tell the constants apart: cores from 1 to 64, short and long sequences, one stream a replica.
+SIX = [
+    Configuration(*one) for one in ((1, 4, 128), (16, 1, 16384), (8, 1, 128), (2, 4, 128), (2, 1, 4096), (64, 1, 128))
+]
+#: Other cores, batches and lengths, under load: a stream for each sequence, and half as many again.
+TWELVE = [
+    (Configuration(cores, batch, length), Sent(int(length * 0.8), 24, int(batch * 64 / cores * more), 60 * 64 // cores))
+    for cores, batch, length, more in (
+        (4, 1, 512, 1), (4, 8, 2048, 1.5), (8, 4, 1024, 1), (8, 16, 512, 1.5), (16, 2, 8192, 1), (16, 8, 256, 1),
+        (32, 4, 4096, 1.5), (32, 16, 1024, 1), (64, 4, 512, 1), (64, 8, 8192, 1.5), (1, 8, 1024, 1), (2, 16, 2048, 1),
+    )
+]  # fmt: skip
+
+
+def run_of(seed: int, number: int, given: Configuration, sent: Sent, noise: float) -> tuple[Any, list[dict[str, Any]]]:
+    rows = records(MODEL, given, sent, changed(seed), noise, seed * 100 + number)
+    return report_of(MODEL, given, sent, rows, f"run-{number}"), rows
+
+
+def six(seed: int, noise: float) -> list[tuple[Any, list[dict[str, Any]]]]:
+    return [
+        run_of(seed, number, given, Sent(given.length // 2, 16, given.replicas, 2000), noise)
+        for number, given in enumerate(SIX)
+    ]
+
+
+@pytest.mark.parametrize(("seed", "noise"), [(1, 0.0), (2, 0.0), (3, 0.0), (4, 0.05), (5, 0.05), (6, 0.05)])
+def test_six_runs_give_the_constants_back_and_twelve_others_are_as_forecast(seed: int, noise: float) -> None:
+    """Within 5 % and 10 %; where each request's times scatter by 5 %, within twice that."""
+    points = [point_of(report, published().values, {}) for report, _rows in six(seed, noise)]
+    found, errors = fitting.fit(points, published().values)
+    wider = 2 if noise else 1
+    for name, truth in asdict(changed(seed)).items():
+        assert getattr(found, name) == pytest.approx(truth, rel=0.05 * wider), name
+    assert all(error < 0.1 for error in errors.values())
+    others = [run_of(seed, 50 + index, given, sent, noise)[0] for index, (given, sent) in enumerate(TWELVE)]
+    off = fitting.misses([point_of(report, found, {}) for report in others], found)
+    assert len(off) == 24
+    assert [str(one) for one in off if abs(one.factor - 1) > 0.1 * wider] == []
+
+
+def test_what_no_run_tells_about_stays_as_it_was() -> None:
+    report, _rows = six(1, 0.0)[0]
+    point = point_of(report, published().values, {})
+    made, validated, _fitted = fitting.calibrate([point], published(), "simulated")
+    # One core has no collective.
+    for name in ("decode_collective_s", "prefill_collective_s", "collective_floor", "guess_right"):
+        assert made.constants[name] == published().constants[name]
+    assert (validated, made.errors.prefill_factor) == ([], published().errors.prefill_factor)
+
+
+def test_a_run_that_is_off_is_named_by_leaving_out_each() -> None:
+    points = [point_of(report, published().values, {}) for report, _rows in six(1, 0.0)]
+    points.append(replace(points[2], name="odd one", ttft_ms=points[2].ttft_ms * 2))
+    made, validated, _fitted = fitting.calibrate(points, published(), "simulated")
+    worst = max(validated, key=lambda one: abs(one.factor - 1))
+    assert "odd one" in made.errors.worst_point or "run-2" in made.errors.worst_point, worst
+    assert made.errors.prefill_factor > 1.3
+
+
+def calibrate(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["calibrate", *arguments], env={"COLUMNS": "160"})
+    return done.exit_code, " ".join(done.output.split())
+
+
+def test_the_command_writes_what_a_forecast_reads(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / report.run.id, report, rows) for report, rows in six(7, 0.0)]
+    file = tmp_path / "calibration.json"
+    code, text = calibrate(*map(str, runs), "-o", str(file), "--start-factor", "2")
+    assert code == 0, text
+    assert "left out one by one: off by at most" in text and "fitted to runs: simulated" in text
+    made = read_calibration(file)
+    assert made.values.step_s == pytest.approx(changed(7).step_s, rel=0.05)
+    assert made.times.start_s.value == 2 * published().times.start_s.value
+    assert made.times.load_bytes_per_s.value == published().times.load_bytes_per_s.value / 2
+    fleet = str(Path(__file__).parents[2] / "inventory/trn2")
+    done = CliRunner().invoke(app, ["forecast", "-i", fleet, "--calibration", str(file), "--json"])
+    assert json.loads(done.output)["provenance"] == "fitted to runs: simulated"
+
+
+def test_runs_that_cannot_be_fitted_are_refused_all_at_once(tmp_path: Path) -> None:
+    (report, rows), (other, others) = six(1, 0.0)[:2]
+    sound = write_run(tmp_path / "sound", report, rows)
+    broken = report.model_copy(update={"sound": False})
+    unknown = report.model_copy(update={"scenario": report.scenario.model_copy(update={"model": "a/b"})})
+    nowhere = report.model_copy(update={"scenario": report.scenario.model_copy(update={"instance_type": None})})
+    elsewhere = other.model_copy(update={"provenance": "cpu"})
+    made = [
+        write_run(tmp_path / name, one, rows)
+        for name, one in (("broken", broken), ("unknown", unknown), ("nowhere", nowhere))
+    ]
+    made.append(write_run(tmp_path / "elsewhere", elsewhere, others))
+    code, text = calibrate(str(sound), *map(str, made), str(tmp_path), "-o", str(tmp_path / "c.json"))
+    assert code == 2 and not (tmp_path / "c.json").exists()
+    for said in (
+        "that is not sound", "m-1 has no size that is known here", "does not say instance type", "cpu and simulated",
+        f"{tmp_path}/report.json is no benchmark report", "run-0 is there twice",
+    ):  # fmt: skip
+        assert said in text, said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--as-model", "meta-llama/Llama-3.2-1B-Instrukt"), "did you mean 'meta-llama/Llama-3.2-1B-Instruct'?"),
+        (("--start-factor", "nan"), "must be a finite number"),
+        (("--compile-factor", "0"), "must be 0.01 to 100"),
+        (("--from", "/nowhere.json"), "/nowhere.json is no calibration"),
+    ],
+)
+def test_strange_options_are_refused_in_words(arguments: tuple[str, ...], said: str) -> None:
+    code, text = calibrate("/nowhere", *arguments)
+    assert (code, said in text) == (2, True), text
