@@ -70,10 +70,13 @@ def records(
     )
     streams = sent.streams or given.batch * given.replicas
     rows: list[dict[str, Any]] = []
+    alike: dict[tuple[int, int], list[tuple[float, float, float]]] = {}
     for replica in range(given.replicas):
         share = streams // given.replicas + (replica < streams % given.replicas)
         count = round(sent.requests * share / streams)
-        for arrived, first, ended in _served(speed, given.batch, sent, share, count):
+        if (share, count) not in alike:
+            alike[share, count] = _served(speed, given.batch, sent, share, count)
+        for arrived, first, ended in alike[share, count]:
             scattered = [math.exp(chance.gauss(0, noise)) for _ in range(2)]
             ttft = (first - arrived) * scattered[0]
             rows.append(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast import fitting
@@ -14,34 +13,9 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibrat
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.runs import point_of
 from typer.testing import CliRunner
 
-from tests.simulated_runs import Configuration, Sent, changed, records, report_of, write_run
+from tests.bench.seeded_truths import TWELVE, run_of, six
+from tests.simulated_runs import changed, write_run
 from trainyard.cli import app
-
-MODEL = "meta-llama/Llama-3.2-1B-Instruct"
-#: Runs that tell the constants apart: cores from 1 to 64, short and long sequences, one stream a replica.
-SIX = [
-    Configuration(*one) for one in ((1, 4, 128), (16, 1, 16384), (8, 1, 128), (2, 4, 128), (2, 1, 4096), (64, 1, 128))
-]
-#: Other cores, batches and lengths, under load: a stream for each sequence, and half as many again.
-TWELVE = [
-    (Configuration(cores, batch, length), Sent(int(length * 0.8), 24, int(batch * 64 / cores * more), 60 * 64 // cores))
-    for cores, batch, length, more in (
-        (4, 1, 512, 1), (4, 8, 2048, 1.5), (8, 4, 1024, 1), (8, 16, 512, 1.5), (16, 2, 8192, 1), (16, 8, 256, 1),
-        (32, 4, 4096, 1.5), (32, 16, 1024, 1), (64, 4, 512, 1), (64, 8, 8192, 1.5), (1, 8, 1024, 1), (2, 16, 2048, 1),
-    )
-]  # fmt: skip
-
-
-def run_of(seed: int, number: int, given: Configuration, sent: Sent, noise: float) -> tuple[Any, list[dict[str, Any]]]:
-    rows = records(MODEL, given, sent, changed(seed), noise, seed * 100 + number)
-    return report_of(MODEL, given, sent, rows, f"run-{number}"), rows
-
-
-def six(seed: int, noise: float) -> list[tuple[Any, list[dict[str, Any]]]]:
-    return [
-        run_of(seed, number, given, Sent(given.length // 2, 16, given.replicas, 2000), noise)
-        for number, given in enumerate(SIX)
-    ]
 
 
 @pytest.mark.parametrize(("seed", "noise"), [(1, 0.0), (2, 0.0), (3, 0.0), (4, 0.05), (5, 0.05), (6, 0.05)])

@@ -16,14 +16,18 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import published
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.building import build
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import Objective
 from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.report.runs import START, record, summary_of
+from rich.console import Console
 
+from tests.bench import seeded_truths
 from trainyard import ansible_run
 from trainyard.report import analysis
 from trainyard.sweep import command, engine, spec
 from trainyard.sweep.engine import Budget, StepError, Sweep
+from trainyard.sweep.guide import Guide
 from trainyard.sweep.spec import Point, Search, Spec
 
 ROOT = Path(__file__).parents[2]
@@ -417,3 +421,64 @@ def test_its_playbooks_are_one_run_to_the_hosts_and_the_lock_comes_back_at_its_e
     assert named.startswith("sweep-")
     assert named.endswith(f":{os.getpid()}")
     assert ["TRAINYARD_RUN_OVER" in environment for _, environment in ran] == [False, False, True]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_the_forecast_finds_the_optimum_in_at_most_half_the_time(tmp_path: Path, seed: int) -> None:
+    """Of a truth whose constants it does not know (simulated); `bench/forecast.py` does it for more seeds."""
+    found = seeded_truths.sweep(seed, tmp_path)
+    assert found["share"] <= 0.5
+    assert found["distance"] <= 0.03
+
+
+def guided(directory: Path, **given: Any) -> tuple[Sweep, seeded_truths.SeededFleet]:
+    wanted = seeded_truths.sweep_spec(1)
+    changed = spec.Spec(**{**wanted.__dict__, **given})
+    fleet = seeded_truths.SeededFleet(1, directory)
+    guide = Guide(changed, published())
+    return Sweep(changed, seeded_truths.points(changed), fleet, directory, clock=fleet.now, guide=guide), fleet
+
+
+def test_what_cannot_win_is_left_out_with_the_reason_and_how_far_the_forecast_was_off_is_said(tmp_path: Path) -> None:
+    made, _fleet = guided(tmp_path)
+    runs = made.run()
+    assert len(runs) + len(made.left_out) == 16
+    assert all(why.startswith("forecast: ") for why in made.left_out.values())
+    assert made.guide is not None
+    assert len(made.guide.off) == len(runs)
+    # The truth's constants are up to 1.4 times the published ones, and so the forecast is off, and says so.
+    assert max(abs(one.ttft - 1) for one in made.guide.off) > 0.02
+    told: list[str] = []
+    console = Console(file=None, record=True, width=200)
+    command.say_forecast(console, made.guide, made.left_out)
+    told = console.export_text().splitlines()
+    assert sum(line.startswith("left out: ") for line in told) == len(made.left_out)
+    assert sum("first token" in line for line in told) == len(runs)
+
+
+def test_without_an_objective_every_point_is_measured_the_promising_first(tmp_path: Path) -> None:
+    made, _fleet = guided(tmp_path, objective=None)
+    runs = made.run()
+    assert (len(runs), made.left_out) == (16, {})
+    rates = [run.report.results.throughput.output_tokens_per_s for run in runs]
+    by_name = [entry["fields"] for entry in made.journal.entries.values()]
+    first = max(seeded_truths.points(made.spec), key=Guide(made.spec, published()).worth)
+    assert by_name[0] == first.fields
+    assert max(rates) > 0
+
+
+def test_a_guided_sweep_that_is_begun_again_measures_nothing_twice(tmp_path: Path) -> None:
+    made, _fleet = guided(tmp_path)
+    runs = made.run()
+    again, fleet = guided(tmp_path)
+    assert len(again.run()) == len(runs)
+    assert (fleet.clock_s, again.left_out) == (0.0, made.left_out)
+
+
+def test_a_point_of_which_nothing_is_known_is_measured_after_the_others(tmp_path: Path) -> None:
+    made, _fleet = guided(tmp_path)
+    unknown = [Point(one.fields, one.artifacts) for one in made.points[:2]]
+    made.points = [*unknown, *made.points[2:]]
+    made.run()
+    measured = [entry["fields"] for entry in made.journal.entries.values()]
+    assert measured[-2:] == [one.fields for one in unknown]

@@ -45,6 +45,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.serving import se
 from ansible_collections.trainyard.neuron.plugins.module_utils.storage import disks
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.aliases import values_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.bounded_file import FileError
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast import calibration
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import deployment, pinned_images, variables
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.fit import ConfigError, ModelShape
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import TooLargeError, collect, plain
@@ -649,6 +650,20 @@ IMAGES_FILE = f"# by digest\nregistry.example/neuron/vllm:1.0 sha256:{'0' * 64}\
 TOKEN = '{"token": "abc", "expires_in": 300}'
 
 
+CALIBRATION = json.loads(calibration.PUBLISHED.read_text(encoding="utf-8"))
+
+
+def run_calibration(text: str) -> Any:
+    """Constants that are taken are finite, within their bounds, and all there."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise calibration.CalibrationError(str(error)) from error
+    values = calibration.calibration_of(data, "mutated").values.to_dict()
+    assert all(low <= values[name] <= high for name, (low, high) in calibration.BOUNDS.items())
+    return values
+
+
 def run_images_file(text: str) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "trainyard_images.txt")
@@ -761,6 +776,7 @@ TARGETS: tuple[Target, ...] = (
     Target("log", mutated_text([LOG, "x" * 39000]), run_log, ()),
     Target("metrics", mutated_text([METRICS]), run_metrics, ()),
     Target("packages", mutated_text([PACKAGES, RPMS]), run_packages, ()),
+    Target("calibration", mutated_json([CALIBRATION]), run_calibration, (calibration.CalibrationError,)),
     Target("SDK releases", mutated_json([SDK_RELEASES]), read_table, (PlanError,)),
     Target("lsblk", mutated_json([LSBLK]), run_lsblk, (disks.StorageError,)),
     Target("mdadm and blkid", mutated_text([EXPORT]), run_export, (disks.StorageError,)),

@@ -50,7 +50,18 @@ def sweep(lab: Lab, given: dict[str, Any], directory: Path, *more: str) -> subpr
     file = directory.with_suffix(".yml")
     file.write_text(yaml.safe_dump(given))
     configs = ("--hub", lab.hub, "--model-configs", str(directory.with_suffix(".configs")))
-    argv = ["trainyard", "sweep", str(file), "-i", "inventory/lab", "-o", str(directory), *configs, *more]
+    argv = [
+        "trainyard",
+        "sweep",
+        str(file),
+        "-i",
+        "inventory/lab",
+        "-o",
+        str(directory),
+        "--exhaustive",
+        *configs,
+        *more,
+    ]
     with (directory / "log").open("a") as log:
         return subprocess.Popen(argv, cwd=ROOT, env=lab.environment, stdout=log, stderr=subprocess.STDOUT, text=True)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainyard.paths import ROOT  # noqa: F401 - makes the planner's imports possible
+from trainyard.sweep.spec import reason
 
 # Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError  # isort: skip
@@ -131,9 +132,3 @@ def _of_setup(setup: Setup) -> dict[str, Any]:
         "hosts": setup.hosts,
         "max_num_seqs": setup.slots,
     }
-
-
-def reason(text: str) -> str:
-    """Return the first line of a planner's complaint that names a rule."""
-    lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
-    return next((line for line in lines if ":" in line), lines[0] if lines else "refused by the planner")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -15,17 +14,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from trainyard import ansible_run, one_run, vault
+from trainyard.forecast.command import calibration_or_exit
+from trainyard.forecast.what_if import plan_with
 from trainyard.one_run import OneRun
 from trainyard.paths import RESULTS, called, playbook  # makes the planner's imports possible
 from trainyard.plan_command import InventoryError, read_fleet, use_vault
 from trainyard.report import analysis, render
 from trainyard.sweep import engine, spec
 from trainyard.sweep.engine import Budget, StepError, Sweep
+from trainyard.sweep.guide import Guide
 from trainyard.sweep.spec import Point, Spec
 
 # Before Ansible's loader knows the collection, which an inventory is read with: it does not find the rest of a package
 # that it did not load itself.
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import Calibration  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.figures import Setup  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.planned import NoForecastError, setup_of  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.block_end import EVACUATE_S  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times  # isort: skip
@@ -125,18 +129,21 @@ def watched_end(known: Mapping[str, Any], read: Callable[[], Mapping[str, Any]])
     return now
 
 
-def points_of(known: Mapping[str, Any], given: Spec) -> list[Point]:
-    """The sweep's points as the planner judges them on this inventory; no host is reached."""
+def points_of(known: Mapping[str, Any], given: Spec, calibration: Calibration | None = None) -> list[Point]:
+    """The sweep's points as the planner judges them on this inventory; no host is reached.
 
-    def plan(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        fleet = copy.deepcopy(dict(known))
-        for variables in fleet["hosts"].values():
-            overrides = {**(variables.get("trainyard_overrides") or {})}
-            overrides[given.deployment] = {**overrides.get(given.deployment, {}), **fields}
-            variables["trainyard_overrides"] = overrides
-        return dict(plan_fleet(fleet).to_dict())
+    With a calibration each has what a forecast needs, where its model is known.
+    """
 
-    return spec.points(given, plan, PlanError)
+    def look(fleet: Mapping[str, Any]) -> Setup | None:
+        if calibration is None:
+            return None
+        try:
+            return setup_of(fleet, given.deployment, known.get("model_configs") or {}, calibration.values)
+        except NoForecastError:
+            return None
+
+    return spec.points(given, lambda fields: plan_with(known, given.deployment, fields), PlanError, look)
 
 
 def sweep(
@@ -152,17 +159,27 @@ def sweep(
     ] = None,
     hub: Annotated[str, typer.Option(help="Fetch missing config.json files from this model hub.")] = "",
     check: Annotated[bool, typer.Option("--check", help="Show the planner's verdicts; run nothing.")] = False,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="Measure every configuration as it stands; ask no forecast.")
+    ] = False,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Constants of the forecast that `trainyard calibrate` wrote.")
+    ] = None,
     vault_id: vault.VaultIds = None,
     vault_password_file: vault.VaultFiles = None,
     ask_vault_pass: vault.AskVault = False,
 ) -> None:
-    """Try every configuration of a sweep, resume where it was stopped, and recommend one for the objective."""
+    """Try the configurations of a sweep, resume where it was stopped, and recommend one for the objective.
+
+    The forecast has the promising ones tried first; with an objective, those that cannot win are left out.
+    """
     console = Console(highlight=False)
     use_vault(vault_id, vault_password_file, ask_vault_pass)
+    constants = calibration_or_exit(calibration)
     try:
         given = spec.read(file)
         known = read_fleet(inventory, "neuron", "router", model_configs, hub)
-        points = points_of(known, given)
+        points = points_of(known, given, None if exhaustive else constants)
         leaves = watched_end(known, lambda: read_fleet(inventory, "neuron", "router", model_configs, hub))
     except (spec.SpecError, InventoryError) as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
@@ -178,7 +195,8 @@ def sweep(
         with engine.alone(directory), progress_bar(console, given) as heard:
             if gone := ansible_run.end_left_over(str(directory)):
                 console.print(f"ended {gone} processes that an attempt left when it was killed")
-            made = Sweep(given, points, fleet, directory, budget, heard, retry=retry)
+            guide = Guide(given, constants) if any(point.setup for point in points) else None
+            made = Sweep(given, points, fleet, directory, budget, heard, retry=retry, guide=guide)
             try:
                 runs = made.run()
             finally:
@@ -187,6 +205,8 @@ def sweep(
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
     conclude(console, given, runs, directory, made.stopped)
+    if guide is not None:
+        say_forecast(console, guide, made.left_out)
 
 
 @contextlib.contextmanager
@@ -217,6 +237,17 @@ def show(console: Console, points: list[Point]) -> None:
     for point in points:
         verdict = " ".join(artifact[:12] for artifact in point.artifacts) if point.possible else f"out: {point.reason}"
         console.print(f"  {point.name}  {verdict}", markup=False, soft_wrap=True)
+
+
+def say_forecast(console: Console, guide: Guide, left_out: Mapping[str, str]) -> None:
+    """Say what the forecast left out, and how far it was off where something was measured."""
+    for name, why in left_out.items():
+        console.print(f"left out: {name}: {why}", soft_wrap=True, markup=False)
+    if not guide.off:
+        return
+    console.print(f"forecast ({guide.calibration.provenance}) against the runs:", soft_wrap=True)
+    for one in guide.off:
+        console.print(f"  {one}", soft_wrap=True, markup=False)
 
 
 def conclude(console: Console, given: Spec, runs: list[analysis.Measured], directory: Path, stopped: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from trainyard.report import analysis
 from trainyard.report.analysis import Measured
+from trainyard.sweep.guide import Guide
 from trainyard.sweep.spec import Point, Search, Spec, key_of
 
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import ReportError  # isort: skip
@@ -147,23 +148,48 @@ class Sweep:
     clock: Callable[[], float] = time.time
     retry: bool = False
     """Try again what failed in an earlier attempt."""
+    guide: Guide | None = None
+    """The forecast that orders the points and leaves out those that cannot win; None measures all as they stand."""
 
     def __post_init__(self) -> None:
         self.journal = Journal(self.directory / "journal.jsonl")
         self._retried: set[str] = set()
         self._served: Mapping[str, Any] | None = None
         self.stopped = ""
+        self.left_out: dict[str, str] = {}
+        """By a point's name, why it cannot win and is not measured."""
 
     def run(self) -> list[Measured]:
         """Measure what is not measured yet and return every run there is; `stopped` says why it ended early."""
-        for point in self.points:
-            if not point.possible or self.stopped:
+        left = [point for point in self.points if point.possible]
+        while left and not self.stopped:
+            point = left[0] if self.guide is None else self.guide.next_of(left)
+            left.remove(point)
+            if self.guide is not None and (why := self.guide.cannot_win(point, self._best())):
+                self.left_out[point.name] = why
+                self._tell(f"{point.name}: left out, {why}")
                 continue
             for load in self.spec.loads:
                 self._measure(point, {**self.spec.load, **load})
             if self.spec.search is not None:
                 self._search(point, self.spec.search)
         return self.measured()
+
+    def _best(self) -> float:
+        """The most tokens/s and host that a run made within the objective, 0 without one."""
+        if self.spec.objective is None:
+            return 0.0
+        best = analysis.recommend(self.measured(), self.spec.objective)
+        return 0.0 if best is None else best.report.results.throughput.output_tokens_per_s_per_host
+
+    def _learn(self, point: Point, load: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
+        if self.guide is None or not entry.get("run"):
+            return
+        try:
+            (run,) = analysis.read([self.directory / entry["run"]])
+        except ReportError:
+            return
+        self.guide.learn(point, str(entry["key"]), load, run)
 
     def measured(self) -> list[Measured]:
         """The runs that the journal names, without those that failed."""
@@ -196,6 +222,7 @@ class Sweep:
         known = self.journal.entries.get(key)
         again = known is not None and not known.get("run") and self.retry and key not in self._retried
         if known is not None and not again:
+            self._learn(point, load, known)
             return known
         if self.stopped or self._over_budget(point):
             return None
@@ -217,6 +244,7 @@ class Sweep:
         outcome["seconds"] = self.clock() - began + float((known or {}).get("seconds", 0))
         outcome["attempt"] = int((known or {}).get("attempt", 0)) + 1
         self.journal.add(key, fields=dict(point.fields), load=dict(load), hosts=point.hosts, **outcome)
+        self._learn(point, load, self.journal.entries[key])
         self._tell(f"{point.name}: {outcome.get('error') or 'done'}")
         return self.journal.entries[key]
 
@@ -228,7 +256,7 @@ class Sweep:
         return bool(self.stopped)
 
     def _tell(self, text: str) -> None:
-        possible = [point for point in self.points if point.possible]
+        possible = [point for point in self.points if point.possible and point.name not in self.left_out]
         total = len(possible) * len(self.spec.loads)
         done = len(self.journal.entries)
         spent = self.journal.spent_s

@@ -17,6 +17,7 @@ from trainyard.settings_file import read_yaml
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import FIELDS  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import SEARCH, sweep_schema  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.bounded_file import FileError  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.figures import Setup  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import Objective  # isort: skip
 
 #: What a sweep's file may say.
@@ -88,6 +89,8 @@ class Point:
     artifacts: tuple[str, ...] = ()
     hosts: int = 1
     reason: str = ""
+    setup: Setup | None = field(default=None, compare=False)
+    """What a forecast takes of it; None where nothing can be forecast."""
 
     @property
     def name(self) -> str:
@@ -116,19 +119,21 @@ def combinations(spec: Spec) -> list[dict[str, Any]]:
 
 
 Planner = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+Looker = Callable[[Mapping[str, Any]], Setup | None]
 
 
-def points(spec: Spec, plan: Planner, refused: type[Exception]) -> list[Point]:
+def points(spec: Spec, plan: Planner, refused: type[Exception], look: Looker = lambda _fleet: None) -> list[Point]:
     """The points with the planner's verdict, those of the same artifacts side by side, the impossible last.
 
-    `plan` takes a deployment's changed fields and returns the fleet's plan, or raises `refused` with its reasons.
+    `plan` takes a deployment's changed fields and returns the fleet's plan, or raises `refused` with its reasons;
+    `look` takes such a plan and returns what a forecast needs of it.
     """
     found = []
     for fields in combinations(spec):
         try:
             fleet = plan(fields)
         except refused as error:
-            found.append(Point(fields, reason=_shortest(str(error))))
+            found.append(Point(fields, reason=reason(str(error))))
             continue
         hosts = list(fleet["hosts"].values())
         mine = [r for host in hosts for r in host["replicas"] if r["deployment"] == spec.deployment]
@@ -136,7 +141,8 @@ def points(spec: Spec, plan: Planner, refused: type[Exception]) -> list[Point]:
             found.append(Point(fields, reason=f"no replica of {spec.deployment} in the plan"))
             continue
         artifacts = tuple(sorted({replica["artifact"] for replica in mine}))
-        found.append(Point(fields, artifacts, hosts=len({replica["id"].split(":")[0] for replica in mine})))
+        number = len({replica["id"].split(":")[0] for replica in mine})
+        found.append(Point(fields, artifacts, hosts=number, setup=look(fleet)))
     return grouped(found, spec.order == "random")
 
 
@@ -151,7 +157,7 @@ def grouped(found: Sequence[Point], shuffled: bool) -> list[Point]:
     return [point for key in ordered for point in groups[key]] + [point for point in found if not point.possible]
 
 
-def _shortest(text: str) -> str:
+def reason(text: str) -> str:
     """The first line of a planner's complaint that names a rule."""
     lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
     return next((line for line in lines if ":" in line), lines[0] if lines else "refused by the planner")

@@ -119,7 +119,7 @@ def search(
         prior: how far from there the constants may be, as a standard deviation of their logarithms.
         from_: where the search begins, if not there as well.
     """
-    names = [name for name in begun.to_dict() if name not in DRAFT or any(p.setup.speed.draft_tokens for p in points)]
+    names = _told(points, begun)
     start, first = begun.to_dict(), (from_ or begun).to_dict()
     at = {name: math.log(first[name] / start[name]) for name in names}
 
@@ -160,9 +160,40 @@ def search(
         at, here, damping = tried, there, max(damping / 10, 1e-9)
         if gained <= ENOUGH * (1 + _square(here)):
             break
-    spread = inverse(_normal(_slopes(residuals, at, here, names)))
-    errors = {name: math.sqrt(max(spread[index][index], 0.0)) for index, name in enumerate(names)}
-    return constants(at), errors
+    found = constants(at)
+    names, spread = spread_of(points, found, prior)
+    return found, {name: math.sqrt(max(spread[index][index], 0.0)) for index, name in enumerate(names)}
+
+
+def spread_of(points: Sequence[Point], found: Constants, prior: float) -> tuple[list[str], Matrix]:
+    """Return how uncertain constants are after some runs: names, and the covariance of their logarithms.
+
+    Args:
+        points: the runs, their noise known.
+        found: the constants that fit them.
+        prior: as `search`.
+    """
+    names = _told(points, found)
+
+    def figures(moved: dict[str, float]) -> list[float]:
+        values = {name: getattr(found, name) * math.exp(moved[name]) for name in names}
+        here = replace(found, **values)
+        logs = []
+        for point in points:
+            ttft_ms, tpot_ms = expected(point, here)
+            logs.append(math.log(ttft_ms) / point.noise)
+            if point.tpot_ms:
+                logs.append(math.log(tpot_ms) / point.noise)
+        return logs + [moved[name] / prior for name in names]
+
+    at = dict.fromkeys(names, 0.0)
+    return names, inverse(_normal(_slopes(figures, at, figures(at), names)))
+
+
+def _told(points: Sequence[Point], constants: Constants) -> list[str]:
+    """Return the constants that runs can tell about: those of a draft only where there is one."""
+    drafts = any(point.setup.speed.draft_tokens for point in points)
+    return [name for name in constants.to_dict() if drafts or name not in DRAFT]
 
 
 def _within(name: str, value: float) -> float:

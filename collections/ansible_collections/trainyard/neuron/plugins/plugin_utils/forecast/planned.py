@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.benchmark.presets import PRESETS
@@ -155,15 +156,28 @@ def load_of(plan: Mapping[str, Any], name: str, **given: float | None) -> Load:
         given: `input_tokens`, `output_tokens`, `streams`, `rate_per_s`; None for the deployment's own.
     """
     own: Mapping[str, Any] = next((one["load"] for one in plan["benchmarks"] if one["deployment"] == name), {})
-    merged = {**LOAD.defaults, **PRESETS.get(own.get("preset") or "", {}), **own}
+    load = load_in(own)
     asked = {key: value for key, value in given.items() if value is not None}
+    if "streams" in asked:
+        asked["rate_per_s"] = 0.0
+    if "input_tokens" in asked:
+        asked["input_deviation"] = 0.0
+    if "output_tokens" in asked:
+        asked["output_deviation"] = 0.0
+    return replace(load, **asked)  # type: ignore[arg-type]
+
+
+def load_in(settings: Mapping[str, Any]) -> Load:
+    """Return a load from what a benchmark is told, its preset and the defaults under it."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    merged = {**LOAD.defaults, **PRESETS.get(given.get("preset") or "", {}), **given}
     return Load(
-        input_tokens=asked.get("input_tokens", merged["mean_input_tokens"]),
-        output_tokens=asked.get("output_tokens", merged["mean_output_tokens"]),
-        input_deviation=0.0 if "input_tokens" in asked else merged["stddev_input_tokens"],
-        output_deviation=0.0 if "output_tokens" in asked else merged["stddev_output_tokens"],
-        streams=int(asked.get("streams", merged["concurrency"])),
-        rate_per_s=asked.get("rate_per_s", 0.0 if "streams" in asked else merged["request_rate_per_s"]),
+        input_tokens=merged["mean_input_tokens"],
+        output_tokens=merged["mean_output_tokens"],
+        input_deviation=merged["stddev_input_tokens"],
+        output_deviation=merged["stddev_output_tokens"],
+        streams=int(merged["concurrency"]),
+        rate_per_s=merged["request_rate_per_s"],
         seed=merged["seed"],
     )
 
