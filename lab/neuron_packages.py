@@ -24,6 +24,11 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 #: The distributions that ask for it, by code name; all get the same packages.
 SUITES = ("jammy", "noble", "bookworm", "trixie")
+#: Under which names it has its key: the real repository's, and a short one.
+KEYS = ("GPG-PUB-KEY-AMAZON-AWS-NEURON.PUB", "key.asc")
+#: What the packages of a kernel's headers begin with. They are the distribution's; where the machine under the lab has
+#: another kernel than its distribution, nobody else has them.
+HEADERS = "linux-headers-"
 _EPOCH = 1_767_225_600  # 2026-01-01: the same repository whenever it is made, but for its key
 _ORIGIN = "trainyard lab"
 #: These carry the hash of their build behind the version.
@@ -45,13 +50,25 @@ def control(name: str, version: str) -> str:
     )
 
 
+def postinst(name: str, version: str) -> str:
+    """What the package does when it is installed: on a lab host, what the stand-in makes of it; elsewhere nothing."""
+    inside = "/usr/lib/trainyard-lab"
+    if name.startswith(HEADERS):
+        folder = f"/lib/modules/{name.removeprefix(HEADERS)}/build"
+        return f"#!/bin/sh\nmkdir -p {folder} && touch {folder}/Makefile\n"
+    return (
+        f'#!/bin/sh\n[ "$1" = configure ] && [ -d {inside}/neuron_sim ] || exit 0\n'
+        f"exec env PYTHONPATH={inside} PYTHONDONTWRITEBYTECODE=1 python3 -m neuron_sim package {name} {version}\n"
+    )
+
+
 def _tar(files: Mapping[str, bytes]) -> bytes:
     """A compressed tar with these files, the same bytes for the same files."""
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
-            entry.size, entry.mtime, entry.mode = len(content), _EPOCH, 0o644
+            entry.size, entry.mtime, entry.mode = len(content), _EPOCH, 0o755 if name == "./postinst" else 0o644
             tar.addfile(entry, io.BytesIO(content))
     return gzip.compress(raw.getvalue(), mtime=0)
 
@@ -60,7 +77,9 @@ def deb(name: str, version: str) -> bytes:
     """An empty Debian package."""
     members = {
         "debian-binary": b"2.0\n",
-        "control.tar.gz": _tar({"./control": control(name, version).encode()}),
+        "control.tar.gz": _tar(
+            {"./control": control(name, version).encode(), "./postinst": postinst(name, version).encode()}
+        ),
         "data.tar.gz": _tar({}),
     }
     archive = b"!<arch>\n"
@@ -143,7 +162,8 @@ def make(folder: Path, packages: Iterable[tuple[str, str]]) -> None:
         index += f"Filename: {path}\nSize: {len(content)}\nSHA256: {hashlib.sha256(content).hexdigest()}\n\n"
     for suite in SUITES:
         _suite(folder / "dists" / suite, suite, index.encode(), signer)
-    (folder / "key.asc").write_text(signer.public_key(), encoding="ascii")
+    for key in KEYS:
+        (folder / key).write_text(signer.public_key(), encoding="ascii")
 
 
 def _suite(folder: Path, suite: str, index: bytes, signer: Signer) -> None:

@@ -113,12 +113,12 @@ def safetensors(values: dict[str, np.ndarray[Any, np.dtype[np.float32]]]) -> byt
     return len(text).to_bytes(8, "little") + text + data
 
 
-def config() -> dict[str, Any]:
+def config(model_type: str = "llama") -> dict[str, Any]:
     """The model's config.json."""
     ids = vocabulary()
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [f"{model_type.capitalize()}ForCausalLM"],
+        "model_type": model_type,
         "vocab_size": VOCABULARY_SIZE,
         "hidden_size": HIDDEN_SIZE,
         "intermediate_size": INTERMEDIATE_SIZE,
@@ -139,7 +139,7 @@ def config() -> dict[str, Any]:
     }
 
 
-def make(folder: Path, seed: int = FIRST_SEED) -> None:
+def make(folder: Path, seed: int = FIRST_SEED, model_type: str = "llama") -> None:
     """Write the model into a folder, which is made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = vocabulary()
@@ -148,7 +148,7 @@ def make(folder: Path, seed: int = FIRST_SEED) -> None:
     tokenizer().save(str(folder / "tokenizer.json"))
     tokens = {"bos_token": BEGIN, "eos_token": TURN_END, "unk_token": "<unk>", "pad_token": END}
     files = {
-        "config.json": config(),
+        "config.json": config(model_type),
         "generation_config.json": {
             "bos_token_id": ids[BEGIN],
             "eos_token_id": [ids[END], ids[TURN_END]],
@@ -179,8 +179,21 @@ def main() -> None:
     options.add_argument("folder", type=Path)
     options.add_argument("--gated", type=Path, metavar="FOLDER", help="a second copy, which the lab's hub keeps gated")
     options.add_argument("--retrained", type=Path, metavar="FOLDER", help="the same shape with other weights")
+    options.add_argument(
+        "--stand-in",
+        action="append",
+        default=[],
+        metavar="FOLDER:REVISION:open|gated:TYPE",
+        help="the same weights as what a real repository has at a revision, of a model of that type",
+    )
     given = options.parse_args()
     make(given.folder)
+    for word in given.stand_in:
+        folder, revision, access, model_type = word.rsplit(":", 3)
+        make(Path(folder), model_type=model_type)
+        Path(folder, ".revision").write_text(revision, encoding="ascii")
+        if access == "gated":
+            Path(folder, ".gated").touch()
     if given.gated:
         make(given.gated)
         (given.gated / ".gated").touch()

@@ -54,6 +54,7 @@ RemainAfterExit=yes
 # As on a real host: where mounts do not spread, systemd hands units an empty directory in place of their credentials.
 ExecStartPre=/bin/mount --make-rshared /
 ExecStart=/bin/cp -r /usr/lib/trainyard-lab/host/files/. /
+ExecStart=/bin/sh /usr/lib/trainyard-lab/host/boot.sh
 
 [Install]
 WantedBy=multi-user.target

@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 
-from . import config, faults, install, ownership
+from . import config, faults, install, ownership, starts
 from .hardware import instance_type
 
 
@@ -26,6 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
     fault.add_argument("--factor", type=float, default=4.0, help="of slow-tokens (default: 4)")
     fault.add_argument("--path", default="", help="file or directory to truncate")
     fault.add_argument("--only", default="", help="with clear: only faults of this kind")
+    package = commands.add_parser("package", parents=[common], help="do what a package does when it is installed")
+    package.add_argument("name")
+    package.add_argument("number", help="its version, without its build")
     commands.add_parser("owners", parents=[common], help="print which process holds which cores, as JSON")
     return parser
 
@@ -53,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         host = config.load(options.root, options.config)
         if options.command == "install":
             install.install(host)
+        elif options.command == "package":
+            starts.configured(host, options.name, options.number)
         elif options.command == "owners":
             _owners(host)
         elif options.command == "fault":

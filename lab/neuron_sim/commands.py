@@ -17,6 +17,8 @@ _MODULES = {
     "neuron-top": "neuron_top",
     "modinfo": "kernel_tools",
     "lsmod": "kernel_tools",
+    "modprobe": "kernel_tools",
+    "git": "kernel_tools",
     "inference_demo": "inference_demo",
     "vllm": "serve",
     "api_server": "serve",
@@ -38,7 +40,7 @@ def main(name: str, *, root: str, release: str = "", argv: Sequence[str] | None 
     try:
         if release:
             status: int = module.main(host, arguments, command=name, release=release)
-        elif name in ("modinfo", "lsmod"):
+        elif _MODULES[name] == "kernel_tools":
             status = module.main(host, arguments, command=name)
         else:
             status = module.main(host, arguments)

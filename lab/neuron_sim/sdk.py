@@ -32,6 +32,7 @@ class Release:
         venv: where the DLAMI puts it.
         driver, runtime, collectives, tools: versions of the system packages.
         compiler, nxdi, vllm, plugin: versions inside the environment; ``nxdi`` is empty where NxDI is gone.
+        venv_has_vllm: whether the machine image's environment brings vLLM.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Release:
     nxdi: str
     vllm: str
     plugin: str
+    venv_has_vllm: bool = True
 
     @property
     def tools_version(self) -> tuple[int, ...]:
@@ -107,6 +109,7 @@ def _release(row: dict[str, Any]) -> Release:
         nxdi=row["nxdi"] or "",
         vllm=vllm,
         plugin=row["plugin"] or "",
+        venv_has_vllm=bool(row["venv_has_vllm"]),
     )
 
 

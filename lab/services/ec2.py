@@ -32,8 +32,18 @@ def read(text: bytes) -> list[dict[str, str]]:
     return given
 
 
+_known: dict[str, dict[str, str]] = {}
+
+
+def known() -> dict[str, dict[str, str]]:
+    """The hosts of the list, by their addresses."""
+    return dict(_known)
+
+
 def apply(hosts: list[dict[str, str]]) -> None:
     """Bring the instances to what the list says."""
+    _known.clear()
+    _known.update({host["address"]: host for host in hosts})
     from moto.ec2.models import ec2_backends
 
     backend = ec2_backends[ACCOUNT][REGION]

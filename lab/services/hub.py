@@ -5,7 +5,7 @@ A folder with `<organisation>/<model>/` sub-folders is served; `<model>@<branch>
 revision is a digest of the files, so the same files have the same revision everywhere. Files of 1 MiB and more, and
 every weight file, are served as the hub serves large files: metadata from the repository, content by redirect, the
 SHA-256 as ETag. A folder with a file named `.gated` needs a token (any that begins with `hf_`) as a gated repository
-does.
+does; one with a file `.revision` says that it is that revision, whatever its files are: a stand-in of a real model.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Repository:
 
 
 def read_repository(root: Path, name: str) -> Repository:
-    """Read a model's folder; the revision covers names and contents, nothing else."""
+    """Read a model's folder; the revision covers names and contents, nothing else, unless `.revision` gives another."""
     folder = root / name
     entries = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
@@ -84,7 +84,9 @@ def read_repository(root: Path, name: str) -> Repository:
     total = hashlib.sha1(usedforsecurity=False)
     for entry in entries:
         total.update(f"{entry.sha256}  {entry.name}\n".encode())
-    return Repository(name.partition("@")[0], total.hexdigest(), tuple(entries), gated=(folder / ".gated").exists())
+    given = folder / ".revision"
+    revision = given.read_text(encoding="ascii").strip() if given.exists() else total.hexdigest()
+    return Repository(name.partition("@")[0], revision, tuple(entries), gated=(folder / ".gated").exists())
 
 
 class RefusedError(Exception):
@@ -213,7 +215,9 @@ class HubHandler(BaseHTTPRequestHandler):
             raise RefusedError(HTTPStatus.NOT_FOUND, "EntryNotFound", "Entry not found")
         if not entry.large:
             return self._content(entry, headers)
-        location = f"http://{self.headers['Host']}/_objects/{repository.name}/{repository.revision}/{entry.sha256}"
+        # A name without a port is the world's, which speaks TLS.
+        scheme = "http" if ":" in self.headers["Host"] else "https"
+        location = f"{scheme}://{self.headers['Host']}/_objects/{repository.name}/{repository.revision}/{entry.sha256}"
         return self._send(HTTPStatus.FOUND, b"", _large_headers(repository, entry) | {"Location": location})
 
     def _content(self, entry: Entry, headers: dict[str, str]) -> None:

@@ -19,6 +19,11 @@ from typing import Any
 _PATH = re.compile(r"/v2/(?P<name>[a-z0-9._/-]+)/(?P<kind>manifests|blobs)/(?P<reference>[A-Za-z0-9._:-]+)")
 
 
+#: The name under which it wants a token, and the token.
+PUBLIC = "public.ecr.aws"
+_TOKEN = "bGFi"  # noqa: S105 - given to anybody
+
+
 class RegistryHandler(BaseHTTPRequestHandler):
     """Answers one connection."""
 
@@ -42,6 +47,8 @@ class RegistryHandler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
+        if not self._may():
+            return
         if self.path in ("/v2", "/v2/"):
             self._send(HTTPStatus.OK, b"{}", "application/json")
             return
@@ -58,6 +65,27 @@ class RegistryHandler(BaseHTTPRequestHandler):
             if self.command != "HEAD":
                 with path.open("rb") as file:
                     shutil.copyfileobj(file, self.wfile)
+
+    def _may(self) -> bool:
+        """Answer as AWS's public registry where it is asked by that name: nothing without a token, a token to all."""
+        host = self.headers.get("Host", "")
+        if host != PUBLIC:
+            return True
+        if self.path.startswith("/token/"):
+            self._send(HTTPStatus.OK, json.dumps({"token": _TOKEN}).encode(), "application/json")
+            return False
+        if self.headers.get("Authorization") == f"Bearer {_TOKEN}":
+            return True
+        error = {"errors": [{"code": "UNAUTHORIZED", "message": "Not Authorized"}]}
+        body = json.dumps(error).encode()
+        self.send_response(HTTPStatus.UNAUTHORIZED)
+        self.send_header("WWW-Authenticate", f'Bearer realm="https://{host}/token/",service="{host}",scope="aws"')
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+        return False
 
     def _send(self, status: int, body: bytes, kind: str) -> None:
         self._start(len(body), kind, status)

@@ -143,7 +143,8 @@ def test_a_killed_server_comes_back_with_its_cores(lab: Lab) -> None:
 
 
 def test_an_image_without_a_digest_is_refused(lab: Lab) -> None:
-    process = lab.start("playbooks/provision.yml", "--tags=container_engine", '--extra-vars={"trainyard_images": {}}')
+    without = '--extra-vars={"trainyard_image_registry": ""}'
+    process = lab.start("playbooks/provision.yml", "--tags=container_engine", without)
     output, _ = process.communicate()
     assert process.returncode != 0
     assert "has no digest to pull it by: set trainyard_images" in output

@@ -14,6 +14,10 @@ from trainyard.paths import ROOT
 SCHEMAS = ROOT / "docs/schemas"
 
 
+#: Files of the shipped fleet that any fleet has: who takes requests, what measures.
+AS_SHIPPED = ("group_vars/all/router.yml", "group_vars/all/benchmark.yml")
+
+
 @dataclass(frozen=True)
 class Host:
     """A host by its name in the inventory and where Ansible connects to."""
@@ -63,8 +67,9 @@ def files_of(fleet: Fleet, directory: Path) -> dict[str, str]:
     made = {
         "group_vars/all/connection.yml": _connection(fleet),
         "group_vars/all/hub.yml": _hub(fleet.recipe),
-        "group_vars/all/router.yml": (FLEET / "group_vars/all/router.yml").read_text(encoding="utf-8"),
-        "group_vars/neuron/host.yml": _host(fleet),
+        **{name: _shipped(name) for name in AS_SHIPPED},
+        # Where software comes from is comments alone, which stand below what is decided.
+        "group_vars/neuron/host.yml": _host(fleet) + "\n" + _shipped("group_vars/neuron/software.yml"),
         f"group_vars/{group}/deployment.yml": fleet.recipe.text,
     }
     found = {}
@@ -78,6 +83,11 @@ def files_of(fleet: Fleet, directory: Path) -> dict[str, str]:
     else:
         found["hosts.yml"] = f"---\n{_schema(directory / 'hosts.yml', 'hosts')}\n{hosts(fleet)}"
     return found
+
+
+def _shipped(name: str) -> str:
+    """Return the text of a file of the shipped fleet, without the line `---`."""
+    return (FLEET / name).read_text(encoding="utf-8").removeprefix("---\n")
 
 
 def _schema(file: Path, name: str) -> str:

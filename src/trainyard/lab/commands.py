@@ -6,17 +6,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainyard.lab import container_images, image, inventory, machine, network, state, vllm_cpu
+from trainyard.lab import container_images, image, inventory, machine, network, state, vllm_cpu, world
 from trainyard.lab.cache import Say, Stopwatch, cache_dir
 from trainyard.lab.errors import LabError
 from trainyard.lab.faults import HOST_KINDS, SERVICE_KINDS, Details, Faults
@@ -26,11 +27,13 @@ from trainyard.lab.fleet import (
     close_connections,
     ensure_models,
     ensure_packages,
+    ensure_sources,
+    ensure_wheels,
     ssh_command,
     write_files,
 )
 from trainyard.lab.podman import Podman
-from trainyard.lab.state import Engine, Lab
+from trainyard.lab.state import Engine, Lab, Start
 from trainyard.paths import INSTALLED, ROOT
 
 # Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
@@ -38,6 +41,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibrat
     CalibrationError,
     read_calibration,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import IMAGE_REGISTRY  # isort: skip
 
 app = typer.Typer(help="Stand-in Trainium hosts on this machine: up, status, down.", no_args_is_help=True)
 
@@ -61,6 +65,7 @@ class Options:
     sdk_releases: list[str] | None = None
     time_scale: float | None = None
     latency: dict[str, Any] | None = None
+    start: Start | None = None
 
 
 @contextlib.contextmanager
@@ -120,8 +125,19 @@ def bring_up(name: str, options: Options, say: Say) -> Lab:
         _take(lab, options)
         count = options.hosts or len(lab.hosts) or 1
         _settle_engine(podman, lab, options.engine, (count - before) * _REPLICAS_PER_HOST, say)
-        served = Served(ensure_models(), ensure_packages(), container_images.ensure(podman, lab.image, say))
-        lab.images = container_images.references(served.images, lab.registry)
+        served = Served(
+            ensure_models(),
+            ensure_packages(),
+            container_images.ensure(podman, lab.image, say),
+            ensure_wheels(),
+            ensure_sources(),
+        )
+        images = container_images.references(served.images, IMAGE_REGISTRY)
+        if lab.images and lab.images != images:
+            # The lab is another world now, in which the tags mean other images.
+            files.images.unlink(missing_ok=True)
+        lab.images = images
+        lab.commits = json.loads((served.sources / "commits.json").read_text(encoding="utf-8"))
         state.save(lab)
         network.ensure(podman, lab)
         lab.hosts = {f"lab-{number}": lab.address(10 + number) for number in range(1, count + 1)}
@@ -139,7 +155,7 @@ def bring_up(name: str, options: Options, say: Say) -> Lab:
 
 def _take(lab: Lab, options: Options) -> None:
     """Put what a person asked for into the lab."""
-    for name in ("instance_type", "logical_nc_config", "sdk_releases", "time_scale", "latency"):
+    for name in ("instance_type", "logical_nc_config", "sdk_releases", "time_scale", "latency", "start"):
         value = getattr(options, name)
         if value is not None:
             setattr(lab, name, value)
@@ -179,7 +195,7 @@ def clear_cache() -> list[str]:
     if images:
         podman.run("image", "rm", *sorted(set(images)))
     gone = [f"{len(set(images))} images"] if images else []
-    for name in ("vllm-cpu", "models", "apt", "images"):
+    for name in ("vllm-cpu", "models", "apt", "images", "wheels", "sources"):
         if (folder := cache_dir() / name).exists():
             vllm_cpu.remove(podman, folder)
             gone.append(str(folder))
@@ -246,6 +262,7 @@ def describe(name: str) -> dict[str, Any]:
         "name": lab.name,
         "engine": lab.engine,
         "engine_note": lab.engine_note,
+        "start": lab.start,
         "provenance": "cpu" if lab.engine == "vllm-cpu" else "simulated",
         "instance_type": lab.instance_type,
         "logical_nc_config": lab.logical_nc_config,
@@ -335,13 +352,31 @@ def up(
         Path | None,
         typer.Option(help="Constants of the simulated engine's model, as `trainyard calibrate` wrote them."),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="What new hosts are: ready (the machine image of that very release), bare (the system alone), "
+            "image (the one of the release before), left (by others, with one trouble a host).  [default: ready]"
+        ),
+    ] = None,
 ) -> None:
     """Make the lab, or bring the one that is there to these options; what is up already stays up."""
     lab_name = name or state.default_name()
     if engine not in (None, "vllm-cpu", "simulated"):
         raise typer.BadParameter("vllm-cpu or simulated", param_hint="--engine")
+    if start not in (None, *get_args(Start)):
+        raise typer.BadParameter(" or ".join(get_args(Start)), param_hint="--start")
     speed = _read_latency(latency, calibration)
-    options = Options(hosts, cast("Engine | None", engine), instance_type, lnc, sdk_release or None, time_scale, speed)
+    options = Options(
+        hosts,
+        cast("Engine | None", engine),
+        instance_type,
+        lnc,
+        sdk_release or None,
+        time_scale,
+        speed,
+        cast("Start | None", start),
+    )
     with _errors_reported(lab_name):
         bring_up(lab_name, options, _say())
         _print(describe(lab_name))
@@ -366,6 +401,15 @@ def status(
 def show_inventory() -> None:
     """Print where the lab's inventory is, for `-i`; it is that of the lab that $TRAINYARD_LAB names."""
     typer.echo(INVENTORY)
+
+
+@app.command()
+def env(name: Name = None) -> None:
+    """Print, as shell lines, what a program here needs to find the lab's world: `eval "$(trainyard lab env)"`."""
+    lab_name = name or state.default_name()
+    with _errors_reported(lab_name):
+        for variable, value in world.environment(_existing(lab_name), state.paths(lab_name)).items():
+            typer.echo(f"export {variable}={shlex.quote(value)}")
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

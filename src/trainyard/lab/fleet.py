@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,15 +18,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainyard.lab import network, vllm_cpu
+from trainyard.lab import network, vllm_cpu, world
 from trainyard.lab.cache import Say, cache_dir, digest, locked, write
 from trainyard.lab.carry import carried
 from trainyard.lab.errors import LabError
+from trainyard.lab.image import CA_BUNDLE
 from trainyard.lab.inventory import control_path_dir, ssh_options
 from trainyard.lab.machine import detect
 from trainyard.lab.podman import Podman
 from trainyard.lab.seccomp import profile
-from trainyard.lab.state import APT_PORT, AWS_PORT, BUCKET, HUB_PORT, MODEL, REGISTRY_PORT, SERVICES, Lab, Paths
+from trainyard.lab.state import (
+    APT_PORT,
+    AWS_PORT,
+    BUCKET,
+    HUB_PORT,
+    MODEL,
+    PIP_PORT,
+    REGISTRY_PORT,
+    SERVICES,
+    SOURCES_PORT,
+    Lab,
+    Paths,
+)
 from trainyard.paths import ROOT  # makes the next import possible
 
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import (  # isort: skip
@@ -46,6 +60,10 @@ CAPABILITIES = (
     "AUDIT_WRITE",
 )
 READY_TIMEOUT_S = 120
+#: What others left on hosts of a lab that begins as `left` (`lab/neuron_sim/starts.py`).
+TROUBLES = ("half", "held", "unloaded", "no-headers")
+#: What the stand-in SDK takes the fork for where the table names no version (`lab/neuron_sim/sdk.py`).
+UNVERSIONED_FORK = "0.8.5"
 _AT_ONCE = 4
 
 
@@ -76,10 +94,18 @@ def _ensure(kind: str, script: Path, more: bytes, arguments: Callable[[Path], li
     return folder
 
 
+#: Real models that the hub has as well: the tiny one's bytes, under the repository and the revision of the recipes.
+STAND_INS = (
+    ("meta-llama/Llama-3.3-70B-Instruct", "6f6073b423013f6a7d4d9f39144961bfbfbc386b", "gated", "llama"),
+    ("Qwen/Qwen3-32B", "9216db5781bf21249d130ec9da846c4624c16137", "open", "qwen3"),
+)
+
+
 def ensure_models() -> Path:
-    """The models that the hub serves: the tiny one, open and gated, and a branch `next` with other weights."""
+    """The models that the hub serves: the tiny one, open and gated, a branch `next` with other weights, stand-ins."""
     script = ROOT / "lab" / "tiny_model.py"
-    copies = ("--gated", f"{MODEL}-gated", "--retrained", f"{MODEL}@next")
+    copies: tuple[str, ...] = ("--gated", f"{MODEL}-gated", "--retrained", f"{MODEL}@next")
+    copies += tuple(word for name, *rest in STAND_INS for word in ("--stand-in", ":".join((name, *rest))))
 
     def arguments(folder: Path) -> list[str]:
         return [str(folder / MODEL), *(word if word.startswith("--") else str(folder / word) for word in copies)]
@@ -90,9 +116,47 @@ def ensure_models() -> Path:
 def ensure_packages() -> Path:
     """The repository of the Neuron SDK's system packages, all versions that the SDK table names."""
     versions = sorted({item for row in sdk_table() for item in row.packages.items()})
+    # Of this machine's kernel nobody else may have the headers.
+    versions.append((f"linux-headers-{os.uname().release}", "1.0"))
     return _ensure(
         "apt", ROOT / "lab" / "neuron_packages.py", json.dumps(versions).encode(), lambda folder: [str(folder)]
     )
+
+
+def ensure_wheels() -> Path:
+    """The index of Neuron's Python packages, of all rows of the SDK table that have an environment."""
+    rows = [
+        {"release": _key(row), "compiler": row.compiler, "nxdi": row.nxdi}
+        for row in sdk_table()
+        if row.venv is not None
+    ]
+    return _ensure("wheels", ROOT / "lab" / "neuron_wheels.py", json.dumps(rows).encode(), lambda folder: [str(folder)])
+
+
+def _key(row: Any) -> str:
+    """What the stand-in SDK calls a row of the table."""
+    return str(row.release if row.default else f"{row.release}:{row.generation}")
+
+
+def ensure_sources() -> Path:
+    """The lab's GitHub: stand-ins of what vLLM is built from, and LLMPerf where its source is named to us."""
+    sources = {
+        row.source_commit: {
+            "repo": row.source_repo,
+            "ref": row.source_ref,
+            "commit": row.source_commit,
+            "requirements": row.source_requirements,
+            "release": _key(row),
+            "vllm": row.vllm or UNVERSIONED_FORK,
+        }
+        for row in reversed(sdk_table())
+        if row.source_commit and row.source_requirements and not row.venv_has_vllm
+    }
+    llmperf = os.environ.get("TRAINYARD_LLMPERF_SOURCE", "")
+    is_repository = llmperf and any(Path(llmperf, name).exists() for name in (".git", "HEAD"))
+    copies = {"ray-project/llmperf": llmperf} if is_repository else {}
+    asked = json.dumps({"sources": list(sources.values()), "copies": copies})
+    return _ensure("sources", ROOT / "lab" / "vllm_sources.py", asked.encode(), lambda folder: [str(folder)])
 
 
 def _make_key(path: Path, comment: str) -> None:
@@ -118,7 +182,15 @@ def host_settings(lab: Lab, host: str) -> dict[str, Any]:
         "time_scale": lab.time_scale,
         "instance_id": instance_id(lab, host),
         "latency": lab.latency,
+        "start": lab.start,
+        "trouble": trouble(lab, host),
+        "commits": lab.commits,
     }
+
+
+def trouble(lab: Lab, host: str) -> str:
+    """What others left on a host of a lab that begins so: one after the other, one of each kind."""
+    return TROUBLES[list(lab.hosts).index(host) % len(TROUBLES)] if lab.start == "left" else ""
 
 
 def instance_id(lab: Lab, host: str) -> str:
@@ -152,8 +224,9 @@ def registries_conf(lab: Lab) -> str:
 def host_files(lab: Lab, host: str) -> dict[str, str]:
     """The files that a host takes over at boot, by path."""
     settings = carried()
-    variables = "".join(f'{name}="{value}"\n' for name, value in settings.environment.items())
-    apt = [*settings.apt, 'Acquire::Retries "3";', 'DPkg::Lock::Timeout "300";']
+    variables = "".join(f'{name}="{value}"\n' for name, value in host_environment().items())
+    direct = [f'Acquire::https::Proxy::{name} "DIRECT";' for name in world.names()] if settings.apt else []
+    apt = [*settings.apt, *direct, 'Acquire::Retries "3";', 'DPkg::Lock::Timeout "300";']
     return {
         "etc/trainyard-lab.json": json.dumps(host_settings(lab, host), indent=2) + "\n",
         "etc/environment": 'PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"\n' + variables,
@@ -164,9 +237,21 @@ def host_files(lab: Lab, host: str) -> dict[str, str]:
     }
 
 
+def host_environment() -> dict[str, str]:
+    """The environment of logins and services: this machine's way out, but not for names that the lab stands in for."""
+    found = dict(carried().environment)
+    if any(name.lower().endswith("s_proxy") or name.lower() == "http_proxy" for name in found):
+        own = ",".join([*world.names(), "169.254.169.254", SERVICES])
+        for name in ("no_proxy", "NO_PROXY"):
+            found[name] = ",".join(filter(None, [found.get(name), own]))
+    return found
+
+
 def manager_conf() -> str:
-    """Systemd's own settings on a host: services see the certificates and proxies that a login sees."""
-    pairs = " ".join(f'"{name}={value}"' for name, value in carried().environment.items())
+    """Systemd's own settings on a host: services see what a login sees, and where pip's general index is."""
+    general = carried().pip.get("index-url", [])[:1]
+    found = {**host_environment(), **({"PIP_INDEX_URL": general[0]} if general else {})}
+    pairs = " ".join(f'"{name}={value}"' for name, value in found.items())
     return f"[Manager]\nDefaultEnvironment={pairs}\n"
 
 
@@ -175,13 +260,17 @@ def write_files(lab: Lab, files: Paths) -> None:
     _make_key(files.key, f"trainyard lab {lab.name}")
     public = files.key.with_suffix(".pub").read_text(encoding="utf-8")
     write(files.seccomp, profile())
+    world.ensure(files, CA_BUNDLE)
+    authority = world.ca(files).read_text(encoding="ascii")
+    own = {"etc/ssh/lab_authorized_keys": public, "usr/local/share/ca-certificates/trainyard-lab.crt": authority}
     known = []
     for host, address in lab.hosts.items():
         folder = files.host(host)
         key = folder / "ssh" / "ssh_host_ed25519_key"
         _make_key(key, host)
-        for name, text in {**host_files(lab, host), "etc/ssh/lab_authorized_keys": public}.items():
+        for name, text in {**host_files(lab, host), **own}.items():
             write(folder / "files" / name, text)
+        write(folder / "boot.sh", world.boot_script(lab))
         write(folder / "manager.conf", manager_conf())
         kind, data = key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2]
         known.append(f"{address},{host} {kind} {data}\n")
@@ -214,6 +303,7 @@ def host_command(podman: Podman, lab: Lab, files: Paths, host: str) -> list[str]
     return [
         *("run", "--detach", "--name", lab.container(host), "--systemd", "always", "--shm-size", "2g"),
         *_network_words(lab, host, lab.hosts[host]),
+        *(word for name in world.names() for word in ("--add-host", f"{name}:{lab.services_address}")),
         *_security_words(podman, files),
         *(word for path, inside in volumes.items() if path.exists() for word in ("--volume", f"{path}:{inside}:ro")),
         # The data volume: a file system of its own, as on the instance, on which a container engine can keep images.
@@ -222,7 +312,7 @@ def host_command(podman: Podman, lab: Lab, files: Paths, host: str) -> list[str]
     ]
 
 
-def services_command(lab: Lab, served: Served) -> list[str]:
+def services_command(lab: Lab, files: Paths, served: Served) -> list[str]:
     """Podman's words that start the services: this very Python and its packages, mounted at their own paths."""
     base = Path(sys.base_prefix)
     site = sysconfig.get_path("purelib")
@@ -232,6 +322,9 @@ def services_command(lab: Lab, served: Served) -> list[str]:
         f"{served.models}:/srv/models:ro",
         f"{served.packages}:/srv/apt:ro",
         f"{served.images}:/srv/images:ro",
+        f"{served.wheels}:/srv/wheels:ro",
+        f"{served.sources}:/srv/sources:ro",
+        f"{world.server(files)}:/srv/server.pem:ro",
         f"{sys.prefix}:{sys.prefix}:ro",
     ]
     if base == Path("/usr"):  # the image has the same one, from the same distribution
@@ -250,6 +343,8 @@ def services_command(lab: Lab, served: Served) -> list[str]:
             json.dumps([python]),
         ),
         *_network_words(lab, SERVICES, lab.services_address),
+        # For the address at which instances ask what they are.
+        *("--cap-add", "NET_ADMIN"),
         *("--env", f"PYTHONPATH={INSIDE}:{site}", "--env", "PYTHONDONTWRITEBYTECODE=1"),
         *(word for volume in volumes for word in ("--volume", volume)),
     ]
@@ -258,8 +353,10 @@ def services_command(lab: Lab, served: Served) -> list[str]:
 def services_arguments() -> list[str]:
     """The services' own arguments."""
     ports = ["--hub-port", str(HUB_PORT), "--aws-port", str(AWS_PORT), "--apt-port", str(APT_PORT)]
-    ports += ["--registry-port", str(REGISTRY_PORT)]
+    ports += ["--registry-port", str(REGISTRY_PORT), "--pip-port", str(PIP_PORT), "--sources-port", str(SOURCES_PORT)]
+    ports += ["--proxy-port", str(world.PROXY_PORT)]
     folders = ["--models", "/srv/models", "--packages", "/srv/apt", "--images", "/srv/images"]
+    folders += ["--wheels", "/srv/wheels", "--sources", "/srv/sources", "--certificate", "/srv/server.pem"]
     return ["-m", "lab.services", *folders, "--bucket", BUCKET, *ports]
 
 
@@ -270,6 +367,8 @@ class Served:
     models: Path
     packages: Path
     images: Path
+    wheels: Path
+    sources: Path
 
 
 class Fleet:
@@ -283,10 +382,11 @@ class Fleet:
         wanted: dict[str, list[str]] = {}
         arguments = {SERVICES: services_arguments()}
         content = {SERVICES: self._services_digest(served)}
-        wanted[SERVICES] = services_command(self.lab, served)
+        wanted[SERVICES] = services_command(self.lab, self.files, served)
         for host in self.lab.hosts:
             wanted[host] = host_command(self.podman, self.lab, self.files, host)
-            content[host] = digest(*host_files(self.lab, host).values(), manager_conf(), profile())
+            made = (world.ca(self.files).read_text(encoding="ascii"), world.boot_script(self.lab))
+            content[host] = digest(*host_files(self.lab, host).values(), manager_conf(), profile(), *made)
         present = self.podman.containers(self.lab.id)
         labels = {name: digest(*words, content[name], self.lab.image) for name, words in wanted.items()}
         self._remove_others(present, {self.lab.container(name): labels[name] for name in wanted})
@@ -316,7 +416,8 @@ class Fleet:
     def _services_digest(self, served: Served) -> str:
         """What the services are made of."""
         sources = sorted((ROOT / "lab" / "services").glob("*.py"))
-        return digest(str(served), *(path.read_bytes() for path in sources), *services_arguments())
+        certificate = world.server(self.files).read_bytes()
+        return digest(str(served), certificate, *(path.read_bytes() for path in sources), *services_arguments())
 
     def _remove_others(self, present: dict[str, dict[str, Any]], wanted: dict[str, str]) -> None:
         """Remove containers that are too much, half made, or of another recipe."""

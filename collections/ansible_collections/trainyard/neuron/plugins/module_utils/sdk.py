@@ -115,6 +115,16 @@ def loaded_driver(root: Root) -> Optional[str]:
         return None
 
 
+def driver_is_loaded(root: Root) -> bool:
+    """Return whether the kernel has the driver."""
+    return root.at("/sys/module/neuron").exists() or root.at("/dev/neuron0").exists()
+
+
+def headers_are_here(root: Root, kernel: str) -> bool:
+    """Return whether a module can be built for a kernel."""
+    return root.at("/lib/modules/%s/build" % kernel).exists()
+
+
 def skew_problems(releases: List[Dict[str, Any]], versions: Dict[str, str], loaded: Optional[str]) -> List[str]:
     """Return why driver and runtime cannot work together, as they are or will be.
 
@@ -168,6 +178,32 @@ def find_venv(row: Dict[str, Any], root: Root) -> str:
         f"SDK {row['release']} ({row['generation']}): {len(fitting)} environments could be meant: "
         f"{', '.join(fitting or found) or 'none found'}. "
         "Name the environment in the deployment's SDK row"
+    )
+
+
+def can_be_made(row: Dict[str, Any], pip_index: str) -> bool:
+    """Return whether a release's environment can be made where no machine image brought it.
+
+    It can where all that it has comes from package indexes and one pinned source: with NxDI, and a vLLM that is built.
+    """
+    versions, source = row["versions"], row.get("source") or {}
+    known = row["venv"] and versions.get("neuronx-cc") and versions.get("nxdi")
+    return bool(pip_index and known and source.get("needed") and source.get("pythons"))
+
+
+def python_for(row: Dict[str, Any], which: Callable[[str], Optional[str]]) -> str:
+    """Return the newest Python of the host that a release's packages are made for, `python3.11`.
+
+    Raises:
+        SdkError: there is none.
+    """
+    wanted = [f"python{version}" for version in reversed(row["source"]["pythons"])]
+    for name in wanted:
+        if which(name):
+            return name
+    raise SdkError(
+        f"SDK {row['release']} ({row['generation']}): no environment {row['venv']} on this host, and none of the "
+        f"Pythons that one can be made with: {', '.join(wanted)}. Use the machine image of that release, or install one"
     )
 
 

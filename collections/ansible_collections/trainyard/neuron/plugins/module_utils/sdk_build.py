@@ -41,8 +41,8 @@ def needed(row: Dict[str, Any], venv: Path) -> bool:
     return bool(source.get("needed")) and "vllm" not in bound_install.distributions(venv)
 
 
-def job_of(row: Dict[str, Any], venv: str, sources: Sources, run: Run) -> Dict[str, Any]:
-    """Return the job that builds a release's vLLM into its environment.
+def job_of(row: Dict[str, Any], venv: str, sources: Sources, run: Run, python: str = "") -> Dict[str, Any]:
+    """Return the job that builds a release's vLLM into its environment; with `python` it makes the environment first.
 
     Raises:
         sdk.SdkError: no index or no commit is given.
@@ -64,6 +64,7 @@ def job_of(row: Dict[str, Any], venv: str, sources: Sources, run: Run) -> Dict[s
             "commit": commit,
             "venv": venv,
             "pins": [f"{sdk.DISTRIBUTIONS[key]}=={version}.*" for key, version in _pins(row)],
+            **({"python": python} if python else {}),
         },
         "spec": {
             "base": sources.base,

@@ -23,7 +23,9 @@ options:
     type: path
     required: true
   when_no_disks:
-    description: On a host without instance store, V(directory) makes a directory of the root volume, V(fail) stops.
+    description:
+      - On a host without instance store, V(directory) makes a directory of the root volume, V(fail) stops.
+      - Storage of another kind that is mounted there already is taken in either case.
     type: str
     choices: [fail, directory]
     default: fail
@@ -217,12 +219,13 @@ def present(module: AnsibleModule, run: disks.Run, wanted: volume.Wanted) -> Non
         return disks.candidates(run, params["model"], params["serial"], tuple(params["disks"]))
 
     found = find()
-    if not found and params["when_no_disks"] == "directory":
+    if not found and (params["when_no_disks"] == "directory" or os.path.ismount(wanted.mount)):
         directory(module)
     if not found:
         raise volume.RefusedError(
-            f"this host has no disk of model {params['model']!r}. With storage of another kind mounted at "
-            f"{wanted.mount}, or with a root volume that is large enough, set nvme_raid_when_no_disks=directory"
+            f"this host has no disk of model {params['model']!r}, and nothing is mounted at {wanted.mount}. Mount "
+            "storage of another kind there, or with a root volume that is large enough set "
+            "nvme_raid_when_no_disks=directory"
         )
     missing = commands(found, params)
     if missing and not module.check_mode:

@@ -69,6 +69,10 @@ options:
     description: Report packages and environments of other versions as warnings instead of errors.
     type: bool
     default: false
+  mended:
+    description: Whether what differed was mended before; a driver that the kernel still lacks is then an error.
+    type: bool
+    default: false
   state:
     description:
       - V(absent) returns what lets the system's upgrades reach the packages again, and what binds names to the
@@ -122,7 +126,7 @@ repository:
   returned: success
   type: dict
 install:
-  description: Packages to bring to a version, by name.
+  description: Packages to bring to a version, by name; to any, where it is empty.
   returned: success
   type: dict
 hold:
@@ -159,6 +163,10 @@ builds:
   returned: success
   type: list
   elements: dict
+load:
+  description: Whether the kernel is to be given the driver.
+  returned: success
+  type: bool
 tools:
   description: System packages that the builds need and that are missing.
   returned: success
@@ -170,6 +178,8 @@ reboot:
   type: bool
 """
 
+import dataclasses
+import platform
 import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
@@ -189,6 +199,7 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "source_base": {"type": "str", "default": "https://github.com"},
     "source_commits": {"type": "dict", "default": {}},
     "allow_drift": {"type": "bool", "default": False},
+    "mended": {"type": "bool", "default": False},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "fence": fence.FENCE_OPTION,
 }
@@ -229,6 +240,7 @@ class Release:
             "resume": False,
             "builds": [],
             "tools": [],
+            "load": False,
             **more,
         }
         differs = any(value for name, value in found.items() if name != "venvs")
@@ -249,6 +261,11 @@ class Release:
         """Return what the package manager is to do; without a source, differences are problems."""
         changes = host_packages.changes(self.installed, self.wanted)
         if self.source.address:
+            kernel = platform.release()
+            if sdk.DRIVER in changes.install and not sdk.headers_are_here(self.root, kernel):
+                # Without them the driver's package builds nothing, and says so to nobody.
+                first = {self.manager.headers % kernel: ""}
+                changes = dataclasses.replace(changes, install={**first, **changes.install})
             return changes
         self.settle(
             [
@@ -329,20 +346,42 @@ class Release:
             self.bind(self.manager.preferences(self.source))
         self.environments(changes, leave)
 
+    def driver_to_load(self, changes: host_packages.Changes) -> bool:
+        """Return whether the kernel is to be given the driver, one that it lacks or one that is going to be installed.
+
+        Raises:
+            sdk.SdkError: it was, and does not have it.
+        """
+        if sdk.DRIVER not in self.wanted:
+            return False
+        if sdk.DRIVER in changes.install:
+            return True
+        missing = sdk.DRIVER in self.installed and not sdk.driver_is_loaded(self.root)
+        if missing and self.params["mended"]:
+            kernel = platform.release()
+            raise sdk.SdkError(
+                f"driver {self.installed[sdk.DRIVER].version} is installed and the kernel does not load it. `modprobe "
+                f"neuron` says why, `dkms status` whether it is built for kernel {kernel}; with "
+                f"{self.manager.headers % kernel} installed, `dkms autoinstall` builds it"
+            )
+        return missing
+
     def environments(self, changes: host_packages.Changes, leave: List[str]) -> None:
         """Look at the environment of each release, and at what must be built."""
         venvs, problems, builds = {}, [], []
         for row in self.params["releases"]:
             if row["runtime"] != "venv":
                 continue
-            venv = sdk.find_venv(row, self.root)
+            python = self.python_to_make_it(row)
+            venv = row["venv"] if python else sdk.find_venv(row, self.root)
             venvs[f"{row['release']} {row['generation']}"] = venv
-            if sdk_build.needed(row, self.root.at(venv)):
-                builds.append(sdk_build.job_of(row, venv, self.sources(), self.run))
+            if python or sdk_build.needed(row, self.root.at(venv)):
+                builds.append(sdk_build.job_of(row, venv, self.sources(), self.run, python))
                 continue
             problems += sdk.version_problems(row, sdk.table_versions(self.root.at(venv)))
             self.guard(row, venv)
         self.settle(problems)
+        load = self.driver_to_load(changes)
         if not changes and not builds and not self.module.check_mode:
             self.verify(venvs)
         for path in sdk_build.unused(self.params["releases"], self.root) + sdk_build.lost_records(builds, self.root):
@@ -354,9 +393,26 @@ class Release:
             pause={"replicas": leave, "monitor": driver} if leave or driver else {},
             resume=not changes and vacate.is_paused(),
             builds=builds,
-            # Sources are fetched with it, and a host that builds nothing needs it not.
-            tools=["git"] if builds and not shutil.which("git") else [],
+            load=load,
+            tools=self.tools(builds),
         )
+
+    def python_to_make_it(self, row: Dict[str, Any]) -> str:
+        """Return the Python to make a release's environment with, empty where it is here or cannot be made.
+
+        Raises:
+            sdk.SdkError: it could be made, and the host has no Python for it.
+        """
+        here = not row["venv"] or sdk.is_venv(self.root.at(row["venv"]))
+        if here or not sdk.can_be_made(row, self.params["pip_index"]):
+            return ""
+        return sdk.python_for(row, shutil.which)
+
+    def tools(self, builds: List[Dict[str, Any]]) -> List[str]:
+        """Return the packages that builds need and that are missing: a host that builds nothing needs none of them."""
+        git = ["git"] if builds and not shutil.which("git") else []
+        used = sorted({job["inputs"]["python"] for job in builds if job["inputs"].get("python")})
+        return git + [f"{python}-venv" for python in used if self.run([python, "-c", "import ensurepip"])[0] != 0]
 
     def verify(self, venvs: Dict[str, str]) -> None:
         """Run the commands of each release that is served from an environment.

@@ -8,9 +8,11 @@ what was resolved is installed, by address and hash, with nothing left to resolv
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 from urllib.parse import unquote, urlsplit
@@ -140,14 +142,56 @@ def install(
             f"{'; '.join(problems)}: Neuron's names may only come from {neuron_index}. Pin the version that the SDK "
             "release has"
         )
-    if packages:
-        listing = folder / "resolved.txt"
-        listing.write_text("".join(f"{package.line()}\n" for package in packages), encoding="utf-8")
-        argv = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", str(listing)]
-        status, _output, errors = run(argv, indexes(neuron_index, general_index))
-        if status != 0:
-            raise BindingError(f"pip cannot install what it resolved: {' '.join(errors.split())[-1500:]}")
+    if not packages:
+        return []
+    fetched = folder / "fetched"
+    environment = indexes(neuron_index, general_index)
+    files = {
+        package.url: _fetched(python, package, fetched, environment, run) for package in packages if _bare(package)
+    }
+    packages = [
+        replace(package, hashes=_sum_of(files[package.url])) if _bare(package) else package for package in packages
+    ]
+    # The record has every address; pip gets the very bytes that were fetched to be summed.
+    (folder / "resolved.txt").write_text("".join(f"{package.line()}\n" for package in packages), encoding="utf-8")
+    local = [replace(one, url=files[one.url].as_uri()) if one.url in files else one for one in packages]
+    listing = folder / "install.txt"
+    listing.write_text("".join(f"{package.line()}\n" for package in local), encoding="utf-8")
+    status, _output, errors = run(
+        [python, "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", str(listing)], environment
+    )
+    shutil.rmtree(fetched, ignore_errors=True)
+    listing.unlink()
+    if status != 0:
+        raise BindingError(f"pip cannot install what it resolved: {' '.join(errors.split())[-1500:]}")
     return packages
+
+
+def _bare(package: Resolved) -> bool:
+    """Return whether an index names a file without its sum, which pip then takes with no other file beside it."""
+    return not package.hashes
+
+
+def _fetched(python: str, package: Resolved, folder: Path, environment: Dict[str, str], run: Run) -> Path:
+    """Fetch one file as pip would, and return it.
+
+    Raises:
+        BindingError: pip cannot.
+    """
+    argv = [python, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package.line()]
+    status, _output, errors = run(argv, environment)
+    file = folder / unquote(urlsplit(package.url).path.rsplit("/", 1)[-1])
+    if status != 0 or not file.is_file():
+        raise BindingError(f"pip cannot fetch {package.url}: {' '.join(errors.split())[-1500:] or 'it left no file'}")
+    return file
+
+
+def _sum_of(file: Path) -> Tuple[Tuple[str, str], ...]:
+    total = hashlib.sha256()
+    with file.open("rb") as opened:
+        for part in iter(lambda: opened.read(1 << 20), b""):
+            total.update(part)
+    return (("sha256", total.hexdigest()),)
 
 
 def distributions(venv: Path) -> Dict[str, str]:

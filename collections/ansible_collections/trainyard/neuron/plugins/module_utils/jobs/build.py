@@ -14,6 +14,9 @@ from typing import Any, Dict, List, Tuple
 
 from . import bound_install, job, manifest, names, progress
 
+#: What a source is built with where the environment is new; a machine image's has them.
+BUILD_TOOLS = ("setuptools", "setuptools-scm", "wheel", "packaging")
+
 #: What the fork's build reads to leave out the kernels of other devices.
 TARGET = {"VLLM_TARGET_DEVICE": "neuron"}
 
@@ -31,8 +34,9 @@ def run_command(argv: List[str], environment: Dict[str, str]) -> Tuple[int, str,
 def run(spec: Dict[str, Any], report: progress.Progress, call: bound_install.Run = run_command) -> Dict[str, Any]:
     """Build what `spec` names and return the manifest of the directory that tells about it.
 
-    `spec`: id, path, inputs {repo, ref, commit, requirements, pins, venv}, base (what stands before `owner/name` in a
-    repository's address), neuron_index, general_index (empty for pip's default), sources (where checkouts are kept).
+    `spec`: id, path, inputs {repo, ref, commit, requirements, pins, venv, and python where the environment is to be
+    made with it}, base (what stands before `owner/name` in a repository's address), neuron_index, general_index (empty
+    for pip's default), sources (where checkouts are kept).
 
     Raises:
         job.JobError: the source lacks its requirements file, the set cannot be bound, or a command failed.
@@ -41,6 +45,9 @@ def run(spec: Dict[str, Any], report: progress.Progress, call: bound_install.Run
     staging = manifest.staging_of(final)
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
+    if inputs.get("python"):
+        report.phase(f"making {inputs['venv']} with {inputs['python']}")
+        _must(call, [inputs["python"], "-m", "venv", inputs["venv"]], {}, inputs)
     report.phase(f"checking out {inputs['repo']} at {inputs['commit'][:12]}")
     checkout = check_out(inputs, spec["base"], Path(spec["sources"]), call)
     requirements = requirements_of(checkout, inputs)
@@ -48,7 +55,8 @@ def run(spec: Dict[str, Any], report: progress.Progress, call: bound_install.Run
     python = f"{inputs['venv']}/bin/python"
     indexes = (spec["neuron_index"], spec["general_index"])
     try:
-        bound_install.install(python, ["--requirement", str(requirements), *inputs["pins"]], *indexes, call, staging)
+        wanted = ["--requirement", str(requirements), *inputs["pins"], *(BUILD_TOOLS if inputs.get("python") else ())]
+        bound_install.install(python, wanted, *indexes, call, staging)
     except bound_install.BindingError as error:
         raise _failed(inputs, str(error)) from error
     report.phase("building and installing it")

@@ -83,6 +83,7 @@ class SdkSource:
 
     Attributes:
         needed: whether the release's environment is built from it.
+        pythons: versions of Python that the release's packages are made for, oldest first.
     """
 
     repo: str
@@ -90,6 +91,7 @@ class SdkSource:
     commit: Optional[str]
     requirements: Optional[str]
     needed: bool
+    pythons: Tuple[str, ...]
 
 
 @dataclass(frozen=True)

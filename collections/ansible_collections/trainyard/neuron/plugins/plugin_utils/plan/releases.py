@@ -141,6 +141,7 @@ class SdkRelease:
                 "commit": self.source_commit,
                 "requirements": self.source_requirements,
                 "needed": runtime == "venv" and not self.venv_has_vllm,
+                "pythons": list(self.pythons),
             },
         }
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -152,6 +153,16 @@ def test_directory_stands_in_for_the_volume(call: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_disks")
+def test_storage_that_somebody_mounted_there_is_taken(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = tmp_path / "data"
+    mount.mkdir(mode=0o755)
+    monkeypatch.setattr(instance_store.os.path, "ismount", lambda path: path == str(mount))
+    assert call(instance_store, mount=str(mount))["volume"] == {}
+
+
+@pytest.mark.usefixtures("no_disks")
 def test_host_without_disks_is_told_what_else_there_is(call: Call, tmp_path: Path) -> None:
     result = call(instance_store, mount=str(tmp_path / "data"))
     assert "set nvme_raid_when_no_disks=directory. Nothing was changed" in result["msg"]
@@ -191,6 +202,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(host_packages.Apt, "repository_path", "/nowhere/trainyard-neuron.sources")
     monkeypatch.setattr(sdk_release.sdk, "running_replicas", lambda _run: [])
     monkeypatch.setattr(sdk_release.sdk, "driver_holders", lambda _root, **_: [])
+    monkeypatch.setattr(sdk_release.sdk, "driver_is_loaded", lambda _root: True)
+    monkeypatch.setattr(sdk_release.sdk, "headers_are_here", lambda _root, _kernel: True)
     return packages
 
 
@@ -240,6 +253,73 @@ def test_names_are_bound_to_the_repository_where_they_are_not(
     assert call(sdk_release, releases=[ROW], state="absent")["files"] == [{"path": str(path), "state": "absent"}]
     path.unlink()
     assert call(sdk_release, releases=[ROW], state="absent")["files"] == []
+
+
+def test_a_driver_is_built_only_with_the_headers_of_the_kernel(
+    call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = {"aws-neuronx-dkms": "2.21.37.0"}
+    assert call(sdk_release, releases=[ROW], **SOURCE)["install"] == driver
+    monkeypatch.setattr(sdk_release.sdk, "headers_are_here", lambda _root, kernel: kernel != platform.release())
+    headers = f"linux-headers-{platform.release()}"
+    found = call(sdk_release, releases=[ROW], **SOURCE)
+    assert list(found["install"].items()) == [(headers, ""), *driver.items()]
+    assert found["hold"] == ["aws-neuronx-dkms"]
+    (command,) = [values for _name, values in host_packages.Apt().install_steps(found["install"])]
+    assert command["argv"][-2:] == [headers, "aws-neuronx-dkms=2.21.37.0*"]
+    installed.update(driver)
+    assert call(sdk_release, releases=[ROW], **SOURCE)["differs"] is False
+
+
+def test_a_driver_that_the_kernel_does_not_have_is_to_be_loaded_or_the_run_ends(
+    call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call(sdk_release, releases=[ROW], **SOURCE)["load"] is True, "whatever its package does"
+    installed["aws-neuronx-dkms"] = "2.21.37.0"
+    assert call(sdk_release, releases=[ROW], mended=True, **SOURCE)["load"] is False
+    monkeypatch.setattr(sdk_release.sdk, "driver_is_loaded", lambda _root: False)
+    found = call(sdk_release, releases=[ROW], **SOURCE)
+    assert (found["load"], found["differs"]) == (True, True)
+    said = call(sdk_release, releases=[ROW], mended=True, **SOURCE)["msg"]
+    assert "driver 2.21.37.0 is installed and the kernel does not load it" in said
+    assert f"with linux-headers-{platform.release()} installed" in said
+
+
+BUILT = {
+    **ROW,
+    "runtime": "venv",
+    "packages": {},
+    "versions": {"neuronx-cc": "2.18.121.0", "nxdi": "0.3.5591", "vllm": None, "vllm-neuron": None},
+    "source": {
+        "repo": "owner/vllm",
+        "ref": "branch",
+        "commit": "0" * 40,
+        "requirements": "requirements/neuron.txt",
+        "needed": True,
+        "pythons": ["3.9", "3.11"],
+    },
+}
+
+
+def test_an_environment_that_no_image_brought_is_made_with_the_newest_python_that_fits(
+    call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    del installed
+    row = {**BUILT, "venv": str(tmp_path / "venv")}
+    here = {"python3.9", "python3.11", "python3.13", "git"}
+    monkeypatch.setattr(sdk_release.shutil, "which", lambda name: name if name in here else None)
+    monkeypatch.setattr(sdk_release.Release, "run", lambda _self, argv: (int("import ensurepip" in argv), "", ""))
+    asked = call(sdk_release, releases=[row], pip_index="https://pip.example")
+    assert asked["builds"][0]["inputs"]["python"] == "python3.11"
+    assert asked["builds"][0]["inputs"]["pins"] == [
+        "neuronx-cc==2.18.121.0.*",
+        "neuronx-distributed-inference==0.3.5591.*",
+    ]
+    assert asked["tools"] == ["python3.11-venv"]
+    assert "no environment" in call(sdk_release, releases=[row])["msg"], "nothing is built without an index"
+    here -= {"python3.9", "python3.11"}
+    said = call(sdk_release, releases=[row], pip_index="https://pip.example")["msg"]
+    assert "none of the Pythons that one can be made with: python3.11, python3.9" in said
 
 
 @pytest.mark.parametrize("check", [True, False])

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,6 +59,23 @@ def test_each_name_comes_from_its_own_index(python: str, neuron: str, general: s
     assert origin(python, "neuronx_cc") == "neuron"
     assert origin(python, "numpy_like") == "general"
     assert bound_install.install(python, ["neuronx-cc==2.18.*"], neuron, general, run, tmp_path) == []
+
+
+def test_an_index_without_sums_is_no_hindrance_beside_one_that_has_them(
+    python: str, neuron: str, general: str, tmp_path: Path
+) -> None:
+    """pip wants a sum of every file as soon as it has one of any."""
+    page = tmp_path / "neuron/simple/neuronx-cc/index.html"
+    page.write_text(re.sub("#sha256=[0-9a-f]+", "", page.read_text()))
+    record = tmp_path / "record"
+    record.mkdir()
+    installed = bound_install.install(python, ["neuronx-cc==2.18.*"], neuron, general, run, record)
+    assert origin(python, "neuronx_cc") == "neuron"
+    (wheel,) = (tmp_path / "neuron").rglob("*.whl")
+    (package,) = [package for package in installed if package.name == "neuronx-cc"]
+    assert package.hashes == (("sha256", hashlib.sha256(wheel.read_bytes()).hexdigest()),)
+    assert f"neuronx-cc @ {package.url} --hash=sha256:" in (record / "resolved.txt").read_text()
+    assert [path.name for path in record.iterdir()] == ["resolved.txt"]
 
 
 def test_planted_placeholder_cannot_be_installed(python: str, neuron: str, general: str, tmp_path: Path) -> None:
