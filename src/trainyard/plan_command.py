@@ -127,7 +127,8 @@ def read_inventory(sources: list[str], group: str, router_group: str, model_conf
             raise InventoryError(f"no host in the group {group!r} of {', '.join(sources)}")
         routers = [host.name for host in inventory.get_hosts(router_group)] if router_group in inventory.groups else []
         clients = [host.name for host in inventory.get_hosts("client")] if "client" in inventory.groups else []
-        return collect(variables, hosts, routers, model_configs, clients, say)
+        monitors = [host.name for host in inventory.get_hosts("monitor")] if "monitor" in inventory.groups else []
+        return collect(variables, hosts, routers, model_configs, clients, say, monitors=monitors)
 
     return bounded_input(read)
 

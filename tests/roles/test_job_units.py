@@ -19,6 +19,9 @@ BUDGET = {
     # Root, to look at runtimes of other users; two capabilities, no write access, no devices but Neuron's.
     ("neuron_monitor", "trainyard-monitor.service"): 30,
     ("neuron_monitor", "trainyard-exporter.service"): 30,
+    # Users of their own, that keep what they measured and nothing else.
+    ("monitoring", "trainyard-prometheus.service"): 19,
+    ("monitoring", "trainyard-alertmanager.service"): 19,
     # Root, since environments of machine images belong to whoever made the image.
     ("neuron_venv", "trainyard-build@.service"): 48,
     # Root without a capability, to own results.
@@ -61,6 +64,9 @@ def tree(root: Path, role: str, unit: str) -> str:
         "usr/bin/python3",
         "opt/trainyard/llmperf/venv/bin/python",
         "usr/local/lib/trainyard/exporter",
+        "usr/bin/prometheus",
+        "usr/bin/prometheus-alertmanager",
+        "bin/kill",
     )
     for program in programs:
         path = root / program
@@ -145,6 +151,8 @@ GIVEN_UP = (
 KEPT = {
     "trainyard-monitor.service": ["", "CAP_SYS_PTRACE CAP_DAC_READ_SEARCH"],
     "trainyard-exporter.service": ["", "CAP_DAC_READ_SEARCH CAP_SYSLOG"],
+    "trainyard-prometheus.service": [""],
+    "trainyard-alertmanager.service": [""],
     "trainyard-build@.service": ["CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER"],
     "trainyard-weights@.service": [""],
     "trainyard-artifact@.service": ["CAP_CHOWN CAP_FOWNER CAP_DAC_OVERRIDE"],

@@ -52,6 +52,10 @@ SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
     ("model_compile", "/etc/trainyard/credentials/artifact.json"): ROOTS,
     ("model_weights", "/etc/trainyard/credentials"): {"mode": "0700"},
     ("model_weights", "/etc/trainyard/credentials/weights.json"): ROOTS,
+    **{
+        ("monitoring", f"/etc/trainyard/monitoring/{name}"): ROOTS
+        for name in ("web.json", "certificate.pem", "key.pem", "alertmanager.json")
+    },
     ("neuron_monitor", "/usr/local/lib/trainyard/exporter"): {"mode": "0755"},
     ("neuron_venv", "/etc/trainyard/credentials"): {"mode": "0700"},
     ("neuron_venv", "/etc/trainyard/credentials/build.json"): ROOTS,
@@ -95,6 +99,8 @@ def test_what_every_task_lays_out_is_root_s() -> None:
 VALIDATED = {
     ("load_balancer", "/etc/haproxy/haproxy.cfg"): "/usr/sbin/haproxy -c -q -f %s",
     ("load_balancer", "{path}"): "/usr/sbin/keepalived --config-test --use-file %s",
+    ("monitoring", "/etc/trainyard/monitoring/prometheus.json"): "/usr/bin/promtool check config --syntax-only %s",
+    ("monitoring", "/etc/trainyard/monitoring/rules.json"): "/usr/bin/promtool check rules %s",
     ("vllm_endpoint", "/etc/vllm/fence.nft"): "/usr/sbin/nft -c -f %s",
 }
 
@@ -108,6 +114,7 @@ PRUNED = {
     ("host_tools", "/usr/local/lib/trainyard/trainyard_jobs"): ["*.py"],
     ("load_balancer", "/usr/local/lib/trainyard/routing"): ["*"],
     ("load_balancer", "{files}/vllm-router"): ["*"],
+    ("monitoring", "/etc/trainyard/monitoring/consoles"): ["*"],
     ("neuron_monitor", "/usr/local/lib/trainyard/exporter_parts/watch"): ["*"],
     ("nvme_raid", "/usr/local/lib/trainyard/trainyard_storage"): ["*.py"],
     ("vllm_endpoint", "/usr/local/lib/trainyard/serving"): ["*"],
@@ -150,6 +157,22 @@ SERVICES: dict[tuple[str, str], dict[str, Any]] = {
     ("neuron_monitor", "trainyard-monitor.service"): {
         "enabled": True,
         "restart_on": ["/etc/trainyard/neuron-monitor.json", "/etc/systemd/system/trainyard-monitor.service"],
+    },
+    ("monitoring", "trainyard-alertmanager.service"): {
+        "enabled": True,
+        "restart_on": [
+            "/etc/trainyard/monitoring/alertmanager.json",
+            "/etc/systemd/system/trainyard-alertmanager.service",
+        ],
+    },
+    ("monitoring", "trainyard-prometheus.service"): {
+        "enabled": True,
+        "reload_on": ["/etc/trainyard/monitoring/prometheus.json", "/etc/trainyard/monitoring/rules.json"],
+        # Its credentials are copies of when it began.
+        "restart_on": [
+            *(f"/etc/trainyard/monitoring/{name}" for name in ("web.json", "certificate.pem", "key.pem")),
+            "/etc/systemd/system/trainyard-prometheus.service",
+        ],
     },
     ("neuron_monitor", "trainyard-exporter.service"): {
         "enabled": True,
@@ -217,6 +240,11 @@ SHARED = {
 KEPT = {
     "container_engine": ["/etc/containers", "/etc/docker"],
     "load_balancer": ["/etc/systemd/system/haproxy.service.d", "/etc/haproxy"],
+    # The masks of packages that stay: they would start by themselves, and listen everywhere.
+    "monitoring": [
+        "/etc/systemd/system/prometheus-alertmanager.service",
+        "/etc/systemd/system/prometheus.service",
+    ],
     "nvme_raid": ["/etc/systemd/system/local-fs.target.wants"],
     "vllm_endpoint": [
         "/etc/systemd/system",

@@ -112,6 +112,18 @@ UNITS: dict[str, dict[str, list[str] | None]] = {
         "IPAddressAllow": ["localhost 10.0.0.0/16"],
         "CapabilityBoundingSet": ["CAP_SYS_PTRACE CAP_DAC_READ_SEARCH"],
     },
+    "trainyard-prometheus.service": {
+        **NARROW,
+        "DynamicUser": ["yes"],
+        "LoadCredential": [
+            f"{name}:/etc/trainyard/monitoring/{name}" for name in ("web.json", "certificate.pem", "key.pem")
+        ],
+    },
+    "trainyard-alertmanager.service": {
+        **NARROW,
+        "DynamicUser": ["yes"],
+        "LoadCredential": ["alertmanager.json:/etc/trainyard/monitoring/alertmanager.json"],
+    },
     "trainyard-exporter.service": {
         **{key: value for key, value in NARROW.items() if key != "PrivateDevices"},  # the kernel's log is one
         "User": ["root"],
@@ -279,6 +291,8 @@ ENDS = {
     "trainyard-fence-watch.service": {"Restart": ["always"]},
     "trainyard-monitor.service": {"Restart": ["always"]},
     "trainyard-exporter.service": {"Restart": ["always"]},
+    "trainyard-prometheus.service": {"Restart": ["always"]},
+    "trainyard-alertmanager.service": {"Restart": ["always"]},
     "trainyard-vllm-router@.service": {"Restart": ["always"]},
     "trainyard-compile@.service": {"KillMode": ["control-group"]},
     "trainyard-ray.service": {

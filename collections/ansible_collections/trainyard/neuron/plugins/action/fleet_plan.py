@@ -30,6 +30,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "hosts": {"type": "list", "elements": "str", "required": True},
                 "routers": {"type": "list", "elements": "str", "default": []},
                 "clients": {"type": "list", "elements": "str", "default": []},
+                "monitors": {"type": "list", "elements": "str", "default": []},
                 "model_configs": {"type": "path", "default": ""},
                 "publish": {"type": "bool", "default": True},
                 "keep_images": {"type": "bool", "default": False},
@@ -49,6 +50,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 arguments["model_configs"] or default_model_configs(),
                 arguments["clients"],
                 reports.read(arguments["hosts"]),
+                arguments["monitors"],
             )
             planned = plan_fleet(collected)
             self._look_at_the_clock(collected["hosts"], arguments)

@@ -30,6 +30,11 @@ options:
     type: list
     elements: str
     default: []
+  monitors:
+    description: Names of the hosts that read metrics. A replica listens beyond its host where one is another host.
+    type: list
+    elements: str
+    default: []
   model_configs:
     description:
       - Directory of the controller with C(<repo>/<revision>/config.json) of checkpoints, to estimate memory with.

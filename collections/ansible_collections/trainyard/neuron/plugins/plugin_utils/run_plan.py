@@ -27,6 +27,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import
     slips_of_router,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.hooks import HookReplica
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.watch.targets import targets
 
 HOSTS, ROUTERS = "hosts", "routers"
 FLEET, ROUTER, BENCHMARKS = "fleet.json", "router.json", "benchmarks.json"
@@ -101,6 +102,11 @@ class RunPlan:
         if slips:
             raise RunPlanError("; ".join(slips))
         return [row for row in rows if client in (host["name"] for host in row["load_hosts"])]
+
+    def targets(self) -> list[dict[str, Any]]:
+        """Return what Prometheus has to ask, in the form of its file_sd. It grows with the fleet."""
+        names = self.fleet()["router"]["names"]
+        return targets(self.hosts(), {name: self.router(name)["access"] for name in names})
 
     def _read(self, *parts: str) -> Any:
         try:

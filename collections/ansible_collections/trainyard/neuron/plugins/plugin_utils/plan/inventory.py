@@ -58,14 +58,17 @@ def fleet_input(
     model_configs: str = "",
     clients: Iterable[str] = (),
     reports: Optional[Mapping[str, Any]] = None,
+    monitors: Iterable[str] = (),
 ) -> Dict[str, Any]:
     """Collect what `plan_fleet` reads, in a process whose time and memory are bounded; arguments as `collect`.
 
     Raises:
         PlanError: variables that cannot be templated, all of them, or the one that takes too much to template.
     """
-    lists = (list(hosts), list(routers), list(clients))
-    return bounded_input(lambda say: collect(hostvars, lists[0], lists[1], model_configs, lists[2], say, reports))
+    lists = (list(hosts), list(routers), list(clients), list(monitors))
+    return bounded_input(
+        lambda say: collect(hostvars, lists[0], lists[1], model_configs, lists[2], say, reports, lists[3])
+    )
 
 
 def bounded_input(work: Callable[[Say], Dict[str, Any]]) -> Dict[str, Any]:
@@ -95,6 +98,7 @@ def collect(
     clients: Iterable[str] = (),
     say: Say = lambda *_step: None,
     reports: Optional[Mapping[str, Any]] = None,
+    monitors: Iterable[str] = (),
 ) -> Dict[str, Any]:
     """Collect what `plan_fleet` reads.
 
@@ -106,15 +110,16 @@ def collect(
         clients: names of the hosts that send load.
         say: told each host and variable, with a line break between, before it is read.
         reports: what hosts answered in this run, by host; it goes before what their variables say.
+        monitors: names of the hosts that read metrics.
 
     Raises:
         PlanError: variables that cannot be templated, all of them.
     """
     problems: List[Problem] = []
     judged: List[Problem] = []
-    router_names, client_names = list(routers), list(clients)
+    router_names, client_names, monitor_names = list(routers), list(clients), list(monitors)
     found = {name: _variables(hostvars, name, problems, name in router_names, say, judged) for name in hosts}
-    beside = [name for name in dict.fromkeys(router_names + client_names) if name not in found]
+    beside = [name for name in dict.fromkeys(router_names + client_names + monitor_names) if name not in found]
     extra = {name: _variables(hostvars, name, problems, name in router_names, say, judged) for name in beside}
     reported = {name: values.pop(TOPOLOGY_FACT, None) for name, values in found.items()}
     reported.update(_reports(reports or {}, problems))
@@ -127,6 +132,7 @@ def collect(
         "hosts": found,
         "routers": router_names,
         "clients": client_names,
+        "monitors": monitor_names,
         "topologies": topologies,
         "problems": judged,
         "other_variables": extra,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError, Problem, did_you_mean
@@ -103,6 +103,7 @@ def plan_fleet(fleet_input: Mapping[str, Any]) -> FleetPlan:
         fleet_input: `hosts` (name -> its inventory variables), `routers` (names of the hosts that balance),
             `topologies` (name -> what the host reported, absent where it was not asked), and optionally
             `clients` (names of the hosts that send load, which read the replicas' own counters),
+            `monitors` (names of the hosts that read metrics),
             `problems` (of what was judged when it was read),
             `other_variables` (name -> variables of routers and clients that serve nothing themselves) and
             `model_configs` (repo@revision -> the checkpoint's config.json; published models are known without),
@@ -128,6 +129,7 @@ class _Planner:
         self._raw: Mapping[str, Mapping[str, Any]] = fleet_input.get("hosts") or {}
         self._routers = sorted(fleet_input.get("routers") or ())
         self._clients = sorted(fleet_input.get("clients") or ())
+        self._monitors = sorted(fleet_input.get("monitors") or ())
         self._other_variables: Mapping[str, Any] = fleet_input.get("other_variables") or {}
         self._reported: Mapping[str, Any] = fleet_input.get("topologies") or {}
         self._tiers = Tiers((), ())
@@ -176,7 +178,7 @@ class _Planner:
         return hosts
 
     def _read_others(self) -> None:
-        """Read the routers and clients that serve nothing themselves."""
+        """Read the routers, clients and monitors that serve nothing themselves."""
         for name in sorted(self._other_variables):
             if name not in self._raw:
                 self._others_read[name], problems = self._reader.read_other(name, self._other_variables[name] or {})
@@ -372,7 +374,7 @@ class _Planner:
 
     def _is_alone(self, name: str) -> bool:
         """Tell whether nobody but a host itself has to reach its replicas, so that nobody else can."""
-        return self._routes_alone(name) and set(self._clients) <= {name}
+        return self._routes_alone(name) and {*self._clients, *self._monitors} <= {name}
 
     def _address_of(self, name: str, hosts: Sequence[Host]) -> str:
         """Return where others reach a router or a client, which may serve nothing itself."""
@@ -403,7 +405,7 @@ class _Planner:
 
     def _check_identities(self, planned: Mapping[str, HostPlan]) -> None:
         """Judge names and addresses of every host that serves, routes or sends."""
-        names = list(dict.fromkeys([*sorted(self._raw), *self._routers, *self._clients]))
+        names = list(dict.fromkeys([*sorted(self._raw), *self._routers, *self._clients, *self._monitors]))
         seats = []
         for name in names:
             variables = self._variables_of(name)
@@ -421,11 +423,15 @@ class _Planner:
         # Below routers of the fleet, a host's replicas are its own router's alone.
         balancing = () if self._tiers.outer else self._tiers.inner
         routers = [self._address_of(name, hosts) for name in balancing]
+        monitors = {self._address_of(name, hosts) for name in self._monitors}
         for host in hosts:
             found = planned.get(host.name)
             if found is None:
                 continue
-            rules = reach.rules_of(found, routers, clients, host.monitors)
+            if found.monitor:
+                readers = sorted({*found.monitor.clients, *monitors} - {host.address})
+                found.monitor = replace(found.monitor, clients=tuple(readers))
+            rules = reach.rules_of(found, routers, clients, [*host.monitors, *monitors])
             found.reach = Reach(host.open_to_everybody, tuple(rules), tuple(host.further))
             beyond = any(row.address != LOOPBACK for row in found.replicas)
             self._warnings += reach.warnings_of(host.name, found.reach, beyond)

@@ -44,6 +44,24 @@ def test_routers_reach_replicas_and_agents_load_hosts_and_monitors_what_they_rea
     }
 
 
+def test_hosts_of_the_group_monitor_read_what_there_is_to_read() -> None:
+    """Whoever watches need not be named a second time, and the host that watches itself is no sender."""
+    watched = host(deployment(), trainyard_monitor_port=9400, trainyard_monitors=["10.5.0.0/24"])
+    gw = BESIDE["gw"]["trainyard_address"]
+    found = plan({"a": watched}, routers=["a"], monitors=["a", "gw"], other_variables={"gw": BESIDE["gw"]})["hosts"][
+        "a"
+    ]
+    assert admitted(found["reach"]) == {
+        "replicas": ([8000, 8001], sorted(["10.5.0.0/24", gw])),
+        "agents": ([9000, 9001], []),
+        "device metrics": ([9400, 9401], sorted(["10.5.0.0/24", gw])),
+    }
+    assert found["monitor"]["clients"] == sorted(["10.5.0.0/24", gw])
+    assert not found["replicas"][0]["url"].startswith("http://127."), "another host has to reach it"
+    alone = plan({"a": watched}, routers=["a"], monitors=["a"])["hosts"]["a"]
+    assert alone["replicas"][0]["url"].startswith("http://127.0.0.1:")
+
+
 def test_a_host_that_routes_to_itself_alone_is_reached_by_nobody() -> None:
     found = reach({"a": host(deployment(), trainyard_monitor_port=9400)}, routers=["a"], clients=["a"])
     assert {what: rule[1] for what, rule in admitted(found).items()} == {

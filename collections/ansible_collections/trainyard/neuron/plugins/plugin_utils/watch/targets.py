@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Prometheus has to ask, from the plan: nobody keeps a list of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Dict, List
+from urllib.parse import urlsplit
+
+#: Names of the jobs, which the rules ask for.
+REPLICAS, DEVICES, HOSTS, ROUTERS = "trainyard-replicas", "trainyard-devices", "trainyard-hosts", "trainyard-routers"
+_EVERYWHERE = ("*", "0.0.0.0", "::")  # noqa: S104 - compared with, and never listened on
+
+
+def targets(hosts: Mapping[str, Mapping[str, Any]], routers: Mapping[str, Mapping[str, Any]]) -> List[Dict[str, Any]]:
+    """Return a plan's targets, in the form of Prometheus' file_sd: an entry for each.
+
+    Spares are left out: they serve only while a roll needs them, and would be missed all the other time.
+
+    Args:
+        hosts: the part of each serving host, by its name.
+        routers: who may reach each router, by its name: `access` of a router's part.
+    """
+    found = []
+    for name, host in hosts.items():
+        for replica in host["replicas"]:
+            labels = {"deployment": replica["deployment"], "replica": replica["name"]}
+            found.append(_target(REPLICAS, urlsplit(replica["url"]).netloc, host=name, **labels))
+        if host["monitor"]:
+            found.append(_target(DEVICES, urlsplit(host["monitor"]["url"]).netloc, host=name))
+            found.append(_target(HOSTS, urlsplit(host["monitor"]["host_url"]).netloc, host=name))
+    for name, access in routers.items():
+        address = access["metrics_address"]
+        if address in _EVERYWHERE:
+            address = hosts[name]["address"] if name in hosts else access["address"]
+        if address not in _EVERYWHERE:
+            found.append(_target(ROUTERS, _netloc(address, access["metrics_port"]), host=name))
+    return found
+
+
+def _target(job: str, address: str, **labels: str) -> Dict[str, Any]:
+    return {"targets": [address], "labels": {"job": job, **labels}}
+
+
+def _netloc(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
