@@ -159,7 +159,7 @@ def plays(playbook: str) -> list[str]:
 
 
 #: Playbooks about the AWS account: they run on the controller alone, before there is a fleet to plan.
-ACCOUNT = ("end.yml", "extend.yml", "launch.yml")
+ACCOUNT = ("block_watch.yml", "end.yml", "extend.yml", "launch.yml")
 OF_THE_FLEET = ["site.yml", *sorted(f"playbooks/{path.name}" for path in BOOKS if path.name not in ACCOUNT)]
 
 

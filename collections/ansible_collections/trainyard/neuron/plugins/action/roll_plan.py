@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils.capacity import block_end
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import GOLDEN, HOOK_KINDS, HOOKS
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import LEASE_S
-from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times, run_lock, run_plan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times, block_watch, run_lock, run_plan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.canary import Thresholds
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.orders import RollOrder, Terms
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import (
@@ -81,7 +82,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             return {"changed": False}
         if arguments["verb"] == "status":
             told = overview(fleet, {**routers, **reports})
-            told = with_blocks(told, block_times.blocks_of(hostvars, arguments["hosts"]), block_times.now_utc())
+            blocks = block_times.blocks_of(hostvars, arguments["hosts"])
+            told = with_blocks(told, blocks, block_times.now_utc(), watched_at(hostvars[here]))
             for line in told["msg"]:
                 self._display.display(line)
             return {"changed": False, **told}
@@ -225,11 +227,20 @@ def overview(fleet: Fleet, answers: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def with_blocks(told: dict[str, Any], blocks: list[block_times.Block], now: datetime) -> dict[str, Any]:
-    """The overview, with how long hosts of capacity blocks stay and what they have cost."""
+def watched_at(variables: Any) -> Path:
+    """Where the watch over capacity blocks remembers: beside the first inventory of the run."""
+    source = Path(str((variables.get("ansible_inventory_sources") or ["."])[0]))
+    return (source if source.is_dir() else source.parent) / block_watch.NAME
+
+
+def with_blocks(
+    told: dict[str, Any], blocks: list[block_times.Block], now: datetime, watched: Path | None = None
+) -> dict[str, Any]:
+    """The overview, with how long hosts of capacity blocks stay, what they have cost, and whether somebody watches."""
     if not blocks:
         return told
     lines = [block.line(now) for block in blocks]
+    lines += block_watch.lines(watched, blocks, now) if watched else []
     return {**told, "msg": [*told["msg"], *lines], "blocks": [block.to_dict(now) for block in blocks]}
 
 

@@ -29,9 +29,11 @@ options:
     type: str
     required: true
   does:
-    description: V(compile) gives the jobs of artifacts that this host was elected for, V(fetch) those of all others.
+    description: >-
+      V(compile) gives the jobs of artifacts that this host was elected for, V(fetch) those of all others, V(store)
+      those of all, which compile none.
     type: str
-    choices: [compile, fetch]
+    choices: [compile, fetch, store]
     required: true
   store:
     description: Where the fleet keeps artifacts, C(s3://bucket/prefix) or an absolute path; empty for nowhere.
@@ -101,13 +103,13 @@ def artifact_jobs(
     container_engine: str = "podman",
     network: str = "none",
 ) -> List[Dict[str, Any]]:
-    """Return the jobs of the artifacts that `host` compiles, or of those that it fetches.
+    """Return the jobs of the artifacts that `host` compiles, of those that it fetches, or of all, to be stored.
 
     Raises:
         ValueError: `does` is something else.
     """
-    if does not in ("compile", "fetch"):
-        raise ValueError(f"does is {does!r}, not compile or fetch")
+    if does not in ("compile", "fetch", "store"):
+        raise ValueError(f"does is {does!r}, not compile, fetch or store")
     return [
         {
             "kind": "artifact",
@@ -117,14 +119,15 @@ def artifact_jobs(
             "spec": {
                 **{key: artifact.get(key) for key in SPEC_KEYS},
                 **{key: artifact[key] for key in SPEC_KEYS_IF_SAID if artifact.get(key)},
-                "does": does,
+                # What is there is stored by either; one that is not there must not be compiled to be kept.
+                "does": "fetch" if does == "store" else does,
                 "store": store,
                 "store_endpoint": store_endpoint,
                 **({} if store else {"sender": artifact.get("sender")}),
             },
         }
         for artifact in (_in_its_container(artifact, container_engine, network) for artifact in artifacts)
-        if (artifact["compile_host"] == host) == (does == "compile")
+        if does == "store" or (artifact["compile_host"] == host) == (does == "compile")
     ]
 
 

@@ -29,6 +29,8 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal impo
 
 OUTER, OVER = "TRAINYARD_RUN", "TRAINYARD_RUN_OVER"
 """Environment: ``ID:PID`` of the program whose part this run is, and whether that program is at its end."""
+EVACUATE = "evacuate"
+"""The verb that takes any host from any run: what is done there ends with the host, minutes later."""
 FENCED = frozenset(
     f"trainyard.neuron.{name}"
     for name in (
@@ -252,7 +254,8 @@ class Locking(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
             holder = told.get("holder")
             if not told.get("refused"):
                 break
-            if not holder or holder["run"] in take_over or not dead(Holder(**holder), mine):
+            over = dead(Holder(**holder), mine) or verb == EVACUATE if holder else False
+            if not holder or holder["run"] in take_over or not over:
                 break
             take_over.append(holder["run"])
         if told.get("refused"):

@@ -337,13 +337,18 @@ JUDGED: Dict[str, Field] = {
 #: Variables of the name's space that playbooks give each other; the planner only knows that they exist.
 OTHER_VARIABLES = frozenset(
     {
+        "trainyard_begun",
         "trainyard_compiles_next",
         "trainyard_done",
+        "trainyard_drained",
         "trainyard_drained_elsewhere",
         "trainyard_elb_target_id",
+        "trainyard_evacuated",
+        "trainyard_evacuation",
         "trainyard_llmperf",
         "trainyard_replicas",
         "trainyard_replicas_after",
+        "trainyard_results",
         "trainyard_roll",
         "trainyard_roll_begun",
         "trainyard_roll_done",
@@ -351,6 +356,7 @@ OTHER_VARIABLES = frozenset(
         "trainyard_roll_ready",
         "trainyard_roll_result",
         "trainyard_roll_verb",
+        "trainyard_saved",
         "trainyard_topology",
         "trainyard_turn",
         "trainyard_verb",
