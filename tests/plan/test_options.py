@@ -171,7 +171,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("native", {"lora": LORA}, "m.lora", "use nxdi_v1 with SDK 2.28.0 to 2.31.1"),
     ("native", {"speculation": DRAFT}, "m.speculation.method", "it has eagle3 from SDK 2.31; nxdi_v0 has draft"),
     ("nxdi_v1", {"speculation": DRAFT}, "m.speculation.method", "nxdi_v0 has draft"),
-    ("nxdi_v0", {"speculation": EAGLE3}, "m.speculation.method", "native and nxdi_v1 has eagle3"),
+    ("nxdi_v0", {"speculation": EAGLE3}, "m.speculation.method", "native and nxdi_v1 have eagle3"),
     ("native", {"quantization": {"weights": "int8"}}, "m.quantization.weights", "nxdi_v1 with an SDK up to 2.31.1"),
     ("nxdi_v1", {"quantization": {"weights": "fp8"}}, "m.quantization.checkpoint", "make one with NxDI"),
     ("native", {"quantization": {"weights": "fp8", "modules_not_converted": ["lm_head"]}},

@@ -72,6 +72,8 @@ _UNLESS_ASKED: Mapping[str, Any] = {
         ("attention_dp_degree", "cp_degree", "ep_degree", "mlp_cp_degree", "moe_ep_degree", "pp_degree"), 1
     ),
     **dict.fromkeys(("medusa_speculation_length", "speculation_length", "windowed_context_encoding_size"), 0),
+    # NxDI works its own out where none are given, and leaves them out of the file.
+    **dict.fromkeys(("context_encoding_buckets", "prefix_buckets", "token_generation_buckets"), None),
 }
 
 #: Settings that NxDI sets beside another one -> that one.

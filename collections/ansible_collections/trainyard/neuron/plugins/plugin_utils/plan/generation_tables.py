@@ -456,12 +456,16 @@ QWEN3_MOE_SEQUENCES, QWEN3_MOE_RELEASE = 16, (2, 28)
 OWNED_SETTINGS: Mapping[str, str] = {
     "tp_degree": "tensor_parallel_size",
     "local_ranks_size": "tensor_parallel_size",
+    "world_size": "tensor_parallel_size",
     "batch_size": "max_num_seqs",
     "seq_len": "max_model_len",
     "torch_dtype": "dtype",
     "pa_block_size": "block_size",
     "logical_nc_config": "trainyard_logical_nc_config on the host",
 }
+
+#: Settings that multiply the ranks of NxDI's world (tp x pp x ep), and where to say what is meant instead.
+RANK_SETTINGS: Mapping[str, str] = {"ep_degree": "expert_parallel", "pp_degree": "tensor_parallel_size"}
 
 #: NxDI's setting -> the native plugin's that means the same.
 NATIVE_NAMES: Mapping[str, str] = {"context_encoding_buckets": "num_batched_tokens_buckets"}

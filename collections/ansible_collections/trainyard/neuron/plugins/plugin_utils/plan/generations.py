@@ -32,6 +32,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generation_t
     NATIVE_TOO,
     NXDI_QUANTIZED,
     OWNED_SETTINGS,
+    RANK_SETTINGS,
     PLANNER_KEYS,
     PREFIX_FLAG,
     QWEN3_MOE_RELEASE,
@@ -119,6 +120,7 @@ def argument_problems(
     deployment = spelled(deployment, release)
     problems += _owned_problems(deployment, where)
     if generation.compiler == "inference_demo":
+        problems += _rank_problems(asked, where)
         problems += _model_type_problems(deployment, release, where)
         problems += _checkpoint_problems(deployment, release, where)
         settings = _setting_problems(deployment, release, where)
@@ -161,10 +163,10 @@ def _foreign_problems(deployment: Deployment, release: SdkRelease, where: str) -
         if name in deployment.environment and release.number[:2] >= since:
             path = "%s.environment.%s" % (where, name)
             found.append(Problem("", path, deployment.environment[name], "is read by nothing: %s" % why, "remove it"))
-    if deployment.engine_args.get("quantization") == "neuron_quant":
+    if deployment.engine_args.get("quantization") == "neuron_quant" and release.generation != NATIVE:
         path = where + ".engine_args.quantization"
         rule = "must not be set: quantization is an engine setting"
-        found.append(Problem("", path, "neuron_quant", rule, "set neuron_config.quantized and its companions"))
+        found.append(Problem("", path, "neuron_quant", rule, "remove it, and set quantization.weights"))
     return found
 
 
@@ -179,6 +181,16 @@ def _owned_problems(deployment: Deployment, where: str) -> List[Problem]:
         )
         for name, value in deployment.neuron_config.items()
         if name in OWNED_SETTINGS
+    ]
+
+
+def _rank_problems(asked: Mapping[str, Any], where: str) -> List[Problem]:
+    """Return the settings that would make NxDI wait for more ranks than a replica has cores."""
+    rule = "multiplies the ranks of NxDI's world, and a replica has tensor_parallel_size cores"
+    return [
+        Problem("", "%s.neuron_config.%s" % (where, name), asked[name], rule, "remove it, and set %s" % field)
+        for name, field in RANK_SETTINGS.items()
+        if asked.get(name) not in (None, 1)
     ]
 
 

@@ -758,7 +758,7 @@ def _speculation_problems(deployment: Deployment, release: SdkRelease, where: st
         fix = "it has %s" % " and ".join(ways)
         if since is None:
             others = sorted({generation for generation, way in SPECULATION_SINCE if way == wanted.method})
-            fix += "; %s has %s" % (" and ".join(others), wanted.method)
+            fix += "; %s %s %s" % (" and ".join(others), "has" if len(others) == 1 else "have", wanted.method)
         found.append(Problem("", path + ".method", wanted.method, rule, fix))
     if release.generation == NATIVE and deployment.neuron_config.get("on_device_sampling_config", {}) in (None, False):
         rule = "speculation samples on the device"

@@ -554,7 +554,7 @@ BAD = [
      {"environment": {"VLLM_NEURON_FRAMEWORK": "neuronx-distributed-inference"}},
      ".environment.VLLM_NEURON_FRAMEWORK", "has no other framework", "remove it"),
     ("quantization as vLLM says it", "2.27.0", None, {"engine_args": {"quantization": "neuron_quant"}},
-     ".engine_args.quantization", "quantization is an engine setting", "set neuron_config.quantized"),
+     ".engine_args.quantization", "quantization is an engine setting", "set quantization.weights"),
     ("prefill bucket that is not the largest batch", "2.32.0", None,
      {"neuron_config": {"num_batched_tokens_buckets": [2048]}, "engine_args": {"max-num-batched-tokens": 4096}},
      NCONF + "num_batched_tokens_buckets", "must end with max-num-batched-tokens (4096)", "change the list"),
