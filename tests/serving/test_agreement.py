@@ -56,8 +56,74 @@ def test_an_incomplete_artifact_is_told_from_a_complete_one(tmp_path: Path) -> N
     assert problems(root) == []
 
 
-def test_the_native_engine_has_no_configuration_to_compare(tmp_path: Path) -> None:
-    assert problems(tmp_path, generation="native") == []
+NATIVE = {
+    "name": "m",
+    "model": {"repo": "meta-llama/Llama-3.1-8B-Instruct", "revision": "0" * 40},
+    "sdk_release": "2.32.0",
+    "tensor_parallel_size": 8,
+    "max_num_seqs": 4,
+    "max_model_len": 4096,
+    "port": 8000,
+}
+EAGLE3 = {"method": "eagle3", "model": {"repo": "acme/e3", "revision": "c" * 40}, "tokens": 3}
+
+
+def native(**fields: Any) -> dict[str, Any]:
+    """What the plan has compiled for a native deployment."""
+    deployment, wrong = parse_deployment({**NATIVE, **fields}, "x")
+    assert deployment is not None, wrong
+    found = expected(deployment, find_release(deployment.sdk_release, deployment.generation), 2)
+    return dict(json.loads(json.dumps(found)))
+
+
+def started(cache: Path, made: Any, wanted: dict[str, Any]) -> list[str]:
+    """What a start of a native server says of a cache that was made with such settings."""
+    (cache / "manifest.json").write_text(json.dumps({"inputs": {"settings": made}}))
+    return agreement.problems("native", str(cache), [], {}, wanted)
+
+
+def test_a_native_cache_is_started_for_what_its_manifest_says_and_nothing_else(tmp_path: Path) -> None:
+    options: list[dict[str, Any]] = [
+        {},
+        {"speculation": EAGLE3},
+        {"quantization": {"kv_cache": "fp8"}},
+        {"buckets": {"prefill": [512, 4096]}},
+        {"buckets": {"decode": [1024, 2048]}},
+        {"buckets": {"segments": [2048], "prefill": [2048]}},
+        {"structured_outputs": True},
+        {"neuron_config": {"on_device_sampling_config": False}},
+        {"max_num_seqs": 8},
+        {"tensor_parallel_size": 16},
+    ]
+    plans = [native(**fields) for fields in options]
+    for mine, made in enumerate(plans):
+        for theirs, wanted in enumerate(plans):
+            assert bool(started(tmp_path, made, wanted)) == (mine != theirs), (options[mine], options[theirs])
+    # How a server answers is no matter of its graphs.
+    assert started(tmp_path, plans[0], native(aliases=["a"], tools={"call_parser": "llama3_json"})) == []
+
+
+def test_what_a_native_cache_was_made_with_instead_is_named(tmp_path: Path) -> None:
+    plain, drafted = native(), native(speculation={**EAGLE3, "tokens": 5})
+    assert started(tmp_path, native(speculation=EAGLE3), drafted) == [
+        "speculative-config.num_speculative_tokens of the artifact is 3, and the plan had 5 compiled"
+    ]
+    assert 'speculative-config.method of the artifact is "eagle3", and the plan has none' in started(
+        tmp_path, drafted, plain
+    )
+    assert 'the artifact has no speculative-config.method, and the plan had "eagle3" compiled' in started(
+        tmp_path, plain, drafted
+    )
+
+
+def test_a_native_cache_without_a_manifest_that_can_be_read_is_not_started(tmp_path: Path) -> None:
+    wanted = native()
+    assert agreement.problems("native", str(tmp_path), [], {}, wanted) == ["it is incomplete, manifest.json is missing"]
+    for content in ("", "[]", "{}", '{"inputs": 3}', "[" * 100000):
+        (tmp_path / "manifest.json").write_text(content)
+        (said,) = agreement.problems("native", str(tmp_path), [], {}, wanted)
+        assert said.startswith("its manifest.json cannot be read: ")
+    assert started(tmp_path, "settings", wanted) != []
 
 
 def recipes() -> list[Any]:
@@ -112,6 +178,7 @@ def inside(name: str, value: Any) -> list[tuple[str, Any]]:
 def test_every_setting_that_serving_depends_on_is_compared(tmp_path: Path, deployment: Any, row: Any) -> None:
     wanted = json.loads(json.dumps(expected(deployment, row, 2)))
     assert {"tp_degree", "quantized", "is_eagle3", "ep_degree", agreement.SAMPLING, agreement.ADAPTERS} <= set(wanted)
+    assert {"context_encoding_buckets", "token_generation_buckets", "prefix_buckets"} <= set(wanted)
 
     def told(**changes: Any) -> list[str]:
         (tmp_path / "neuron_config.json").write_text(json.dumps({"neuron_config": {**wanted, **changes}}))

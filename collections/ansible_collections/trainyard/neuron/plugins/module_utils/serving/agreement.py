@@ -3,8 +3,9 @@
 
 The NxDI engines load any artifact and then *ignore* what differs, compile again in silence, or fail at the first
 request. So every setting that the plan had compiled in, and those that it had not, are compared with the artifact's
-``neuron_config.json`` before anything is started, and the server's arguments as well. The plan makes sure of the same
-by the artifact's digest; this catches an artifact that is not what its name says.
+``neuron_config.json`` before anything is started, and the server's arguments as well. The native engine's cache has no
+such file, and a start that finds nothing in it compiles for a long time: its settings are in the artifact's manifest.
+The plan makes sure of the same by the artifact's digest; this catches an artifact that is not what its name says.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 COMPILED_GENERATIONS = ("nxdi_v0", "nxdi_v1")
+
+MANIFEST = "manifest.json"
+#: No manifest is larger, bytes: it has a line for each file of a cache.
+MANIFEST_BYTES = 256 << 20
 
 SAMPLING, ADAPTERS = "on_device_sampling_config", "lora_config"
 
@@ -180,15 +185,17 @@ def problems(
     """Why a server must not be started on an artifact; empty if it may.
 
     Args:
-        generation: the plan's word; the native engine's cache has no configuration to compare with.
+        generation: the plan's word.
         artifact: the artifact's directory.
         argv: the server's command line.
         environment: its environment.
         compiled: every setting that serving depends on, as the plan had it compiled.
     """
-    if generation not in COMPILED_GENERATIONS or not artifact:
+    if not artifact:
         return []
     path = Path(artifact)
+    if generation not in COMPILED_GENERATIONS:
+        return _cache_problems(path, compiled or {})
     try:
         made: Optional[Dict[str, Any]] = json.loads((path / "neuron_config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -203,6 +210,41 @@ def problems(
     for name, here, there in differences(made or {}, compiled or {}):
         said = "{0} of the artifact is {1}, and the plan had {2} compiled"
         found.append(said.format(name, _words(here), _words(there)))
+    return found
+
+
+def _cache_problems(artifact: Path, wanted: Mapping[str, Any]) -> List[str]:
+    """The same of a cache of graphs, by the settings that its manifest says it was made with."""
+    if not wanted:
+        return []
+    try:
+        with (artifact / MANIFEST).open("rb") as file:
+            described = json.loads(file.read(MANIFEST_BYTES))
+        made = described["inputs"]["settings"]
+    except FileNotFoundError:
+        return ["it is incomplete, {0} is missing".format(MANIFEST)]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        return ["its {0} cannot be read: {1}".format(MANIFEST, error)]
+    here, there = _flat(made), _flat(wanted)
+    found = []
+    for name in sorted({*here, *there}):
+        if name not in there:
+            found.append("{0} of the artifact is {1}, and the plan has none".format(name, _words(here[name])))
+        elif name not in here:
+            found.append("the artifact has no {0}, and the plan had {1} compiled".format(name, _words(there[name])))
+        elif here[name] != there[name]:
+            said = "{0} of the artifact is {1}, and the plan had {2} compiled"
+            found.append(said.format(name, _words(here[name]), _words(there[name])))
+    return found
+
+
+def _flat(settings: Any, within: str = "") -> Dict[str, Any]:
+    """Settings within settings by one name each, with dots between; one that is empty is a setting as well."""
+    if not isinstance(settings, Mapping) or not settings:
+        return {within: settings}
+    found: Dict[str, Any] = {}
+    for name, value in settings.items():
+        found.update(_flat(value, "{0}.{1}".format(within, name) if within else str(name)))
     return found
 
 

@@ -181,15 +181,17 @@ def disagreements(
 def expected(deployment: Deployment, release: SdkRelease, logical_nc_config: int) -> Dict[str, Any]:
     """Return every setting that serving depends on, as the artifact's neuron_config.json has to have it.
 
+    The native plugin's cache has no such file: its settings are those of the artifact's manifest.
+
     Args:
         deployment: what is to be served.
         release: its SDK row.
         logical_nc_config: LNC of the host.
     """
-    if generation_of(release).compiler != "inference_demo":
-        return {}
     deployment = spelled(deployment, release)
     settings = compiled_settings(deployment, release)
+    if generation_of(release).compiler != "inference_demo":
+        return settings
     wanted = {**_UNLESS_ASKED, **{name: value for name, value in settings.items() if name not in _NOT_IN_THE_FILE}}
     for name, source in _FOLLOWS.items():
         wanted.setdefault(name, settings[source])
