@@ -8,12 +8,40 @@ from typing import Annotated
 
 import typer
 
-from trainyard.report import analysis, render
+from trainyard.report import analysis, history, render
 
 # Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import OBJECTIVE  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import ReportError  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import Objective  # isort: skip
+
+
+def _history(paths: list[Path], output: Path | None) -> None:
+    """Print or write a history; typer.Exit with 1 where the newest run of a load is a regression."""
+    if output is not None and output.suffix != ".md":
+        typer.echo(f"error: {output}: a history is written as .md", err=True)
+        raise typer.Exit(2)
+    try:
+        found = history.entries(analysis.read(history.runs_below(paths)))
+    except ReportError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    if not found:
+        typer.echo(f"error: no run in {', '.join(map(str, paths))}", err=True)
+        raise typer.Exit(2)
+    text = history.markdown(found)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            typer.echo(f"error: {output} cannot be written: {error}", err=True)
+            raise typer.Exit(2) from error
+        typer.echo(f"{len(found)} run(s): {output}")
+    newest = {history.signature(entry.run): entry for entry in found}
+    if any(entry.regressions for entry in newest.values()):
+        raise typer.Exit(1)
 
 
 def report(
@@ -25,8 +53,18 @@ def report(
     tpot_ms: Annotated[float | None, typer.Option(help="Objective: time per output token.")] = None,
     request_ms: Annotated[float | None, typer.Option(help="Objective: time of a whole request.")] = None,
     percentile: Annotated[float, typer.Option(help="Per cent of requests that must keep the objective.")] = 99,
+    over_time: Annotated[
+        bool, typer.Option("--history", help="Each run beside the one before it of the same load; regressions flagged.")
+    ] = False,
 ) -> None:
-    """Write a report over one benchmark run or several: HTML that needs nothing else, Markdown or CSV."""
+    """Write a report over one benchmark run or several: HTML that needs nothing else, Markdown or CSV.
+
+    With --history, a table of a deployment over its releases, printed or written as Markdown; directories of runs are
+    searched, and the command ends with 1 where the newest run of a load became worse beyond the noise.
+    """
+    if over_time:
+        _history(runs, output)
+        return
     objective = None
     if any(limit is not None for limit in (ttft_ms, tpot_ms, request_ms)):
         given = {

@@ -51,6 +51,8 @@ COLUMNS = (
     "per token p50 ms",
     "per token p99 ms",
     "USD per M output tokens",
+    "USD per M within the objective",
+    "busiest replica / mean",
     "flags",
 )
 
@@ -67,6 +69,10 @@ def _mark(values: Statistics | None, name: str) -> str:
 def _of(values: Statistics | None) -> str:
     """Of how many: a p99 of fewer than a hundred is the slowest one of them."""
     return "" if values is None else f" of {values.count}"
+
+
+def _usd(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f}"
 
 
 def row_of(run: Measured) -> list[str]:
@@ -89,6 +95,8 @@ def row_of(run: Measured) -> list[str]:
         _mark(latency.time_per_output_token_ms, "p50"),
         _mark(latency.time_per_output_token_ms, "p99"),
         NONE if cost is None else f"{cost.usd_per_million_output_tokens:.2f}",
+        _usd(None if cost is None else cost.usd_per_million_output_tokens_within_objective),
+        NONE if report.servers.requests_max_over_mean is None else f"{report.servers.requests_max_over_mean:.2f}",
         " ".join(flag.code for flag in report.flags) or NONE,
     ]
 
@@ -246,8 +254,14 @@ def _tiles(report: BenchmarkReport) -> list[tuple[str, str]]:
         tiles.append((f"{goodput.good_ratio:.1%}", "kept the objective"))
     if cost is not None:
         tiles.append((f"{cost.usd_per_million_output_tokens:,.2f} USD", "per million output tokens"))
+        within = cost.usd_per_million_output_tokens_within_objective
+        if within is not None:
+            tiles.append((f"{within:,.2f} USD", "per million output tokens within the objective"))
         if cost.run_usd is not None:
             tiles.append((f"{cost.run_usd:,.2f} USD", "the hosts cost during this run"))
+    busiest = report.servers.requests_max_over_mean
+    if busiest is not None and report.scenario.data_parallel_size > 1:
+        tiles.append((f"{busiest:.2f} x", "the mean's requests at the busiest replica"))
     return tiles
 
 

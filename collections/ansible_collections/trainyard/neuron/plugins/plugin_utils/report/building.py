@@ -41,6 +41,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema imp
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.servers import (
     agreement_of,
+    busiest_of,
     imbalance_of,
     samples_of,
     server_of,
@@ -133,12 +134,13 @@ def build(
     good = [row for row in rows if row["outcome"] == "succeeded"]
     throughput = throughput_of(good, duration_s, context.hosts, context.cores)
     repeats = [repeat_of(repeat, by_repeat[repeat["index"]]) for repeat in summary["repeats"]]
+    goodput = goodput_of(rows, duration_s, objective) if objective else None
     results = Results(
         requests=requests_of(rows, summary["load"]["requests"] * len(repeats)),
         latency=latency_of(good),
         throughput=throughput,
-        goodput=goodput_of(rows, duration_s, objective) if objective else None,
-        cost=cost_of(context.price_per_host_hour_usd, context.hosts, throughput, duration_s),
+        goodput=goodput,
+        cost=cost_of(context.price_per_host_hour_usd, context.hosts, throughput, duration_s, goodput),
         repeats=repeats,
         confidence=confidence_of(repeats),
         models=shares_of(rows, summary["load"].get("models") or []),
@@ -148,6 +150,7 @@ def build(
     servers = Servers(
         replicas=per_server,
         agreement=agreement_of(per_server, rows),
+        requests_max_over_mean=busiest_of(per_server),
         imbalance_ratio=imbalance_of(per_server, len(samples)),
         samples=samples,
     )

@@ -190,10 +190,12 @@ def goodput_of(rows: Sequence[Record], duration_s: float, objective: Objective) 
     )
 
 
-def cost_of(price: float | None, hosts: int, throughput: Throughput, duration_s: float) -> Cost | None:
+def cost_of(
+    price: float | None, hosts: int, throughput: Throughput, duration_s: float, goodput: Goodput | None = None
+) -> Cost | None:
     """What the tokens cost, and what a run of this length did, at `price` USD an hour of each host.
 
-    None without a price or without a token.
+    `goodput` adds what the tokens within its objective cost. None without a price or without a token.
     """
     if price is None or throughput.output_tokens_per_s <= 0:
         return None
@@ -205,6 +207,11 @@ def cost_of(price: float | None, hosts: int, throughput: Throughput, duration_s:
         usd_per_million_output_tokens=per_million / throughput.output_tokens_per_s,
         usd_per_million_total_tokens=per_million / throughput.total_tokens_per_s,
         run_usd=fleet * duration_s / 3600,
+        usd_per_million_output_tokens_within_objective=(
+            per_million / goodput.output_tokens_per_s
+            if goodput is not None and goodput.output_tokens_per_s > 0
+            else None
+        ),
     )
 
 

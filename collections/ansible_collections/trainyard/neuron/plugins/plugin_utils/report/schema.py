@@ -232,6 +232,8 @@ class Cost(_Model):
     usd_per_million_total_tokens: float
     run_usd: float | None = None
     """What the hosts cost while the load ran; None in reports of earlier versions."""
+    usd_per_million_output_tokens_within_objective: float | None = None
+    """The same price over the tokens of requests that kept the objective; None without one, or where none did."""
 
 
 class Repeat(_Model):
@@ -321,6 +323,8 @@ class Servers(_Model):
 
     replicas: list[Server]
     agreement: Agreement
+    requests_max_over_mean: float | None = None
+    """Requests of the replica that served most over the mean of all, by their counters; None where one is unread."""
     imbalance_ratio: float | None
     """Mean in-flight requests of the busiest replica over the mean of all replicas; None with fewer than 20 samples."""
     samples: list[Sample]

@@ -77,3 +77,11 @@ def imbalance_of(servers: Sequence[Server], samples: int) -> float | None:
     means = [s.in_flight_mean for s in servers if s.in_flight_mean is not None]
     overall = statistics.fmean(means) if means else 0.0
     return max(means) / overall if len(means) > 1 and overall > 0 else None
+
+
+def busiest_of(servers: Sequence[Server]) -> float | None:
+    """The requests of the replica that served most over the mean of all; None where one is unread or all are 0."""
+    served = [server.requests for server in servers if server.requests is not None]
+    if not served or len(served) < len(servers) or not sum(served):
+        return None
+    return max(served) / statistics.fmean(served)

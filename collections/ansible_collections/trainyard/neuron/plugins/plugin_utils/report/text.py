@@ -25,6 +25,9 @@ def table(report: BenchmarkReport, width: int = 100) -> str:
     if cost is not None:
         so_far = "" if cost.run_usd is None else f"{cost.run_usd:.2f} USD for this run, "
         lines.append(f"cost              {so_far}{cost.usd_per_million_output_tokens:.2f} USD a million output tokens")
+        within = cost.usd_per_million_output_tokens_within_objective
+        if within is not None:
+            lines.append(f"                  {within:.2f} USD a million of those within the objective")
     lines.append(f"{'':17} {'p50':>10} {'p90':>10} {'p99':>10} {'of':>7}")
     for name, value in (
         ("TTFT ms", latency.time_to_first_token_ms),
