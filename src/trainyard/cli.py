@@ -22,6 +22,7 @@ COMMANDS = {
     "plan": "trainyard.plan_command:plan",
     "report": "trainyard.report.command:report",
     "show": "trainyard.show_command:show",
+    "status": "trainyard.status_command:status",
     "sweep": "trainyard.sweep.command:sweep",
     "upgrade": "trainyard.upgrade_command:upgrade",
 }
