@@ -23,6 +23,7 @@ import pytest
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import (
     cli,
     container,
+    fence,
     layout,
     phases,
     settings,
@@ -421,6 +422,30 @@ def test_the_agent_answers_what_the_probe_thinks(host: Path) -> None:
         watcher.stop()
     with socket.create_server(("127.0.0.1", port)):
         pass  # the port is free again for the next release's watcher
+
+
+def test_an_agent_listens_only_where_the_fence_was_loaded_for_its_port(
+    host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setattr(fence, "RULES", tmp_path / "fence.nft")
+    monkeypatch.setattr(fence, "LOADED", tmp_path / "loaded")
+    (tmp_path / "fence.nft").touch()
+
+    def refused() -> str:
+        with pytest.raises(ServingError) as said:
+            watch.Watcher(replica(host, 1, agent_port=port), Limits(), lambda _line: None)
+        return str(said.value)
+
+    assert "the fence was not loaded for it" in refused(), "nobody knows what was loaded"
+    note = {"digest": "", "replicas": [port], "agents": [port + 1]}
+    (tmp_path / "loaded").write_text(json.dumps(note) + "\n")
+    assert f"does not listen on {port}" in refused(), "a release came, and the rules are of before"
+    (tmp_path / "loaded").write_text(json.dumps({**note, "agents": [port]}) + "\n")
+    watcher = watch.Watcher(replica(host, 1, agent_port=port), Limits(), lambda _line: None)
+    watcher.start()
+    assert ask_agent(port).startswith("down #")
+    watcher.stop()
 
 
 @contextmanager

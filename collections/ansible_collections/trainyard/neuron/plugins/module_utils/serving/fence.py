@@ -131,6 +131,19 @@ def _noted() -> Optional[Tuple[Dict[str, Any], str]]:
         return None
 
 
+def holds(name: str, port: int) -> bool:
+    """Whether the rules that were loaded last keep strangers from a port; true where this host has no rules.
+
+    Args:
+        name: of the set, ``replicas`` or ``agents``.
+        port: that is going to be listened on.
+    """
+    if not RULES.exists():
+        return True
+    noted = _noted()
+    return noted is not None and port in noted[0][name]
+
+
 def load() -> None:
     """Put the rules into force, in one step of the kernel: there is no moment without a fence.
 

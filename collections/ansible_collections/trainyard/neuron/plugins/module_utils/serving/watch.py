@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
-from . import adapters, exposition, phases, probe, settings, slices, trusted
+from . import adapters, exposition, fence, phases, probe, settings, slices, trusted
 from .engines import Engines
 from .judge import Judge, Limits, Sample, Verdict
 from .settings import Replica, ServingError
@@ -236,6 +236,12 @@ def _listen(replica: Replica) -> Optional[socket.socket]:
     if not replica.agent_port:
         return None
     host = replica.listens_on[0]
+    if not fence.holds("agents", replica.agent_port):
+        # A release is there before the fence is loaded for it, and what answers everybody waits.
+        raise ServingError(
+            "the agent of {0} does not listen on {1}: the fence was not loaded for it. It does so by itself; or: "
+            "systemctl restart {2}".format(replica.name, replica.agent_port, fence.UNIT)
+        )
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
