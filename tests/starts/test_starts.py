@@ -89,10 +89,8 @@ def test_what_others_left_is_mended_or_named_and_then_serves(recipe: str, tmp_pa
         door.begin(recipe, hosts, tmp_path)
         assert "old-inference" in door.on("lab-2", "systemctl status old-inference.service")
         said = refused(door, PROVISION)
-        assert "the driver is held by python3" in said
+        assert said.count("is held by python3") == 1
         assert "trn2-b" in said
-        for name in ("trn2-a", "trn2-c", "trn2-d"):
-            assert name not in said
         door.on("lab-2", "systemctl disable --now old-inference.service")
         door.arrive(recipe, "lab-1")
         for host in hosts:
