@@ -8,9 +8,11 @@ moto knows none of them, and launches into a block as if it were spot. What it g
 - an extension is sold from 56 days to an hour before the end, paid until 35 minutes before it, and keeps the block's id
 - a launch needs the block's type, zone and market option, a free slot, and gives one instance for one client token
 - instances of a block are terminated half an hour before its end; ten minutes earlier EC2 warns
+- Neuron's public parameters of SSM, of which moto has none, name an image; which one can be driven, as "latest" moves
 
 `PUT /_lab/market` takes a JSON object of `now` (ISO), `forward_s`, `price_per_host_hour`, `capacity` (zone to hosts),
-`payment_s`, `pays` and `refuse` (operation to `[code, message]`); it answers with the state after it, as `GET` does.
+`payment_s`, `pays`, `image` and `refuse` (operation to `[code, message]`); it answers with the state after it, as `GET`
+does.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ EARLIEST_EXTENSION = timedelta(days=56)
 UNPAID_FAILS = timedelta(minutes=35)
 WARNING = timedelta(minutes=40)
 TERMINATION = timedelta(minutes=30)
-_SETTINGS = ("now", "forward_s", "price_per_host_hour", "capacity", "payment_s", "pays", "refuse")
+_SETTINGS = ("now", "forward_s", "price_per_host_hour", "capacity", "payment_s", "pays", "refuse", "image")
+NEURON_PARAMETERS = "/aws/service/neuron/dlami/"
+#: The ends of their names: one for each image of Neuron's that the stand-in knows.
+IMAGES = ("multi-framework/ubuntu-24.04", "base/ubuntu-24.04", "base/amazon-linux-2023")
 
 
 @dataclass
@@ -95,6 +100,7 @@ class Market:
         payment_s: how long a payment is pending.
         pays: whether payments succeed.
         refuse: operation to the code and words that it is refused with.
+        image: what Neuron's public parameters name now.
     """
 
     offset: timedelta = timedelta()
@@ -103,6 +109,7 @@ class Market:
     payment_s: float = 0.0
     pays: bool = True
     refuse: dict[str, tuple[str, str]] = field(default_factory=dict)
+    image: str = "ami-12c6146b"
     offered: dict[str, dict[str, Any]] = field(default_factory=dict)
     sold: dict[str, Sold] = field(default_factory=dict)
     events: list[dict[str, str]] = field(default_factory=list)
@@ -127,6 +134,7 @@ class Market:
         self.capacity = {str(zone): int(count) for zone, count in given.get("capacity", self.capacity).items()}
         self.payment_s = float(given.get("payment_s", self.payment_s))
         self.pays = bool(given.get("pays", self.pays))
+        self.image = str(given.get("image", self.image))
         self.refuse = {name: (code, words) for name, (code, words) in given.get("refuse", self.refuse).items()}
 
     def state(self) -> dict[str, Any]:
@@ -532,6 +540,41 @@ def _moment(response: Any, name: str) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
+def _have_neurons_parameters(market: Market) -> Callable[[], None]:
+    """Have moto's SSM know Neuron's public parameters, which nobody may put there; what is returned takes them back."""
+    from moto.ssm.models import Parameter, ParameterDict
+
+    seam = "_check_loading_status"
+    before = getattr(ParameterDict, seam)
+
+    def look(self: Any, key: str) -> None:
+        before(self, key)
+        if not str(key or "").startswith(NEURON_PARAMETERS):
+            return
+        for end in IMAGES:
+            name = f"{NEURON_PARAMETERS}{end}/latest/image_id"
+            row = Parameter(  # type: ignore[abstract]  # moto makes them too
+                account_id=self.account_id,
+                name=name,
+                value=market.image,
+                parameter_type="String",
+                description=None,
+                allowed_pattern=None,
+                keyid=None,
+                last_modified_date=market.now.replace(tzinfo=None),
+                version=1,
+                data_type="aws:ec2:image",
+            )
+            dict.__setitem__(self, name, [row])
+
+    setattr(ParameterDict, seam, look)
+
+    def take_back() -> None:
+        setattr(ParameterDict, seam, before)
+
+    return take_back
+
+
 def install(market: Market) -> Callable[[], None]:
     """Teach moto's EC2 the market; what is returned takes it back."""
     from moto.core.responses import ActionResult
@@ -564,7 +607,10 @@ def install(market: Market) -> Callable[[], None]:
     for name in names:
         setattr(EC2Response, name, taught(name))
 
+    take_back = _have_neurons_parameters(market)
+
     def restore() -> None:
+        take_back()
         for name, method in before.items():
             if method is None:
                 delattr(EC2Response, name)

@@ -29,7 +29,6 @@ WORDS = {
     "trainium_launch_hours": 24,
     "trainium_launch_ssh_from": "203.0.113.7/32",
     "trainium_launch_clients_from": ["10.0.0.0/8"],
-    "trainium_launch_image": "ami-12c6146b",
     "trainium_launch_hosts": [
         {"name": "trn2-1", "roles": ["llama-3-3-70b", "router"]},
         {"name": "trn2-2", "roles": ["llama-3-3-70b"]},
@@ -126,6 +125,10 @@ def test_from_an_empty_account_to_hosts_that_the_inventory_finds_and_never_twice
     names = {tag["Value"] for instance in instances for tag in instance["Tags"] if tag["Key"] == "trainyard:host"}
     assert names == {"trn2-1", "trn2-2"}
 
+    # "Latest" moves with each release of the SDK; the fleet stays with what it was when it was launched.
+    assert instances[0]["ImageId"] == "ami-12c6146b"
+    assert yaml.safe_load((site.inventory / "image_pin.yml").read_text()) == {"image_id": "ami-12c6146b"}
+    site.market(image="ami-1e749f67")
     code, said = site.run("launch.yml", *word)
     assert code == 0 and re.search(r"changed=0\b", said), said
     code, said = site.run("launch.yml")

@@ -14,31 +14,8 @@ description:
   - Returns the account's blocks and, where a type is given, the offers that meet the words, the cheapest hour of a
     host first.
   - Buys nothing and changes nothing.
-
-options:
-  instance_type:
-    description: Type of the block's hosts, such as C(trn2.48xlarge).
-    type: str
-    # None: only what is owned is looked at.
-  instance_count:
-    description: Hosts of the block, 1 to 64.
-    type: int
-    default: 1
-  hours:
-    description: >-
-      How long, in hours; whole days up to 14, then whole weeks up to 182 days. An offer that starts at once lasts a
-      little less or more, because all end at 11:30 UTC.
-    type: int
-  earliest_start:
-    description: ISO time before which no offer may begin, at most eight weeks ahead; the default is now.
-    type: str
-  latest_end:
-    description: ISO time after which no offer may end.
-    type: str
-  budget:
-    description: The most that may be paid in all, in the offer's currency.
-    type: str
 extends_documentation_fragment:
+  - trainyard.neuron.block_wish
   - amazon.aws.common.modules
   - amazon.aws.region.modules
   - amazon.aws.boto3
