@@ -100,6 +100,19 @@ nightly: $(READY) ## All that `make test` leaves out, and at the end what was sk
 dist: $(READY) ## What is published, in dist/: the collection's archive and the command's wheel, versioned alike from the tag
 	python -m release $(if $(VERSION),--version $(VERSION))
 
+# What judges an archive is no part of the toolkit either.
+CHECKS := build/check-venv
+
+$(CHECKS)/.ready: release/requirements.txt
+	@echo "==> Installing what judges the collection into $(CHECKS) (once, about a minute)"
+	@$(PYTHON) -m venv $(CHECKS)
+	@$(CHECKS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r release/requirements.txt
+	@touch $@
+
+.PHONY: dist-check
+dist-check: $(READY) $(CHECKS)/.ready ## What Galaxy and Ansible's own tests say of the collection that is published (before a release)
+	python -m release.check
+
 .PHONY: coverage
 coverage: $(READY) ## How much of the toolkit outside of the lab the unit tests run, by package, processes of their own included
 	rm -rf build/coverage && mkdir -p build/coverage

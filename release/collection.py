@@ -23,6 +23,8 @@ NAME = "trainyard.neuron"
 HOME = "collections/ansible_collections/trainyard/neuron"
 #: What of the tree beside the collection is part of it when it is published, under the same names.
 BESIDE = ("roles", "playbooks", "templates", "extensions", "changelogs", "meta")
+#: Versions of ansible-core that the locks of the controller's Pythons have.
+CORES = ("2.19", "2.20", "2.21")
 #: Texts in which a playbook or a link may be named.
 _TEXTS = (".md", ".py", ".yml", ".yaml", ".j2")
 _FULL = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_.]*")
@@ -34,9 +36,10 @@ _ROLE_BLOCK = re.compile(
 )
 _IMPORT = re.compile(r"(?P<before>import_playbook:\s*)(?P<way>[\w./-]+\.yml)")
 _SENTENCE = re.compile(r"(?<=\.)\s")
-_RESULTS = "playbook_dir | dirname ~ '/results'"
-#: Whoever installed a collection wants what was measured where they stand, and not in the collection.
-_RESULTS_INSTALLED = "lookup('ansible.builtin.env', 'PWD') ~ '/results'"
+#: The root of a checkout, as its playbooks find it; in an installed collection it is where the user stands, for their
+#: settings and results: nothing is written into a collection.
+_ROOT = "playbook_dir | dirname"
+_ROOT_INSTALLED = "lookup('ansible.builtin.env', 'PWD')"
 
 
 class CollectionError(Exception):
@@ -134,7 +137,7 @@ def with_full_names(text: str, way: str, roles: list[str], playbooks: Mapping[st
     text = _ROLE_LIST.sub(lambda found: _ROLE_BARE.sub(role, found[0]), text)
     for pattern, put in ((_ROLE_LINE, role), (_ROLE_BLOCK, role), (_IMPORT, book)):
         text = pattern.sub(put, text)
-    text = text.replace(_RESULTS, _RESULTS_INSTALLED)
+    text = text.replace(_ROOT, _ROOT_INSTALLED)
     wrong = [f"{way}: {name!r} is no full name" for name in _names(yaml.safe_load(text)) if not _FULL.fullmatch(name)]
     if "playbook_dir" in re.sub(r"#.*", "", text):
         wrong.append(f"{way}: playbook_dir is a place in a checkout; in a collection nothing may be written there")
@@ -194,6 +197,32 @@ def needed(staged: Path, lock: Path) -> dict[str, str]:
     return {name: versions[name] for name in sorted(others)}
 
 
+def sanity_ignored(staged: Path, given: str) -> str:
+    """Return the lines of an ignore file of ansible-test, a line a file where the given ones name a pattern of files.
+
+    Args:
+        staged: the files that are published.
+        given: the text of release/sanity_ignore.txt.
+
+    Raises:
+        CollectionError: a line says no reason, or is about no file.
+    """
+    lines, wrong = [], []
+    for line in given.splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        pattern, _, rest = line.partition(" ")
+        found = sorted(str(path.relative_to(staged)) for path in staged.glob(pattern))
+        if not found or " # " not in rest:
+            wrong.append(
+                f"release/sanity_ignore.txt: {line}: {'no reason is given' if found else 'there is no such file'}"
+            )
+        lines += [f"{path} {rest}" for path in found]
+    if wrong:
+        raise CollectionError("\n".join(wrong))
+    return "".join(f"{line}\n" for line in sorted(lines))
+
+
 def _about(staged: Path, here: Carried) -> str:
     """What the README says of each role and each playbook, from their own files."""
     lines = ["", "## Playbooks", "", "| `ansible-playbook` | what |", "| --- | --- |"]
@@ -247,6 +276,10 @@ def stage(root: Path, target: Path, version: Version, ref: str) -> Carried:
     settings |= {"version": version.semantic, "dependencies": needed(target, root / "requirements.yml")}
     settings |= {"issues": f"{REPOSITORY}/issues", "documentation": f"{REPOSITORY}/tree/{ref}/docs"}
     (target / "galaxy.yml").write_text(f"---\n{yaml.safe_dump(settings, sort_keys=False)}", encoding="utf-8")
+    ignored = sanity_ignored(target, (root / "release/sanity_ignore.txt").read_text(encoding="utf-8"))
+    (target / "tests/sanity").mkdir(parents=True)
+    for core in CORES:
+        (target / f"tests/sanity/ignore-{core}.txt").write_text(ignored, encoding="utf-8")
     with (target / "README.md").open("a", encoding="utf-8") as readme:
         readme.write(_about(target, here))
     return here

@@ -285,19 +285,29 @@ def _exit_of(error: Exception) -> typer.Exit:
     return typer.Exit(1)
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+def _print(artifacts: list[Artifact], as_json: bool, none: str) -> None:
+    """Print artifacts, for programs or for people."""
+    if as_json:
+        typer.echo(json.dumps([asdict(artifact) for artifact in artifacts], indent=1))
+    else:
+        Console(highlight=False).print(table(artifacts) if artifacts else none)
+
+
 @app.command("ls")
-def ls(inventory: Inventory, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+def ls(inventory: Inventory, as_json: AsJson = False) -> None:
     """List the artifacts of the store and of all hosts."""
     _fleet, found = _run(inventory)
-    if as_json:
-        typer.echo(json.dumps([asdict(artifact) for artifact in found.values()], indent=1))
-    else:
-        Console(highlight=False).print(table(list(found.values())) if found else "no artifact yet")
+    _print(list(found.values()), as_json, "no artifact yet")
 
 
 @app.command("verify")
 def verify(
-    inventory: Inventory, digest: Annotated[list[str] | None, typer.Argument(help="All, when none is given.")] = None
+    inventory: Inventory,
+    digest: Annotated[list[str] | None, typer.Argument(help="All, when none is given.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare the SHA-256 of every file, in the store and on the hosts; fails when one differs."""
     _fleet, found = _run(inventory, verify=True)
@@ -305,7 +315,7 @@ def verify(
         looked = chosen(found, digest) if digest else list(found.values())
     except ArtifactError as error:
         raise _exit_of(error) from error
-    Console(highlight=False).print(table(looked) if looked else "no artifact yet")
+    _print(looked, as_json, "no artifact yet")
     if any(artifact.problems for artifact in looked):
         raise typer.Exit(1)
 
@@ -331,19 +341,19 @@ def gc(
     yes: Annotated[
         bool, typer.Option("--yes", help="Remove; without it the command only says what it would do.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Remove all artifacts that no deployment of the inventory and no release on a host needs."""
     fleet, found = _run(inventory)
     doomed = unused(found, older_than_days, datetime.datetime.now(datetime.UTC))
+    _print(doomed, as_json, "nothing to remove")
     if not doomed:
-        typer.echo("nothing to remove")
         return
-    Console(highlight=False).print(table(doomed))
     if not yes:
-        typer.echo(f"would remove {len(doomed)} of {len(found)}; with --yes it does")
+        typer.echo(f"would remove {len(doomed)} of {len(found)}; with --yes it does", err=as_json)
         return
     try:
         remove(fleet, doomed)
     except ArtifactError as error:
         raise _exit_of(error) from error
-    typer.echo(f"removed {len(doomed)} of {len(found)}")
+    typer.echo(f"removed {len(doomed)} of {len(found)}", err=as_json)

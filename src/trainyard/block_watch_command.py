@@ -15,10 +15,10 @@ import typer
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times, block_watch
 
-from trainyard.paths import ROOT, absolute
+from trainyard.paths import ROOT, absolute, playbook
 from trainyard.plan_command import InventoryError, read_fleet
 
-EVACUATE = ROOT / "playbooks" / "evacuate.yml"
+EVACUATE = playbook("evacuate")
 
 
 def memory_of(inventory: Sequence[str]) -> Path:

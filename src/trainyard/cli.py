@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +30,12 @@ COMMANDS = {
 }
 
 
+#: With this in the environment an error that no command foresaw is shown whole.
+DEBUG = "TRAINYARD_DEBUG"
+#: The exit code of such an error, as sysexits.h has it.
+MISTAKE = 70
+
+
 class LazyGroup(TyperGroup):
     """A group that imports a sub-command when it is asked for: the libraries of all take longer than most of them."""
 
@@ -50,13 +58,36 @@ class LazyGroup(TyperGroup):
         made.name = cmd_name
         return made
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a sub-command; what it did not foresee becomes a line and an exit code, too."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno == errno.EPIPE or os.environ.get(DEBUG):
+                raise
+            raise ended(
+                ": ".join(str(part) for part in (error.filename, error.strerror or error) if part), 2
+            ) from error
+        except Exception as error:
+            # Those that end a command in order are the library's own, which knows what to print.
+            if hasattr(error, "exit_code") or type(error).__name__ == "Abort" or os.environ.get(DEBUG):
+                raise
+            said = " ".join(str(error).split())[:400]
+            text = f"{type(error).__name__}: {said}: a mistake of trainyard's; {DEBUG}=1 shows where, for a report"
+            raise ended(text, MISTAKE) from error
+
+
+def ended(text: str, code: int) -> typer.Exit:
+    """Print why a command ends, and return what ends it."""
+    typer.echo(f"error: {text}", err=True)
+    return typer.Exit(code)
+
 
 app = typer.Typer(
     name="trainyard",
     cls=LazyGroup,
     help="Plan, try out and measure LLM fleets on AWS Trainium.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,  # locals may hold credentials
 )
 

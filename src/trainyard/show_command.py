@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -47,9 +48,32 @@ def silence(url: str) -> str:
     return "" if answer.status_code in (200, 401, 403) else f"HTTP {answer.status_code}"
 
 
+def described(plan: dict[str, Any], results: Path | None) -> dict[str, Any]:
+    """Return what is shown of a plan, JSON-ready.
+
+    Args:
+        plan: of the shape of docs/schemas/plan.schema.json.
+        results: directory of the benchmark runs; None leaves the last one out.
+    """
+    names = [model["name"] for model in plan["router"]["models"]]
+    silent = {url: silence(url) for url in plan["router"]["urls"][:1]}
+    report = last_report(results, set(names)) if results else None
+    return {
+        "replicas": [
+            {"host": host, **{key: replica[key] for key in ("name", "cores", "port", "url", "artifact", "release")}}
+            for host, entry in plan["hosts"].items()
+            for replica in entry["replicas"]
+        ],
+        "models": names,
+        "router": [{"url": url, "answers": not why, "why_not": why} for url, why in silent.items()],
+        "benchmark": str(results / report.run.id / "report.json") if results and report else None,
+    }
+
+
 def show(
     inventory: Annotated[list[str], typer.Option("--inventory", "-i", help="Inventory file, directory or script.")],
     results: Annotated[Path, typer.Option(help="Directory of the benchmark runs.")] = RESULTS,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     vault_id: vault.VaultIds = None,
     vault_password_file: vault.VaultFiles = None,
     ask_vault_pass: vault.AskVault = False,
@@ -58,6 +82,9 @@ def show(
     """Show what the fleet serves: replicas, the router's address and how to ask it, the last benchmark."""
     use_vault(vault_id, vault_password_file, ask_vault_pass)
     plan = plan_or_exit(inventory)
+    if as_json:
+        typer.echo(json.dumps(described(plan, results if benchmark else None), indent=2))
+        return
     console = Console(highlight=False)
     for heading, table in host_tables(plan):
         console.print(heading, soft_wrap=True)

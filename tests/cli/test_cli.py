@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from trainyard.cli import COMMANDS, app
@@ -43,3 +45,62 @@ def test_a_sub_command_loads_no_library_of_another() -> None:
     assert of_the_report <= loaded_by("report", "--help")
     assert not of_the_report & loaded_by("lab", "status", "--help")
     assert not of_the_report & loaded_by("plan", "--help")
+
+
+def test_versions_are_told() -> None:
+    told = CliRunner().invoke(app, ["--version"])
+    assert told.exit_code == 0
+    assert [line.split()[0] for line in told.output.splitlines()] == [
+        "trainyard",
+        "trainyard.neuron",
+        "ansible-core",
+        "Python",
+    ]
+
+
+def test_the_shell_completes_sub_commands_and_options() -> None:
+    def completed(line: str) -> set[str]:
+        words = {"_TRAINYARD_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        run = subprocess.run(["trainyard"], env={**os.environ, **words}, capture_output=True, text=True, check=False)
+        return set(run.stdout.split())
+
+    assert completed("trainyard ") == set(COMMANDS)
+    assert {"up", "down", "inventory"} <= completed("trainyard lab ")
+    assert {"--json", "--diff"} <= completed("trainyard plan --")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (OSError(36, "File name too long", "x"), 2, "error: x: File name too long"),
+        (KeyError("replicas"), 70, "error: KeyError: 'replicas': a mistake of trainyard's; TRAINYARD_DEBUG=1 shows"),
+    ],
+)
+def test_what_no_command_foresaw_is_a_line_and_a_code_that_is_documented(
+    error: Exception, code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fall(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("trainyard.show_command.plan_or_exit", fall)
+    called = CliRunner().invoke(app, ["show", "-i", "x"])
+    assert called.exit_code == code
+    assert called.output.startswith(said)
+    assert f"| {code} |" in (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    monkeypatch.setenv("TRAINYARD_DEBUG", "1")
+    assert CliRunner().invoke(app, ["show", "-i", "x"]).exception is error
+
+
+def test_every_command_that_prints_a_document_is_on_the_page() -> None:
+    page = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+
+    def documents(command: object, name: str) -> set[str]:
+        if hasattr(command, "list_commands"):
+            inner = {word: command.get_command(None, word) for word in command.list_commands(None)}  # type: ignore[attr-defined]
+            return {found for word, one in inner.items() for found in documents(one, f"{name} {word}")}
+        return {name} if any("--json" in one.opts for one in command.params) else set()  # type: ignore[attr-defined]
+
+    printing = documents(typer.main.get_command(app), "trainyard")
+    assert {"trainyard plan", "trainyard show", "trainyard artifact gc"} <= printing
+    missing = [one for one in printing if f"`{one} --json`" not in page and f"`{one.split()[-1]} --json`" not in page]
+    assert missing == []

@@ -198,7 +198,7 @@ def _trainyard(words: list[str], whole: bool) -> str:
     command: Any = typer.main.get_command(app)
     context = command.context_class(command, info_name="trainyard")
     while hasattr(command, "get_command"):
-        if not words or words[0] in {"--help", "--version"}:
+        if not words or words[0] in {"--help", "--version", "--show-completion", "--install-completion"}:
             return "no sub-command" if whole and not words else ""
         found = command.get_command(context, words[0])
         if found is None:

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from release.collection import Carried, CollectionError, named, needed, normal, with_full_names
+from release.collection import Carried, CollectionError, named, needed, normal, sanity_ignored, stage, with_full_names
 from release.tree import links_followed
+from release.version import Version
+from trainyard.paths import ROOT
 
 ROLES = ["nvme_raid", "model_weights"]
 BOOKS = {"preflight": "playbooks/preflight.yml", "site": "playbooks/site.yml", "unlock": "playbooks/unlock.yml"}
@@ -73,7 +75,7 @@ def test_what_would_not_be_found_there_is_refused(text: str, why: str) -> None:
     assert why in str(refused.value)
 
 
-def test_what_was_measured_goes_to_where_the_user_stands() -> None:
+def test_the_root_of_a_checkout_becomes_where_the_user_stands() -> None:
     text = "- hosts: a\n  vars: {x: \"{{ y | default(playbook_dir | dirname ~ '/results') }}\"}\n"
     assert "lookup('ansible.builtin.env', 'PWD') ~ '/results'" in with_full_names(text, "x.yml", ROLES, BOOKS)
 
@@ -149,3 +151,21 @@ def test_the_same_files_make_the_same_archive() -> None:
     assert first == second
     with tarfile.open(fileobj=io.BytesIO(first), mode="r:gz") as tar:
         assert [(one.name, one.mtime, one.uid) for one in tar] == [("a", 1_700_000_000, 0), ("b", 1_700_000_000, 0)]
+
+
+def test_what_sanity_may_find_is_said_for_each_file_with_its_reason(tmp_path: Path) -> None:
+    made = staged(tmp_path, {"plugins/modules/b.py": "", "plugins/modules/a.py": ""})
+    said = sanity_ignored(made, "# head\n\nplugins/modules/*.py validate-modules:x # the licence\n")
+    assert said == (
+        "plugins/modules/a.py validate-modules:x # the licence\nplugins/modules/b.py validate-modules:x # the licence\n"
+    )
+    with pytest.raises(CollectionError, match="no such file"):
+        sanity_ignored(made, "plugins/modules/gone.py validate-modules:x # why")
+    with pytest.raises(CollectionError, match="no reason"):
+        sanity_ignored(made, "plugins/modules/a.py validate-modules:x")
+
+
+def test_all_of_the_tree_can_be_published(tmp_path: Path) -> None:
+    here = stage(ROOT, tmp_path / "made", Version("1.0.0", "1.0.0"), "v1.0.0")
+    assert set(here.roles) == {path.parent.parent.name for path in ROOT.glob("roles/*/tasks/main.yml")}
+    assert set(here.playbooks) == {"site", *(path.stem for path in ROOT.glob("playbooks/*.yml"))}

@@ -87,7 +87,7 @@ def packages_are_held_and_bound(lab: Lab) -> None:
 
 def programs_run_and_damage_is_mended(lab: Lab) -> None:
     program = "cd /usr/local/lib/trainyard && /opt/trainyard/tools/bin/python -B -c 'import {}'"
-    lab.on("lab-1", program.format("boto3, huggingface_hub, trainyard_jobs.__main__"))
+    lab.on("lab-1", program.format("boto3, huggingface_hub, trainyard_jobs.program"))
     lab.on("lab-1", "echo broken >> /usr/local/lib/trainyard/trainyard_jobs/job.py")
     assert changed(lab.play(PLAYBOOK)) == ["host_tools : Lay out programs and Python tools of long work"]
     lab.on("lab-1", program.format("trainyard_jobs.job"))

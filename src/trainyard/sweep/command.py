@@ -184,6 +184,9 @@ def sweep(
     except (spec.SpecError, InventoryError) as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
+    except PlanError as error:
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from error
     show(console, points)
     if check:
         return

@@ -3,13 +3,6 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
-from ansible.plugins.callback import CallbackBase
-from ansible_collections.trainyard.neuron.plugins.plugin_utils import critical_path
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.critical_path import Step
-
 DOCUMENTATION = r"""
 name: critical_path
 type: aggregate
@@ -25,6 +18,13 @@ description:
 requirements:
   - enabled in the configuration
 """
+
+import time
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import critical_path
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.critical_path import Step
 
 #: The task that waits for units.
 JOBS = "trainyard.neuron.jobs"

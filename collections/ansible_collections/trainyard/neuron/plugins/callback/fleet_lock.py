@@ -3,16 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from ansible import context
-from ansible.plugins.callback import CallbackBase
-from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_lock
-
 DOCUMENTATION = r"""
 name: fleet_lock
 type: aggregate
@@ -28,6 +18,16 @@ description:
 requirements:
   - enabled in the configuration
 """
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible import context
+from ansible.plugins.callback import CallbackBase
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_lock
 
 UNLOCK = "trainyard.neuron.unlock"
 """The collection's own playbook: it is wherever this is, in a checkout or installed."""

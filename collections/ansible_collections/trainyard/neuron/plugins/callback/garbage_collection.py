@@ -7,12 +7,6 @@ it would else share. At one host it was a tenth of the controller's processor ti
 
 from __future__ import annotations
 
-import gc
-from typing import Any
-
-from ansible.plugins.callback import CallbackBase
-from ansible.plugins.loader import filter_loader, test_loader
-
 DOCUMENTATION = r"""
 name: garbage_collection
 type: aggregate
@@ -27,6 +21,12 @@ description:
 requirements:
   - enabled in the configuration
 """
+
+import gc
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+from ansible.plugins.loader import filter_loader, test_loader
 
 #: New objects before the young are looked at (Python's own: 700), and how often the older are.
 THRESHOLDS = (50_000, 20, 50)

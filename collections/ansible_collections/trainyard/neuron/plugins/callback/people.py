@@ -3,13 +3,6 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
-from ansible import constants
-from ansible.plugins.callback.default import CallbackModule as Default
-from ansible_collections.trainyard.neuron.plugins.plugin_utils import screen
-
 DOCUMENTATION = r"""
 name: people
 type: stdout
@@ -29,6 +22,13 @@ extends_documentation_fragment:
 requirements:
   - set as stdout_callback in the configuration
 """
+
+import time
+from typing import Any
+
+from ansible import constants
+from ansible.plugins.callback.default import CallbackModule as Default
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import screen
 
 
 class CallbackModule(Default):  # type: ignore[misc]  # ansible-core ships no types

@@ -3,12 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ansible.errors import AnsibleParserError
-from ansible.plugins.inventory.yaml import InventoryModule as AnsibleYaml
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.aliases import values_of
-
 DOCUMENTATION = r"""
 name: yaml
 short_description: Ansible's inventory of YAML, which refuses a file whose aliases multiply
@@ -35,6 +29,12 @@ options:
       - key: yaml_valid_extensions
         section: inventory_plugin_yaml
 """
+
+from typing import Any
+
+from ansible.errors import AnsibleParserError
+from ansible.plugins.inventory.yaml import InventoryModule as AnsibleYaml
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.aliases import values_of
 
 MOST_VALUES = 5_000_000
 """A fleet of a thousand hosts, each with four replicas and all their settings in one file, has a tenth of it."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: locks_due
-author: The trainyard authors
+author:
+  - trainyard contributors (@trainyard)
 version_added: 0.1.0
 short_description: Name the hosts whose lock is due to be renewed
 description:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: plan
-author: The trainyard authors
+author:
+  - trainyard contributors (@trainyard)
 version_added: 0.1.0
 short_description: Read a part of the plan of this run
 description:

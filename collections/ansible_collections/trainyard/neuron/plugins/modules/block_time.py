@@ -5,7 +5,8 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: block_time
-author: The trainyard authors
+author:
+  - trainyard contributors (@trainyard)
 version_added: 0.1.0
 short_description: Refuse work that a capacity block leaves no time for
 description:

@@ -115,7 +115,9 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "budget": {"type": "str"},
     "wait_s": {"type": "int", "default": 600},
 }
-PAID, PENDING, FAILED = "payment-succeeded", "payment-pending", "payment-failed"
+PAID = "payment-succeeded"
+PENDING = "payment-pending"
+FAILED = "payment-failed"
 
 
 def status_of(bought: List[Dict[str, str]], offering: str) -> str:

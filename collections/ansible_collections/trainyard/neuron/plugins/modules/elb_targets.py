@@ -99,7 +99,8 @@ except ImportError:
     BOTO3_ERROR = traceback.format_exc()
 
 POLL_S = 2.0
-OUT, HEALTHY = ("unused", "draining"), "healthy"
+OUT = ("unused", "draining")
+HEALTHY = "healthy"
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "target_group_arn": {"type": "str", "required": True},
     "targets": {

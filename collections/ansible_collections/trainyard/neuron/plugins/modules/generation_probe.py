@@ -120,10 +120,10 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
         },
     },
     "prompt": {"type": "str", "default": "The capital of France is"},
-    "max_tokens": {"type": "int", "default": 8},
+    "max_tokens": {"type": "int", "default": 8, "no_log": False},
     "completions": {"type": "int", "default": 2},
     "ttft_s": {"type": "float", "default": 60.0},
-    "per_token_s": {"type": "float", "default": 5.0},
+    "per_token_s": {"type": "float", "default": 5.0, "no_log": False},
     "wait_s": {"type": "float", "default": 0.0},
     "api_key": {"type": "str", "no_log": True},
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: packages
-author: The trainyard authors
+author:
+  - trainyard contributors (@trainyard)
 version_added: 0.1.0
 short_description: Have distribution packages, and fetch package lists only where those at hand lack one
 description:

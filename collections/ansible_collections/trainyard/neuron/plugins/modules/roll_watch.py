@@ -103,7 +103,7 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     },
     "seconds": {"type": "float", "default": 10},
     "golden": {"type": "list", "elements": "str", "default": []},
-    "golden_tokens": {"type": "int", "default": 16},
+    "golden_tokens": {"type": "int", "default": 16, "no_log": False},
     "router_socket": {"type": "path", "default": SOCKET},
 }
 

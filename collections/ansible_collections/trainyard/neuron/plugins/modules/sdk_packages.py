@@ -5,7 +5,8 @@ from __future__ import absolute_import, annotations, division, print_function
 
 DOCUMENTATION = r"""
 module: sdk_packages
-author: The trainyard authors
+author:
+  - trainyard contributors (@trainyard)
 version_added: 0.1.0
 short_description: System packages of the Neuron SDK, their repository and their hold
 description:

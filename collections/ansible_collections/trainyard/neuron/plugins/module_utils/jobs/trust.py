@@ -29,7 +29,7 @@ PROGRAM = (
     "/opt/trainyard/tools/bin/python",
     "-B",
     "-m",
-    "trainyard_jobs",
+    "trainyard_jobs.program",
     "send",
 )
 

@@ -426,7 +426,8 @@ class Book:
                 ended = state.holder if state.holder and state.holder.run not in take_over else None
                 holder = Holder.of(claim, number, now, ended)
             else:
-                assert state.holder  # noqa: S101 (for mypy: nobody would be a change of hands)
+                if not state.holder:
+                    raise AssertionError("nobody holds it, which would be a change of hands")
                 number, holder = state.number, state.holder.renewed(claim.lease_s, now)
             entries = state.replicas if moves is None else begun(state.replicas, moves, claim.run, self.wall())
             self._write(State(number, holder, entries))

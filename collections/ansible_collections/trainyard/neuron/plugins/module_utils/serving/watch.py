@@ -218,7 +218,8 @@ class Watcher(threading.Thread):
             _write(STATE / (self.replica.name + ".json"), json.dumps(row))
 
     def _answer(self) -> None:
-        assert self.listener is not None  # noqa: S101  (for the type checker: run() starts this with a listener only)
+        if self.listener is None:
+            raise AssertionError("run() starts this with a listener only")
         while not self.over.is_set():
             try:
                 link, _ = self.listener.accept()

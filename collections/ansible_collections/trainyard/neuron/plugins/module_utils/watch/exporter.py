@@ -225,7 +225,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The page; nothing else is here."""
-        assert isinstance(self.server, _Server)  # noqa: S101 (for the type checker: no other server has this handler)
+        if not isinstance(self.server, _Server):
+            raise AssertionError("no other server has this handler")
         found = self.path.partition("?")[0] == "/metrics"
         body = self.server.exporter.page if found else b"metrics are at /metrics\n"
         self.send_response(200 if found else 404)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import __main__ as program
-from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import job, manifest, progress
+from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import job, manifest, program, progress
 from ansible_collections.trainyard.neuron.tests.unit.plugins.module_utils.jobs.tensor_files import tensors
 
 WEIGHTS = tensors(5_000_000)

@@ -43,9 +43,9 @@ if not found:
     sys.exit("ubuntu@10.0.0.1: Permission denied (publickey).")
 words = found[0][1].split()
 program = (
-    "import pathlib, sys; from trainyard_jobs import __main__, job; "
+    "import pathlib, sys; from trainyard_jobs import job, program; "
     "job.unit_runs = lambda *_: pathlib.Path(" + repr(str(home / "unit_runs")) + ").exists(); "
-    "sys.exit(__main__.main(sys.argv[1:]))"
+    "sys.exit(program.main(sys.argv[1:]))"
 )
 argv = [{python!r}, "-c", program, *words[words.index("trainyard_jobs") + 1:]]
 os.environ.update(HOME=str(home), PYTHONPATH={library!r}, SSH_ORIGINAL_COMMAND=request)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.storage import __main__ as boot
 from ansible_collections.trainyard.neuron.plugins.module_utils.storage import disks, volume
+from ansible_collections.trainyard.neuron.plugins.module_utils.storage import program as boot
 
 
 def blank(number: int) -> disks.Disk:

@@ -10,8 +10,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.storage import __main__ as boot
 from ansible_collections.trainyard.neuron.plugins.module_utils.storage import disks, volume
+from ansible_collections.trainyard.neuron.plugins.module_utils.storage import program as boot
 
 WANTED = volume.Wanted(mount="/data")
 LINE = WANTED.fstab_line()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run one job: `python -m trainyard_jobs weights ID`. What a systemd unit calls; status 0 means complete."""
+"""Run one job: `python -m trainyard_jobs.program weights ID`. What a systemd unit calls; status 0 means complete."""
 
 from __future__ import annotations
 
