@@ -367,9 +367,11 @@ class LoadHost:
 
 @dataclass(frozen=True)
 class MeasuredReplica(ReplicaPlan):
-    """A replica that a benchmark measures, with the inventory name of its host."""
+    """A replica that a benchmark measures, with its host: inventory name, instance type, NeuronCores a logical one."""
 
     host: str = ""
+    instance_type: str = ""
+    logical_nc_config: int = 0
 
 
 @dataclass(frozen=True)
