@@ -103,10 +103,25 @@ def pages(archive: Path, folder: Path) -> bool:
     return run("antsibull-docs", words, home, ANSIBLE_COLLECTIONS_PATH=str(folder / "docs"), PATH=path)
 
 
+def environment(archive: Path, folder: Path) -> bool:
+    """Have ansible-builder write the recipe of the execution environment, with the archive in it."""
+    tree = folder / "environment"
+    (tree / "dist").mkdir(parents=True)
+    for name in ("execution-environment.yml", "requirements.yml"):
+        shutil.copy(ROOT / name, tree / name)
+    shutil.copy(archive, tree / "dist" / archive.name)
+    words = [str(TOOLS / "ansible-builder"), "create", "--context", str(tree / "context")]
+    if not run("ansible-builder create", words, tree, PATH=f"{TOOLS}:{os.environ['PATH']}"):
+        return False
+    recipe = (tree / "context/Containerfile").read_text(encoding="utf-8")
+    carried = tree / "context/_build/collections" / archive.name
+    return carried.read_bytes() == archive.read_bytes() and "COPY _build/collections" in recipe
+
+
 def main() -> int:
     """Run the checks that were named, or all; 1 where one was not content."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checks", nargs="*", help="sanity, importer, changelog, pages; all where none is named")
+    parser.add_argument("checks", nargs="*", help="importer, changelog, environment, pages, sanity; without any, all")
     parser.add_argument(
         "--sanity-test", action="append", default=[], help="only this one of ansible-test's; repeatable"
     )
@@ -118,6 +133,7 @@ def main() -> int:
         checks: dict[str, Callable[[], bool]] = {
             "importer": lambda: importer(archive, folder),
             "changelog": lambda: changelog(folder),
+            "environment": lambda: environment(archive, folder),
             "pages": lambda: pages(archive, folder),
             "sanity": lambda: sanity(archive, folder, given.sanity_test),
         }
