@@ -123,10 +123,24 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         assert word in run.output
 
 
-def test_a_good_inventory_is_accepted_with_no_host_reachable(tmp_path: Path) -> None:
+def test_a_host_that_does_not_answer_ends_a_run_and_is_named_with_what_to_do(tmp_path: Path) -> None:
     run = preflight(tmp_path, DEPLOYMENT)
-    assert run.returncode == 0, run.output
+    assert run.returncode == 2, run.output
     assert run.touched_a_host, "preflight asks the hosts what they are once the inventory is sound"
+    for word in (
+        "preflight found 1 problem; nothing was changed",
+        "trn2-a: ansible_host",
+        "cannot be asked",
+        "--limit",
+    ):
+        assert word in run.output
+    assert "unreachable=0" in run.output
+
+
+def test_a_run_goes_as_far_as_possible_where_told_to_and_says_who_is_left_behind(tmp_path: Path) -> None:
+    run = preflight(tmp_path, DEPLOYMENT, trainyard_as_far_as_possible=True)
+    assert run.returncode == 0, run.output
+    assert "trn2-a is left behind: it cannot be asked" in run.output
 
 
 @pytest.mark.parametrize("inventory", ["inventory/trn2"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times, run_plan
@@ -12,6 +13,12 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import pinne
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import default_model_configs, fleet_input
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.parts import plain_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import FleetPlan, plan_fleet
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.preflight.hearing import (
+    AS_FAR,
+    Heard,
+    PreflightError,
+    heard,
+)
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -36,45 +43,58 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "keep_images": {"type": "bool", "default": False},
                 "verb": {"type": "str", "default": ""},
                 "working": {"type": "list", "elements": "str", "default": []},
+                "asked": {"type": "list", "elements": "str"},
+                "results_dir": {"type": "path", "default": ""},
             }
         )
         reports = run_plan.reports()
         if not arguments["publish"]:
             # A plan from the inventory alone; what hosts said before is asked again.
             reports.forget()
+        variables = task_vars or {}
+        everybody = list(dict.fromkeys([*arguments["hosts"], *arguments["routers"], *arguments["clients"]]))
+        said = reports.read(everybody)
+        answers = Heard([], [])
+        if arguments["asked"] is not None:
+            far = boolean(self._templar.template(variables.get(AS_FAR, False)))
+            answers = heard(said, everybody, arguments["asked"], far, arguments["results_dir"])
         try:
             collected = fleet_input(
-                (task_vars or {})["hostvars"],
+                variables["hostvars"],
                 arguments["hosts"],
                 arguments["routers"],
                 arguments["model_configs"] or default_model_configs(),
                 arguments["clients"],
-                reports.read(arguments["hosts"]),
+                said,
                 arguments["monitors"],
             )
             planned = plan_fleet(collected)
             self._look_at_the_clock(collected["hosts"], arguments)
             releases = {"hosts": {name: {"sdk": plain_of(part.sdk)} for name, part in planned.hosts.items()}}
+            if answers.problems:
+                raise PlanError([])
             if arguments["keep_images"] and not self._task.check_mode:
                 for file, images in collected["new_images"].items():
                     pinned_images.add(file, pinned_images.used(releases, images))
         except PlanError as error:
+            problems = [*answers.problems, *error.problems]
+            told = PlanError(problems) if arguments["asked"] is None else PreflightError(problems)
             return {
                 "failed": True,
                 "changed": False,
-                "msg": str(error),
-                "problems": [problem.to_dict() for problem in error.problems],
+                "msg": str(told),
+                "problems": [problem.to_dict() for problem in problems],
+                "warnings": answers.warnings,
             }
         unpinned = pinned_images.missing(releases)
         result = {
             "changed": False,
             "unpinned_images": unpinned,
-            "warnings": [_sentence(warning.to_dict()) for warning in planned.warnings],
+            "warnings": [_sentence(warning.to_dict()) for warning in planned.warnings] + answers.warnings,
         }
         if not arguments["publish"]:
             reports.ask(unpinned)
-        else:
-            run_plan.write(planned.to_dict(), run_plan.current().folder)
+        run_plan.write(planned.to_dict(), (run_plan.current() if arguments["publish"] else run_plan.before()).folder)
         return {**result, **_size(planned)}
 
     def _look_at_the_clock(self, hosts: dict[str, Any], arguments: dict[str, Any]) -> None:

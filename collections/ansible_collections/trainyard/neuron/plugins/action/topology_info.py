@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Controller side of ``trainyard.neuron.topology_info``: has the first module on a host take its lock too."""
+"""Controller side of ``trainyard.neuron.topology_info``: takes the host's lock, and asks all else for the plan."""
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Mapping
 from typing import Any
 
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_plan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.preflight import judge, roles
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.preflight.questions import VARIABLES, questions_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.run_lock import Locking
 
 MODULE = "trainyard.neuron.topology_info"
-KEPT = ("topology", "images")
+KEPT = ("topology", "images", "problems", "asked")
 """What of an answer is for the planner alone."""
-VERB = "trainyard_verb"
-"""Variable that says what the run is going to do, where the task does not."""
+VERB, ASKS = "trainyard_verb", "trainyard_asks"
+"""Variables: what the run is going to do, and what it needs of hosts (`all`, `load` alone, or an answer: `reach`)."""
 
 
 class ActionModule(Locking):
@@ -27,27 +34,95 @@ class ActionModule(Locking):
         super().run(tmp, task_vars)
         variables, arguments = dict(task_vars or {}), dict(self._task.args)
         for_plan = boolean(arguments.pop("for_plan", False))
-        # Not a template of the task's: at a thousand hosts each one is seconds of the controller's processor.
-        if for_plan:
-            arguments["images"] = run_plan.reports().asked()
+        groups = variables.get("group_names") or []
+        serving, locked, sending = (arguments.pop(word, None) for word in ("serving", "locked", "sending"))
+        # Not templates of the task's: at a thousand hosts each one is seconds of the controller's processor.
         verb = str(arguments.pop("lock_for", variables.get(VERB)) or "")
-        if not self._is_asked(variables, verb, arguments.pop("serving", None), arguments.pop("locked", None)):
-            return {"changed": False, "skipped": True, "skip_reason": "nothing is asked of this host"}
-        if verb and not self._task.check_mode:
-            result = self.take(MODULE, arguments, verb, variables)
-        else:
-            result = self._execute_module(module_name=MODULE, module_args=arguments, task_vars=task_vars)
-        if for_plan:
-            found = {name: result.pop(name) for name in KEPT if name in result}
-            if found:
-                run_plan.reports().keep(
-                    str(variables["inventory_hostname"]), {"changed": False, "failed": False, **found}
-                )
+        if serving is not None and not {serving, locked} & set(groups):
+            verb = ""  # of who neither serves nor routes no lock is wanted
+        if not for_plan:
+            if serving is not None and serving not in groups and not verb:
+                return {"changed": False, "skipped": True, "skip_reason": "nothing is asked of this host"}
+            return self._ask(arguments, verb, variables)
+        if serving is None or serving in groups:
+            arguments["images"] = run_plan.reports().asked()
+        result = self._heard(arguments, verb, sending in groups, variables)
+        found = {name: result.pop(name) for name in KEPT if name in result}
+        run_plan.reports().keep(str(variables["inventory_hostname"]), {"changed": False, "failed": False, **found})
         return result
 
-    def _is_asked(self, variables: dict[str, Any], verb: str, serving: str | None, locked: str | None) -> bool:
-        """Whether this host serves, or gives its lock alone; without groups every host is asked."""
-        if serving is None:
-            return True
-        groups = variables.get("group_names") or []
-        return serving in groups or (bool(verb) and locked in groups)
+    def _ask(self, arguments: dict[str, Any], verb: str, variables: dict[str, Any]) -> dict[str, Any]:
+        if verb and not self._task.check_mode:
+            return self.take(MODULE, arguments, verb, variables)
+        result: dict[str, Any] = self._execute_module(module_name=MODULE, module_args=arguments, task_vars=variables)
+        return result
+
+    def _heard(self, arguments: dict[str, Any], verb: str, sends: bool, variables: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer of a host with what is wrong there; that it gives none is an answer too."""
+        name = str(variables["inventory_hostname"])
+        asks = variables.get(ASKS, "all")
+        asked: dict[str, Any] = {"look": {}, "expect": {}}
+        if asks == "all" or (asks == "load" and sends):
+            asked = self._questions(name, sends, variables, load_alone=asks == "load")
+        asked["expect"]["upgrades"] = verb == "upgrade"
+        before_s = time.time()
+        try:
+            result = self._ask(
+                {**arguments, "questions": json.dumps(asked["look"]) if asked["look"] else ""}, verb, variables
+            )
+        except AnsibleConnectionFailure as error:
+            return _unasked(judge.unreached(name, str(error)))
+        except AnsibleError as error:
+            return _unasked(judge.unreached(name, str(error), by_sudo=True))
+        if result.get("failed"):
+            return _unasked(_failure(name, result), result)
+        answers, serves = result.pop("answers", None) or {}, "sdk" in asked["expect"]
+        host = judge.Answered(name, asked["expect"], result, before_s, time.time(), serves, answers)
+        result["problems"] = [problem.to_dict() for problem in (judge.judge(host) if answers else ())]
+        return result
+
+    def _questions(self, name: str, sends: bool, variables: dict[str, Any], load_alone: bool) -> dict[str, Any]:
+        """Return what the host is asked, from the plan before and the roles' variables as they are for this host."""
+        plan = run_plan.before()
+        fleet = plan.fleet()
+        where = str(variables.get("playbook_dir", ""))
+        defaults = roles.defaults(self._loader, where)
+        said = {key: variables.get(key, defaults.get(key)) for key in VARIABLES}
+        values = {
+            key: self._templar.template(value) if _has_template(value) else value
+            for key, value in said.items()
+            if value is not None
+        }
+        host = plan.host(name) if name in fleet["hosts"] and not load_alone else None
+        router = plan.router(name) if name in fleet["router"]["routers"] and not load_alone else None
+        benchmarks = plan.benchmarks(name) if sends else []
+        urls = fleet["router"]["urls"] if sends and not router else []
+        return questions_of(name, host, router, urls, values, benchmarks, roles.locks(self._loader, where))
+
+
+def _has_template(value: Any) -> bool:
+    """Return whether there is something to template in a value: most have none, and templating costs."""
+    if isinstance(value, Mapping):
+        return any(_has_template(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_has_template(item) for item in value)
+    return isinstance(value, str) and "{" in value
+
+
+def _unasked(problem: Problem, result: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the answer of a host that gave none; what it said of its lock stays."""
+    kept = {key: value for key, value in (result or {}).items() if key == "lock"}
+    return {"changed": False, "asked": False, "problems": [problem.to_dict()], **kept}
+
+
+def _failure(name: str, result: dict[str, Any]) -> Problem:
+    """Return the problem of a host where the module did not come to its end."""
+    said = str(result.get("module_stderr") or result.get("msg") or "no word")
+    told = f"{result.get('msg', '')} {said}".lower()
+    if "sudo" in told or "become" in told or "password is required" in told:
+        return judge.unreached(name, said, by_sudo=True)
+    if "neuron-ls" in told:
+        return Problem(
+            name, "driver", None, str(result.get("msg")), "look at what `neuron-ls --json-output` prints there"
+        )
+    return judge.no_python(name, said)

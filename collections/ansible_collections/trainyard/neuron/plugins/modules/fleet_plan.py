@@ -43,7 +43,7 @@ options:
     type: path
     default: ""
   publish:
-    description: Keep the plan for this run. Without it the plan is only made, to see whether it can be.
+    description: Keep the plan for this run. Without it the plan is made to see whether it can be.
     type: bool
     default: true
   keep_images:
@@ -66,6 +66,17 @@ options:
     type: list
     elements: str
     default: []
+  asked:
+    description:
+      - The hosts that this run has asked (M(trainyard.neuron.topology_info)); their answers are judged with the plan,
+        and every problem of both is told at once. A host of the fleet that is not among them is named as a warning.
+      - A host that gave no answer is a problem, or with C(trainyard_as_far_as_possible) a warning.
+    type: list
+    elements: str
+  results_dir:
+    description: With O(asked), where the controller will write reports; it is a problem where it cannot.
+    type: path
+    default: ""
 attributes:
   check_mode:
     description: The plan is the same in check mode, and O(keep_images) writes nothing.

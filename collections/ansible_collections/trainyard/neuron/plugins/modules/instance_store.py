@@ -157,9 +157,6 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "fence": fence.FENCE_OPTION,
 }
 
-#: Which Debian package brings a command.
-PACKAGES = {"mdadm": "mdadm", "mkfs.xfs": "xfsprogs", "mkfs.ext4": "e2fsprogs"}
-
 
 def root_of(path: Path, params: Dict[str, Any]) -> List[Tuple[str, str, str]]:
     """Return how the root directory differs: `(what, is, wanted)`."""
@@ -181,12 +178,6 @@ def set_root(path: Path, params: Dict[str, Any]) -> None:
     path.mkdir(parents=True, exist_ok=True)
     shutil.chown(path, params["owner"], params["group"])
     path.chmod(int(params["mode"], 8))
-
-
-def commands(found: List[disks.Disk], params: Dict[str, Any]) -> List[str]:
-    """Return the packages whose commands are needed for these disks and are missing."""
-    needed = [f"mkfs.{params['filesystem']}"] + (["mdadm"] if len(found) > 1 else [])
-    return sorted(PACKAGES[name] for name in needed if shutil.which(name) is None)
 
 
 def directory(module: AnsibleModule) -> None:
@@ -227,7 +218,7 @@ def present(module: AnsibleModule, run: disks.Run, wanted: volume.Wanted) -> Non
             "storage of another kind there, or with a root volume that is large enough set "
             "nvme_raid_when_no_disks=directory"
         )
-    missing = commands(found, params)
+    missing = volume.lacking(len(found), params["filesystem"], shutil.which)
     if missing and not module.check_mode:
         module.fail_json(
             msg=f"commands of the packages {', '.join(missing)} are missing; nothing was changed",

@@ -41,18 +41,27 @@ options:
     type: str
   serving:
     description:
-      - Name of a group. Of other hosts nothing is asked, and the task counts as skipped there.
+      - Name of a group. Of other hosts nothing is asked, and the task counts as skipped there, but with O(for_plan).
       - Said here and not as a condition of the task, which the controller would compile anew for each host.
     type: str
   locked:
     description: With O(serving), name of a group of which the lock is wanted too, where O(lock_for) says so.
     type: str
+  sending:
+    description: With O(for_plan), name of the group of the hosts that send load, and so have to reach the routers.
+    type: str
   for_plan:
     description:
       - Ask for O(images) what M(trainyard.neuron.fleet_plan) of this run found unpinned, and keep RV(topology) and
         RV(images) for it, instead of returning them.
+      - Ask besides all that the plan, as it was made before any host was asked, will need of the host, and keep for it
+        what is wrong there, each with its variable and fix. That a host does not answer is then an answer too.
+        With the variable C(trainyard_asks) at C(reach) nothing besides is asked, at C(load) what sending load needs.
     type: bool
     default: false
+  questions:
+    description: What is asked besides, as JSON; the action plugin gives it.
+    type: json
   claim:
     description: Who asks for the lock; the action plugin gives it.
     type: dict
@@ -104,6 +113,10 @@ available:
   description: Whether C(neuron-ls) named devices.
   returned: always
   type: bool
+answers:
+  description: What the host found, in the form of C(module_utils/preflight/look.py).
+  returned: with O(questions)
+  type: dict
 reason:
   description: Why it did not, empty where it did.
   returned: always
@@ -133,6 +146,7 @@ topology:
 """
 
 import ipaddress
+import json
 import os
 import platform
 import re
@@ -147,6 +161,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology imp
     TopologyError,
     parse_topology,
 )
+from ansible_collections.trainyard.neuron.plugins.module_utils.preflight.look import look
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.claim import CLAIM_OPTION, taken
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import Book
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.settings import ServingError
@@ -264,7 +279,10 @@ def main() -> None:
             "images": {"type": "list", "elements": "str", "default": []},
             "serving": {"type": "str"},
             "locked": {"type": "str"},
+            "sending": {"type": "str"},
             "for_plan": {"type": "bool", "default": False},
+            # As one text: with a token in it, it goes into no log, and its words may stand in the answer.
+            "questions": {"type": "json", "no_log": True},
             "claim": CLAIM_OPTION,
         },
         supports_check_mode=True,
@@ -274,8 +292,10 @@ def main() -> None:
     try:
         result = describe(module)
     except TopologyError as error:
-        module.fail_json(msg="neuron-ls of this host cannot be understood: %s" % error, **locked)
-    module.exit_json(**result, **locked)
+        module.fail_json(msg="neuron-ls of this host cannot be understood: %s" % error, **locked, invocation={})
+    questions = module.params["questions"]
+    answers = {"answers": look(json.loads(questions))} if questions else {}
+    module.exit_json(**result, **answers, **locked, invocation={})
 
 
 if __name__ == "__main__":

@@ -174,6 +174,11 @@ def reports() -> Reports:
     return Reports(Path(constants.DEFAULT_LOCAL_TMP, "trainyard-reports"))
 
 
+def before() -> RunPlan:
+    """Return the plan that was made of the inventory alone, before any host was asked."""
+    return RunPlan(Path(constants.DEFAULT_LOCAL_TMP, "trainyard-plan-before"))
+
+
 def write(plan: Mapping[str, Any], folder: Path) -> None:
     """Write a plan in parts, in the place of an earlier one of this run.
 
@@ -185,6 +190,7 @@ def write(plan: Mapping[str, Any], folder: Path) -> None:
     shared = {"port": router["port"], "models": router["models"]}
     known = {key: value for key, value in router.items() if key not in ("models", "access")}
     known["own"] = sorted(router["own"])
+    known["routers"] = sorted(router["access"])
     new = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
     for name in (HOSTS, ROUTERS):
         new.joinpath(name).mkdir(mode=0o700)

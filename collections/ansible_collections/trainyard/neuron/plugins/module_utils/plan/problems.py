@@ -103,9 +103,12 @@ class PlanError(Exception):
         self.problems = list(problems)
 
     def __str__(self) -> str:
+        return "\n".join([self.head()] + ["  - " + line for line in self.lines()])
+
+    def head(self) -> str:
+        """Return the first line, which says how many there are."""
         count = len(self.problems)
-        head = "the plan has %d problem%s; no host was touched" % (count, "" if count == 1 else "s")
-        return "\n".join([head] + ["  - " + line for line in self.lines()])
+        return "the plan has %d problem%s; no host was touched" % (count, "" if count == 1 else "s")
 
     def lines(self) -> List[str]:
         """Return one line for each different problem, in the order found, with the hosts that share it."""

@@ -23,6 +23,10 @@ LABEL_CHARS = 12
 IMAGE_UNIT, IMAGE_MOUNT = "dlami-nvme.service", "/opt/dlami/nvme"
 
 
+#: What brings a command that makes the volume.
+PACKAGES = {"mdadm": "mdadm", "mkfs.xfs": "xfsprogs", "mkfs.ext4": "e2fsprogs"}
+
+
 class RefusedError(Exception):
     """The volume is not made, grown or shrunk: says what was found, and nothing was changed."""
 
@@ -402,3 +406,15 @@ def describe(found: Found, wanted: Wanted) -> Dict[str, Any]:
             for disk in found.disks
         ],
     }
+
+
+def lacking(count: int, fstype: str, which: Callable[[str], Optional[str]]) -> List[str]:
+    """Return the packages whose commands are needed for a volume and are missing.
+
+    Args:
+        count: of its disks; several become an array.
+        fstype: xfs or ext4.
+        which: finds a command.
+    """
+    needed = ["mkfs." + fstype] + (["mdadm"] if count > 1 else [])
+    return sorted(PACKAGES[name] for name in needed if which(name) is None)

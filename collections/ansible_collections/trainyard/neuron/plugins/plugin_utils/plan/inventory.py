@@ -121,7 +121,7 @@ def collect(
     found = {name: _variables(hostvars, name, problems, name in router_names, say, judged) for name in hosts}
     beside = [name for name in dict.fromkeys(router_names + client_names + monitor_names) if name not in found]
     extra = {name: _variables(hostvars, name, problems, name in router_names, say, judged) for name in beside}
-    reported = {name: values.pop(TOPOLOGY_FACT, None) for name, values in found.items()}
+    reported = {name: values.pop(TOPOLOGY_FACT, None) for name, values in {**found, **extra}.items()}
     reported.update(_reports(reports or {}, problems))
     files, unread = _files(hostvars, found)
     if problems + unread:

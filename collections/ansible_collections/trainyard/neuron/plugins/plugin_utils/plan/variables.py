@@ -74,7 +74,10 @@ CPU_PINNING = ("numa", "proxy", "none")
 
 #: What it means is judged in `identity`, with the other hosts.
 _ADDRESS = re.compile(r"[A-Za-z0-9.:-]+")
+#: Directories that units do not see as they are (homes, temporary ones), that a start empties, or of the system.
+_NO_DATA = ("home", "root", "tmp", "var/tmp", "run", "var/run", "proc", "sys", "dev", "boot", "usr", "etc")
 _DIRECTORY = re.compile(r"(/[A-Za-z0-9._-]+)+")
+_SEEN_BY_UNITS = re.compile(r"(?!/(?:%s)(?:/|$))(?:/[A-Za-z0-9._-]+)+" % "|".join(_NO_DATA))
 _TYPE = re.compile(r"[a-z0-9.-]+")
 _PORT = whole_number(1, 65535)
 
@@ -100,6 +103,18 @@ def _target_groups(value: Any) -> Dict[str, str]:
     if wrong:
         raise BadValuesError(wrong)
     return found
+
+
+def _data_dir(value: Any) -> str:
+    """Check where weights and artifacts go: a directory that is the same to every unit, and is there after a start."""
+    found = str(_ABSOLUTE(value))
+    if not _SEEN_BY_UNITS.fullmatch(found):
+        rule = "is not seen by the units that fetch and serve (ProtectHome, PrivateTmp), or is the system's own"
+        raise BadValueError(rule, "choose another, such as /data: not below /%s" % ", /".join(_NO_DATA))
+    return found
+
+
+_ABSOLUTE = text(_DIRECTORY, "must be an absolute path of letters, digits and . _ -", "choose another", "absolute path")
 
 
 def _environment(value: Any) -> Dict[str, str]:
@@ -170,7 +185,7 @@ _FIELDS: Dict[str, Field] = {
         core_list, default=(), about="devices that are out; each costs the slices that touch it", example=[5]
     ),
     "trainyard_data_dir": Field(
-        text(_DIRECTORY, "must be an absolute path of letters, digits and . _ -", "choose another", "absolute path"),
+        Kind(_data_dir, _ABSOLUTE.words, {**_ABSOLUTE.json, "pattern": "^(?:%s)$" % _SEEN_BY_UNITS.pattern}),
         default="/data",
         about="weights and artifacts",
         example="/data",
@@ -228,6 +243,12 @@ _FIELDS: Dict[str, Field] = {
         about="where the digests of images are kept that nothing else gives; empty: `trainyard_images.txt` beside the "
         "inventory",
         example="/srv/fleet/trainyard_images.txt",
+    ),
+    "trainyard_as_far_as_possible": Field(
+        switch(),
+        default=False,
+        about="a run goes on without the hosts that do not answer, and says which",
+        example=True,
     ),
     "trainyard_overrides": Field(
         Kind(_overrides, "mapping of deployments to fields", {"type": ["object", "null"]}),
@@ -337,6 +358,7 @@ JUDGED: Dict[str, Field] = {
 #: Variables of the name's space that playbooks give each other; the planner only knows that they exist.
 OTHER_VARIABLES = frozenset(
     {
+        "trainyard_asks",
         "trainyard_begun",
         "trainyard_compiles_next",
         "trainyard_done",

@@ -281,6 +281,10 @@ HOSTS: list[tuple[dict[str, Any], list[str]]] = [
     (host(deployment(), trainyard_quarantined_devices=[5]), ["quarantined devices (20-23)"]),
     (host(deployment(), trainyard_data_dir="data"), ["trainyard_data_dir", "absolute path"]),
     (host(deployment(), trainyard_data_dir="/da ta"), ["trainyard_data_dir", "absolute path"]),
+    # Weights came for an hour, and their unit could not see the directory.
+    (host(deployment(), trainyard_data_dir="/home/ubuntu/data"), ["trainyard_data_dir", "ProtectHome", "/data"]),
+    (host(deployment(), trainyard_data_dir="/run/x"), ["trainyard_data_dir", "PrivateTmp"]),
+    (host(deployment(), trainyard_data_dir="/root"), ["trainyard_data_dir", "not seen by the units"]),
     (host(deployment(), trainyard_address="a b"), ["trainyard_address", "address or a host name"]),
     (host(deployment(), trainyard_cpu_pinning="both"), ["trainyard_cpu_pinning", "numa, proxy, none"]),
     (host(deployment(), trainyard_reserved_core="1"), ["did you mean 'trainyard_reserved_cores'"]),

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host is asked before a run: all that a later stage needs of it, from the plan and the roles' variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.sdk import wanted_packages
+from ansible_collections.trainyard.neuron.plugins.module_utils.venv import digest_of
+
+#: What the programs take where a variable names nothing.
+PUBLIC_HUB = "https://huggingface.co"
+
+#: Roles whose variables say where a host fetches from and what it runs; their defaults count where nobody sets one.
+ROLES = (
+    "neuron_venv",
+    "model_weights",
+    "model_compile",
+    "container_engine",
+    "load_balancer",
+    "nvme_raid",
+    "host_tools",
+    "benchmark",
+    "llmperf_patched",
+)
+
+#: Their variables that are read here, and ours beside them.
+VARIABLES = (
+    "neuron_venv_package_source",
+    "neuron_venv_package_suite",
+    "neuron_venv_pip_index",
+    "neuron_venv_general_index",
+    "neuron_venv_source_base",
+    "neuron_venv_allow_drift",
+    "model_weights_hub_endpoint",
+    "model_weights_hub_token",
+    "model_compile_store",
+    "model_compile_store_endpoint",
+    "load_balancer_package",
+    "nvme_raid_state",
+    "nvme_raid_when_no_disks",
+    "nvme_raid_name",
+    "nvme_raid_filesystem",
+    "nvme_raid_model",
+    "nvme_raid_serial",
+    "nvme_raid_disks",
+    "nvme_raid_wipe",
+    "trainyard_aws_environment",
+    "host_tools_python",
+    "host_tools_packages",
+    "container_engine_name",
+    "container_engine_packages",
+    "benchmark_client",
+    "benchmark_home",
+    "benchmark_python",
+    "benchmark_llmperf_source",
+    "benchmark_environment",
+    "llmperf_patched_python",
+)
+
+#: Locked lists of Python packages, by what is made of them, below the directory of roles.
+LOCKS = {
+    "tools": "host_tools/files/tools-requirements.txt",
+    "llmeter": "benchmark/files/llmeter-requirements.txt",
+    "llmperf": "llmperf_patched/files/requirements.txt",
+}
+
+#: The role whose variables, and the variable that has the digest of LLMPerf with our patches.
+PATCHED = ("llmperf_patched/vars/main.yml", "__llmperf_patched_patched_digest")
+
+#: Pythons that a host may have.
+_PYTHONS = tuple(f"3.{minor}" for minor in range(9, 16))
+
+#: Where a build finds packages of these names, by the words of the SDK table.
+_ON_INDEX = {"neuronx-cc": "neuronx-cc", "nxdi": "neuronx-distributed-inference"}
+
+
+def questions_of(
+    name: str,
+    host: Mapping[str, Any] | None,
+    router: Mapping[str, Any] | None,
+    urls: Sequence[str],
+    variables: Mapping[str, Any],
+    benchmarks: Sequence[Mapping[str, Any]] = (),
+    locks: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return what one host is asked.
+
+    Args:
+        name: the host's inventory name.
+        host: its part of the plan that was made before any host was asked; None where it serves nothing.
+        router: its part as a router; None where it is none.
+        urls: the routers' addresses, of a host that sends load; else none.
+        variables: its values of `VARIABLES`.
+        benchmarks: those in which it sends load, of the plan.
+        locks: texts of `LOCKS`, and `patched`, the digest of LLMPerf with our patches; where those are at hand.
+
+    Returns:
+        `look`, which goes to the host, and `expect`, with which its answers are judged.
+    """
+    look: dict[str, Any] = {"sources": [], "ports": [], "candidates": [], "packages": [], "system": [], "venvs": []}
+    expect: dict[str, Any] = {"ports": {}}
+    if host is not None:
+        _serves(host, variables, look, expect)
+        look["venvs"] += _venv("/opt/trainyard/tools", "tools", variables, "host_tools_python", locks or {})
+    if router is not None:
+        _routes(router, name, variables, look, expect)
+    for client in sorted({_client_of(one, variables) for one in benchmarks}):
+        _sends(client, variables, look, locks or {})
+    look["sources"] += [_way(url.partition("://")[2], "the router") for url in urls]
+    look["ports"] = sorted(int(port) for port in expect["ports"])
+    return {"look": look, "expect": expect}
+
+
+def _serves(
+    host: Mapping[str, Any], variables: Mapping[str, Any], look: dict[str, Any], expect: dict[str, Any]
+) -> None:
+    expect["sdk"] = host["sdk"]
+    expect["memory"] = host["memory"]
+    expect["data_dir"] = host["data_dir"]
+    expect["package_source"] = variables.get("neuron_venv_package_source", "")
+    expect["allow_drift"] = bool(variables.get("neuron_venv_allow_drift"))
+    expect["when_no_disks"] = variables.get("nvme_raid_when_no_disks", "fail")
+    expect["ports"] |= _ports(host)
+    look["data_dir"] = host["data_dir"]
+    look["environments"] = [row for row in host["sdk"] if row["runtime"] == "venv"]
+    look["packages"] = sorted(wanted_packages(host["sdk"]))
+    look["images"] = sorted({row["image"] for row in host["sdk"] if row["image"]})
+    if look["images"]:
+        engines = variables.get("container_engine_packages") or {}
+        look["system"] += engines.get(variables.get("container_engine_name") or "", [])
+    if variables.get("nvme_raid_state", "present") == "present":
+        look["disks"] = {
+            "mount": host["data_dir"],
+            **{
+                word: variables.get(f"nvme_raid_{word}", default)
+                for word, default in (
+                    ("name", "data"),
+                    ("filesystem", "xfs"),
+                    ("model", ""),
+                    ("serial", ""),
+                    ("disks", []),
+                    ("wipe", []),
+                )
+            },
+        }
+    look["sources"] += [*_packages(host, variables), *_builds(host, variables), *_images(host)]
+    look["sources"] += [*_weights(host, variables), *_store(host, variables)]
+
+
+def _client_of(benchmark: Mapping[str, Any], variables: Mapping[str, Any]) -> str:
+    """Return the client that sends a benchmark's load, as the role chooses it."""
+    asked = str(variables.get("benchmark_client") or "")
+    return asked or ("llmperf" if len(benchmark["load_hosts"]) > 1 else "llmeter")
+
+
+def _sends(client: str, variables: Mapping[str, Any], look: dict[str, Any], locks: Mapping[str, str]) -> None:
+    home = str(variables.get("benchmark_home") or "/opt/trainyard/benchmark")
+    environment = variables.get("benchmark_environment") or {}
+    if client == "llmeter":
+        look["venvs"] += _venv(f"{home}/llmeter", client, variables, "benchmark_python", locks, environment)
+    if client != "llmperf":
+        return
+    look["venvs"] += _venv(f"{home}/llmperf/venv", client, variables, "llmperf_patched_python", locks, environment)
+    source = str(variables.get("benchmark_llmperf_source") or "")
+    if source.startswith(("http://", "https://")):
+        tree = {"path": f"{home}/llmperf/src", "digest": locks.get("patched", "")}
+        url = f"{source.rstrip('/')}/info/refs?service=git-upload-pack"
+        look["sources"].append({"what": "LLMPerf's source", "kind": "client", "url": url, "unless_tree": tree})
+
+
+def _venv(
+    path: str,
+    lock: str,
+    variables: Mapping[str, Any],
+    python: str,
+    locks: Mapping[str, str],
+    environment: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the question whether an environment is made, and can be, where its locked list is at hand."""
+    if not locks.get(lock):
+        return []
+    name = path.rpartition("/")[2]
+    return [
+        {
+            "path": path,
+            "homes": {version: f"{name}-{digest_of(locks[lock], version)}" for version in _PYTHONS},
+            "python": str(variables.get(python) or "/usr/bin/python3"),
+            "packages": list(variables.get("host_tools_packages") or ["python3-venv"]),
+            "index": str((environment or {}).get("PIP_INDEX_URL") or ""),
+        }
+    ]
+
+
+def _ports(host: Mapping[str, Any]) -> dict[str, str]:
+    """Return what will listen on each port of a serving host."""
+    found = {}
+    if host["monitor"]:
+        found = {
+            str(host["monitor"]["port"]): "the devices' metrics",
+            str(host["monitor"]["host_port"]): "the host's metrics",
+        }
+    for replica in (*host["replicas"], *host["spares"]):
+        found[str(replica["port"])] = f"replica {replica['name']}"
+        if replica.get("agent_port"):
+            found[str(replica["agent_port"])] = f"the agent of {replica['name']}"
+    return found
+
+
+def _packages(host: Mapping[str, Any], variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the question about packages, whose repository the host finds by its own system."""
+    source = str(variables.get("neuron_venv_package_source") or "")
+    if not source or not host["sdk"]:
+        return []
+    suite, wanted = str(variables.get("neuron_venv_package_suite") or ""), wanted_packages(host["sdk"])
+    return [{"what": "Neuron's packages", "kind": "packages", "url": source, "suite": suite, "packages": wanted}]
+
+
+def _builds(host: Mapping[str, Any], variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the questions about what builds an environment's vLLM, asked where that is to be built."""
+    index = variables.get("neuron_venv_pip_index")
+    found = []
+    for row in host["sdk"]:
+        source = row.get("source") or {}
+        if not index or not source.get("needed"):
+            continue
+        built = {"unless_built": row}
+        for word, package in _ON_INDEX.items():
+            version = row["versions"].get(word)
+            if version:
+                url = f"{str(index).rstrip('/')}/{package}/"
+                texts = [f"{package.replace('-', '_')}-{version}"]
+                found.append({"what": package, "kind": "page", "url": url, "texts": texts, **built})
+        base = str(variables.get("neuron_venv_source_base") or "https://github.com").rstrip("/")
+        url = f"{base}/{source['repo']}/info/refs?service=git-upload-pack"
+        found.append({"what": f"the source {source['repo']}", "kind": "page", "url": url, **built})
+    return found
+
+
+def _images(host: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the questions about images that have a digest; one with a tag alone is never pulled."""
+    images = sorted({row["image"] for row in host["sdk"] if row["image"] and "@sha256:" in row["image"]})
+    return [{"what": "the image", "kind": "image", "url": image, "unless_image": image} for image in images]
+
+
+def _weights(host: Mapping[str, Any], variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the questions about checkpoints that this host fetches itself."""
+    endpoint = str(variables.get("model_weights_hub_endpoint") or PUBLIC_HUB).rstrip("/")
+    found = []
+    for row in host["weights"]:
+        if row["source"] != "huggingface" or row.get("sender"):
+            continue
+        found.append(
+            {
+                "what": f"{row['repo']} at {row['revision'][:12]}",
+                "kind": "checkpoint",
+                "url": f"{endpoint}/{row['repo']}/resolve/{row['revision']}/config.json",
+                "repo": row["repo"],
+                "token": variables.get("model_weights_hub_token", ""),
+                "unless_file": f"{row['path']}/manifest.json",
+            }
+        )
+    return found
+
+
+def _store(host: Mapping[str, Any], variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the question about the store: all hosts of an artifact look there, and those that compile write."""
+    store, artifacts = variables.get("model_compile_store"), host["artifacts"]
+    if not store or not artifacts:
+        return []
+    return [
+        {
+            "what": "the store of compiled models",
+            "kind": "store",
+            "url": str(store),
+            "endpoint": variables.get("model_compile_store_endpoint", ""),
+            "environment": variables.get("trainyard_aws_environment") or {},
+            "reads": f"{artifacts[0]['digest']}/manifest.json",
+            "writes": any(row["compile_host"] == host["name"] for row in artifacts),
+        }
+    ]
+
+
+def _routes(
+    router: Mapping[str, Any], name: str, variables: Mapping[str, Any], look: dict[str, Any], expect: dict[str, Any]
+) -> None:
+    expect["ports"] |= {
+        str(router["port"]): "the router",
+        str(router["access"]["metrics_port"]): "the router's metrics",
+    }
+    package = str(variables.get("load_balancer_package") or "haproxy")
+    look["candidates"] = [package]
+    look["system"].append(package)
+    expect["haproxy"] = package
+    for model in router["models"]:
+        for server in model["servers"]:
+            if server["host"] != name and not server.get("spare"):
+                look["sources"].append(
+                    _way(f"{_bracketed(server['address'])}:{server['port']}", f"replica {server['id']}")
+                )
+
+
+def _way(url: str, what: str) -> dict[str, Any]:
+    return {"what": what, "kind": "port", "url": url}
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

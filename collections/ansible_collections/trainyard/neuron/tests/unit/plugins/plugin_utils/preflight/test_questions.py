@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host is asked is what its part of the plan will need, and nothing that is on it or comes from elsewhere."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.venv import digest_of
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.preflight.questions import questions_of
+
+IMAGE = "registry.example.com/neuron/image@sha256:" + "1" * 64
+DEPLOYMENT: dict[str, Any] = {
+    "name": "m",
+    "model": {"repo": "Qwen/Qwen3-32B", "revision": "0" * 40},
+    "sdk_release": "2.27.0",
+    "generation": "nxdi_v1",
+    "runtime": "container",
+    "tensor_parallel_size": 32,
+    "data_parallel_size": 1,
+    "max_num_seqs": 4,
+    "max_model_len": 4096,
+    "port": 8000,
+}
+VALUES = {
+    "neuron_venv_package_source": "https://apt.example.com/",
+    "neuron_venv_package_suite": "jammy",
+    "model_weights_hub_token": "hf_x",
+    "model_compile_store": "s3://bucket/prefix",
+    "load_balancer_package": "haproxy=3.0.*",
+}
+
+
+def plan(**change: Any) -> dict[str, Any]:
+    deployment = {**DEPLOYMENT, **change}
+    variables = {
+        "trainyard_instance_type": "trn2.48xlarge",
+        "trainyard_deployment_m": deployment,
+        "trainyard_monitor_port": 9400,
+        "trainyard_images": {f"neuron/pytorch-inference-vllm-neuronx:{tag}": IMAGE for tag in _tags(deployment)},
+    }
+    hosts = {
+        name: {**copy.deepcopy(variables), "ansible_host": f"10.0.0.{number}"} for number, name in enumerate("ab", 1)
+    }
+    given = {"hosts": hosts, "routers": ["gw"], "clients": ["load"]}
+    given["other_variables"] = {"gw": {"ansible_host": "10.0.0.9"}, "load": {"ansible_host": "10.0.0.8"}}
+    return dict(plan_fleet(given).to_dict())
+
+
+def _tags(deployment: dict[str, Any]) -> list[str]:
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import find_release
+
+    row = find_release(deployment["sdk_release"], deployment["generation"])
+    return [row.container_tag] if row.container_tag else []
+
+
+LOCKS = {"tools": "x==1", "llmeter": "y==1", "llmperf": "z==1", "patched": "f" * 64}
+
+
+def asked(whole: dict[str, Any], name: str, values: dict[str, Any] | None = None) -> dict[str, Any]:
+    router = whole["router"]
+    part = {**router, "access": router["access"][name]} if name in router["access"] else None
+    urls = router["urls"] if name == "load" else []
+    given = VALUES if values is None else values
+    benchmarks = whole["benchmarks"] if name == "load" else []
+    return questions_of(name, whole["hosts"].get(name), part, urls, given, benchmarks, LOCKS)
+
+
+def kinds(found: dict[str, Any]) -> list[str]:
+    return [one["kind"] for one in found["look"]["sources"]]
+
+
+def test_a_host_that_serves_is_asked_for_all_that_it_will_fetch_hold_and_listen_on() -> None:
+    found = asked(plan(), "a")
+    by_kind = {one["kind"]: one for one in found["look"]["sources"]}
+    assert (by_kind["packages"]["url"], by_kind["packages"]["suite"]) == ("https://apt.example.com/", "jammy")
+    assert "aws-neuronx-dkms" in by_kind["packages"]["packages"]
+    assert by_kind["image"] == {"what": "the image", "kind": "image", "url": IMAGE, "unless_image": IMAGE}
+    hub = by_kind["checkpoint"]
+    assert hub["url"] == f"https://huggingface.co/Qwen/Qwen3-32B/resolve/{'0' * 40}/config.json"
+    assert hub["token"] == "hf_x"
+    assert hub["unless_file"].endswith("/manifest.json")
+    assert by_kind["store"]["url"] == "s3://bucket/prefix"
+    assert found["look"]["ports"] == [8000, 8001, 9000, 9001, 9400, 9401]
+    assert found["expect"]["ports"]["9000"] == "the agent of m-0"
+    assert found["look"]["disks"]["mount"] == found["look"]["data_dir"] == "/data"
+    assert found["look"]["candidates"] == []
+    assert found["expect"]["memory"]["disk_peak_bytes"] > 60 << 30
+
+
+def test_what_goes_from_host_to_host_is_asked_of_the_hub_by_the_first_alone() -> None:
+    whole = plan()
+    assert ["checkpoint" in kinds(asked(whole, name)) for name in "ab"] == [True, False]
+    stores = [one for name in "ab" for one in asked(whole, name)["look"]["sources"] if one["kind"] == "store"]
+    assert [one["writes"] for one in stores] == [True, False], "all look there, one writes"
+    assert {one["reads"] for one in stores} == {f"{whole['hosts']['a']['artifacts'][0]['digest']}/manifest.json"}
+
+
+def test_what_is_not_set_is_not_asked_for() -> None:
+    found = asked(plan(), "a", {})
+    assert kinds(found) == ["image", "checkpoint"]
+    assert asked(plan(), "a", {"nvme_raid_state": "absent"})["look"].get("disks") is None
+
+
+def test_a_build_asks_index_and_source_where_nothing_was_built_yet() -> None:
+    whole = plan(
+        sdk_release="2.23.0",
+        generation="nxdi_v0",
+        runtime="venv",
+        model={"repo": "meta-llama/Llama-3.3-70B-Instruct", "revision": "0" * 40},
+        tensor_parallel_size=32,
+    )
+    assert [row["runtime"] for row in asked(whole, "a")["look"]["environments"]] == ["venv"]
+    found = asked(whole, "a", {"neuron_venv_pip_index": "https://pip.example.com/simple/"})
+    pages = [one for one in found["look"]["sources"] if one["kind"] == "page"]
+    assert [one["url"].rpartition("/info")[0] or one["url"] for one in pages] == [
+        "https://pip.example.com/simple/neuronx-cc/",
+        "https://pip.example.com/simple/neuronx-distributed-inference/",
+        "https://github.com/aws-neuron/upstreaming-to-vllm",
+    ]
+    assert pages[0]["texts"][0].startswith("neuronx_cc-2.")
+    assert all(one["unless_built"]["release"] == "2.23.0" for one in pages)
+
+
+def test_a_router_is_asked_for_haproxy_and_the_way_to_each_replica() -> None:
+    found = asked(plan(), "gw")
+    assert found["look"]["candidates"] == ["haproxy=3.0.*"]
+    assert found["expect"]["haproxy"] == "haproxy=3.0.*"
+    assert [one["url"] for one in found["look"]["sources"]] == ["10.0.0.1:8000", "10.0.0.2:8000"]
+    assert set(found["look"]["ports"]) == {8080, 8405}
+    assert "sdk" not in found["expect"]
+
+
+def test_a_client_is_asked_for_the_way_to_the_router() -> None:
+    found = asked(plan(), "load")
+    assert [(one["kind"], one["url"]) for one in found["look"]["sources"]] == [("port", "10.0.0.9:8080")]
+
+
+def test_environments_that_roles_make_are_asked_for_by_the_names_that_they_will_have() -> None:
+    (tools,) = asked(plan(), "a")["look"]["venvs"]
+    assert tools["path"] == "/opt/trainyard/tools"
+    assert tools["homes"]["3.10"] == f"tools-{digest_of('x==1', '3.10')}"
+    assert asked(plan(), "gw")["look"]["venvs"] == []
+    engine = {"container_engine_name": "podman", "container_engine_packages": {"podman": ["podman", "catatonit"]}}
+    assert asked(plan(), "a", engine)["look"]["system"] == ["podman", "catatonit"]
+    assert asked(plan(), "gw")["look"]["system"] == ["haproxy=3.0.*"]
+
+
+def test_a_load_host_is_asked_for_the_client_that_it_will_have() -> None:
+    found = asked(plan(), "load")["look"]
+    assert [one["path"] for one in found["venvs"]] == ["/opt/trainyard/benchmark/llmeter"]
+    values = {
+        "benchmark_client": "llmperf",
+        "benchmark_llmperf_source": "https://git.example.com/llmperf.git",
+        "benchmark_environment": {"PIP_INDEX_URL": "https://pip.example.com/simple"},
+    }
+    found = asked(plan(), "load", values)["look"]
+    assert [one["index"] for one in found["venvs"]] == ["https://pip.example.com/simple"]
+    (source,) = [one for one in found["sources"] if one["kind"] == "client"]
+    assert source["url"] == "https://git.example.com/llmperf.git/info/refs?service=git-upload-pack"
+    assert source["unless_tree"] == {"path": "/opt/trainyard/benchmark/llmperf/src", "digest": "f" * 64}
+    assert asked(plan(), "load", {"benchmark_client": "vllm_bench"})["look"]["venvs"] == []
