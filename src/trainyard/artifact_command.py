@@ -19,7 +19,8 @@ from trainyard.paths import ROOT  # isort: skip - makes the collection importabl
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest, names, progress, store
 
-from trainyard.plan_command import open_inventory, plan_or_exit
+from trainyard import vault
+from trainyard.plan_command import open_inventory, plan_or_exit, use_vault
 
 app = typer.Typer(help="Compiled artifacts: what each is for, its size, who uses it.", no_args_is_help=True)
 
@@ -297,8 +298,15 @@ def _print(artifacts: list[Artifact], as_json: bool, none: str) -> None:
 
 
 @app.command("ls")
-def ls(inventory: Inventory, as_json: AsJson = False) -> None:
+def ls(
+    inventory: Inventory,
+    as_json: AsJson = False,
+    vault_id: vault.VaultIds = None,
+    vault_password_file: vault.VaultFiles = None,
+    ask_vault_pass: vault.AskVault = False,
+) -> None:
     """List the artifacts of the store and of all hosts."""
+    use_vault(vault_id, vault_password_file, ask_vault_pass)
     _fleet, found = _run(inventory)
     _print(list(found.values()), as_json, "no artifact yet")
 
@@ -308,8 +316,12 @@ def verify(
     inventory: Inventory,
     digest: Annotated[list[str] | None, typer.Argument(help="All, when none is given.")] = None,
     as_json: AsJson = False,
+    vault_id: vault.VaultIds = None,
+    vault_password_file: vault.VaultFiles = None,
+    ask_vault_pass: vault.AskVault = False,
 ) -> None:
     """Compare the SHA-256 of every file, in the store and on the hosts; fails when one differs."""
+    use_vault(vault_id, vault_password_file, ask_vault_pass)
     _fleet, found = _run(inventory, verify=True)
     try:
         looked = chosen(found, digest) if digest else list(found.values())
@@ -322,9 +334,14 @@ def verify(
 
 @app.command("rm")
 def rm(
-    inventory: Inventory, digest: Annotated[list[str], typer.Argument(help="Digests, or their beginnings.")]
+    inventory: Inventory,
+    digest: Annotated[list[str], typer.Argument(help="Digests, or their beginnings.")],
+    vault_id: vault.VaultIds = None,
+    vault_password_file: vault.VaultFiles = None,
+    ask_vault_pass: vault.AskVault = False,
 ) -> None:
     """Remove artifacts from the store and from all hosts. What a deployment or a release needs is refused."""
+    use_vault(vault_id, vault_password_file, ask_vault_pass)
     fleet, found = _run(inventory)
     try:
         doomed = chosen(found, digest)
@@ -342,8 +359,12 @@ def gc(
         bool, typer.Option("--yes", help="Remove; without it the command only says what it would do.")
     ] = False,
     as_json: AsJson = False,
+    vault_id: vault.VaultIds = None,
+    vault_password_file: vault.VaultFiles = None,
+    ask_vault_pass: vault.AskVault = False,
 ) -> None:
     """Remove all artifacts that no deployment of the inventory and no release on a host needs."""
+    use_vault(vault_id, vault_password_file, ask_vault_pass)
     fleet, found = _run(inventory)
     doomed = unused(found, older_than_days, datetime.datetime.now(datetime.UTC))
     _print(doomed, as_json, "nothing to remove")

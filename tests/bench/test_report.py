@@ -217,6 +217,32 @@ def test_the_command_writes_each_form_and_refuses_what_is_no_run(tmp_path: Path)
     assert "none/report.json" in missing.output or "none is no benchmark report" in missing.output
 
 
+def test_tokens_over_the_run_are_all_of_them_and_come_when_their_pieces_did() -> None:
+    rows = [{**record(index), "repeat": 0} for index in range(20)]
+    start = rows[0]["started_at"]
+    width_s, marks = render._tokens_over_time(rows, start)
+    assert sum(mark.y * width_s for mark in marks) == pytest.approx(200)
+    # Pairs of requests, one after the other each 0.38 s, of which 0.2 s bring nothing: at 50 a second each in the rest.
+    assert marks[0].y == pytest.approx(2 * (10 + 10 + 3), abs=2)
+    assert marks[-1].y == 0
+    # Of a client that keeps no gaps the answers count as even, and of other repeats none does.
+    even = render._tokens_over_time([{**row, "gaps_ms": []} for row in rows], start)[1]
+    assert [mark.y for mark in even] == pytest.approx([mark.y for mark in marks])
+    assert render._tokens_over_time([{**row, "repeat": 1} for row in rows], start) == (1.0, [])
+    failed = [{**rows[0], "ttft_s": None}, {**rows[1], "output_tokens": 0}]
+    assert render._tokens_over_time(failed, start) == (1.0, [])
+    long = [{**record(0, gaps_ms=[1000.0] * 599, e2e_s=599.2, output_tokens=600), "repeat": 0}]
+    width_s, marks = render._tokens_over_time(long, long[0]["started_at"])
+    assert (width_s, len(marks)) == (10.0, 61)
+    assert {round(mark.y, 6) for mark in marks[:-2]} == {1.0}
+
+
+def test_a_page_shows_the_gaps_of_its_streams(tmp_path: Path) -> None:
+    page = pages(tmp_path)["one"]
+    assert "Time between pieces of a stream: share of 180 gaps at or below" in page
+    assert "Output tokens over the run" in page
+
+
 def test_a_page_is_for_paper_keyboards_and_screen_readers_too(tmp_path: Path) -> None:
     page = pages(tmp_path)["one"]
     assert "Time per output token over the run" in page

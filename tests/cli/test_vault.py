@@ -63,6 +63,17 @@ def test_a_password_by_a_flag(vaulted: Path, way: str) -> None:
     assert SECRET not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("command", [["ls"], ["verify"], ["rm", "0123"], ["gc"]])
+def test_artifacts_are_asked_for_with_the_password(vaulted: Path, command: list[str]) -> None:
+    flags = ["--vault-password-file", str(vaulted / "password")]
+    given = {"ANSIBLE_SSH_EXECUTABLE": "/bin/false"}
+    done = run("trainyard", "artifact", *command, "-i", str(vaulted / "fleet"), *flags, **given)
+    assert done.returncode == 1, done.stderr
+    text = done.stdout + done.stderr
+    assert "ecrypt" not in text
+    assert text.startswith("error: a: "), "the vault was opened, and the host is none"
+
+
 @pytest.mark.parametrize("variable", ["ANSIBLE_VAULT_PASSWORD_FILE", "ANSIBLE_VAULT_IDENTITY_LIST"])
 def test_a_password_by_the_environment_from_another_directory(vaulted: Path, variable: str) -> None:
     value = "password" if variable.endswith("FILE") else "fleet@password"

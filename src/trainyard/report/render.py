@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import jinja2
 from trainyard.paths import called
 from trainyard.report import analysis
 from trainyard.report.analysis import Measured
-from trainyard.report.charts import FRONTIER, Chart, Limit, Mark, Series, cumulative
+from trainyard.report.charts import FRONTIER, Chart, Limit, Mark, Series, cumulative, nice_step
 
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.figures import (  # isort: skip
     goodput_of,
@@ -32,6 +33,9 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema imp
     Objective,
     Statistics,
 )
+
+#: Intervals of a run over which its tokens are counted, at most.
+INTERVALS = 60
 
 #: A cell without a value.
 NONE = "-"
@@ -376,6 +380,7 @@ def _run_charts(run: Measured, objective: Objective | None) -> list[Chart]:
     good = [row for row in run.records if row["outcome"] == "succeeded" and row["started_at"] is not None]
     ttft = [row["ttft_s"] * 1000 for row in good if row["ttft_s"] is not None]
     tpot = [value for row in good if (value := time_per_output_token_ms(row)) is not None]
+    gaps = [gap for row in good for gap in row.get("gaps_ms") or ()]
     report = run.report
     limit = objective or (report.results.goodput.objective if report.results.goodput else None)
     start = min((row["started_at"] for row in good), default=0.0)
@@ -385,6 +390,7 @@ def _run_charts(run: Measured, objective: Objective | None) -> list[Chart]:
         if row["ttft_s"] is not None
     ]
     names = [server.id for server in report.servers.replicas]
+    width_s, made = _tokens_over_time(good, start)
     busy = [Series(name, _in_flight(report, name), dots=False, step=True) for name in names]
     return [
         Chart(
@@ -402,6 +408,20 @@ def _run_charts(run: Measured, objective: Objective | None) -> list[Chart]:
             "% of requests",
             [cumulative("per token", tpot)],
             _vertical(limit.time_per_output_token_ms if limit else None),
+        ),
+        Chart(
+            "Time between pieces of a stream",
+            f"share of {len(gaps)} gaps at or below; a piece may hold several tokens",
+            "ms",
+            "% of gaps",
+            [cumulative("between pieces", gaps)],
+        ),
+        Chart(
+            "Output tokens over the run",
+            f"of all answers together, each {width_s:g} s",
+            "seconds since the load began",
+            "tokens per second",
+            [Series("output tokens", made, dots=False, step=True)],
         ),
         Chart(
             "Requests at each replica",
@@ -425,6 +445,30 @@ def _run_charts(run: Measured, objective: Objective | None) -> list[Chart]:
             [Series("per token", _pace(good, start), line=False)],
         ),
     ]
+
+
+def _tokens_over_time(good: Sequence[dict[str, Any]], start: float) -> tuple[float, list[Mark]]:
+    """The width of an interval, and for each interval of the first repeat the output tokens per second that came in it.
+
+    A piece counts as its share of an answer's tokens, when it came; of a client that keeps no gaps, pieces come evenly.
+    """
+    came: list[tuple[float, float]] = []
+    for row in good:
+        tokens, ttft_s = row["output_tokens"] or 0, row["ttft_s"]
+        if row["repeat"] != 0 or ttft_s is None or row["e2e_s"] is None or not tokens:
+            continue
+        gaps_s = [gap / 1000 for gap in row.get("gaps_ms") or ()]
+        gaps_s = gaps_s or [(row["e2e_s"] - ttft_s) / max(1, tokens - 1)] * (tokens - 1)
+        times = itertools.accumulate(gaps_s, initial=row["started_at"] - start + ttft_s)
+        came += [(time_s, tokens / (len(gaps_s) + 1)) for time_s in times]
+    if not came:
+        return 1.0, []
+    width_s = max(1.0, nice_step(max(time_s for time_s, _ in came) / INTERVALS))
+    counted = [0.0] * (int(max(time_s for time_s, _ in came) / width_s) + 1)
+    for time_s, tokens in came:
+        counted[int(time_s / width_s)] += tokens
+    marks = [Mark(index * width_s, tokens / width_s) for index, tokens in enumerate(counted)]
+    return width_s, [*marks, Mark(len(counted) * width_s, 0.0)]
 
 
 def _pace(good: Sequence[dict[str, Any]], start: float) -> list[Mark]:

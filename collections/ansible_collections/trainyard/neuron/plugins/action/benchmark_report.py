@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,6 +25,10 @@ ARGUMENTS: dict[str, Any] = {
     "failed_limit": {"type": "float", "default": 0.0},
     "client_reason": {"type": "str", "default": ""},
 }
+
+
+#: What a page may take, seconds: that of 10,000 requests takes a few.
+PAGE_S = 300
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -81,15 +86,40 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             ) from error
         path = directory / "report.json"
         path.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        page, why = page_of(directory)
         return {
             **result,
             "changed": True,
             "path": str(path),
+            "page": page,
+            "warnings": [why] if why else [],
             "table": table(report).splitlines(),
             "sound": report.sound,
             "flags": [flag.model_dump() for flag in report.flags],
             "results": report.results.model_dump(mode="json", exclude={"repeats"}),
         }
+
+
+def page_of(directory: Path) -> tuple[str, str]:
+    """Have the run's page written by `trainyard report`; its path, and why there is none where it could not be written.
+
+    The collection does without that program: where it is not, there is neither.
+    """
+    program = Path(sys.executable).with_name("trainyard")
+    found = str(program) if program.is_file() else shutil.which("trainyard")
+    page = directory / "report.html"
+    if not found:
+        return "", ""
+    try:
+        done = subprocess.run(
+            [found, "report", str(directory)], capture_output=True, text=True, check=False, timeout=PAGE_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return "", f"no page of the run was written: {error}"
+    if done.returncode != 0 or not page.is_file():
+        said = " ".join((done.stderr or done.stdout).split())[-300:]
+        return "", f"no page of the run was written: {said}. `trainyard report {directory}` writes it"
+    return str(page), ""
 
 
 def extract(archive: Path) -> Path:

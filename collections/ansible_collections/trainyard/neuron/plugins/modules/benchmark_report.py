@@ -66,6 +66,11 @@ path:
   returned: success
   type: str
   sample: results/20261122-001500-tiny-llama-3f2a/report.json
+page:
+  description: The run as a page, which C(trainyard report) wrote; empty where that program is not on the controller.
+  returned: success
+  type: str
+  sample: results/20261122-001500-tiny-llama-3f2a/report.html
 table:
   description: The result as lines for a terminal.
   returned: success
