@@ -64,7 +64,7 @@ class ActionModule(Locking):
         asked: dict[str, Any] = {"look": {}, "expect": {}}
         if asks == "all" or (asks == "load" and sends):
             asked = self._questions(name, sends, variables, load_alone=asks == "load")
-        asked["expect"]["upgrades"] = verb == "upgrade"
+        asked["expect"] |= {"verb": verb, "upgrades": verb == "upgrade"}
         before_s = time.time()
         try:
             result = self._ask(

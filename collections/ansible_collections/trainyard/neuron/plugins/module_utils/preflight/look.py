@@ -18,7 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages, patched_source, sdk, sdk_build
+from ansible_collections.trainyard.neuron.plugins.module_utils import (
+    host_packages,
+    patched_source,
+    sdk,
+    sdk_build,
+    vacate,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.preflight import sources, system
 from ansible_collections.trainyard.neuron.plugins.module_utils.storage import disks, volume
 
@@ -51,7 +57,8 @@ def look(questions: Mapping[str, Any], root: Path = Path("/")) -> Dict[str, Any]
     there = installed(questions.get("packages") or {})
     asked = [_of_system(one, there) for one in questions.get("sources") or () if not _is_here(one, there)]
     volume_of = store(questions["disks"]) if questions.get("disks") else {}
-    brought = system.look(questions, asked, volume_of.pop("packages", []), run)
+    missing = [*volume_of.pop("packages", []), *_for_builds(questions, there, root)]
+    brought = system.look(questions, asked, missing, run)
     asked += brought.pop("sources")
     with ThreadPoolExecutor(max_workers=AT_ONCE) as threads:
         answers = [threads.submit(sources.ask, question) for question in asked]
@@ -59,13 +66,14 @@ def look(questions: Mapping[str, Any], root: Path = Path("/")) -> Dict[str, Any]
             "root": os.geteuid() == 0,
             "python": platform.python_version(),
             "headers": headers(root),
+            "driver": driver(root) if questions.get("packages") else {},
             "packages": there,
             "candidates": {name: candidate(name) for name in questions.get("candidates") or ()},
             "ports": taken(questions.get("ports") or (), root),
             "space": space(questions["data_dir"]) if questions.get("data_dir") else {},
             "disks": volume_of,
             "system": brought,
-            "environments": environments(questions.get("environments") or ()),
+            "environments": environments(questions.get("environments") or (), str(questions.get("pip_index") or "")),
             "images": {name: has_image(name) for name in questions.get("images") or ()},
         }
         found["sources"] = [answer.result() for answer in answers]
@@ -120,12 +128,56 @@ def _is_built(row: Mapping[str, Any]) -> bool:
         return False
 
 
-def environments(rows: Iterable[Mapping[str, Any]]) -> Dict[str, str]:
-    """Return why the environment of a release cannot be told, by the release; nothing of those that can."""
+def _for_builds(questions: Mapping[str, Any], there: Mapping[str, str], root: Path) -> List[str]:
+    """Return the packages that are missing to build a driver that is due, and to make environments that are."""
+    found = []
+    source, wanted = questions.get("package_source"), questions.get("packages") or {}
+    due = sdk.DRIVER in wanted and not host_packages.same_version(there.get(sdk.DRIVER), wanted[sdk.DRIVER])
+    if source and due and headers(root) is False:
+        found.append(host_packages.manager_of(shutil.which).headers % platform.release())
+    for row in questions.get("environments") or ():
+        python = _maker_of(row, str(questions.get("pip_index") or ""))
+        if python and run([python, "-c", "import ensurepip"])[0] != 0:
+            found.append(python + "-venv")
+    return found
+
+
+def _maker_of(row: Mapping[str, Any], pip_index: str) -> str:
+    """Return the Python with which a release's environment will be made, empty where it will not or cannot be."""
+    here = not row["venv"] or sdk.is_venv(Path(row["venv"]))
+    if here or not sdk.can_be_made(dict(row), pip_index):
+        return ""
+    try:
+        return sdk.python_for(dict(row), shutil.which)
+    except sdk.SdkError:
+        return ""
+
+
+def driver(root: Path) -> Dict[str, Any]:
+    """Return whether the kernel has the driver, whether it is built for it, and who uses it: `holders`, `replicas`."""
+    return {
+        "loaded": sdk.driver_is_loaded(sdk.Root(root)),
+        "built": run(["modinfo", "neuron"])[0] == 0,
+        "holders": sdk.driver_holders(sdk.Root(root), apart_from=vacate.MONITOR),
+        "replicas": sdk.running_replicas(run),
+    }
+
+
+def environments(rows: Iterable[Mapping[str, Any]], pip_index: str = "") -> Dict[str, str]:
+    """Return why the environment of a release cannot be told or made, by the release; nothing of those that can.
+
+    Args:
+        rows: of the SDK table.
+        pip_index: address of Neuron's index, from which one can be made.
+    """
     found = {}
     for row in rows:
         try:
-            sdk.find_venv(dict(row), sdk.Root())
+            here = not row["venv"] or sdk.is_venv(Path(row["venv"]))
+            if not here and sdk.can_be_made(dict(row), pip_index):
+                sdk.python_for(dict(row), shutil.which)
+            else:
+                sdk.find_venv(dict(row), sdk.Root())
         except sdk.SdkError as error:
             found[str(row["release"])] = str(error)
     return found

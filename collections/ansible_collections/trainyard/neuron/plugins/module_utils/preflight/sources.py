@@ -48,6 +48,10 @@ class Answer(Exception):  # noqa: N818 - it is an answer, and ends the question 
         self.problem, self.detail = problem, detail
 
 
+#: Where an instance asks for what EC2 knows of it.
+_OWN = ("169.254.169.254", "fd00:ec2::254")
+
+
 class _SameHost(urllib.request.HTTPRedirectHandler):
     """Follows a redirect to another host without the credential that was meant for the first."""
 
@@ -72,7 +76,9 @@ def fetch(
         raise Answer("unreachable", "no address of the web: %s" % url)
     try:
         request = urllib.request.Request(url, data=data, headers=dict(headers), method=method)  # noqa: S310 - see above
-        opener = urllib.request.build_opener(_SameHost)
+        # What an instance asks of itself goes by no proxy.
+        near = [urllib.request.ProxyHandler({})] if urllib.parse.urlsplit(url).hostname in _OWN else []
+        opener = urllib.request.build_opener(_SameHost, *near)
         with opener.open(request, timeout=TIMEOUT_S) as answer:
             return answer.status, answer.read(MOST_BYTES), {key.lower(): text for key, text in answer.headers.items()}
     except urllib.error.HTTPError as error:

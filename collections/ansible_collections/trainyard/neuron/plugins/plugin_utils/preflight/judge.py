@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,12 +142,8 @@ def _driver(host: Answered) -> list[Problem]:
             problems.append(host.problem("sdk_release", _releases(rows), f"the host has {told}", fix))
         install = {}
     changes_driver = sdk.DRIVER in install
-    if changes_driver and host.answers.get("headers") is False:
-        kernel = host.result.get("kernel", "")
-        rule = "has no headers here, and the driver is built against them"
-        fix = f"`apt-get install linux-headers-{kernel}`, or reboot into a kernel that has them"
-        problems.append(host.problem("kernel", kernel, rule, fix))
-    if not host.result.get("available") and not changes_driver:
+    problems += _in_use(host, {name: there[name] for name in install if name in there})
+    if not host.result.get("available") and not changes_driver and not _will_be_loaded(host, there):
         problems += _not_loaded(host, there)
     loaded = None if changes_driver else host.result.get("driver_version") or None
     for said in sdk.skew_problems(rows, {**there, **install}, loaded):
@@ -158,7 +154,29 @@ def _driver(host: Answered) -> list[Problem]:
     return problems
 
 
-def _releases(rows: list[dict[str, Any]]) -> str:
+def _in_use(host: Answered, changing: Mapping[str, str]) -> list[Problem]:
+    """Say who uses packages that are to change: only an upgrade takes replicas out of service for it."""
+    told = host.answers.get("driver") or {}
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(changing.items()))
+    if not changing or host.expect.get("upgrades"):
+        return []
+    if told.get("replicas"):
+        rule = f"{versions} would change, and {', '.join(told['replicas'])} run on it"
+        return [host.problem("sdk_release", _releases(host.expect["sdk"]), rule, "let `trainyard upgrade` do it")]
+    if told.get("holders") and sdk.DRIVER in changing:
+        rule = f"would change, and is held by {', '.join(told['holders'])}"
+        return [host.problem("driver", changing[sdk.DRIVER], rule, "stop them; the kernel lets go of it then")]
+    return []
+
+
+def _will_be_loaded(host: Answered, packages: Mapping[str, str]) -> bool:
+    """Return whether this run gives the kernel the driver, which is built for it and not loaded."""
+    told = host.answers.get("driver") or {}
+    provisions = host.expect.get("verb") in ("site", "provision", "upgrade")
+    return bool(provisions and sdk.DRIVER in packages and told.get("built") and not told.get("loaded"))
+
+
+def _releases(rows: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(sorted({str(row["release"]) for row in rows}))
 
 

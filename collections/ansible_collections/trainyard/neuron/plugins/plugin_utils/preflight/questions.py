@@ -99,7 +99,7 @@ def questions_of(
     Returns:
         `look`, which goes to the host, and `expect`, with which its answers are judged.
     """
-    look: dict[str, Any] = {"sources": [], "ports": [], "candidates": [], "packages": [], "system": [], "venvs": []}
+    look: dict[str, Any] = {"sources": [], "ports": [], "candidates": [], "packages": {}, "system": [], "venvs": []}
     expect: dict[str, Any] = {"ports": {}}
     if host is not None:
         _serves(host, variables, look, expect)
@@ -125,7 +125,9 @@ def _serves(
     expect["ports"] |= _ports(host)
     look["data_dir"] = host["data_dir"]
     look["environments"] = [row for row in host["sdk"] if row["runtime"] == "venv"]
-    look["packages"] = sorted(wanted_packages(host["sdk"]))
+    look["packages"] = wanted_packages(host["sdk"])
+    look["package_source"] = expect["package_source"]
+    look["pip_index"] = str(variables.get("neuron_venv_pip_index") or "")
     look["images"] = sorted({row["image"] for row in host["sdk"] if row["image"]})
     if look["images"]:
         engines = variables.get("container_engine_packages") or {}

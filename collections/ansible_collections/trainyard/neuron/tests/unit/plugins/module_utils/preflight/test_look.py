@@ -137,3 +137,47 @@ def test_what_is_here_already_is_not_asked_for_elsewhere(tmp_path: Path) -> None
     assert [one["problem"] for one in found["sources"]] == ["unreachable"]
     assert found["time_s"] > 1_700_000_000
     assert found["python"] == platform.python_version()
+
+
+def test_an_environment_that_a_run_can_make_is_no_trouble_where_the_host_has_a_python_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    row: dict[str, Any] = {
+        "release": "2.23.0",
+        "generation": "nxdi_v0",
+        "venv": str(tmp_path / "venv"),
+        "versions": {"neuronx-cc": "2.18", "nxdi": "0.3"},
+        "source": {"needed": True, "pythons": ["3.10", "3.11"]},
+    }
+    index = "https://pip.example.com"
+    monkeypatch.setattr(look.shutil, "which", lambda name: "/usr/bin/" + name if name == "python3.10" else None)
+    assert look.environments([row], index) == {}
+    assert "no environment" in look.environments([row])["2.23.0"], "without an index nothing is made"
+    monkeypatch.setattr(look, "run", lambda _argv: (1, "", ""))
+    assert look._for_builds({"environments": [row], "pip_index": index}, {}, tmp_path) == ["python3.10-venv"]
+    monkeypatch.setattr(look.shutil, "which", lambda _name: None)
+    assert "python3.11, python3.10" in look.environments([row], index)["2.23.0"]
+    assert look._for_builds({"environments": [row], "pip_index": index}, {}, tmp_path) == []
+
+
+def test_headers_are_lacking_where_a_driver_is_due_and_will_be_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = tmp_path / "lib/modules" / platform.release()
+    modules.mkdir(parents=True)
+    monkeypatch.setattr(look.shutil, "which", lambda name: "/usr/bin/dpkg-query" if name == "dpkg-query" else None)
+    asked: dict[str, Any] = {"packages": {"aws-neuronx-dkms": "2.25"}, "package_source": "neuron"}
+    assert look._for_builds(asked, {}, tmp_path) == [f"linux-headers-{platform.release()}"]
+    assert look._for_builds(asked, {"aws-neuronx-dkms": "2.25.1"}, tmp_path) == []
+    assert look._for_builds({**asked, "package_source": ""}, {}, tmp_path) == []
+
+
+def test_a_driver_is_loaded_built_and_held_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        look,
+        "run",
+        lambda argv: (0, "vllm@m-0.service loaded active running\n", "") if argv[0] == "systemctl" else (1, "", ""),
+    )
+    assert look.driver(tmp_path) == {"loaded": False, "built": False, "holders": [], "replicas": ["vllm@m-0.service"]}
+    (tmp_path / "sys/module/neuron").mkdir(parents=True)
+    assert look.driver(tmp_path)["loaded"] is True

@@ -87,9 +87,40 @@ TROUBLES: dict[str, tuple[dict[str, Any], list[str]]] = {
         },
         ["linux-headers-6.8.0-1020-aws", "dkms autoinstall"],
     ),
-    "no headers for the driver that is due": (
-        {"answers": {"packages": {}, "headers": False}, "result": {"available": False, "reason": "x is not installed"}},
-        ["kernel", "has no headers", "linux-headers-6.8.0-1020-aws"],
+    "a driver that is due, and held": (
+        {
+            "answers": {
+                "packages": {**ROW["packages"], "aws-neuronx-dkms": "2.1.0"},
+                "driver": {"loaded": True, "built": True, "holders": ["python3 (123)"], "replicas": []},
+            },
+            "result": {"driver_version": "2.1.0"},
+        },
+        ["driver", "2.1.0", "is held by python3 (123)", "stop them"],
+    ),
+    "packages that are due, and replicas on them": (
+        {
+            "answers": {
+                "packages": {**ROW["packages"], "aws-neuronx-tools": "2.1.0"},
+                "driver": {"loaded": True, "built": True, "holders": [], "replicas": ["vllm@m-0.service"]},
+            },
+        },
+        ["sdk_release", "aws-neuronx-tools 2.1.0 would change, and vllm@m-0.service run on it", "trainyard upgrade"],
+    ),
+    "a driver that is built and not loaded, in a run that does not load it": (
+        {
+            "expect": {"verb": "serve"},
+            "result": {"available": False, "reason": "neuron-ls: no driver", "driver_version": ""},
+            "answers": {"driver": {"loaded": False, "built": True, "holders": [], "replicas": []}},
+        },
+        ["driver", "neuron-ls: no driver", "modprobe neuron"],
+    ),
+    "a driver that is not built for the kernel, which no run can load": (
+        {
+            "expect": {"verb": "site"},
+            "result": {"available": False, "reason": "neuron-ls: no driver", "driver_version": ""},
+            "answers": {"headers": False, "driver": {"loaded": False, "built": False, "holders": [], "replicas": []}},
+        },
+        ["driver", "linux-headers-6.8.0-1020-aws", "dkms autoinstall"],
     ),
     "no driver, and nowhere to have it from": (
         {
@@ -247,6 +278,20 @@ def test_what_a_run_will_bring_is_no_trouble() -> None:
         "result": {"available": False, "reason": "x is not installed", "driver_version": ""},
     }
     assert judge.judge(host(bare)) == []
+    # It installs a kernel's headers before the driver, and loads a driver that is built for the kernel.
+    bare["answers"]["headers"] = False
+    assert judge.judge(host(bare)) == []
+    unloaded = {
+        "expect": {"verb": "site"},
+        "result": {"available": False, "reason": "neuron-ls: no driver", "driver_version": ""},
+        "answers": {"driver": {"loaded": False, "built": True, "holders": [], "replicas": []}},
+    }
+    assert judge.judge(host(unloaded)) == []
+    used = {
+        "expect": {"upgrades": True},
+        "answers": {"packages": {}, "driver": {"holders": ["x (1)"], "replicas": ["vllm@m-0.service"]}},
+    }
+    assert judge.judge(host(used)) == []
     old = {**ROW["packages"], "aws-neuronx-dkms": "2.1.0"}
     assert judge.judge(host({"answers": {"packages": old}, "result": {"driver_version": "2.1.0"}})) == []
     # An upgrade reboots by itself, and who allows drift has said so.
