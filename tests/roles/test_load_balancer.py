@@ -333,6 +333,28 @@ def test_with_every_replica_down_clients_get_a_json_503(tmp_path: Path) -> None:
             wait_for(lambda: get(front.port, "/health")[0] == 200)
 
 
+def test_while_every_replica_is_drained_clients_are_told_to_come_back_and_streams_end(
+    tmp_path: Path, stubs: tuple[Stub, Stub]
+) -> None:
+    names = [f"host:{stub.port}" for stub in stubs]
+    stubs[0].token_s = stubs[1].token_s = 0.1
+    with routed(tmp_path, one_model(stubs)) as front:
+        ended: list[int] = []
+        thread = threading.Thread(target=lambda: ended.append(post(front.port, {"max_tokens": 30})[0]))
+        thread.start()
+        wait_for(lambda: sum(stub.running for stub in stubs) == 1)
+        move([front.router], names, "drain", 0.0, wait=False)
+        # As where a capacity block ends and the next has not begun: an answer at once, and no place in a queue.
+        status, headers, body, _ = post(front.port, {"max_tokens": 1})
+        assert (status, json.loads(body)["error"]["type"]) == (503, "service_unavailable")
+        assert headers["retry-after"] == "5"
+        assert sum(stub.running for stub in stubs) == 1, "it answered while the stream went on"
+        thread.join()
+        assert ended == [200]
+        move([front.router], names, "ready", 10.0)
+        assert post(front.port, {"max_tokens": 1})[0] == 200
+
+
 def test_request_ids_go_end_to_end_and_the_log_is_json(tmp_path: Path, stubs: tuple[Stub, Stub]) -> None:
     with routed(tmp_path, one_model(stubs)) as front:
         _, headers, _, _ = post(front.port, {}, x_request_id="mine-1")
