@@ -108,7 +108,7 @@ def test_a_stream_longer_than_the_deadline_goes_on_and_a_host_that_does_not_answ
     lab: Lab, fleet: LabFleet, url: str
 ) -> None:
     readmit(lab, fleet)
-    ends_in(lab, 44, 5, ansible_host="127.0.0.254", ansible_connection="ssh", ansible_port=1)
+    ends_in(lab, 44, 5, ansible_connection="ssh", ansible_port=1)
     answers: list[str] = []
     threads = [threading.Thread(target=stream, args=(url, 450, answers)) for _ in range(12)]
     for thread in threads:

@@ -48,6 +48,8 @@ SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
     ("load_balancer", "{files}/keys.map"): {"mode": "0640"},
     ("load_balancer", "{files}/upstream.map"): ROOTS,
     ("load_balancer", "{files}/certificate.pem"): ROOTS,
+    ("block_watch", "/etc/trainyard/credentials"): {"mode": "0700"},
+    ("block_watch", "/etc/trainyard/credentials/block_watch.env"): ROOTS,
     ("model_compile", "/etc/trainyard/credentials"): {"mode": "0700"},
     ("model_compile", "/etc/trainyard/credentials/artifact.json"): ROOTS,
     ("model_weights", "/etc/trainyard/credentials"): {"mode": "0700"},
@@ -140,6 +142,10 @@ PROGRAM = "/usr/local/lib/trainyard"
 SERVICES: dict[tuple[str, str], dict[str, Any]] = {
     ("benchmark", "trainyard-ray.service"): {
         "restart_on": ["{{ __benchmark_cluster.token_file }}", "/etc/systemd/system/trainyard-ray.service"],
+    },
+    ("block_watch", "trainyard-block-watch.timer"): {
+        "enabled": True,
+        "restart_on": ["/etc/systemd/system/trainyard-block-watch.timer"],
     },
     ("container_engine", "docker.service"): {"enabled": True, "restart_on": ["/etc/docker/daemon.json"]},
     ("load_balancer", "haproxy.service"): {

@@ -11,7 +11,7 @@ import pytest
 from tests.roles.render import ROOT
 
 #: Configurations of other programs, and parts of a unit that stands with its bounds elsewhere in this list.
-NO_UNITS = {"keepalived.conf.j2", "replica.conf.j2"}
+NO_UNITS = {"keepalived.conf.j2", "replica.conf.j2", "trainyard-block-watch.timer.j2"}
 UNITS = sorted(
     path
     for suffix in ("service", "conf", "socket", "timer", "slice", "mount", "path")

@@ -112,6 +112,13 @@ UNITS: dict[str, dict[str, list[str] | None]] = {
         "IPAddressAllow": ["localhost 10.0.0.0/16"],
         "CapabilityBoundingSet": ["CAP_SYS_PTRACE CAP_DAC_READ_SEARCH"],
     },
+    # Ansible at work for a person, whose home it needs, and whose other runs' semaphores it must not take away.
+    "trainyard-block-watch.service": {
+        "User": ["root"],
+        "ProtectHome": None,
+        "ProtectSystem": ["full"],
+        "RemoveIPC": None,
+    },
     "trainyard-prometheus.service": {
         **NARROW,
         "DynamicUser": ["yes"],
