@@ -39,7 +39,9 @@ def names(found: list[dict[str, Any]]) -> list[Any]:
 
 
 def test_a_model_with_adapters_is_measured_by_its_own_name_and_by_all_adapters_in_turn() -> None:
-    own, mixed = runs()
+    found = runs()
+    assert len(found) == 2
+    own, mixed = found
     assert "models" not in own["load"]
     assert mixed["load"]["models"] == ["support", "sql"]
     assert [own["mix"], mixed["mix"]] == [0, 1]

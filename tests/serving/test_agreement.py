@@ -116,6 +116,17 @@ def test_what_a_native_cache_was_made_with_instead_is_named(tmp_path: Path) -> N
     )
 
 
+def test_a_setting_that_is_empty_is_not_one_that_is_missing(tmp_path: Path) -> None:
+    """Sampling on the device as it is by default is an empty mapping, and without one it is on the CPU."""
+    wanted = native()
+    assert wanted["additional-config"] == {"neuron_config": {"on_device_sampling_config": {}}}
+    said = started(tmp_path, {**wanted, "additional-config": {"neuron_config": {"another": 1}}}, wanted)
+    assert (
+        "the artifact has no additional-config.neuron_config.on_device_sampling_config, and the plan had {} compiled"
+        in said
+    )
+
+
 def test_a_native_cache_without_a_manifest_that_can_be_read_is_not_started(tmp_path: Path) -> None:
     wanted = native()
     assert agreement.problems("native", str(tmp_path), [], {}, wanted) == ["it is incomplete, manifest.json is missing"]
