@@ -298,7 +298,8 @@ def _size(directory: Path) -> int:
 def store(asked: Mapping[str, Any]) -> Dict[str, Any]:
     """Return what the instance store's disks would become: `count`, `bytes`, and `refused` where they would not.
 
-    Beside them `packages`, those that bring what makes the volume and that are not here.
+    Beside them `packages`, those that bring what makes the volume and that are not here; without a disk `taken`,
+    whether storage of another kind is mounted there.
 
     Args:
         asked: parameters of the module `instance_store`: mount, name, filesystem, model, serial, disks, wipe.
@@ -309,7 +310,9 @@ def store(asked: Mapping[str, Any]) -> Dict[str, Any]:
     try:
         found = disks.candidates(run, asked["model"], asked.get("serial") or "", tuple(asked.get("disks") or ()))
         told = {"count": len(found), "bytes": sum(disk.size_bytes for disk in found), "refused": "", "mounted": ""}
-        if found:
+        if not found:
+            told["taken"] = os.path.ismount(wanted.mount)
+        else:
             told["packages"] = volume.lacking(len(found), wanted.fstype, shutil.which)
             state = volume.look(run, wanted, found)
             told["mounted"] = state.mounted or ""

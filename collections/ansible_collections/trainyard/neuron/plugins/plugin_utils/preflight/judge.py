@@ -211,7 +211,7 @@ def _disks(host: Answered) -> list[Problem]:
     if refused:
         fix = "what the line says; or nvme_raid_state: absent with a volume of your own at trainyard_data_dir"
         return [host.problem("trainyard_data_dir", host.expect["data_dir"], refused, fix)]
-    if told and told.get("count") == 0 and host.expect.get("when_no_disks") == "fail":
+    if told and told.get("count") == 0 and not told.get("taken") and host.expect.get("when_no_disks") == "fail":
         rule = "the host has no instance-store disk to make the data volume of"
         fix = "mount storage there and set nvme_raid_when_no_disks: directory"
         return [host.problem("trainyard_data_dir", host.expect["data_dir"], rule, fix)]

@@ -278,6 +278,9 @@ def test_what_a_run_will_bring_is_no_trouble() -> None:
         "result": {"available": False, "reason": "x is not installed", "driver_version": ""},
     }
     assert judge.judge(host(bare)) == []
+    # Storage of another kind that is mounted there is taken.
+    elsewhere = {"count": 0, "bytes": 0, "refused": "", "mounted": "", "taken": True}
+    assert judge.judge(host({"answers": {"disks": elsewhere}})) == []
     # It installs a kernel's headers before the driver, and loads a driver that is built for the kernel.
     bare["answers"]["headers"] = False
     assert judge.judge(host(bare)) == []
