@@ -222,6 +222,10 @@ def roll_spec() -> str:
     }
     main = {
         "short_description": "Bring replicas to another release, wave by wave, without a failed request",
+        "description": [
+            "Plans the roll and prints it, which is all with check mode; then each wave is drained at every router, "
+            "replaced, gated, readmitted and watched."
+        ],
         "options": {f"rolling_redeploy_{name}": value for name, value in options.items()},
     }
     text = yaml.dump({"argument_specs": {"main": main}}, Dumper=Indented, sort_keys=False, width=150)
