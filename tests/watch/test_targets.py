@@ -50,6 +50,16 @@ def test_a_host_without_exporters_and_spares_is_not_asked_for_them() -> None:
     assert found == [{"targets": ["10.0.0.1:8000"], "labels": labels}]
 
 
+def test_a_host_that_watches_itself_asks_over_the_loopback() -> None:
+    """From its own address it would be a stranger to its exporters, which admit addresses."""
+    urls = {"url": "http://10.0.0.1:9400/metrics", "host_url": "http://10.0.0.1:9401/metrics"}
+    monitor = {"port": 9400, "host_port": 9401, **urls}
+    hosts = {"a": host(monitor=monitor), "b": host(monitor=monitor)}
+    found = {(entry["labels"]["host"], entry["targets"][0]) for entry in targets(hosts, {}, "a")}
+    own = {("a", "127.0.0.1:9400"), ("a", "127.0.0.1:9401")}
+    assert found == {*own, ("b", "10.0.0.1:9400"), ("b", "10.0.0.1:9401")}
+
+
 def test_the_rules_ask_for_the_jobs_that_there_are() -> None:
     asked = {job for alert in rules.alerts() for job in re.findall(r'job="([^"]*)"', alert["expr"])}
     assert asked == {"trainyard-replicas", "trainyard-hosts"}

@@ -21,7 +21,8 @@ options:
       - C(fleet) is what is the whole fleet's - its hosts, where requests come in, its routers' names.
       - C(hook_replicas) is the list of all replicas of all hosts, as hooks read them. It grows with the fleet, so
         ask for it on one host.
-      - C(targets) is the list of what Prometheus has to ask, as its file_sd has it. It grows with the fleet.
+      - C(targets) is the list of what the Prometheus of a host has to ask, as its file_sd has it. It grows with the
+        fleet.
     type: list
     elements: str
     required: true
@@ -56,7 +57,7 @@ PARTS: Mapping[str, Callable[[RunPlan, str], Any]] = {
     "router": RunPlan.router,
     "benchmarks": RunPlan.benchmarks,
     "fleet": lambda plan, _name: plan.fleet(),
-    "targets": lambda plan, _name: plan.targets(),
+    "targets": RunPlan.targets,
     "hook_replicas": lambda plan, _name: plan.hook_replicas(),
 }
 

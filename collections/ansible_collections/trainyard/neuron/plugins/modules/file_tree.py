@@ -292,7 +292,9 @@ def bring_up(module: AnsibleModule, result: Dict[str, Any], changed_paths: List[
     except units.UnitError as error:
         # The paths stay as they are now: the next run finds them so, and the units that are not up.
         module.fail_json(**{**result, "msg": "{0}\n({1})".format(error, result["msg"])})
-    result["changed"] = result["changed"] or done.pop("changed")
+    # Taken out in any case: what is left of it goes over the result.
+    units_changed = done.pop("changed")
+    result["changed"] = result["changed"] or units_changed
     if "pending" in done:
         # Where they fail later, the paths are told of as here.
         result["laid_out"] = result["msg"]

@@ -103,10 +103,10 @@ class RunPlan:
             raise RunPlanError("; ".join(slips))
         return [row for row in rows if client in (host["name"] for host in row["load_hosts"])]
 
-    def targets(self) -> list[dict[str, Any]]:
-        """Return what Prometheus has to ask, in the form of its file_sd. It grows with the fleet."""
+    def targets(self, here: str) -> list[dict[str, Any]]:
+        """Return what the Prometheus of a host has to ask, in the form of its file_sd. It grows with the fleet."""
         names = self.fleet()["router"]["names"]
-        return targets(self.hosts(), {name: self.router(name)["access"] for name in names})
+        return targets(self.hosts(), {name: self.router(name)["access"] for name in names}, here)
 
     def _read(self, *parts: str) -> Any:
         try:

@@ -9,10 +9,13 @@ from urllib.parse import urlsplit
 
 #: Names of the jobs, which the rules ask for.
 REPLICAS, DEVICES, HOSTS, ROUTERS = "trainyard-replicas", "trainyard-devices", "trainyard-hosts", "trainyard-routers"
+_LOOPBACK = "127.0.0.1"
 _EVERYWHERE = ("*", "0.0.0.0", "::")  # noqa: S104 - compared with, and never listened on
 
 
-def targets(hosts: Mapping[str, Mapping[str, Any]], routers: Mapping[str, Mapping[str, Any]]) -> List[Dict[str, Any]]:
+def targets(
+    hosts: Mapping[str, Mapping[str, Any]], routers: Mapping[str, Mapping[str, Any]], here: str = ""
+) -> List[Dict[str, Any]]:
     """Return a plan's targets, in the form of Prometheus' file_sd: an entry for each.
 
     Spares are left out: they serve only while a roll needs them, and would be missed all the other time.
@@ -20,6 +23,7 @@ def targets(hosts: Mapping[str, Mapping[str, Any]], routers: Mapping[str, Mappin
     Args:
         hosts: the part of each serving host, by its name.
         routers: who may reach each router, by its name: `access` of a router's part.
+        here: the host that asks. Its own exporters it asks over the loopback, from which they always take it.
     """
     found = []
     for name, host in hosts.items():
@@ -27,8 +31,10 @@ def targets(hosts: Mapping[str, Mapping[str, Any]], routers: Mapping[str, Mappin
             labels = {"deployment": replica["deployment"], "replica": replica["name"]}
             found.append(_target(REPLICAS, urlsplit(replica["url"]).netloc, host=name, **labels))
         if host["monitor"]:
-            found.append(_target(DEVICES, urlsplit(host["monitor"]["url"]).netloc, host=name))
-            found.append(_target(HOSTS, urlsplit(host["monitor"]["host_url"]).netloc, host=name))
+            for job, port, url in ((DEVICES, "port", "url"), (HOSTS, "host_port", "host_url")):
+                own = f"{_LOOPBACK}:{host['monitor'][port]}"
+                address = own if name == here else urlsplit(host["monitor"][url]).netloc
+                found.append(_target(job, address, host=name))
     for name, access in routers.items():
         address = access["metrics_address"]
         if address in _EVERYWHERE:

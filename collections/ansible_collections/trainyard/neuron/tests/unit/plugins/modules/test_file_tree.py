@@ -80,6 +80,17 @@ def test_units_follow_what_changed_here_and_only_then(
     assert "diff" not in again
 
 
+@pytest.mark.parametrize("check", [False, True])
+def test_a_file_that_concerns_no_unit_is_a_change_all_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], check: bool
+) -> None:
+    """Prometheus looks for its targets by itself: no unit is told of them, and the file is another."""
+    one = systemd(monkeypatch, path)
+    done = run(capsys, path, services={"units": [{"name": "a.service"}]}, _ansible_check_mode=check)
+    assert one.calls == []
+    assert (done["changed"], done["changed_paths"]) == (True, [str(path)])
+
+
 def test_check_mode_tells_the_restart_that_a_run_would_do(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
