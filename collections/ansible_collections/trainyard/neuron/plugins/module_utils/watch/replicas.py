@@ -17,7 +17,10 @@ from .page import Page
 ROLLS = ("redeploy", "rollback", "upgrade")
 """Runs during which replicas are out on purpose."""
 STATES = ("active", "activating", "deactivating", "failed", "inactive")
-PROPERTIES = "Id,ActiveState,NRestarts,ExecMainStartTimestampMonotonic,ActiveEnterTimestampMonotonic"
+_BEGAN, _READY, _TURNED = (name + "TimestampMonotonic" for name in ("ExecMainStart", "ActiveEnter", "StateChange"))
+PROPERTIES = ",".join(("Id", "ActiveState", "SubState", "NRestarts", _BEGAN, _READY, _TURNED))
+HAS_PROCESS = ("start", "start-post")
+"""Steps of a start that have its process; before them, systemd tells of the process of the start before."""
 COMMAND_TIMEOUT_S = 20
 MOST_REPLICAS = 128
 PROBE_FRESH_S = 10.0
@@ -120,14 +123,15 @@ class Replicas:
         for known in STATES:
             page.say("trainyard_replica_state", float(known == state), state=known, **labels)
         page.say("trainyard_replica_restarts_total", _number(unit.get("NRestarts")), **labels)
-        began_us = _number(unit.get("ExecMainStartTimestampMonotonic"))
-        ready_us = _number(unit.get("ActiveEnterTimestampMonotonic"))
+        began_us = _number(unit.get(_BEGAN))
+        ready_us = _number(unit.get(_READY))
         if state == "active" and 0 < began_us < ready_us:
             self.starts_s[name] = (ready_us - began_us) / 1e6
         if name in self.starts_s:
             page.say("trainyard_replica_start_seconds", self.starts_s[name], **labels)
         if state == "activating":
-            since_s = max(0.0, monotonic_s - began_us / 1e6) if began_us else 0.0
+            since_us = began_us if unit.get("SubState") in HAS_PROCESS else _number(unit.get(_TURNED))
+            since_s = max(0.0, monotonic_s - since_us / 1e6) if since_us else 0.0
             page.say("trainyard_replica_starting_seconds", since_s, **labels)
             page.say("trainyard_replica_phase", 1, phase=self._phase(name), **labels)
 

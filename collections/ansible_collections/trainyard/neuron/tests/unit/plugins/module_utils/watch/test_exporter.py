@@ -207,11 +207,20 @@ def test_a_start_is_told_with_its_phase_and_how_long_the_last_one_took(host: rep
     assert said(host)[of("replica_start_seconds")] == 60
     (host.places.probe / "d-0.json").write_text('{"progress": "loading weights 3/8"}', encoding="utf-8")
     unit["ExecMainStartTimestampMonotonic"] = "460000000"
-    host.units = lambda _names: {"d-0": {**unit, "ActiveState": "activating"}}
+    unit["StateChangeTimestampMonotonic"] = "470000000"
+    host.units = lambda _names: {"d-0": {**unit, "ActiveState": "activating", "SubState": "start-post"}}
     found = said(host)
     assert found[of("replica_starting_seconds")] == 40
     assert found[of("replica_start_seconds")] == 60, "the one before"
     assert found["trainyard_replica_phase{deployment=d,phase=loading weights,replica=d-0}"] == 1
+
+
+@pytest.mark.parametrize("step", ["auto-restart", "start-pre"])
+def test_a_start_that_waits_does_not_count_from_the_process_before(host: replicas.Replicas, step: str) -> None:
+    """Of one that served for days, systemd still has that process: nobody is called for a start of days."""
+    times = {"ExecMainStartTimestampMonotonic": "1000000", "StateChangeTimestampMonotonic": "497000000"}
+    host.units = lambda _names: {"d-0": {**times, "ActiveState": "activating", "SubState": step}}
+    assert said(host)[of("replica_starting_seconds")] == 3
 
 
 def test_what_a_server_wrote_says_nothing_but_words_that_there_are(host: replicas.Replicas, tmp_path: Path) -> None:
