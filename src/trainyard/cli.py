@@ -14,6 +14,7 @@ from trainyard import paths  # makes the collection importable, for every sub-co
 
 #: Where each sub-command is: a function, or an application with sub-commands of its own.
 COMMANDS = {
+    "accept": "trainyard.accept.command:accept",
     "artifact": "trainyard.artifact_command:app",
     "block-watch": "trainyard.block_watch_command:watch",
     "blocks": "trainyard.blocks_command:blocks_command",

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host says of its Neuron devices, as it says it: the evidence that acceptance judges. Nothing is changed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.slices import environment_of
+
+STAGES = ("look", "device")
+
+#: No command is waited for longer, and no more of its output is taken.
+COMMAND_TIMEOUT_S, MOST_BYTES = 20, 4 << 20
+_VISIBLE = "NEURON_RT_VISIBLE_CORES"
+
+
+def command(argv: List[str]) -> Dict[str, Any]:
+    """Return a command's exit status and what it printed; status None and the reason where it does not run."""
+    try:
+        done = subprocess.run(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=COMMAND_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return {"status": None, "out": "", "err": str(error)[:500]}
+    return {
+        "status": done.returncode,
+        "out": done.stdout[:MOST_BYTES].decode("utf-8", "replace"),
+        "err": done.stderr[:500].decode("utf-8", "replace"),
+    }
+
+
+def first_line(argv: List[str]) -> Dict[str, Any]:
+    """Return the first line of a command that goes on, which is ended then; as `command`."""
+    try:
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except OSError as error:
+        return {"status": None, "out": "", "err": str(error)[:500]}
+    end = threading.Timer(COMMAND_TIMEOUT_S, process.kill)
+    end.start()
+    try:
+        line = process.stdout.readline(MOST_BYTES) if process.stdout else b""
+    finally:
+        end.cancel()
+        process.kill()
+        process.communicate()
+    said = "" if line else "it printed nothing within %d s" % COMMAND_TIMEOUT_S
+    return {"status": 0 if line else None, "out": line.decode("utf-8", "replace"), "err": said}
+
+
+def device_nodes(directory: Path) -> List[int]:
+    """Return the numbers of the devices below a directory of device files."""
+    try:
+        names = [entry.name for entry in directory.iterdir()]
+    except OSError:
+        return []
+    found = [re.match(r"neuron(\d{1,4})$", name) for name in names]
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def process_of(pid: Any) -> Dict[str, Any]:
+    """Return whether a process lives, and which cores it says it was given; nothing else of it is taken."""
+    if isinstance(pid, bool) or not isinstance(pid, int) or pid < 1:
+        return {"alive": False, "cores": None}
+    return {"alive": Path("/proc/%d" % pid).exists(), "cores": environment_of(pid).get(_VISIBLE)}
+
+
+def evidence(
+    stages: List[str], tools: Path, devices: Path, instance_type: Optional[str], pids_of: Any
+) -> Dict[str, Any]:
+    """Return what the chosen stages judge.
+
+    Args:
+        stages: of `STAGES`.
+        tools: directory of `neuron-ls` and `neuron-monitor`.
+        devices: directory of the device files.
+        instance_type: what the host is known to be.
+        pids_of: takes the text of `neuron-ls --json-output`, returns the processes that it names.
+    """
+    listed = command([str(tools / "neuron-ls"), "--json-output"])
+    found: Dict[str, Any] = {"instance_type": instance_type, "neuron_ls": listed}
+    if "look" in stages:
+        found["neuron_ls_table"] = command([str(tools / "neuron-ls")])
+    if "device" in stages:
+        found["device_nodes"] = device_nodes(devices)
+        found["monitor"] = first_line([str(tools / "neuron-monitor")])
+        found["processes"] = {str(pid): process_of(pid) for pid in pids_of(listed["out"])}
+        found["effective_user"] = os.geteuid()
+    return found

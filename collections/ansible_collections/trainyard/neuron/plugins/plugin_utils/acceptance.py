@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the product relies on of a Neuron host, each as a check: its source, what is expected, what was seen.
+
+Evidence comes from a host, which may say anything: a check that cannot read it has not passed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import (
+    FAMILIES,
+    INSTANCE_TYPES,
+    TopologyError,
+    parse_topology,
+    table_topology,
+)
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.slices import parse_cores
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.collection import HOME
+
+PASSED, DIFFERS, SKIPPED = "passed", "differs", "not judged"
+
+
+class DifferenceError(Exception):
+    """What was seen is not what is expected; the text is what was seen."""
+
+
+class NotJudgedError(Exception):
+    """Nothing there to judge; the text says why."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that is relied on.
+
+    Attributes:
+        name: stable, for people who compare reports.
+        stage: which stage sees it.
+        source: where it is written.
+        expected: in words.
+        depends: file of the collection and a text in it: the first line of ours that relies on it.
+        judge: takes the evidence, returns what was seen; `DifferenceError`, `NotJudgedError`.
+    """
+
+    name: str
+    stage: str
+    source: str
+    expected: str
+    depends: tuple[str, str]
+    judge: Callable[[Mapping[str, Any]], str]
+
+    def place(self) -> str:
+        """Return the file and line of ours that relies on it."""
+        file, text = self.depends
+        lines = (HOME / file).read_text(encoding="utf-8").splitlines()
+        return f"{file}:{next(number for number, line in enumerate(lines, 1) if text in line)}"
+
+    def result(self, evidence: Mapping[str, Any]) -> dict[str, str]:
+        """Return the verdict on some evidence, JSON-ready."""
+        try:
+            outcome, seen = PASSED, self.judge(evidence)
+        except DifferenceError as error:
+            outcome, seen = DIFFERS, str(error)
+        except NotJudgedError as error:
+            outcome, seen = SKIPPED, str(error)
+        except (TypeError, KeyError, ValueError, AttributeError, IndexError, RecursionError) as error:
+            outcome, seen = DIFFERS, f"it cannot be read: {type(error).__name__}"
+        return {
+            "name": self.name,
+            "stage": self.stage,
+            "outcome": outcome,
+            "expected": self.expected,
+            "seen": seen[:500],
+            "source": self.source,
+            "depends": self.place(),
+        }
+
+
+def _devices(evidence: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the list of `neuron-ls --json-output`; what it cannot be is told by the check of it alone."""
+    try:
+        found = json.loads(evidence["neuron_ls"]["out"])
+    except (ValueError, RecursionError) as error:
+        raise NotJudgedError("neuron-ls printed no JSON") from error
+    if not isinstance(found, list) or not found or not all(isinstance(one, dict) for one in found):
+        raise NotJudgedError("neuron-ls printed no list of devices")
+    return found
+
+
+def _typed(evidence: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the devices where their fields are as they should be; else that is told by the check of them alone."""
+    devices = _devices(evidence)
+    if _field_faults(devices):
+        raise NotJudgedError("the fields of neuron-ls are not as expected")
+    return devices
+
+
+def _json_list(evidence: Mapping[str, Any]) -> str:
+    said = evidence["neuron_ls"]
+    if said["status"] != 0:
+        raise DifferenceError(f"exit status {said['status']}: {said['err'].strip()[:200]}")
+    try:
+        devices = _devices(evidence)
+    except NotJudgedError as error:
+        raise DifferenceError(str(error)) from error
+    numbers = [device.get("neuron_device") for device in devices]
+    if numbers != list(range(len(devices))):
+        raise DifferenceError(f"devices {numbers}")
+    return f"{len(devices)} devices"
+
+
+_FIELDS: dict[str, type] = {
+    "neuron_device": int,
+    "bdf": str,
+    "connected_to": list,
+    "nc_count": int,
+    "memory_size": int,
+    "neuron_processes": list,
+}
+#: Of tools from 2.25 on, all or none of them.
+_NEWER: dict[str, type] = {"cpu_affinity": str, "numa_node": str, "neuroncore_ids": list}
+
+
+def _field_faults(devices: list[dict[str, Any]]) -> list[str]:
+    newer = any(name in device for device in devices for name in _NEWER)
+    wanted = {**_FIELDS, **(_NEWER if newer else {})}
+    wrong = []
+    for name, kind in wanted.items():
+        kinds = {type(device.get(name)).__name__ for device in devices if type(device.get(name)) is not kind}
+        if kinds:
+            wrong.append(f"{name} is {' and '.join(sorted(kinds))} where {kind.__name__} is expected")
+    return wrong
+
+
+def _fields(evidence: Mapping[str, Any]) -> str:
+    devices = _devices(evidence)
+    if wrong := _field_faults(devices):
+        raise DifferenceError("; ".join(wrong))
+    return "fields of tools from 2.25 on" if "neuroncore_ids" in devices[0] else "fields of tools before 2.25"
+
+
+def _header(evidence: Mapping[str, Any]) -> dict[str, str]:
+    text = evidence["neuron_ls_table"]["out"]
+    return dict(re.findall(r"^(instance-type|logical-neuroncore-config):[ \t]*(\S+)", text, re.MULTILINE))
+
+
+def _type_in_header(evidence: Mapping[str, Any]) -> str:
+    found = _header(evidence).get("instance-type")
+    known = evidence.get("instance_type")
+    if found not in INSTANCE_TYPES:
+        raise DifferenceError(f"instance-type: {found}")
+    if known and found != known:
+        raise DifferenceError(f"{found}, and the inventory says {known}")
+    return str(found)
+
+
+def _kind(evidence: Mapping[str, Any]) -> str:
+    known = evidence.get("instance_type") or (_header(evidence) if "neuron_ls_table" in evidence else {}).get(
+        "instance-type"
+    )
+    if known not in INSTANCE_TYPES:
+        raise NotJudgedError("the instance type is not known")
+    return str(known)
+
+
+def _memory(evidence: Mapping[str, Any]) -> str:
+    wanted = FAMILIES[table_topology(_kind(evidence)).family].device_bytes
+    sizes = {device["memory_size"] for device in _typed(evidence)}
+    if sizes != {wanted}:
+        raise DifferenceError(f"{', '.join(map(str, sorted(sizes)))} bytes where {wanted} are expected")
+    return f"{wanted >> 30} GiB each"
+
+
+def _core_numbers(evidence: Mapping[str, Any]) -> str:
+    devices = _typed(evidence)
+    if "neuroncore_ids" not in devices[0]:
+        raise NotJudgedError("tools before 2.25 do not say it")
+    ids = [core for device in devices for core in device["neuroncore_ids"]]
+    if ids != list(range(sum(device["nc_count"] for device in devices))):
+        raise DifferenceError(f"core numbers {ids[:40]}")
+    return f"0 to {len(ids) - 1}, device by device"
+
+
+def _known_shape(evidence: Mapping[str, Any]) -> str:
+    # The parser refuses a host whose devices differ; what they differ in is told by the check of it.
+    for check in (_memory, _core_numbers):
+        try:
+            check(evidence)
+        except DifferenceError as error:
+            raise NotJudgedError("the devices are not alike") from error
+        except NotJudgedError:
+            continue
+    try:
+        here = parse_topology(_typed(evidence), _kind(evidence))
+    except TopologyError as error:
+        raise DifferenceError(str(error)) from error
+    table = table_topology(_kind(evidence), here.logical_nc_config)
+    ours, theirs = (len(table.devices), table.core_count), (len(here.devices), here.core_count)
+    if ours != theirs:
+        raise DifferenceError(f"{theirs[0]} devices with {theirs[1]} logical cores in all")
+    return f"{theirs[0]} devices, {theirs[1]} logical cores at LNC {here.logical_nc_config}"
+
+
+def _links(evidence: Mapping[str, Any]) -> str:
+    links = {device["neuron_device"]: set(device["connected_to"]) for device in _typed(evidence)}
+    odd = sorted(f"{one}->{two}" for one, ends in links.items() for two in ends if one not in links.get(two, set()))
+    if odd:
+        raise DifferenceError(f"only one way: {', '.join(odd[:20])}")
+    return f"{sum(map(len, links.values())) // 2} links, each both ways"
+
+
+def _numa(evidence: Mapping[str, Any]) -> str:
+    devices = _typed(evidence)
+    if "numa_node" not in devices[0]:
+        raise NotJudgedError("tools before 2.25 do not say it")
+    nodes: dict[str, set[str]] = {}
+    for device in devices:
+        nodes.setdefault(device["numa_node"], set()).add(device["cpu_affinity"])
+    several = sorted(node for node, lists in nodes.items() if len(lists) > 1)
+    if several:
+        raise DifferenceError(f"nodes {', '.join(several)} have several CPU lists")
+    lists = [parse_cores(next(iter(found))) for found in nodes.values() if next(iter(found))]
+    if sum(map(len, lists)) != len(frozenset().union(*lists)):
+        raise DifferenceError("a CPU belongs to two nodes")
+    return f"{len(nodes)} NUMA nodes, no CPU in two"
+
+
+def _nodes(evidence: Mapping[str, Any]) -> str:
+    wanted = [device["neuron_device"] for device in _typed(evidence)]
+    missing = sorted(set(wanted) - set(evidence["device_nodes"]))
+    if missing:
+        raise DifferenceError("no /dev/neuron" + ", /dev/neuron".join(map(str, missing)))
+    return f"/dev/neuron0 to /dev/neuron{wanted[-1]}"
+
+
+def _users(evidence: Mapping[str, Any]) -> str:
+    _devices(evidence)
+    processes = evidence["processes"]
+    dead = sorted(pid for pid, found in processes.items() if not found["alive"])
+    # A process may end between the two looks; a core that stays held by nobody is named by a second acceptance, too.
+    if dead:
+        raise DifferenceError(f"{len(dead)} of {len(processes)} processes that hold devices are gone")
+    return f"{len(processes)} processes hold devices, each alive"
+
+
+def _users_cores(evidence: Mapping[str, Any]) -> str:
+    judged = 0
+    for device in _typed(evidence):
+        first, count = device["neuron_device"] * device["nc_count"], device["nc_count"]
+        own = set(range(first, first + count))
+        for process in device["neuron_processes"]:
+            cores = (evidence["processes"].get(str(process["pid"])) or {}).get("cores")
+            if cores is None:
+                continue
+            judged += 1
+            if not own & parse_cores(cores):
+                raise DifferenceError(f"a process with cores {cores} is listed at device {device['neuron_device']}")
+    if not judged:
+        raise NotJudgedError("no process that says its cores holds a device")
+    return f"{judged} entries, each at a device of the process's own cores"
+
+
+def _monitor(evidence: Mapping[str, Any]) -> str:
+    said = evidence["monitor"]
+    if said["status"] != 0:
+        raise DifferenceError(said["err"] or "it printed nothing")
+    report = json.loads(said["out"])
+    hardware = report["neuron_hardware_info"]
+    missing = [name for name in ("neuron_runtime_data", "system_data", "instance_info") if name not in report]
+    if missing:
+        raise DifferenceError(f"no {', '.join(missing)}")
+    devices = _typed(evidence)
+    if hardware["neuron_device_count"] != len(devices):
+        raise DifferenceError(f"{hardware['neuron_device_count']} devices, and neuron-ls has {len(devices)}")
+    return f"{len(devices)} devices, as neuron-ls"
+
+
+_LS, _MONITOR = "neuron-ls guide", "neuron-monitor guide"
+_TOPOLOGY = "plugins/module_utils/plan/topology.py"
+_SLICES = "plugins/module_utils/serving/slices.py"
+
+CHECKS: tuple[Check, ...] = (
+    Check("neuron-ls-json", "look", _LS, "exit status 0, and a JSON array with an object for each device, in order",
+          (_SLICES, "def read_devices("), _json_list),
+    Check("neuron-ls-fields", "look", _LS, "the fields of the tools' version, numa_node as text",
+          (_TOPOLOGY, "def _neuron_ls_entry("), _fields),
+    Check("neuron-ls-header", "look", _LS, "the instance type in the header of the table, as the inventory has it",
+          ("plugins/modules/topology_info.py", "^instance-type:"), _type_in_header),
+    Check("devices-and-cores", "look", "hardware pages", "as many devices and logical cores as the type has",
+          (_TOPOLOGY, "def parse_topology("), _known_shape),
+    Check("device-memory", "look", "hardware pages", "the family's HBM at each device",
+          (_TOPOLOGY, "def hbm_bytes_per_core("), _memory),
+    Check("links", "look", _LS, "each link named at both its ends",
+          (_TOPOLOGY, "connected_to:"), _links),
+    Check("numa", "look", "runtime's performance guide", "one CPU list for each NUMA node, and no CPU in two",
+          (_TOPOLOGY, "NO_NUMA_NODE = "), _numa),
+    Check("core-numbers", "look", _LS, "logical cores counted through, device by device",
+          (_TOPOLOGY, "cores: Tuple[int, ...]"), _core_numbers),
+    Check("device-nodes", "device", "driver", "/dev/neuronN for each device",
+          ("plugins/module_utils/sdk.py", "/dev/neuron"), _nodes),
+    Check("holders-live", "device", "runtime guide", "a process that holds a device lives",
+          (_SLICES, "def holders("), _users),
+    Check("holders-cores", "device", _LS, "a process is listed at the devices of the cores that it was given",
+          (_SLICES, "def holders("), _users_cores),
+    Check("neuron-monitor", "device", _MONITOR, "a JSON report a line, of as many devices as neuron-ls names",
+          ("plugins/module_utils/acceptance.py", "neuron-monitor"), _monitor),
+)  # fmt: skip
+
+
+def judged(evidence: Mapping[str, Any], stages: tuple[str, ...]) -> list[dict[str, str]]:
+    """Return the verdict of every check of some stages."""
+    return [check.result(evidence) for check in CHECKS if check.stage in stages]
