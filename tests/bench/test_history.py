@@ -66,6 +66,7 @@ def test_a_run_that_is_not_sound_says_so_and_is_no_yardstick(tmp_path: Path) -> 
     paths = [run(tmp_path, 0), run(tmp_path, 1, 2.0, sound=False), run(tmp_path, 2)]
     entries = said(*paths)
     assert entries[1].verdict.startswith("not sound")
+    assert (entries[1].before, entries[1].regressions) == (None, [])
     assert entries[2].before is not None and entries[2].before.report.run.id == "run-0"
     assert entries[2].verdict == "as before"
 

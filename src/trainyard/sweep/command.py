@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from trainyard import ansible_run, one_run, vault
-from trainyard.forecast.command import calibration_or_exit
+from trainyard.forecast.command import calibration_or_exit, ranged
 from trainyard.forecast.what_if import plan_with
 from trainyard.one_run import OneRun
 from trainyard.paths import RESULTS, called, playbook  # makes the planner's imports possible
@@ -28,8 +28,13 @@ from trainyard.sweep.spec import Point, Spec
 # Before Ansible's loader knows the collection, which an inventory is read with: it does not find the rest of a package
 # that it did not load itself.
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import Calibration  # isort: skip
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.figures import Setup  # isort: skip
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.planned import NoForecastError, setup_of  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.figures import Setup, forecast  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.planned import (  # isort: skip
+    NoForecastError,
+    load_in,
+    setup_of,
+    too_long,
+)
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.block_end import EVACUATE_S  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times  # isort: skip
@@ -187,7 +192,7 @@ def sweep(
     except PlanError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(1) from error
-    show(console, points)
+    show(console, points, given, constants)
     if check:
         return
     directory = (output or RESULTS / f"sweep-{file.stem}").resolve()
@@ -230,16 +235,33 @@ def progress_bar(console: Console, given: Spec) -> Iterator[Callable[[engine.Pro
         yield heard
 
 
-def show(console: Console, points: list[Point]) -> None:
-    """The points, with the reasons of those that are out, and how many artifacts they need."""
+#: Of so many points the forecast is shown; of more, only while they are measured.
+SHOWN_FORECASTS = 200
+
+
+def show(console: Console, points: list[Point], given: Spec, calibration: Calibration) -> None:
+    """The points, with the reasons of those that are out, the artifacts that they need, and each one's forecast."""
     possible = [point for point in points if point.possible]
     artifacts = {artifact for point in possible for artifact in point.artifacts}
     console.print(
         f"{len(possible)} of {len(points)} configurations are possible, with {len(artifacts)} artifacts to compile"
     )
+    few = len(possible) <= SHOWN_FORECASTS
     for point in points:
         verdict = " ".join(artifact[:12] for artifact in point.artifacts) if point.possible else f"out: {point.reason}"
-        console.print(f"  {point.name}  {verdict}", markup=False, soft_wrap=True)
+        expected = expected_of(point, given, calibration) if few and point.possible else ""
+        console.print(f"  {point.name}  {verdict}{expected}", markup=False, soft_wrap=True)
+
+
+def expected_of(point: Point, given: Spec, calibration: Calibration) -> str:
+    """What is forecast of a point under the sweep's first load; empty where nothing can be."""
+    loads = given.loads or ({},)
+    load = load_in({**given.load, **loads[0]})
+    if point.setup is None or too_long(point.setup, load):
+        return ""
+    found = forecast(point.setup, load, calibration)
+    tokens, first = (ranged(found[name]) for name in ("output_tokens_per_s", "time_to_first_token_p50_ms"))
+    return f"  forecast: {tokens} tokens/s, first token {first} ms"
 
 
 def say_forecast(console: Console, guide: Guide, left_out: Mapping[str, str]) -> None:
