@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -89,7 +90,7 @@ def test_the_wheel_is_made_of_files_of_one_date(place: Place) -> None:
     assert {row.date_time[0] for row in rows} == {2023}
     hosts = next(row for row in rows if row.filename.endswith("project/inventory/lab/hosts.py"))
     assert hosts.external_attr >> 16 & 0o100
-    assert [row.filename for row in rows if "/tests/" in row.filename] == []
+    assert [row.filename for row in rows if "/tests/unit/" in row.filename] == []
 
 
 def test_every_role_and_playbook_of_the_tree_is_in_the_archive(place: Place) -> None:
@@ -150,3 +151,27 @@ def test_a_lab_has_its_state_with_the_user_and_its_inventory_with_the_wheel(plac
         assert json.loads(place.run(f"{source}/hosts.py").stdout) == {"neuron": {"hosts": ["h1"]}}
     finally:
         kept.unlink()
+
+
+EXAMPLE = re.compile(r"^## Example\n.*?^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_each_role_is_used_alone_as_its_page_says(place: Place) -> None:
+    home = place.folder / "collections/ansible_collections/trainyard/neuron/roles"
+    files = []
+    for page in sorted(home.glob("*/README.md")):
+        (text,) = EXAMPLE.findall(page.read_text(encoding="utf-8"))
+        role = f"trainyard.neuron.{page.parent.name}"
+        specs = yaml.safe_load((page.parent / "meta/argument_specs.yml").read_text(encoding="utf-8"))
+        options = specs["argument_specs"]["main"]["options"]
+        used = [one for play in yaml.safe_load(text) for one in play.get("roles", []) if one["role"] == role]
+        assert len(used) == 1, role
+        assert set(used[0]) - {"role", "tags"} <= set(options), role
+        assert {name for name, option in options.items() if option.get("required")} <= set(used[0]), role
+        files.append(f"example_{page.parent.name}.yml")
+        (place.folder / files[-1]).write_text(f"---\n{text}", encoding="utf-8")
+    assert len(files) > 10
+    place.ansible("playbook", "--syntax-check", "-i", "mine", *files)
+    # Of the one that plans for itself, the plan itself: no host is reached for it.
+    listed = place.ansible("playbook", "--list-tasks", "-i", "mine", "example_vllm_endpoint.yml")
+    assert listed.index("Plan the fleet from the inventory") < listed.index("trainyard.neuron.vllm_endpoint : Lay out")
