@@ -203,3 +203,15 @@ def test_a_router_that_does_not_come_back_is_told_and_the_run_fails(site: Site) 
     assert code != 0, text
     assert "router r1: " in text and "It may still send requests to hosts that leave" in text
     assert site.fleet.holders() == ["", "", ""]
+
+
+def test_a_host_that_does_not_answer_is_drained_all_the_same_and_named(site: Site) -> None:
+    site.said(44, deadline_s=20)
+    inventory = json.loads((site.fleet.folder / "hosts").read_text())
+    silent = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    inventory["all"]["children"]["neuron"]["hosts"]["h1"].update(silent, trainyard_address="10.0.0.1")
+    (site.fleet.folder / "hosts").write_text(json.dumps(inventory))
+    code, text = site.evacuate()
+    assert "host h1: does not answer; nothing was saved there" in text, text
+    assert code == 0, text
+    assert site.drained() == {"h1:tiny-0", "h1:tiny-1"}

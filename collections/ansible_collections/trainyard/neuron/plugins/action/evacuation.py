@@ -122,7 +122,8 @@ class ActionModule(run_lock.Fenced):
     def _saved(self, variables: Any, store: str) -> str | None:
         """Why a host's artifacts are not saved; None where it did not answer."""
         answer = variables.get("trainyard_saved") or {}
-        if answer.get("unreachable"):
+        # Without a store nothing is asked of it for artifacts, but for results it is.
+        if answer.get("unreachable") or (variables.get("trainyard_results") or {}).get("unreachable"):
             return None
         if not store:
             return "model_compile_store is not set, so artifacts are compiled again for the next hosts"
