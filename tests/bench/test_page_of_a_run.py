@@ -8,6 +8,14 @@ from pathlib import Path
 import pytest
 from ansible_collections.trainyard.neuron.plugins.action import benchmark_report
 
+from tests.bench.test_report import saved
+
+
+def test_a_run_s_page_is_beside_its_report(tmp_path: Path) -> None:
+    run = saved(tmp_path, "one")
+    assert benchmark_report.page_of(run) == (str(run / "report.html"), "")
+    assert (run / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
 
 def test_what_keeps_a_page_from_being_written_is_said_with_the_command(tmp_path: Path) -> None:
     page, why = benchmark_report.page_of(tmp_path)
