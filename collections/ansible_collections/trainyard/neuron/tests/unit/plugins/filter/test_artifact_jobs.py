@@ -52,7 +52,7 @@ def test_an_artifact_of_an_image_is_compiled_in_it() -> None:
 
 
 def test_mode_must_be_known() -> None:
-    with pytest.raises(ValueError, match="not compile or fetch"):
+    with pytest.raises(ValueError, match="not compile, fetch or store"):
         artifact_jobs([], "h1", "both")
 
 
