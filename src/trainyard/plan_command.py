@@ -51,6 +51,7 @@ def open_inventory(sources: tuple[str, ...]) -> tuple[Any, Any]:
     from ansible.inventory.manager import InventoryManager
     from ansible.parsing.dataloader import DataLoader
     from ansible.plugins.loader import init_plugin_loader
+    from ansible.utils.collection_loader import AnsibleCollectionConfig
     from ansible.vars.hostvars import HostVars
     from ansible.vars.manager import VariableManager
 
@@ -60,7 +61,8 @@ def open_inventory(sources: tuple[str, ...]) -> tuple[Any, Any]:
     try:
         # Ansible tells at length what each of its plugins made of a source; where none can read it, one line is enough.
         with contextlib.redirect_stderr(said):
-            init_plugin_loader([str(COLLECTIONS)])
+            if not AnsibleCollectionConfig.collection_finder:
+                init_plugin_loader([str(COLLECTIONS)])
             loader = DataLoader()
             vault.unlock(loader)
             inventory = InventoryManager(loader=loader, sources=list(sources))

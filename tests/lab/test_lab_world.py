@@ -26,6 +26,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases imp
     sdk_table,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import VARIABLES
+from moto.moto_api._internal import moto_api_backend
 
 from lab import neuron_image, neuron_packages, neuron_wheels, tiny_model, vllm_sources
 from lab.services import aws, ec2, files, hub, metadata, sources, world
@@ -74,6 +75,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Paths:
 @pytest.fixture(scope="module")
 def outside(served: Path, lab: Paths) -> Iterator[dict[str, str]]:
     """The environment in which programs find that world."""
+    # Other tests of this process may have had an account here.
+    moto_api_backend.reset()
     cloud = aws.serve("127.0.0.1", 0)
     servers = {
         world.APT: files.serve(served / "apt", "127.0.0.1", 0),
@@ -123,6 +126,8 @@ def outside(served: Path, lab: Paths) -> Iterator[dict[str, str]]:
 @pytest.fixture
 def inside(outside: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """This process in that world."""
+    # Kept from the first call of a process, with the proxies of then.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     for name, value in outside.items():

@@ -44,8 +44,9 @@ def test_the_planner_says_every_word_that_is_declared(plan: dict[str, Any]) -> N
 
 def test_the_schema_of_the_plan_has_the_words_that_are_declared() -> None:
     schema = json.loads((ROOT / "docs/schemas/plan.schema.json").read_text())
-    # A benchmark's replicas are of many hosts, and say of which.
-    assert set(schema["$defs"]["replica"]["properties"]) == WORDS | {"host"}
+    # A benchmark's replicas are of many hosts, and say of which, and of what kind it is.
+    beside = {"host", "instance_type", "logical_nc_config"}
+    assert set(schema["$defs"]["replica"]["properties"]) == WORDS | beside
 
 
 @pytest.mark.parametrize(

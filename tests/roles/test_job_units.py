@@ -19,6 +19,8 @@ BUDGET = {
     # Root, to look at runtimes of other users; two capabilities, no write access, no devices but Neuron's.
     ("neuron_monitor", "trainyard-monitor.service"): 30,
     ("neuron_monitor", "trainyard-exporter.service"): 30,
+    # A person's user, with the network: Ansible at work while nobody is there, and no root.
+    ("block_watch", "trainyard-block-watch.service"): 28,
     # Users of their own, that keep what they measured and nothing else.
     ("monitoring", "trainyard-prometheus.service"): 19,
     ("monitoring", "trainyard-alertmanager.service"): 19,
@@ -41,6 +43,12 @@ ELSEWHERE = {
     *(("vllm_endpoint", re.sub(r"@.*[.]", "@.", unit)) for unit in test_vllm_endpoint.BUDGET),
 }
 VARIABLES: dict[str, dict[str, Any]] = {
+    "block_watch": {
+        "block_watch_user": "ops",
+        "block_watch_checkout": "/srv/trainyard",
+        "block_watch_program": "/usr/bin/trainyard",
+        "block_watch_inventory": ["inventory/trn2"],
+    },
     "neuron_monitor": {"neuron_monitor_port": 9400, "neuron_monitor_clients": ["10.0.0.0/16"]},
     "benchmark": {
         "__benchmark_cluster": {"token_file": "/opt/trainyard/ray-token", "address": "10.0.0.1:6379"},
@@ -66,6 +74,7 @@ def tree(root: Path, role: str, unit: str) -> str:
         "usr/local/lib/trainyard/exporter",
         "usr/bin/prometheus",
         "usr/bin/prometheus-alertmanager",
+        "usr/bin/trainyard",
         "bin/kill",
     )
     for program in programs:
@@ -142,7 +151,9 @@ def test_a_unit_of_a_job_writes_where_it_must_and_has_the_secrets_that_it_needs(
     assert not any("SECRET" in value or "TOKEN" in value for value in setting(role, unit, "Environment"))
 
 
-#: What every unit gives up but the one of the instance store, which mounts for all.
+#: One mounts for all; the other is Ansible at work for a person, in that person's home and checkout.
+KEEP_MORE = {"trainyard-instance-store.service", "trainyard-block-watch.service"}
+#: What every other unit gives up.
 GIVEN_UP = (
     "NoNewPrivileges", "ProtectHome", "PrivateTmp", "ProtectKernelTunables", "ProtectKernelModules",
     "ProtectControlGroups", "RestrictNamespaces", "LockPersonality",
@@ -161,12 +172,10 @@ KEPT = {
 }
 
 
-@pytest.mark.parametrize(
-    ("role", "unit"), [found for found in BUDGET if found[1] != "trainyard-instance-store.service"]
-)
+@pytest.mark.parametrize(("role", "unit"), [found for found in BUDGET if found[1] not in KEEP_MORE])
 def test_a_unit_gives_up_each_right_that_it_does_not_need(role: str, unit: str) -> None:
     """Line by line: the budget alone has room for one of them."""
-    assert {found[1] for found in BUDGET} - set(KEPT) == {"trainyard-instance-store.service"}
+    assert {found[1] for found in BUDGET} - set(KEPT) == KEEP_MORE
     assert {key: setting(role, unit, key) for key in GIVEN_UP} == {key: ["yes"] for key in GIVEN_UP}
     assert setting(role, unit, "ProtectSystem") == ["strict"]
     assert setting(role, unit, "CapabilityBoundingSet") == KEPT[unit]

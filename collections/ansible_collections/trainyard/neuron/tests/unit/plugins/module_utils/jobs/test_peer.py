@@ -47,7 +47,7 @@ program = (
     "job.unit_runs = lambda *_: pathlib.Path(" + repr(str(home / "unit_runs")) + ").exists(); "
     "sys.exit(program.main(sys.argv[1:]))"
 )
-argv = [{python!r}, "-c", program, *words[words.index("trainyard_jobs") + 1:]]
+argv = [{python!r}, "-c", program, *words[words.index("trainyard_jobs.program") + 1:]]
 os.environ.update(HOME=str(home), PYTHONPATH={library!r}, SSH_ORIGINAL_COMMAND=request)
 cut = home / "cut"
 if cut.exists() and "get" in sys.argv:
