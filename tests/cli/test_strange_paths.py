@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
 from trainyard.cli import COMMANDS, app
 from trainyard.paths import ROOT
@@ -110,27 +111,49 @@ def strange(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="module")
+def called(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[list[str]], dict[str, Any]]]:
+    """Runs a command line in a process of these tests' own."""
+    keys = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
+    nobody = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+    argv = [sys.executable, "-m", "tests.cli.one_process"]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(
+        argv,
+        cwd=tmp_path_factory.mktemp("here"),
+        env={**os.environ, **keys, **nobody, "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        into, out = process.stdin, process.stdout
+
+        def call(words: list[str]) -> dict[str, Any]:
+            into.write(json.dumps(words) + "\n")
+            into.flush()
+            answer: dict[str, Any] = json.loads(out.readline())
+            return answer
+
+        yield call
+        into.close()
+
+
 @pytest.mark.parametrize("given", EVERY, ids=[f"{one.command} {one.parameter.name}" for one in EVERY])
 def test_no_path_makes_a_traceback(
-    given: Given, strange: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: Given, strange: dict[str, str], called: Callable[[list[str]], dict[str, Any]]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "none")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     wrong = []
     kinds = strange if f"{given.command} {given.parameter.name}" in WIDE else USUAL
     for kind in kinds:
-        value, before = strange[kind], dict(os.environ)
-        called = CliRunner().invoke(app, given.words(value))
-        os.environ.clear()
-        os.environ.update(before)
-        fell = called.exception if not isinstance(called.exception, SystemExit) else None
-        if fell is not None or called.exit_code not in DOCUMENTED or "Traceback" in called.output:
-            wrong.append(f"{kind}: exit {called.exit_code}: {fell!r}")
-        elif called.exit_code and not called.output.strip():
-            wrong.append(f"{kind}: exit {called.exit_code} without a word")
+        answer = called(given.words(strange[kind]))
+        code, output = answer["exit_code"], answer["output"]
+        if answer["fell"] or code not in DOCUMENTED or "Traceback" in output:
+            wrong.append(f"{kind}: exit {code}: {answer['fell'] or output[-300:]}")
+        elif code and not output.strip():
+            wrong.append(f"{kind}: exit {code} without a word")
     assert wrong == []
 
 
