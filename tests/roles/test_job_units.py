@@ -19,7 +19,7 @@ BUDGET = {
     # Root, to look at runtimes of other users; two capabilities, no write access, no devices but Neuron's.
     ("neuron_monitor", "trainyard-monitor.service"): 30,
     ("neuron_monitor", "trainyard-exporter.service"): 30,
-    # A person's user, with the network: Ansible at work while nobody is there, and no root.
+    # Ansible at work for a person while nobody is there: the network, a home, and no capability.
     ("block_watch", "trainyard-block-watch.service"): 28,
     # Users of their own, that keep what they measured and nothing else.
     ("monitoring", "trainyard-prometheus.service"): 19,
@@ -44,7 +44,6 @@ ELSEWHERE = {
 }
 VARIABLES: dict[str, dict[str, Any]] = {
     "block_watch": {
-        "block_watch_user": "ops",
         "block_watch_checkout": "/srv/trainyard",
         "block_watch_program": "/usr/bin/trainyard",
         "block_watch_inventory": ["inventory/trn2"],
