@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from trainyard.paths import ROOT
 #: Exit codes of docs/commands.md.
 DOCUMENTED = {0, 1, 2}
 #: What makes the rest of a command line good, where one of its paths is not.
-GOOD = {"inventory": str(ROOT / "inventory/trn2/hosts.yml"), "file": str(ROOT / "sweeps/llama-3-3-70b.yml")}
+GOOD = {"inventory": "inventory/hosts.yml", "file": str(ROOT / "sweeps/llama-3-3-70b.yml")}
 #: Options that are no path and have to be given, or keep a command from doing more than reading.
 FURTHER = {
     "init": ["--recipe", "qwen3-32b", "--host", "a=10.0.0.11"],
@@ -118,9 +119,12 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[list[
     nobody = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
     argv = [sys.executable, "-m", "tests.cli.one_process"]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    here = tmp_path_factory.mktemp("here")
+    # A copy: some commands write beside the inventory.
+    shutil.copytree(ROOT / "inventory/trn2", here / "inventory")
     with subprocess.Popen(
         argv,
-        cwd=tmp_path_factory.mktemp("here"),
+        cwd=here,
         env={**os.environ, **keys, **nobody, "PYTHONPATH": path},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
