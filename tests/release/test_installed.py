@@ -109,8 +109,14 @@ def test_every_role_and_playbook_of_the_tree_is_in_the_archive(place: Place) -> 
     assert [name for name in called if f"trainyard.neuron.{name}`" not in said] == []
 
 
-def test_an_inventory_is_written_and_planned_and_every_playbook_is_parsed_with_it(place: Place) -> None:
-    said = place.trainyard("init", "mine", "--recipe", "qwen3-32b", "--host", "trn2-a=10.0.0.11")
+@pytest.fixture(scope="module")
+def written(place: Place) -> str:
+    """What `trainyard init` says, which writes the inventory `mine` and Ansible's settings."""
+    return place.trainyard("init", "mine", "--recipe", "qwen3-32b", "--host", "trn2-a=10.0.0.11")
+
+
+def test_an_inventory_is_written_and_planned_and_every_playbook_is_parsed_with_it(place: Place, written: str) -> None:
+    said = written
     assert "ansible-playbook trainyard.neuron.site -i mine" in said
     assert "cd " not in said
     assert "replicas on 1 hosts" in place.trainyard("plan", "-i", "mine")
@@ -123,6 +129,7 @@ def test_an_inventory_is_written_and_planned_and_every_playbook_is_parsed_with_i
     assert "trainyard.neuron.vllm_endpoint : Lay out the release" in tasks
 
 
+@pytest.mark.usefixtures("written")
 def test_the_collection_of_the_wheel_is_found_where_none_is_installed(place: Place) -> None:
     settings = (place.folder / "ansible.cfg").read_text(encoding="utf-8")
     (place.folder / "collections").rename(place.folder / "away")
@@ -133,6 +140,7 @@ def test_the_collection_of_the_wheel_is_found_where_none_is_installed(place: Pla
     assert str(place.python.parent.parent) in settings
 
 
+@pytest.mark.usefixtures("written")
 def test_settings_that_are_there_are_left_alone(place: Place) -> None:
     before = (place.folder / "ansible.cfg").read_bytes()
     said = place.trainyard("init", "second", "--recipe", "qwen3-32b", "--host", "trn2-a=10.0.0.11")
@@ -156,6 +164,7 @@ def test_a_lab_has_its_state_with_the_user_and_its_inventory_with_the_wheel(plac
 EXAMPLE = re.compile(r"^## Example\n.*?^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.usefixtures("written")
 def test_each_role_is_used_alone_as_its_page_says(place: Place) -> None:
     home = place.folder / "collections/ansible_collections/trainyard/neuron/roles"
     files = []
