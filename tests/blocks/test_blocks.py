@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
+from lab.services.blocks import Market
 from tests.blocks.conftest import Account
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.capacity import blocks, offers  # isort: skip
@@ -39,8 +41,35 @@ def test_offers_are_shown_with_the_price_of_a_host_hour_and_end_at_half_past_ele
     for offer in found["offers"]:
         assert offer["end"].endswith("T11:30:00Z")
         assert float(offer["fee"]) == pytest.approx(35.7608 * offer["host_hours"], abs=0.01)
-    prices = [Decimal(offer["price_per_host_hour"]) for offer in found["offers"]]
-    assert prices == sorted(prices)
+
+
+def test_the_cheapest_host_hour_is_first_and_of_one_price_the_block_that_begins_first() -> None:
+    start, price = datetime(2026, 12, 1, tzinfo=UTC), {"dear": "40", "late": "35.76", "soon": "35.7649"}
+    begins = {"dear": start, "late": start + timedelta(days=1), "soon": start}
+    rows = [
+        {
+            "CapacityBlockOfferingId": name,
+            "InstanceType": "trn2.48xlarge",
+            "AvailabilityZone": "us-east-1a",
+            "InstanceCount": 1,
+            "StartDate": begins[name],
+            "EndDate": begins[name] + timedelta(hours=100),
+            "UpfrontFee": str(Decimal(price[name]) * 100),
+            "CurrencyCode": "USD",
+        }
+        for name in price
+    ]
+    found = offers.ranked([offers.read(row) for row in rows], None)
+    assert [offer.id for offer in found] == ["soon", "late", "dear"]
+
+
+@pytest.mark.parametrize("minute", range(0, 24 * 60, 7))
+def test_at_any_time_of_day_a_block_that_begins_at_once_is_offered_first(minute: int) -> None:
+    """All offers of the stand-in have one price; fees that are rounded to the cent do not decide between them."""
+    market = Market()
+    market.set({"now": (datetime(2026, 12, 1, tzinfo=UTC) + timedelta(minutes=minute)).isoformat()})
+    found = [offers.read(row) for row in market.offers("trn2.48xlarge", 2, 24, None)]
+    assert offers.ranked(found, None)[0].start <= market.now
 
 
 def test_a_budget_leaves_out_what_costs_more_and_says_how_many(account: Account) -> None:

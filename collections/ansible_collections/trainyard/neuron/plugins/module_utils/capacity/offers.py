@@ -17,6 +17,7 @@ LONGEST_BY_DAYS_H, LONGEST_H = 14 * DAY_H, 182 * DAY_H
 MOST_INSTANCES = 64
 #: Offers end at this time of day, UTC.
 END_OF_DAY = (11, 30)
+CENT = Decimal("0.01")
 
 
 class OfferError(ValueError):
@@ -241,9 +242,12 @@ def read(row: Mapping[str, Any]) -> Offer:
 
 
 def ranked(offers: Sequence[Offer], budget: Optional[Decimal]) -> List[Offer]:
-    """The offers within the budget: cheapest host-hour first, then the earliest."""
+    """The offers within the budget: cheapest host-hour first, to the cent, then the earliest.
+
+    A fee is rounded to the cent, so two offers of one price differ in the last places of theirs by length alone.
+    """
     within = [offer for offer in offers if budget is None or offer.fee <= budget]
-    return sorted(within, key=lambda offer: (offer.price_per_host_hour, offer.start, offer.id))
+    return sorted(within, key=lambda offer: (offer.price_per_host_hour.quantize(CENT), offer.start, offer.id))
 
 
 def confirmed(offers: Sequence[Offer], offering: str, fee: Decimal, currency: str, budget: Optional[Decimal]) -> Offer:
