@@ -65,6 +65,7 @@ from jsonschema import Draft202012Validator
 
 from tests.fuzz.engine import Target
 from tests.fuzz.mutations import mutated, mutated_json, mutated_text
+from trainyard.nodes.settings import NODES, NodesError, nodes_of
 from trainyard.report import analysis, render
 from trainyard.settings_file import read_yaml
 from trainyard.sweep import engine as sweep_engine
@@ -331,6 +332,9 @@ def run_sweep(given: Any) -> Any:
     return found
 
 
+NODE_FILES = [
+    {"nodes": [{"name": "east-1", "runner": ["ssh", "runner@10.0.0.5", "ansible-runner"]}, {"name": "here"}]},
+]
 SWEEPS = [
     {
         "deployment": "llama",
@@ -726,6 +730,7 @@ TARGETS: tuple[Target, ...] = (
         (PlanError, TooLargeError),
         wrong_keys,
     ),
+    Target("nodes", mutated(NODE_FILES), nodes_of, (NodesError,), outside(NODES)),
     Target("sweep", mutated(SWEEPS), run_sweep, (spec.SpecError, TooLargeError), outside(spec.SWEEP), weight=2),
     Target("yaml", mutated_text(YAMLS), run_yaml, (spec.SpecError, FileError)),
     Target(

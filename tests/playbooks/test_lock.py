@@ -150,7 +150,7 @@ def test_where_one_host_is_held_none_is_changed_and_the_others_have_their_lock_b
     code, text = fleet.run("ann", "--check")
     assert code == 0, text
     assert fleet.changed() == [], "the play of the test changes nothing in check mode either"
-    code, text = fleet.run("ann", "-e", "trainyard_take_over=run-1")
+    code, text = fleet.run("ann", "-e", "trainyard_take_over=run-0,run-1")
     assert code == 0, text
     assert fleet.changed() == list(HOSTS)
 

@@ -48,8 +48,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core ships 
         """Give back what the run still has."""
         del stats
         held = [row for row in run_lock.current().all_said() if "renewed_s" in row]
-        # A part of a longer run keeps it.
-        if held and run_lock.outer() is None:
+        # A part of a longer run keeps it, but the last.
+        if held and (run_lock.outer() is None or run_lock.OVER in os.environ):
             self._display.display(lock_message(held, given_back(context.CLIARGS, sys.argv[1:], held[0]["holder"])))
 
 

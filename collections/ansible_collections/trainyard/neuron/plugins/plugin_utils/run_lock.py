@@ -161,6 +161,11 @@ def run_id() -> str:
     return given[0] if given else Path(constants.DEFAULT_LOCAL_TMP).name.removeprefix("ansible-local-")
 
 
+def named_runs(given: Any) -> list[str]:
+    """Return the runs that a text names, one or several with commas between."""
+    return [word.strip() for word in str(given).split(",") if word.strip()]
+
+
 def claim_of(verb: str, lease_s: float = LEASE_S) -> Claim:
     """Who this run is to a host; to be called in a worker, whose parent is the run."""
     given = outer()
@@ -244,7 +249,7 @@ class Locking(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
         """Run a module with ``claim``; returns its result, whose ``lock`` says who has it, or why it was refused."""
         lock, mine, host = current(), claim_of(verb, lease_s), str(task_vars["inventory_hostname"])
         given = task_vars.get("trainyard_take_over")
-        take_over = [str(self._templar.template(given))] if given else []
+        take_over = named_runs(self._templar.template(given)) if given else []
         while True:
             claim = {**asdict(mine), "take_over": take_over}
             result: dict[str, Any] = self._execute_module(

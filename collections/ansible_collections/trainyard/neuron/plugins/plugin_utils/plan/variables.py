@@ -323,7 +323,11 @@ JUDGED: Dict[str, Field] = {
     ),
     "trainyard_benchmark": Field(_LINE, about="the one deployment to measure", example="llama-3-3-70b"),
     "trainyard_only": Field(_LINE, about="pattern of the hosts that a run is for", example="trn2-a"),
-    "trainyard_take_over": Field(_LINE, about="the run whose lock is taken over", example="20261130T101500-1a2b3c"),
+    "trainyard_take_over": Field(
+        _LINE,
+        about="the run whose lock is taken over, or several with commas between",
+        example="20261130T101500-1a2b3c",
+    ),
     "trainyard_teardown_data": Field(
         switch(),
         default=False,
