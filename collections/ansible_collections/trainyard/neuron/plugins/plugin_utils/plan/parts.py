@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import shape
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.replica import FurtherWeights, ReplicaPlan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.router_access import Access
 
 
 @dataclass(frozen=True)
@@ -328,23 +329,13 @@ class RouterModel:
 
 
 @dataclass(frozen=True)
-class RouterReach:
-    """Who may reach a router, as `router_access.Access` has it.
+class RouterReach(Access):
+    """Who may reach a router of the plan.
 
     Attributes:
         before: addresses of the routers of the fleet, all of whose requests come from one address each.
     """
 
-    address: str
-    metrics_address: str
-    metrics_port: int
-    addresses: Tuple[str, ...]
-    metrics_addresses: Tuple[str, ...]
-    private_networks: Tuple[str, ...]
-    private_only: bool
-    metrics_private_only: bool
-    requests: str
-    metrics: str
     before: Tuple[str, ...] = ()
 
 
