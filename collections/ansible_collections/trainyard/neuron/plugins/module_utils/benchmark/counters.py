@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
-import urllib.error
-import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Set, Tuple
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving import exposition
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import exposition, probe
 
 #: Our field -> vLLM's metric. The V0 and V1 engines use the same names for these.
 COUNTERS = {
@@ -26,9 +23,6 @@ GAUGES = {
     "waiting": exposition.WAITING,
     "process_started_at": "process_start_time_seconds",
 }
-
-# A proxy of the environment is for the world outside; replicas are on private addresses.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class UnreachableError(Exception):
@@ -52,14 +46,12 @@ class Snapshot:
 
 
 def get(url: str, timeout_s: float = 10.0) -> str:
-    """Body of a GET request; `UnreachableError` for anything but a 200."""
+    """Body of a GET request; `UnreachableError` for anything but a 200 of bounded length in time."""
+    base, path = url.rsplit("/", 1)
     try:
-        with _OPENER.open(url, timeout=timeout_s) as answer:
-            return answer.read().decode("utf-8", "replace")  # type: ignore[no-any-return]
-    except urllib.error.HTTPError as error:
-        raise UnreachableError(f"{url} answered {error.code} {error.reason}") from error
-    except (OSError, ValueError) as error:
-        raise UnreachableError(f"{url} does not answer: {getattr(error, 'reason', error)}") from error
+        return probe.Client(base, timeout_s=timeout_s).page("/" + path)
+    except probe.ProbeError as error:
+        raise UnreachableError(f"{url} {error}") from error
 
 
 def snapshot_of(text: str) -> Snapshot:
@@ -85,16 +77,10 @@ def read(url: str, timeout_s: float = 10.0) -> Snapshot:
 
 def models(url: str, timeout_s: float = 10.0, api_key: str = "") -> List[str]:
     """The model ids that an OpenAI-compatible server names."""
-    request = urllib.request.Request(url.rstrip("/") + "/v1/models")  # noqa: S310 - the fleet's own URL
-    if api_key:
-        request.add_header("Authorization", "Bearer " + api_key)
     try:
-        with _OPENER.open(request, timeout=timeout_s) as answer:
-            return [str(row["id"]) for row in json.load(answer)["data"]]
-    except urllib.error.HTTPError as error:
-        raise UnreachableError(f"{url}/v1/models answered {error.code} {error.reason}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnreachableError(f"{url}/v1/models does not answer as an OpenAI server: {error}") from error
+        return probe.Client(url, api_key or None, timeout_s).models()
+    except probe.ProbeError as error:
+        raise UnreachableError(f"{url} is no OpenAI server that answers: {error}") from error
 
 
 def settled(urls: Dict[str, str], timeout_s: float, pause_s: float = 0.5) -> Dict[str, Snapshot]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -28,7 +26,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.releases imp
     Releases,
     core_range,
 )
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving import trusted
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving import probe, trusted
 
 METRICS_TIMEOUT_S = 5.0
 POLL_S = 0.25
@@ -39,13 +37,8 @@ TIMES = ("ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic")
 
 
 def fetch_metrics(url: str) -> Optional[str]:
-    """An engine's metrics; None if it does not answer."""
-    try:
-        with urllib.request.urlopen(url + "/metrics", timeout=METRICS_TIMEOUT_S) as answer:  # noqa: S310 (http)
-            text: str = answer.read().decode("utf-8", "replace")
-            return text
-    except (OSError, ValueError, urllib.error.URLError):
-        return None
+    """An engine's metrics; None if it does not answer in time, points elsewhere or sends without an end."""
+    return probe.Client(url, timeout_s=METRICS_TIMEOUT_S).text("/metrics")
 
 
 @dataclass

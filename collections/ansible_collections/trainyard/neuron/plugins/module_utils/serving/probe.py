@@ -112,11 +112,24 @@ class Client:
     def text(self, path: str) -> Optional[str]:
         """Body of a GET that answered 200; None for anything else, and for more than `MAX_BODY` bytes."""
         try:
+            return self.page(path)
+        except ProbeError:
+            return None
+
+    def page(self, path: str) -> str:
+        """Body of a GET.
+
+        Raises:
+            ProbeError: no answer in time, another than 200, or one of more than `MAX_BODY` bytes.
+        """
+        try:
             with self._open("GET", path) as response:
                 body = _body(response)
-                return body if response.status == 200 else None
-        except (OSError, ValueError, http.client.HTTPException):
-            return None
+                if response.status != 200:
+                    raise ProbeError("answered {0} {1}".format(response.status, shorten(response.reason)), True)
+                return body
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise ProbeError("does not answer: {0}".format(reason(error))) from error
 
     def models(self) -> List[str]:
         """Ids of the models that the server offers.
