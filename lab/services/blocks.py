@@ -575,8 +575,19 @@ def _have_neurons_parameters(market: Market) -> Callable[[], None]:
     return take_back
 
 
+#: What takes back the market that moto's EC2 was taught last: moto is the whole process's, and knows one at a time.
+_TAUGHT: list[Callable[[], None]] = []
+
+
+def uninstall() -> None:
+    """Have moto's EC2 as it was before any market."""
+    while _TAUGHT:
+        _TAUGHT.pop()()
+
+
 def install(market: Market) -> Callable[[], None]:
-    """Teach moto's EC2 the market; what is returned takes it back."""
+    """Teach moto's EC2 the market, in the place of one that it was taught before; what is returned takes it back."""
+    uninstall()
     from moto.core.responses import ActionResult
     from moto.ec2.exceptions import EC2ClientError
     from moto.ec2.responses import EC2Response
@@ -617,4 +628,5 @@ def install(market: Market) -> Callable[[], None]:
             else:
                 setattr(EC2Response, name, method)
 
-    return restore
+    _TAUGHT.append(restore)
+    return uninstall

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from lab.services import aws
+from tests.accounts import empty_account
 from trainyard.paths import ROOT
 
 WORDS = {
@@ -78,13 +79,9 @@ class Site:
         return found
 
 
-def empty(url: str) -> None:
-    """Have an empty account: what moto keeps is the whole process's."""
-    urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST")).close()  # noqa: S310
-
-
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
+    empty_account()
     server = aws.serve("127.0.0.1", 0)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -92,12 +89,10 @@ def site(tmp_path: Path) -> Iterator[Site]:
     (inventory / "group_vars" / "all").mkdir(parents=True)
     (inventory / "hosts.yml").write_text("all: {children: {neuron: {}, router: {}, client: {}}}\n")
     (inventory / "group_vars" / "all" / "launch.yml").write_text(yaml.safe_dump(WORDS))
-    url = f"http://127.0.0.1:{server.server_port}"
-    empty(url)
     try:
-        yield Site(inventory, url)
+        yield Site(inventory, f"http://127.0.0.1:{server.server_port}")
     finally:
-        empty(url)
+        empty_account()
         server.shutdown()
         thread.join()
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -26,10 +26,9 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases imp
     sdk_table,
 )
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import VARIABLES
-from moto.moto_api._internal import moto_api_backend
 
 from lab import neuron_image, neuron_packages, neuron_wheels, tiny_model, vllm_sources
-from lab.services import aws, blocks, ec2, files, hub, metadata, sources, world
+from lab.services import aws, ec2, files, hub, metadata, sources, world
 from lab.services import registry as images
 from trainyard.lab import fleet
 from trainyard.lab import world as lab_world
@@ -75,13 +74,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Paths:
 @pytest.fixture(scope="module")
 def outside(served: Path, lab: Paths) -> Iterator[dict[str, str]]:
     """The environment in which programs find that world."""
-    # Other tests of this process may have had an account here.
-    moto_api_backend.reset()
-    take_back: list[Callable[[], None]] = []
-    install = blocks.install
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "install", lambda market: take_back.append(install(market)))
-        cloud = aws.serve("127.0.0.1", 0)
+    cloud = aws.serve("127.0.0.1", 0)
     servers = {
         world.APT: files.serve(served / "apt", "127.0.0.1", 0),
         world.PIP: files.serve(served / "wheels", "127.0.0.1", 0),
@@ -125,8 +118,6 @@ def outside(served: Path, lab: Paths) -> Iterator[dict[str, str]]:
     for server in (*servers.values(), cloud):
         server.shutdown()
         server.server_close()
-    for undo in take_back:
-        undo()
 
 
 @pytest.fixture

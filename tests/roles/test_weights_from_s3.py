@@ -16,6 +16,7 @@ from ansible_collections.trainyard.neuron.tests.unit.plugins.module_utils.jobs.t
 
 from lab.services import aws
 from lab.services.faults import Fault, Switch
+from tests.accounts import empty_account
 
 BUCKET = "fleet"
 DIGEST = "ab" * 32
@@ -37,6 +38,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "lab")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    empty_account()
     switch = Switch()
     monkeypatch.setattr(aws, "Switch", lambda: switch)
     server = aws.serve("127.0.0.1", 0)

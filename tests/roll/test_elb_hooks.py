@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import 
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.state import Fleet, Settings
 from moto.server import ThreadedMotoServer
 
+from tests.accounts import empty_account
 from tests.roll.given_plan import keep
 from trainyard.paths import ROOT
 
@@ -40,8 +40,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name, value in {**KEYS, "AWS_ENDPOINT_URL": url}.items():
         monkeypatch.setenv(name, value)
     yield url
-    # What moto keeps is the process's, not the server's.
-    urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST"), timeout=10).close()  # noqa: S310
+    empty_account()
     server.stop()
 
 
