@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the reference of all that an inventory may say, and the JSON schemas, from the schemas that judge.
 
-python docs/reference.py            writes docs/reference.md, all of docs/schemas but plan, and a roll's argument spec
+python docs/reference.py            writes docs/reference.md, all of docs/schemas but plan, a roll's argument spec,
+                                    and what the plan knows of the roles' variables
 python docs/reference.py --check    fails, with a diff, where one of them is not current
 """
 
@@ -33,6 +34,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases imp
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import VARIABLES  # noqa: E402
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report import schema as benchmark  # noqa: E402
 
+from docs.role_tables import MARKUP  # noqa: E402
 from trainyard.sweep.spec import SWEEP  # noqa: E402
 
 PAGE = ROOT / "docs/reference.md"
@@ -43,6 +45,8 @@ CALIBRATION_SCHEMA = ROOT / "docs/schemas/calibration.schema.json"
 SDK_SCHEMA = ROOT / "docs/schemas/sdk_releases.schema.json"
 ROLL_SPEC = ROOT / "roles/rolling_redeploy/meta/argument_specs.yml"
 BENCHMARK_SCHEMA = ROOT / "docs/schemas/benchmark.schema.json"
+PLAN_UTILS = ROOT / "collections/ansible_collections/trainyard/neuron/plugins/plugin_utils/plan"
+ROLE_VARIABLES = PLAN_UTILS / "role_variables.json"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 HEAD = "| {0} | type | default | unit | meaning | example | since |\n| --- | --- | --- | --- | --- | --- | --- |\n"
 
@@ -117,8 +121,8 @@ def page() -> str:
         "# All that an inventory may say",
         "",
         "`trainyard plan` and every playbook's preflight judge all of it before a host is touched: a word that is not",
-        "here is refused with the nearest one that is, and every problem is told at once. A role's own variables are",
-        "judged by the role, those of them that stand among the host's variables here by the plan as well. Deployments",
+        "here is refused with the nearest one that is, and every problem is told at once. So are names of roles'",
+        "own variables, and their values where those are no templates; the rest of them the role judges. Deployments",
         "and variables are also a [JSON Schema](schemas/inventory.schema.json), for editors; templates in values are",
         "resolved before anything is judged, and rules between fields are not in it.",
         "",
@@ -128,9 +132,54 @@ def page() -> str:
     return "\n".join(text)
 
 
+def role_options() -> dict[str, dict[str, Any]]:
+    """The options of each role, from its argument specification; all its entry points together."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((ROOT / "roles").glob("*/meta/argument_specs.yml")):
+        text = roll_spec() if path == ROLL_SPEC else path.read_text(encoding="utf-8")
+        specs = yaml.safe_load(text)["argument_specs"].values()
+        found[path.parent.parent.name] = {
+            name: option for spec in specs for name, option in (spec.get("options") or {}).items()
+        }
+    return found
+
+
+def judged(options: Mapping[str, Any], inside: bool = False) -> dict[str, Any]:
+    """Options as values are judged by them: without what is for people, and without the need for one at the top."""
+    found = {}
+    for name, option in options.items():
+        kept = {key: option[key] for key in ("type", "elements", "choices") if key in option}
+        if inside and option.get("required"):
+            kept["required"] = True
+        if option.get("options"):
+            kept["options"] = judged(option["options"], inside=True)
+        found[name] = kept
+    return found
+
+
+def json_of_option(option: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON Schema of an option; a template stands for anything."""
+    names = {"int": "integer", "float": "number", "bool": "boolean", "list": "array", "dict": "object"}
+    names.update(str="string", path="string")
+    name = names.get(str(option.get("type", "str")))
+    described: dict[str, Any] = {"description": MARKUP.sub(r"`\1`", " ".join(lines_of(option)))}
+    template = {"type": "string", "pattern": r"\{[\{%]"}
+    if option.get("choices"):
+        return {**described, "anyOf": [{"enum": list(option["choices"])}, template]}
+    if name == "string":
+        return {**described, "type": name}
+    return {**described, "anyOf": [{"type": name}, template]} if name else described
+
+
+def lines_of(option: Mapping[str, Any]) -> list[str]:
+    """The paragraphs of an option's description."""
+    text = option.get("description") or ""
+    return [text] if isinstance(text, str) else list(text)
+
+
 def inventory_schema() -> dict[str, Any]:
     """The JSON Schema of a host's variables, deployments among them; what is not trainyard's is not judged."""
-    properties = {}
+    properties = {name: json_of_option(option) for role in role_options().values() for name, option in role.items()}
     for name, spec in VARIABLES.items():
         described = dict(spec.check.json) if isinstance(spec.check, Kind) else {}
         properties[name] = {**described, "description": spec.about + (f" ({spec.unit})" if spec.unit else "")}
@@ -257,6 +306,7 @@ def wanted() -> dict[Path, str]:
         SDK_SCHEMA: as_text({"$schema": DIALECT, "title": "The SDK releases", **table_schema()}),
         ROLL_SPEC: roll_spec(),
         BENCHMARK_SCHEMA: as_text(benchmark.json_schema()),
+        ROLE_VARIABLES: as_text({role: judged(options) for role, options in role_options().items()}),
     }
 
 

@@ -18,6 +18,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import pinne
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.bounded import Say, TooMuchError, bounded
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import PREFIX as DEPLOYMENT
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.reach import FURTHER, FURTHER_MONITORS
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.role_variables import RoleVariables
 
 #: What the planner is given of a host: every variable of the toolkit, and where the host is reached.
 PREFIX, ADDRESS = "trainyard_", "ansible_host"
@@ -49,6 +50,21 @@ TOLD_CHARACTERS = 300
 
 #: The variable that `trainyard.neuron.topology_info` is registered as.
 TOPOLOGY_FACT = "trainyard_topology"
+
+
+class Judged:
+    """What is wrong with variables that the planner does not read itself, host after host."""
+
+    def __init__(self) -> None:
+        self.problems: List[Problem] = []
+        self.warnings: List[Problem] = []
+        self._roles = RoleVariables(plain, _is_result, JUDGED_OF_ROLES)
+
+    def judge(self, host: str, variables: Mapping[str, Any]) -> None:
+        """Judge the roles' variables of a host, as they stand: to resolve them may cost a question to a vault."""
+        problems, warnings = self._roles.judge(host, getattr(variables, "_vars", variables))
+        self.problems += problems
+        self.warnings += warnings
 
 
 def fleet_input(
@@ -116,7 +132,7 @@ def collect(
         PlanError: variables that cannot be templated, all of them.
     """
     problems: List[Problem] = []
-    judged: List[Problem] = []
+    judged = Judged()
     router_names, client_names, monitor_names = list(routers), list(clients), list(monitors)
     found = {name: _variables(hostvars, name, problems, name in router_names, say, judged) for name in hosts}
     beside = [name for name in dict.fromkeys(router_names + client_names + monitor_names) if name not in found]
@@ -134,7 +150,8 @@ def collect(
         "clients": client_names,
         "monitors": monitor_names,
         "topologies": topologies,
-        "problems": judged,
+        "problems": judged.problems,
+        "warnings": judged.warnings,
         "other_variables": extra,
         "new_images": _images(found, reported, {name: _inventory_of(hostvars, name) for name in found}),
         "model_configs": read_model_configs(model_configs, models_of(found.values())) if model_configs else {},
@@ -256,7 +273,7 @@ def _variables(
     problems: List[Problem],
     routes: bool,
     say: Say,
-    judged: List[Problem],
+    judged: Judged,
 ) -> Dict[str, Any]:
     if name not in hostvars:
         problems.append(Problem("", "hosts", name, "is no host of the inventory", "correct the name"))
@@ -265,6 +282,7 @@ def _variables(
     say(name, HOST_CPU_S)
     # Ansible puts a host's variables together anew each time that they are asked for.
     variables = hostvars[name]
+    judged.judge(name, variables)
     for key in sorted(variables):
         if not _is_read(key, routes):
             continue
@@ -274,7 +292,7 @@ def _variables(
             if key == KEY_VARIABLE:
                 values[KEY_INPUT] = fingerprint(str(value or ""))
             elif key == router_access.KEYS:
-                judged += [one.on(name) for one in key_problems(plain(value))]
+                judged.problems += [one.on(name) for one in key_problems(plain(value))]
                 # How many there are, and not what they are.
                 values[key] = [{}] * len(value) if isinstance(value, (list, tuple)) else bool(value)
             elif key in BLOCK_TIMES and value == block_times.EC2:

@@ -136,7 +136,7 @@ class _Planner:
         self._reader = HostReader()
         self._others_read: Dict[str, Dict[str, Any]] = {}
         self._problems: List[Problem] = list(fleet_input.get("problems") or ())
-        self._warnings: List[Problem] = []
+        self._warnings: List[Problem] = list(fleet_input.get("warnings") or ())
         self._placements: Dict[Any, Placement] = {}
         self._memories: Dict[Any, HostMemory] = {}
         self._shapes = ModelShapes(fleet_input.get("model_configs") or {}, fleet_input.get("files") or {})
