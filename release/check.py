@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -45,9 +46,12 @@ def unpacked(archive: Path, folder: Path) -> Path:
     home.mkdir(parents=True)
     with tarfile.open(archive) as tar:
         tar.extractall(home, filter="data")
+    # Copies: of a place inside a checkout antsibull-docs takes what git knows there, and .venv it does not know.
     others = Path(sysconfig.get_path("purelib")) / "ansible_collections"
-    for namespace in ("amazon", "ansible", "community"):
-        (home.parents[1] / namespace).symlink_to(others / namespace)
+    about = json.loads((home / "MANIFEST.json").read_text(encoding="utf-8"))["collection_info"]
+    for name in about["dependencies"]:
+        way = Path(*name.split("."))
+        shutil.copytree(others / way, home.parents[1] / way, ignore=shutil.ignore_patterns("tests", "__pycache__"))
     # What ansible-test reads as changed or ignored it asks git for.
     for words in (["init", "--quiet"], ["add", "--all"]):
         subprocess.run(["git", *words], cwd=home, check=True)
@@ -61,6 +65,19 @@ def run(what: str, words: Sequence[str], folder: Path, **environment: str) -> bo
     return subprocess.run(words, cwd=folder, env={**os.environ, **environment}, check=False).returncode == 0
 
 
+def sound(path: str) -> str:
+    """Return a search path without the directories that name a Python which does not run, as a version manager's.
+
+    ansible-test takes each version that it finds a name of.
+    """
+
+    def runs(program: Path) -> bool:
+        return subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode == 0
+
+    folders = [Path(folder) for folder in path.split(os.pathsep) if folder]
+    return os.pathsep.join(str(folder) for folder in folders if all(map(runs, folder.glob("python3.[0-9]*[0-9]"))))
+
+
 def sanity(archive: Path, folder: Path, tests: Sequence[str]) -> bool:
     """Have ansible-test look at the unpacked collection."""
     home = unpacked(archive, folder / "sanity")
@@ -70,7 +87,7 @@ def sanity(archive: Path, folder: Path, tests: Sequence[str]) -> bool:
         (cache / f"get_pip_{version.replace('.', '_')}.py").write_text(GET_PIP, encoding="utf-8")
     chosen = [word for name in tests for word in ("--test", name)]
     words = [str(Path(sys.executable).with_name("ansible-test")), "sanity", "--color", "no", *chosen]
-    return run("ansible-test sanity", words, home, HOME=str(folder / "home"))
+    return run("ansible-test sanity", words, home, HOME=str(folder / "home"), PATH=sound(os.environ["PATH"]))
 
 
 def importer(archive: Path, folder: Path) -> bool:

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ NAME = "trainyard.neuron"
 HOME = "collections/ansible_collections/trainyard/neuron"
 #: What of the tree beside the collection is part of it when it is published, under the same names.
 BESIDE = ("roles", "playbooks", "templates", "extensions", "changelogs", "meta")
-#: Versions of ansible-core that the locks of the controller's Pythons have.
-CORES = ("2.19", "2.20", "2.21")
+#: Versions of ansible-core that the locks of the controller's Pythons have, and the Pythons that each runs under.
+CORES = {"2.19": ("3.11", "3.12", "3.13"), "2.20": ("3.12", "3.13", "3.14"), "2.21": ("3.12", "3.13", "3.14")}
 #: Texts in which a playbook or a link may be named.
 _TEXTS = (".md", ".py", ".yml", ".yaml", ".j2")
 _FULL = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_.]*")
@@ -197,12 +197,13 @@ def needed(staged: Path, lock: Path) -> dict[str, str]:
     return {name: versions[name] for name in sorted(others)}
 
 
-def sanity_ignored(staged: Path, given: str) -> str:
+def sanity_ignored(staged: Path, given: str, pythons: Sequence[str] = ()) -> str:
     """Return the lines of an ignore file of ansible-test, a line a file where the given ones name a pattern of files.
 
     Args:
         staged: the files that are published.
         given: the text of release/sanity_ignore.txt.
+        pythons: versions of the controller's Python, for each of which the test `import` is another.
 
     Raises:
         CollectionError: a line says no reason, or is about no file.
@@ -217,7 +218,9 @@ def sanity_ignored(staged: Path, given: str) -> str:
             wrong.append(
                 f"release/sanity_ignore.txt: {line}: {'no reason is given' if found else 'there is no such file'}"
             )
-        lines += [f"{path} {rest}" for path in found]
+        name, _, why = rest.partition(" ")
+        tests = [f"import-{version}" for version in pythons] if name == "import" else [name]
+        lines += [f"{path} {test} {why}" for path in found for test in tests]
     if wrong:
         raise CollectionError("\n".join(wrong))
     return "".join(f"{line}\n" for line in sorted(lines))
@@ -276,10 +279,11 @@ def stage(root: Path, target: Path, version: Version, ref: str) -> Carried:
     settings |= {"version": version.semantic, "dependencies": needed(target, root / "requirements.yml")}
     settings |= {"issues": f"{REPOSITORY}/issues", "documentation": f"{REPOSITORY}/tree/{ref}/docs"}
     (target / "galaxy.yml").write_text(f"---\n{yaml.safe_dump(settings, sort_keys=False)}", encoding="utf-8")
-    ignored = sanity_ignored(target, (root / "release/sanity_ignore.txt").read_text(encoding="utf-8"))
+    ignored = (root / "release/sanity_ignore.txt").read_text(encoding="utf-8")
     (target / "tests/sanity").mkdir(parents=True)
-    for core in CORES:
-        (target / f"tests/sanity/ignore-{core}.txt").write_text(ignored, encoding="utf-8")
+    for core, pythons in CORES.items():
+        lines = sanity_ignored(target, ignored, pythons)
+        (target / f"tests/sanity/ignore-{core}.txt").write_text(lines, encoding="utf-8")
     with (target / "README.md").open("a", encoding="utf-8") as readme:
         readme.write(_about(target, here))
     return here

@@ -159,6 +159,8 @@ def test_what_sanity_may_find_is_said_for_each_file_with_its_reason(tmp_path: Pa
     assert said == (
         "plugins/modules/a.py validate-modules:x # the licence\nplugins/modules/b.py validate-modules:x # the licence\n"
     )
+    said = sanity_ignored(made, "plugins/modules/a.py import # a library\n", ("3.11", "3.12"))
+    assert said == "plugins/modules/a.py import-3.11 # a library\nplugins/modules/a.py import-3.12 # a library\n"
     with pytest.raises(CollectionError, match="no such file"):
         sanity_ignored(made, "plugins/modules/gone.py validate-modules:x # why")
     with pytest.raises(CollectionError, match="no reason"):
