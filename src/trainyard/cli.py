@@ -18,6 +18,7 @@ COMMANDS = {
     "artifact": "trainyard.artifact_command:app",
     "block-watch": "trainyard.block_watch_command:watch",
     "blocks": "trainyard.blocks_command:blocks_command",
+    "bundle": "trainyard.bundle.command:app",
     "calibrate": "trainyard.calibrate.command:command",
     "compile": "trainyard.nodes.command:compile_artifacts",
     "forecast": "trainyard.forecast.command:command",

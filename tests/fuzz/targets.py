@@ -65,6 +65,7 @@ from jsonschema import Draft202012Validator
 
 from tests.fuzz.engine import Target
 from tests.fuzz.mutations import mutated, mutated_json, mutated_text
+from trainyard.bundle import contents, install
 from trainyard.nodes.settings import NODES, NodesError, nodes_of
 from trainyard.report import analysis, render
 from trainyard.settings_file import read_yaml
@@ -330,6 +331,23 @@ def run_sweep(given: Any) -> Any:
         sweep_engine.highest_rate(keeps, wanted.search)
         assert len(tried) < 100000
     return found
+
+
+BUNDLES = [
+    {
+        "version": 1,
+        "models": {"weights/acme/tiny/a": "acme/tiny"},
+        "deployments": {"tiny": "weights/acme/tiny/a"},
+        "images": [f"public.ecr.aws/neuron/vllm@sha256:{'b' * 64}"],
+        "files": [{"path": "weights/acme/tiny/a/config.json", "size": 2, "sha256": "0" * 64}],
+    }
+]
+
+
+def run_bundle(text: str) -> Any:
+    """Read a bundle's manifest, and say what its fleet is to take from it."""
+    document = contents.parsed(text)
+    return install.variables(document, Path("/mnt"), "registry.example")
 
 
 NODE_FILES = [
@@ -731,6 +749,7 @@ TARGETS: tuple[Target, ...] = (
         wrong_keys,
     ),
     Target("nodes", mutated(NODE_FILES), nodes_of, (NodesError,), outside(NODES)),
+    Target("bundle", mutated_json(BUNDLES), run_bundle, (contents.BundleError,)),
     Target("sweep", mutated(SWEEPS), run_sweep, (spec.SpecError, TooLargeError), outside(spec.SWEEP), weight=2),
     Target("yaml", mutated_text(YAMLS), run_yaml, (spec.SpecError, FileError)),
     Target(
