@@ -67,14 +67,15 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     archive, wheel, _sums = make(ROOT, root / "dist", version_here(ROOT, "0.1.0"))
     venv.create(root / "venv", with_pip=True)
     # The versions of the lock, without its hashes: the wheel itself is in no lock.
-    locked = re.sub(r"\s*\\$|^\s+--hash=\S+$", "", (ROOT / "requirements.txt").read_text("utf-8"), flags=re.MULTILINE)
-    (root / "constraints.txt").write_text(locked, encoding="utf-8")
+    locked = re.findall(r"^(\S+==.*?) ?\\?$", (ROOT / "requirements.txt").read_text("utf-8"), re.MULTILINE)
+    (root / "constraints.txt").write_text("".join(f"{line}\n" for line in locked), encoding="utf-8")
     (root / "empty").mkdir()
     made = Installed(root / "empty", root / "venv/bin")
     made.run("pip", "install", "--quiet", "--no-compile", "-c", str(root / "constraints.txt"), f"{wheel}[lab]")
     made.run("ansible-galaxy", "collection", "install", str(archive), "--no-deps", "-p", "collections")
     made.said["inventory"] = made.run("trainyard", "lab", "inventory").strip()
-    (made.folder / "ansible.cfg").write_text("[defaults]\ncollections_path = collections\n", encoding="utf-8")
+    # As one begins there: Ansible's settings are written beside the inventory of one's own.
+    made.run("trainyard", "init", "mine", "--recipe", "qwen3-32b", "--host", "trn2-a=10.0.0.11")
     try:
         made.run("trainyard", "lab", "up", "--hosts", "2", "--engine", "simulated")
         yield made
