@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     fault.add_argument("--device", type=int, default=-1, help="device number (default: the replica's first)")
     fault.add_argument("--factor", type=float, default=4.0, help="of slow-tokens (default: 4)")
     fault.add_argument("--path", default="", help="file or directory to truncate")
+    fault.add_argument("--rule", default="", help="of rule-off: what the host does not keep to")
     fault.add_argument("--only", default="", help="with clear: only faults of this kind")
     package = commands.add_parser("package", parents=[common], help="do what a package does when it is installed")
     package.add_argument("name")
@@ -46,6 +47,7 @@ def _fault(host: config.HostConfig, options: argparse.Namespace) -> None:
         print(json.dumps(faults.clear(host, options.only, options.replica)))
     else:
         words = {"replica": options.replica, "device": options.device, "factor": options.factor, "path": options.path}
+        words["rule"] = options.rule
         print(faults.inject(host, options.kind, **words))
 
 

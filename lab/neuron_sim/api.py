@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import rules
+from .config import HostConfig
 from .engine_client import EngineClient, EngineDeadError
 from .http_server import Handler, HttpRequest, Reply
 from .metrics import Metrics
@@ -61,7 +63,8 @@ class Generation:
 class Api:
     """Routes requests to the engine and counts what happens."""
 
-    def __init__(self, settings: ServeSettings, engine: EngineClient, metrics: Metrics) -> None:
+    def __init__(self, host: HostConfig, settings: ServeSettings, engine: EngineClient, metrics: Metrics) -> None:
+        self._host = host
         self._settings = settings
         self._engine = engine
         self._metrics = metrics
@@ -97,7 +100,8 @@ class Api:
             await reply.send_json(405 if known else 404, {"detail": "Method Not Allowed" if known else "Not Found"})
             return
         key = self._settings.api_key
-        if key and request.path.startswith("/v1") and request.headers.get("authorization") != f"Bearer {key}":
+        asked = key and request.path.startswith("/v1") and rules.holds(self._host, "api-key")
+        if asked and request.headers.get("authorization") != f"Bearer {key}":
             await reply.send_json(401, {"error": "Unauthorized"})
             return
         try:
@@ -106,7 +110,7 @@ class Api:
             self._log_refusal(error)
             await reply.send_json(error.status, error.body())
         except EngineDeadError:
-            self._engine.noticed_dead.set()
+            self._notice()
             if not reply.started:
                 await reply.send(500)
             else:
@@ -124,9 +128,19 @@ class Api:
         place = f"{source}]" if self._settings.vllm_version < (0, 8) else f"[{source}]"
         print(f"{level} {time.strftime('%m-%d %H:%M:%S')} {place} {text}", file=sys.stderr, flush=True)
 
-    async def _health(self, _: HttpRequest, reply: Reply) -> None:
-        if self._engine.dead:
+    def _notice(self) -> None:
+        """A request met the dead engine."""
+        if rules.holds(self._host, "engine-death"):
             self._engine.noticed_dead.set()
+
+    async def _health(self, _: HttpRequest, reply: Reply) -> None:
+        if not rules.holds(self._host, "health") or (
+            not rules.holds(self._host, "hanging-engine") and self._engine.stopped
+        ):
+            await reply.send(204 if not self._engine.stopped else 503)
+            return
+        if self._engine.dead:
+            self._notice()
             await reply.send(503 if self._settings.vllm_version >= (0, 11) else 500)
             return
         await reply.send(200)
@@ -140,7 +154,7 @@ class Api:
     async def _models(self, _: HttpRequest, reply: Reply) -> None:
         cards: list[dict[str, Any]] = [
             {
-                "id": name,
+                "id": name if rules.holds(self._host, "served-name") else self._settings.model,
                 "object": "model",
                 "created": self._created,
                 "owned_by": "vllm",
@@ -155,6 +169,8 @@ class Api:
 
     async def _metrics_page(self, _: HttpRequest, reply: Reply) -> None:
         text = self._metrics.render()
+        if not rules.holds(self._host, "metric-names"):
+            text = text.replace("num_requests_running", "requests_running_now")
         await reply.send(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
 
     async def _tokenize(self, request: HttpRequest, reply: Reply) -> None:
@@ -216,7 +232,8 @@ class Api:
                 "Please reduce the length of the messages or completion."
             )
         seed = str(body.get("seed")) if body.get("seed") is not None else ""
-        if float(body.get("temperature") or 0.0) > 0 and not seed:
+        sampled = float(body.get("temperature") or 0.0) > 0 or not rules.holds(self._host, "greedy")
+        if sampled and not seed:
             seed = uuid.uuid4().hex
         if self._engine.confused:
             seed += "confused"
@@ -286,7 +303,8 @@ class Api:
                     return
         finally:
             request.close()
-            metrics.finish(generation.reason, generation.prompt_tokens, generation.produced, generation.limit)
+            if rules.holds(self._host, "metric-counts"):
+                metrics.finish(generation.reason, generation.prompt_tokens, generation.produced, generation.limit)
 
     async def _answer(self, body: dict[str, Any], generation: Generation, reply: Reply, *, chat: bool) -> None:
         shape = _Shape(body.get("model") or self._settings.served_names[0], chat, generation, self._settings)
@@ -298,7 +316,10 @@ class Api:
         await anext(tokens)
         async for piece, _ in tokens:
             text += piece
-        await reply.send_json(200, shape.whole(text))
+        answer = shape.whole(text)
+        if not rules.holds(self._host, "token-count"):
+            answer["usage"]["completion_tokens"] += 1
+        await reply.send_json(200, answer)
 
     async def _stream(self, body: dict[str, Any], generation: Generation, reply: Reply, shape: _Shape) -> None:
         options = body.get("stream_options") or {}
@@ -319,7 +340,8 @@ class Api:
             reply.event(shape.chunk(delta, reason, usage, continuous))
         if usage:
             reply.event(shape.usage_chunk(), more=True)
-        reply.event("[DONE]", more=True)
+        if rules.holds(self._host, "stream-end"):
+            reply.event("[DONE]", more=True)
         await reply.end()
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import compiler, faults, neuron_config, sdk
+from . import compiler, faults, neuron_config, rules, sdk
 from .config import HostConfig, logical_nc_config
 from .hardware import InstanceType, instance_type
 from .latency import Shape
@@ -29,6 +29,8 @@ _PRESHARDED_BYTES_PER_SECOND = 7.5e9
 _SHARD_ON_LOAD_BYTES_PER_SECOND = 4.3e9
 _LOAD_BASE_SECONDS = 20.0
 _WARMUP_SECONDS_PER_GRAPH = 1.0
+# What a start takes of the host's memory where it does not keep to the rule, bytes.
+_MEMORY_OFF = 3 << 29
 # Derived: what the runtime, code and scratch take of a core's memory.
 _RESERVED_SHARE = 0.1
 # What vLLM 0.7 to 0.9's Neuron loader knows, and the plugin (NxDI's MODEL_TYPES without multi-modal ones).
@@ -108,6 +110,11 @@ class _BringUp:
         """A line of the model loader."""
         print(loader_line(self.row.vllm_version, text, level), file=sys.stderr, flush=True)
 
+    def says(self, text: str) -> None:
+        """A line about how far the start is."""
+        if rules.holds(self.host, "start-log"):
+            say(text)
+
     def wait(self, seconds: float) -> None:
         """Let modelled time pass."""
         time.sleep(seconds * self.host.time_scale)
@@ -128,7 +135,7 @@ class _BringUp:
             )
         self.check_memory_errors()
         wanted = self.serve.tensor_parallel_size
-        if wanted not in self.kind.legal_tp:
+        if wanted not in self.kind.legal_tp and rules.holds(self.host, "topology-degree"):
             if self.kind.family == "inf2" and self.row.generation == sdk.V0:
                 raise BringUpError("KeyError: 'LOCAL_WORLD_SIZE'")
             legal = ", ".join(map(str, self.kind.legal_tp[:-1]))
@@ -147,7 +154,8 @@ class _BringUp:
     @property
     def misaligned(self) -> bool:
         """Source: native plugin's disaggregation tutorial: a slice starts at a multiple of its own size on trn2."""
-        return self.kind.family == "trn2" and self.cores[0] % self.serve.tensor_parallel_size != 0
+        aligned = self.cores[0] % self.serve.tensor_parallel_size == 0
+        return self.kind.family == "trn2" and not aligned and rules.holds(self.host, "slice-start")
 
     def check_memory(self, batch: int, longest: int) -> None:
         """Weights and KV cache have to fit the cores' HBM."""
@@ -260,6 +268,8 @@ class _BringUp:
         serve = self.serve
         if not serve.prefix_caching:
             return {"pa_num_blocks": serve.num_gpu_blocks or serve.max_num_seqs, "pa_block_size": serve.max_model_len}
+        if not serve.block_size and not rules.holds(self.host, "prefix-needs-blocks"):
+            return {"pa_num_blocks": serve.num_gpu_blocks or serve.max_num_seqs, "pa_block_size": serve.max_model_len}
         if not serve.block_size:
             raise BringUpError("AssertionError: When prefix caching is enabled, block_size must be set.")
         needed = -(-serve.max_model_len // serve.block_size) * serve.max_num_seqs
@@ -286,8 +296,11 @@ class _BringUp:
         """Where the compiled model is looked for; without the variable its place is emptied first."""
         chosen = os.environ.get("NEURON_COMPILED_ARTIFACTS")
         # An empty value counts as set in V0 (`is not None`) and as unset in the plugin (truth).
-        if chosen if self.row.generation == sdk.V1 else chosen is not None:
+        truth = (self.row.generation == sdk.V1) is rules.holds(self.host, "empty-artifact-variable")
+        if chosen if truth else chosen is not None:
             return Path(chosen or "")
+        if not rules.holds(self.host, "no-artifact-variable") and chosen is None:
+            raise BringUpError("ValueError: NEURON_COMPILED_ARTIFACTS is not set")
         text = json.dumps({"model": self.model, "neuron_config": config}, sort_keys=True)
         digest = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
         path = Path(self.serve.model) / "neuron-compiled-artifacts" / digest
@@ -302,14 +315,24 @@ class _BringUp:
             ValueError: its configuration cannot be read (likewise).
             compiler.CompileError: its graphs are cut.
         """
+        if not path.is_dir() and not rules.holds(self.host, "wrong-artifact"):
+            raise BringUpError(f"FileNotFoundError: no artifact in {path}")
         data = json.loads((path / neuron_config.CONFIG_FILE).read_text(encoding="utf-8"))
         config: dict[str, Any] = data["neuron_config"]
-        if not (path / neuron_config.MODEL_FILE).exists():
+        graphs = path / neuron_config.MODEL_FILE
+        if not graphs.exists() and not rules.holds(self.host, "artifact-without-graphs"):
+            raise BringUpError(f"FileNotFoundError: {graphs}")
+        if not graphs.exists():
             raise ValueError(f"The provided filename {path}/{neuron_config.MODEL_FILE} does not exist")
-        made_by = compiler.read_graphs(path / neuron_config.MODEL_FILE)
+        try:
+            made_by = compiler.read_graphs(graphs)
+        except compiler.CompileError as error:
+            if rules.holds(self.host, "cut-artifact"):
+                raise
+            raise ValueError(str(error)) from error
         if made_by > sdk.version(self.row.compiler):
             raise BringUpError("ERROR  NRT:nrt_load NEFF version mismatch supported: 1.1 received: 2.0")
-        if config["tp_degree"] > len(self.cores):
+        if config["tp_degree"] > len(self.cores) and rules.holds(self.host, "too-few-cores"):
             raise BringUpError(
                 f"ERROR  NRT:nrt_load Not enough NeuronCores: the model needs {config['tp_degree']}, "
                 f"{len(self.cores)} are visible. status=9 message=LOAD_NOT_ENOUGH_NC"
@@ -321,7 +344,7 @@ class _BringUp:
         size = compiler.checkpoint_bytes(self.serve.model, self.model)
         if config["save_sharded_checkpoint"]:
             first, count = config["start_rank_id"], config["local_ranks_size"]
-            say(f"Loading presharded checkpoints for {first}...{first + count - 1}")
+            self.says(f"Loading presharded checkpoints for {first}...{first + count - 1}")
             for rank in range(first, first + count):
                 file = path / f"weights/tp{rank}_sharded_checkpoint.safetensors"
                 if not file.exists():
@@ -329,14 +352,18 @@ class _BringUp:
             rate = _PRESHARDED_BYTES_PER_SECOND
         else:
             # The artifact remembers where its weights were; 0.3 and later look there, not at the server's own argument.
+            if not Path(compiled_from).is_dir() and not rules.holds(self.host, "moved-weights"):
+                compiled_from = self.serve.model
             if not Path(compiled_from).is_dir():
                 raise BringUpError(f"OSError: Incorrect path_or_model_id: '{compiled_from}'.")
-            say("Sharding weights on load...")
-            compiler.check_weights(compiled_from)
+            self.says("Sharding weights on load...")
+            compiler.check_weights(self.host, compiled_from)
             rate = _SHARD_ON_LOAD_BYTES_PER_SECOND
         seconds = _LOAD_BASE_SECONDS + size / rate
+        held = b"\1" * _MEMORY_OFF if not rules.holds(self.host, "load-memory") else b""
         self.wait(seconds)
-        say(f"Finished weights loading in {seconds * self.host.time_scale} seconds")
+        del held
+        self.says(f"Finished weights loading in {seconds * self.host.time_scale} seconds")
 
     def nxdi(self) -> Loaded:
         """The way up of both NxDI generations."""
@@ -346,11 +373,13 @@ class _BringUp:
         path = self.artifact_path(wanted)
         try:
             config = self.load_artifact(path)
+            if not rules.holds(self.host, "artifact-is-loaded"):
+                raise ValueError("made again")
             if self.row.generation == sdk.V0:
                 config = {**config, **self.serve.neuron_settings}
             else:
                 self.loader_says(f"Successfully loaded pre-compiled model artifacts from {path}")
-                if self.serve.neuron_settings:
+                if self.serve.neuron_settings and rules.holds(self.host, "ignored-overrides"):
                     self.loader_says("Using pre-compiled artifacts, override_neuron_config will be ignored", "WARNING")
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:
             self.loader_says(f"Exception: {error}", "WARNING")
@@ -370,7 +399,7 @@ class _BringUp:
         if config["skip_warmup"]:
             say("Skipping model warmup")
         else:
-            say("Warming up the model.")
+            self.says("Warming up the model.")
             seconds = neuron_config.graph_count(config) * _WARMUP_SECONDS_PER_GRAPH
             self.wait(seconds)
             if broken:
@@ -379,7 +408,7 @@ class _BringUp:
                     "This is safe to ignore.",
                     "WARNING",
                 )
-            say(f"Warmup completed in {seconds * self.host.time_scale} seconds.")
+            self.says(f"Warmup completed in {seconds * self.host.time_scale} seconds.")
         prefill, decode = neuron_config.bucket_lists(config)
         return Loaded(
             config=config,
@@ -401,12 +430,14 @@ class _BringUp:
             raise BringUpError(
                 f"AssertionError: TP ({serve.tensor_parallel_size}) != len(NEURON_VISIBLE_DEVICES) ({len(self.cores)})"
             )
-        compiler.check_weights(serve.model)
+        compiler.check_weights(self.host, serve.model)
         self.check_memory(serve.max_num_seqs, serve.max_model_len)
+        held = b"\1" * _MEMORY_OFF if not rules.holds(self.host, "load-memory") else b""
         self.wait(
             _LOAD_BASE_SECONDS + compiler.checkpoint_bytes(serve.model, self.model) / _PRESHARDED_BYTES_PER_SECOND
         )
-        say("Model loading finished")
+        del held
+        self.says("Model loading finished")
         self._native_graphs()
         if self.misaligned:
             bucket = self._native_buckets()[0]
@@ -436,7 +467,8 @@ class _BringUp:
         if (entry / ".compilation_complete").exists():
             say(f"Using cached graphs from {entry}")
             return
-        if os.environ.get("VLLM_NEURON_DISABLE_WARMUP_COMPILE") == "1":
+        forbidden = os.environ.get("VLLM_NEURON_DISABLE_WARMUP_COMPILE") == "1"
+        if forbidden and rules.holds(self.host, "forbidden-compile"):
             raise BringUpError(
                 f"RuntimeError: no compiled graph in {entry} and VLLM_NEURON_DISABLE_WARMUP_COMPILE=1 forbids compiling"
             )
@@ -447,7 +479,8 @@ class _BringUp:
         if faults.find(self.host, "compile-failure"):
             raise BringUpError("RuntimeError: neuronx-cc compilation failed with 70")
         (entry / "graph.neff").write_text("stand-in\n", encoding="utf-8")
-        (entry / ".compilation_complete").touch()
+        if rules.holds(self.host, "graphs-are-kept"):
+            (entry / ".compilation_complete").touch()
 
 
 def memory_error_text(kind: str, device: int) -> str:
@@ -466,21 +499,22 @@ def memory_error_text(kind: str, device: int) -> str:
     )
 
 
-def check_arguments(row: sdk.Release, serve: ServeSettings, model: dict[str, Any]) -> None:
+def check_arguments(host: HostConfig, row: sdk.Release, serve: ServeSettings, model: dict[str, Any]) -> None:
     """What vLLM refuses before any engine starts.
 
     Raises:
         BringUpError: with vLLM's own words.
     """
     heads = Shape.of(model).heads
-    if row.generation != sdk.V1 and heads % serve.tensor_parallel_size:
+    divides = heads % serve.tensor_parallel_size == 0 or not rules.holds(host, "heads-divide")
+    if row.generation != sdk.V1 and not divides:
         raise BringUpError(
             f"ValueError: Total number of attention heads ({heads}) must be divisible by tensor parallel size "
             f"({serve.tensor_parallel_size})."
         )
     longest = int(model.get("max_position_embeddings", serve.max_model_len))
     allowed = os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN") == "1" or row.generation == sdk.V1
-    if serve.max_model_len > longest and not allowed:
+    if serve.max_model_len > longest and not allowed and rules.holds(host, "model-length"):
         raise BringUpError(
             f"ValueError: User-specified max_model_len ({serve.max_model_len}) is greater than the derived "
             f"max_model_len (max_position_embeddings={longest} or model_max_length=None in model's config.json). This "

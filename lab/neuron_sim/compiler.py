@@ -19,7 +19,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from . import compile_cache, faults, neuron_config, sdk
+from . import compile_cache, faults, neuron_config, rules, sdk
 from .config import HostConfig
 from .hardware import GIB, instance_type
 from .latency import Shape
@@ -77,12 +77,14 @@ def compile_seconds(model: dict[str, Any], config: dict[str, Any]) -> float:
     return _BASE_SECONDS + graphs * (_GRAPH_SECONDS + _GRAPH_LAYER_SECONDS * layers)
 
 
-def check_weights(path: str | Path) -> None:
+def check_weights(host: HostConfig, path: str | Path) -> None:
     """Read the headers of the checkpoint's files as the loader does.
 
     Raises:
         CompileError: a file is shorter than its header says.
     """
+    if not rules.holds(host, "cut-weights"):
+        return
     for file in sorted(Path(path).glob("*.safetensors")):
         with file.open("rb") as data:
             length = int.from_bytes(data.read(8), "little")
@@ -193,8 +195,11 @@ def compile_model(
                 "AssertionError: Must pass speculative_config to load weights if using Neuron Speculation."
             )
         needed += checkpoint_bytes(draft_path, load_model_config(draft_path))
-        check_weights(draft_path)
-    save_config(target, model_path, model, config, draft_path)
+        check_weights(host, draft_path)
+    written = config if rules.holds(host, "compile-settings") else {**config, "torch_dtype": "float16"}
+    if rules.holds(host, "compile-order"):
+        save_config(target, model_path, model, written, draft_path)
+    target.mkdir(parents=True, exist_ok=True)
     _host_memory(host, needed)
     with WorkDirectory(host) as work:
         print(f"INFO:Neuron:Generating HLOs for the following models: {list(_GRAPHS)}", flush=True)
@@ -209,9 +214,11 @@ def compile_model(
         (target / neuron_config.MODEL_FILE).write_bytes(graphs(row, config)[:16])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target / neuron_config.MODEL_FILE))
     (target / neuron_config.MODEL_FILE).write_bytes(graphs(row, config))
+    if not rules.holds(host, "compile-order"):
+        save_config(target, model_path, model, written, draft_path)
     if config["save_sharded_checkpoint"] and not config["skip_sharding"]:
-        check_weights(model_path)
-        _shard(target, config)
+        check_weights(host, model_path)
+        _shard(host, target, config)
     else:
         print("INFO:Neuron:SKIPPING pre-sharding the checkpoints. The checkpoints will be sharded during load time.")
 
@@ -239,12 +246,13 @@ def read_graphs(path: Path) -> tuple[int, ...]:
     return sdk.version(lines[1].removeprefix("compiler "))
 
 
-def _shard(target: Path, config: dict[str, Any]) -> None:
+def _shard(host: HostConfig, target: Path, config: dict[str, Any]) -> None:
     weights = target / "weights"
     weights.mkdir(exist_ok=True)
     header = json.dumps({"__metadata__": {"made_by": "neuron-sim"}}).encode()
     first = config["start_rank_id"]
-    for rank in range(first, first + config["local_ranks_size"]):
+    ranks = config["local_ranks_size"] + (not rules.holds(host, "compile-ranks"))
+    for rank in range(first, first + ranks):
         file = weights / f"tp{rank}_sharded_checkpoint.safetensors"
         file.write_bytes(len(header).to_bytes(8, "little") + header)
     print("INFO:Neuron:Done Sharding weights")

@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import compiler, faults, latency, runtime_stats, sdk, sysfs
+from . import compiler, faults, latency, rules, runtime_stats, sdk, sysfs
 from .bringup import BringUpError, Loaded, bring_up, memory_error_text, say
 from .config import HostConfig, logical_nc_config
 from .config import load as load_config
@@ -181,8 +181,9 @@ class Engine:
 
     def _orphaned(self) -> None:
         """The server died without a word: keep the cores, answer nobody, until somebody ends this process."""
-        while not self._stopping:
+        while not self._stopping and rules.holds(self._host, "killed-server"):
             signal.pause()
+        self._stopping = True
 
     def stop(self, *_: object) -> None:
         """Leave the loop soon."""
@@ -213,7 +214,7 @@ class Engine:
         loaded = self._loaded
         if loaded.broken:
             raise EngineFailureError(loaded.broken)
-        if request.prompt_tokens > loaded.longest_prompt:
+        if request.prompt_tokens > loaded.longest_prompt and rules.holds(self._host, "long-request"):
             raise EngineFailureError(
                 f"ValueError: Inputs supplied ({request.prompt_tokens} tokens) are longer than max_context_length "
                 f"({loaded.longest_prompt} tokens). To truncate inputs, set allow_input_truncation=True."
@@ -239,7 +240,7 @@ class Engine:
     def _emit(self, tokens: list[tuple[Request, str | None]]) -> None:
         scheduler = self._scheduler
         for request, _ in tokens:
-            if request.context > self._loaded.longest_sequence:
+            if request.context > self._loaded.longest_sequence and rules.holds(self._host, "long-request"):
                 raise EngineFailureError(
                     f"ValueError: Attention mask supplied (length={request.context}) is longer than max_length "
                     f"({self._loaded.longest_sequence} tokens). To truncate attention mask, set "

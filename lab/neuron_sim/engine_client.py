@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import faults
+from . import faults, rules
 from .config import HostConfig
 from .metrics import Metrics
 from .ownership import Claim
@@ -89,6 +89,13 @@ class EngineClient:
     def in_flight(self) -> int:
         """Requests that were submitted and are not finished."""
         return len(self._requests)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the engine's process stands still."""
+        with contextlib.suppress(OSError, AttributeError):
+            return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"  # type: ignore[union-attr]
+        return False
 
     @property
     def confused(self) -> bool:
@@ -164,7 +171,7 @@ class EngineClient:
 
     def forget(self, key: str, *, aborted: bool) -> None:
         """Stop caring about a request."""
-        if self._requests.pop(key, None) is not None and aborted:
+        if self._requests.pop(key, None) is not None and aborted and rules.holds(self._host, "left-client"):
             self._send({"op": "abort", "key": key})
 
     async def stop(self) -> None:

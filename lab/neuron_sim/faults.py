@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import ownership, sysfs
+from . import ownership, rules, sysfs
 from .config import HostConfig, logical_nc_config
 from .hardware import instance_type
 
@@ -37,6 +37,7 @@ LASTING = (
     "compile-failure",
     "compile-oom",
     "neuron-ls-collision",
+    "rule-off",
 )
 _BROKEN_HARDWARE = ("device-reset-failure", "hbm-error", "sram-error")
 _HARDWARE_COUNTERS = {
@@ -60,6 +61,7 @@ class Fault:
         device: the device it hits; -1 for faults of no device.
         factor: how much slower tokens come.
         pid: a process that the fault itself keeps alive, or stopped.
+        rule: what the host does not keep to, one of ``rules.RULES``.
     """
 
     kind: str
@@ -67,6 +69,7 @@ class Fault:
     device: int = -1
     factor: float = 1.0
     pid: int = 0
+    rule: str = ""
 
 
 def directories(host: HostConfig) -> tuple[Path, Path]:
@@ -113,7 +116,8 @@ def _store(host: HostConfig, fault: Fault) -> None:
     folder = directories(host)[fault.kind in _BROKEN_HARDWARE]
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
-    name = "-".join(filter(None, [fault.kind, fault.replica, str(fault.device) if fault.device >= 0 else ""]))
+    device = str(fault.device) if fault.device >= 0 else ""
+    name = "-".join(filter(None, [fault.kind, fault.replica, fault.rule, device]))
     fresh = folder / f".{name}"
     fresh.write_text(json.dumps(asdict(fault)), encoding="utf-8")
     fresh.replace(folder / f"{name}.json")
@@ -222,8 +226,28 @@ def _kernel_line(host: HostConfig, device: int) -> None:
         log.write(f"{time.time():.3f} {line}\n")
 
 
+def _rule_off(host: HostConfig, rule: str) -> str:
+    """Switch a rule off; what it has made already is taken back."""
+    if rule not in rules.RULES:
+        raise FaultError(f"unknown rule {rule!r}: expected one of {', '.join(rules.RULES)}")
+    last = len(instance_type(host.instance_type).devices) - 1
+    if rule == "device-nodes":
+        host.path(f"/dev/neuron{last}").unlink(missing_ok=True)
+    if rule == "sysfs-counters":
+        (sysfs.device_directory(host, last) / "stats/hardware/mem_ecc_uncorrected").unlink(missing_ok=True)
+    _store(host, Fault("rule-off", rule=rule))
+    return f"off: {rules.RULES[rule]}"
+
+
 def inject(
-    host: HostConfig, kind: str, *, replica: str = "", device: int = -1, factor: float = 4.0, path: str = ""
+    host: HostConfig,
+    kind: str,
+    *,
+    replica: str = "",
+    device: int = -1,
+    factor: float = 4.0,
+    path: str = "",
+    rule: str = "",
 ) -> str:
     """Make a fault; returns what was done, in one line.
 
@@ -232,6 +256,8 @@ def inject(
     """
     if kind in ("truncate-artifact", "truncate-weights"):
         return _truncate(path, ("model.pt",) if kind == "truncate-artifact" else ("*.safetensors",))
+    if kind == "rule-off":
+        return _rule_off(host, rule)
     if kind in ("device-reset-failure", *_HARDWARE_COUNTERS):
         return _device_fault(host, kind, replica, device)
     if kind in ("slow-tokens", "wrong-tokens", "disk-full", "compile-failure", "compile-oom", "neuron-ls-collision"):
@@ -280,6 +306,8 @@ def clear(host: HostConfig, kind: str = "", replica: str = "") -> list[str]:
 
     Returns the kinds that ended.
     """
+    from . import install  # it needs this module
+
     ended = []
     for fault in active(host):
         if (kind and fault.kind != kind) or (replica and fault.replica != replica):
@@ -288,6 +316,9 @@ def clear(host: HostConfig, kind: str = "", replica: str = "") -> list[str]:
             _signal(fault.pid, signal.SIGCONT)
         if fault.kind == "cores-not-released":
             _signal(fault.pid, signal.SIGKILL)
+        if fault.rule:
+            install.install_devices(host)
+            sysfs.create(host)
         for path in _files(host):
             if json.loads(path.read_text(encoding="utf-8")) == asdict(fault):
                 path.unlink()

@@ -13,7 +13,7 @@ import os
 import sys
 from typing import Any
 
-from . import faults, ownership, sdk
+from . import faults, ownership, rules, sdk
 from .config import HostConfig, logical_nc_config
 from .hardware import Device, InstanceType, instance_type
 
@@ -81,7 +81,37 @@ def describe(host: HostConfig, *, width: int = _NARROW, all_processes: bool = Fa
             own = shorten(" ".join(["neuron-ls", *sys.argv[1:]]), width)
             entry["neuron_processes"].append({"pid": os.getpid(), "command": own, "neuron_runtime_version": "NA"})
         result.append(entry)
+    _break(host, kind, result)
     return result
+
+
+def _break(host: HostConfig, kind: InstanceType, entries: list[dict[str, Any]]) -> None:
+    """Say otherwise what rules that are off no longer hold."""
+    first, last = entries[0], entries[-1]
+    if not rules.holds(host, "neuron-ls-fields"):
+        first["memory_size"] = str(first["memory_size"])
+    if not rules.holds(host, "device-memory"):
+        last["memory_size"] = kind.device_memory_bytes // 2
+    if not rules.holds(host, "devices-and-cores"):
+        for entry in entries:
+            entry["logical_neuroncore_config"] = 3 - logical_nc_config(host)
+    if not rules.holds(host, "links"):
+        first["connected_to"] = first["connected_to"][1:]
+    if not rules.holds(host, "numa") and "cpu_affinity" in first:
+        first["cpu_affinity"] = "0-1"
+    if not rules.holds(host, "core-numbers") and "neuroncore_ids" in first:
+        first["neuroncore_ids"] = first["neuroncore_ids"][::-1]
+    somebody = {"pid": 4194303, "command": "gone", "neuron_runtime_version": _RUNTIME_VERSION}
+    if not rules.holds(host, "holders-live"):
+        last["neuron_processes"].append(somebody)
+    listed = [process for entry in entries for process in entry["neuron_processes"] if process["pid"] != 4194303]
+    if not rules.holds(host, "holders-cores") and listed and listed[0] not in last["neuron_processes"]:
+        last["neuron_processes"].append(listed[0])
+    if not rules.holds(host, "slice-is-held"):
+        seen: set[int] = set()
+        for entry in entries:
+            entry["neuron_processes"] = [one for one in entry["neuron_processes"] if one["pid"] not in seen]
+            seen |= {one["pid"] for one in entry["neuron_processes"]}
 
 
 def _columns(devices: list[dict[str, Any]], with_processes: bool) -> list[tuple[str, str]]:
@@ -189,8 +219,8 @@ def main(host: HostConfig, argv: list[str]) -> int:
     devices = describe(host, width=width, all_processes=options.show_all_procs)
     if options.json_output:
         print(json.dumps(devices, indent=4))
-        return 0
-    print(f"instance-type: {host.instance_type}")
+        return 0 if rules.holds(host, "neuron-ls-json") else 1
+    print(f"instance-type: {host.instance_type if rules.holds(host, 'neuron-ls-header') else 'unknown'}")
     print(f"instance-id: {host.instance_id}")
     if kind.family == "trn2":
         print(f"logical-neuroncore-config: {logical_nc_config(host)}")

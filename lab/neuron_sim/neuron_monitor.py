@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import ownership, runtime_stats, sysfs
+from . import ownership, rules, runtime_stats, sysfs
 from .config import HostConfig, logical_nc_config
 from .hardware import InstanceType, instance_type
 
@@ -160,7 +160,7 @@ class Monitor:
             "neuron_device_type": device_type,
             "neuron_device_version": device_version,
             "neuroncore_version": core_version,
-            "neuron_device_count": len(kind.devices),
+            "neuron_device_count": len(kind.devices) + (not rules.holds(self.host, "neuron-monitor")),
             "neuron_device_memory_size": kind.device_memory_bytes,
             "neuroncore_per_device_count": kind.cores_per_device(lnc),
         }
@@ -178,6 +178,8 @@ class Monitor:
 
     def _runtime(self, holder: ownership.Holder, now: float) -> list[dict[str, Any]]:
         tag = holder.environment.get("NEURON_PROCESS_TAG", "")[:255] or str(holder.pid)
+        if not rules.holds(self.host, "monitor-tag"):
+            tag = str(holder.pid)
         groups: dict[str, float] = {}
         for pattern, wanted in self.plan.runtimes:
             if pattern.search(tag):
@@ -232,6 +234,8 @@ class Monitor:
     def _memory_used(self, holder: ownership.Holder, counters: dict[str, Any], now: float) -> dict[str, Any]:
         host_bytes = _resident_bytes(holder.pid)
         weights, cache = int(counters.get("weights_bytes", 0)), int(counters.get("cache_bytes", 0))
+        if not rules.holds(self.host, "monitor-memory"):
+            weights = cache = 0
         number = len(holder.cores)
         core = {
             "constants": weights // number,

@@ -18,11 +18,13 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import rules
 from .config import HostConfig
 
 CLAIM_VARIABLE = "NEURON_SIM_CLAIM"
@@ -220,7 +222,7 @@ def _owners(host: HostConfig, core_count: int) -> dict[int, list[Holder]]:
 
 
 def wanted_cores(
-    environment: dict[str, str], variable: str, core_count: int, free: list[int], default_count: int
+    host: HostConfig, environment: dict[str, str], variable: str, core_count: int, free: list[int], default_count: int
 ) -> tuple[int, ...]:
     """The cores that a process asks for.
 
@@ -233,7 +235,12 @@ def wanted_cores(
     """
     text = environment.get(variable, "").strip()
     if text:
+        if not rules.holds(host, "cores-gap") and "," in text:
+            first = parse_cores(text.split(",")[0])[0]
+            return tuple(range(first, first + default_count))
         cores = parse_cores(text)
+        if cores[-1] >= core_count and not rules.holds(host, "cores-outside"):
+            return tuple(range(core_count - len(cores), core_count))
         if cores[-1] >= core_count:
             raise CoreSelectionError(
                 f"TDRV:db_vtpb_get_mla_and_tpb Could not find VNC id {cores[-1]}\n"
@@ -273,17 +280,31 @@ def claim(host: HostConfig, core_count: int, *, default_count: int, variable: st
     with _driver_lock(host):
         table = _owners(host, core_count)
         free = [core for core, held in table.items() if not held]
-        cores = wanted_cores(dict(os.environ), variable, core_count, free, default_count)
-        if any(core not in free for core in cores):
+        cores = wanted_cores(host, dict(os.environ), variable, core_count, free, default_count)
+        exclusive = rules.holds(host, "cores-busy")
+        busy = any(core not in free for core in cores)
+        beside = len(free) < core_count and not rules.holds(host, "side-by-side")
+        if exclusive and (busy or (beside and not _quiet(table))):
             available = len(set(cores) & set(free))
             raise CoresBusyError(busy_text(f"nc{cores[0]}-nc{cores[-1]}", available))
         descriptors = []
         for core in cores:
             descriptor = os.open(host.run_dir / "cores" / str(core), os.O_RDONLY)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(*(() if exclusive else (BlockingIOError,))):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.set_inheritable(descriptor, True)
             descriptors.append(descriptor)
     return Claim(marker(host, uuid.uuid4().hex[:12], cores), cores, tuple(descriptors))
+
+
+def _quiet(table: dict[int, list[Holder]]) -> bool:
+    """Whether nobody has begun to hold cores within the last ten seconds."""
+    now = time.time()
+    with contextlib.suppress(OSError):
+        return all(
+            now - Path(f"/proc/{holder.pid}").stat().st_mtime > 10.0 for held in table.values() for holder in held
+        )
+    return True
 
 
 def marker(host: HostConfig, name: str, cores: Iterable[int]) -> str:

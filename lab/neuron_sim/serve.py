@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 
-from . import compiler, ownership, sdk, settings, vllm_cpu, vllm_options
+from . import compiler, ownership, rules, sdk, settings, vllm_cpu, vllm_options
 from .api import Api, wait_idle
 from .bringup import BringUpError, bring_up, check_arguments
 from .config import HostConfig, logical_nc_config
@@ -24,6 +24,7 @@ from .http_server import HttpServer
 from .metrics import Metrics
 from .settings import ServeSettings
 
+_PATIENCE_OFF = 60.0  # of a server that drains although nobody told it to
 _WATCHDOG_SECONDS = 5.0  # VLLM_WATCHDOG_TIME_S of vLLM's launcher
 
 
@@ -36,14 +37,14 @@ def log(text: str) -> None:
     print(f"INFO {text}", file=sys.stderr, flush=True)
 
 
-def _parse(command: str, argv: list[str], row: sdk.Release) -> tuple[argparse.Namespace, str]:
+def _parse(host: HostConfig, command: str, argv: list[str], row: sdk.Release) -> tuple[argparse.Namespace, str]:
     """Options and model, or the refusals that come before anything else."""
-    if command == "api_server":
-        options = vllm_options.api_server_parser(row.vllm_version).parse_args(argv)
+    v0 = command == "api_server"
+    parser = vllm_options.api_server_parser(row.vllm_version) if v0 else vllm_options.serve_parser(row.vllm_version)
+    options = parser.parse_args(argv) if rules.holds(host, "serve-options") else parser.parse_known_args(argv)[0]
+    if v0:
         return options, options.model
-    parser = vllm_options.serve_parser(row.vllm_version)
-    options = parser.parse_args(argv)
-    if options.model != parser.get_default("model"):
+    if options.model != parser.get_default("model") and rules.holds(host, "model-is-positional"):
         raise StartError(
             "ValueError: With `vllm serve`, you should provide the model as a positional argument or in a config file "
             "instead of via the `--model` option."
@@ -51,11 +52,13 @@ def _parse(command: str, argv: list[str], row: sdk.Release) -> tuple[argparse.Na
     return options, options.model_tag or options.model
 
 
-def _listener(options: ServeSettings) -> socket.socket:
+def _listener(host: HostConfig, options: ServeSettings) -> socket.socket:
     """Bound, not yet listening: vLLM takes its port first and answers only when the engine is up."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if not rules.holds(host, "port-taken"):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((options.host, options.port))
     except OSError as error:
@@ -74,9 +77,9 @@ def _claim(host: HostConfig, options: ServeSettings, row: sdk.Release) -> owners
     )
 
 
-async def _watch_engine(engine: EngineClient) -> None:
+async def _watch_engine(host: HostConfig, engine: EngineClient) -> None:
     """V1 looks after its engine every five seconds; V0 notices only when a request meets the dead engine."""
-    while not engine.dead:
+    while not engine.dead or not rules.holds(host, "engine-death"):
         await asyncio.sleep(_WATCHDOG_SECONDS)
     engine.noticed_dead.set()
 
@@ -109,9 +112,12 @@ async def _serve(host: HostConfig, options: ServeSettings, claim: ownership.Clai
     engine = EngineClient(host, options, metrics)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    early = None if rules.holds(host, "silent-start") else await asyncio.start_server(_early, sock=listener.dup())
     if not await _start_engine(engine, claim, stop):
         return 0
-    api = Api(options, engine, metrics)
+    if early is not None:
+        early.close()
+    api = Api(host, options, engine, metrics)
     server = HttpServer(api.handle)
     log(f"Started server process [{os.getpid()}]")
     log("Waiting for application startup.")
@@ -119,30 +125,43 @@ async def _serve(host: HostConfig, options: ServeSettings, claim: ownership.Clai
     log("Application startup complete.")
     log(f"Uvicorn running on http://{options.host or '0.0.0.0'}:{options.port} (Press CTRL+C to quit)")  # noqa: S104
     waits = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(engine.noticed_dead.wait())]
-    watchdog = asyncio.ensure_future(_watch_engine(engine)) if options.vllm_version >= (0, 10) else None
+    watchdog = asyncio.ensure_future(_watch_engine(host, engine)) if options.vllm_version >= (0, 10) else None
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for task in [*waits, *([watchdog] if watchdog else [])]:
         task.cancel()
     log("Shutting down")
-    if stop.is_set() and options.shutdown_timeout_seconds > 0:
+    patience = options.shutdown_timeout_seconds
+    if not rules.holds(host, "sigterm-streams"):
+        patience = 0.0 if patience else _PATIENCE_OFF
+    if stop.is_set() and patience > 0:
         # Drain: what runs goes on, what is new is refused.
         api.draining = True
-        await wait_idle(api, options.shutdown_timeout_seconds)
+        await wait_idle(api, patience)
         await asyncio.sleep(0)
     await server.close()
+    if stop.is_set() and not rules.holds(host, "stop-frees"):
+        os._exit(0)
     await engine.stop()
     log(f"Finished server process [{os.getpid()}]")
     # vLLM leaves its server this way after the engine's death as well: the status does not tell.
-    return 0
+    rule = "stop-status" if stop.is_set() else "death-status"
+    return 0 if rules.holds(host, rule) else 1
+
+
+async def _early(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """What a server would say that answers before its engine is up."""
+    writer.write(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    await writer.drain()
+    writer.close()
 
 
 def _start(host: HostConfig, row: sdk.Release, command: str, argv: list[str]) -> int:
-    options, model = _parse(command, argv, row)
+    options, model = _parse(host, command, argv, row)
     log(f"vLLM API server version {row.vllm}")
     config = compiler.load_model_config(model)
     serve = settings.from_options(options, row, model, config, host.latency)
-    check_arguments(row, serve, config)
-    listener = _listener(serve)
+    check_arguments(host, row, serve, config)
+    listener = _listener(host, serve)
     claim = _claim(host, serve, row)
     if host.engine == "vllm-cpu":
         loaded = bring_up(host, row, serve, claim.cores)

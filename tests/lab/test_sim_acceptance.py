@@ -6,9 +6,11 @@ from __future__ import annotations
 import copy
 import json
 import os
+import pwd
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,18 +18,21 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.trainyard.neuron.plugins.module_utils import acceptance as seeing
+from ansible_collections.trainyard.neuron.plugins.module_utils import acceptance_trials as trials
 from ansible_collections.trainyard.neuron.plugins.module_utils.acceptance import STAGES
 from ansible_collections.trainyard.neuron.plugins.modules import acceptance as module
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import acceptance
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.collection import HOME
 
+from lab.neuron_sim.rules import RULES
+from tests.lab.acceptance_support import LATENCY, accepted, add_weights
 from tests.lab.sim_support import SimHost
-from trainyard.accept import command
 from trainyard.paths import ROOT
 
 
 def evidence_of(host: SimHost, capsys: pytest.CaptureFixture[str], **more: Any) -> dict[str, Any]:
-    given = {"tools": str(host.config.path("/opt/aws/neuron/bin")), "devices": str(host.config.path("/dev")), **more}
+    places = {"tools": "/opt/aws/neuron/bin", "devices": "/dev", "sysfs": "/sys"}
+    given = {**{name: str(host.config.path(path)) for name, path in places.items()}, **more}
     with patch_module_args(given), pytest.raises(SystemExit):
         module.main()
     answer = json.loads(capsys.readouterr().out)
@@ -58,7 +63,7 @@ def test_every_check_passes_on_a_stand_in(
     assert [f"{one['name']}: {one['seen']}" for one in found if one["outcome"] == acceptance.DIFFERS] == []
     judged = {one["name"] for one in found if one["outcome"] == acceptance.PASSED}
     unsaid = {"holders-cores", *({"numa", "core-numbers"} if release == "2.23.0" else ())}
-    assert judged == {check.name for check in acceptance.CHECKS} - unsaid
+    assert judged == {check.name for check in acceptance.LOOKS} - unsaid
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +71,8 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     """The evidence of a host where a replica serves on cores 0 to 31."""
     with SimHost(tmp_path_factory.mktemp("host"), sdk_releases=["2.27.0"]) as host:
         tools, files = host.config.path("/opt/aws/neuron/bin"), host.config.path("/dev")
-        capture = seeing.evidence(list(STAGES), tools, files, "trn2.48xlarge", lambda _: [])
+        sysfs = host.config.path("/sys")
+        capture = seeing.evidence(list(STAGES), tools, files, "trn2.48xlarge", lambda _: [], sysfs)
     listed = capture["neuron_ls"]["out"]
     devices = json.loads(listed)
     for device in devices[:8]:
@@ -102,6 +108,7 @@ MUTATIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "device-nodes": lambda e: e["device_nodes"].remove(5),
     "holders-live": lambda e: next(iter(e["processes"].values())).update(alive=False),
     "holders-cores": lambda e: next(iter(e["processes"].values())).update(cores="32-63"),
+    "sysfs-counters": lambda e: e["sysfs"].update({"3": False}),
     "neuron-monitor": lambda e: e["monitor"].update(out="{}"),
 }
 
@@ -122,7 +129,7 @@ def test_a_host_with_other_cores_than_its_type_has_is_told(serving: dict[str, An
 
 
 def test_every_check_has_a_mutation_and_names_a_line_of_ours() -> None:
-    assert {check.name for check in acceptance.CHECKS} == {*MUTATIONS, "devices-and-cores"}
+    assert {check.name for check in acceptance.LOOKS} == {*MUTATIONS, "devices-and-cores"}
     for check in acceptance.CHECKS:
         file, _, line = check.place().rpartition(":")
         assert check.depends[1] in (HOME / file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
@@ -141,12 +148,12 @@ def test_the_report_names_no_host_where_that_is_asked_and_holds_nothing_of_a_pro
     evidence["neuron_ls"]["out"] = evidence["neuron_ls"]["out"].replace('"vllm"', '"vllm --api-key s3cret"')
     evidence["device_nodes"].remove(5)
     answers = {"secret-host": {"evidence": evidence}}
-    report = command.report_of(answers, ["secret-host", "gone"], STAGES, {}, "salt")
-    text = json.dumps(report) + command.page(report)
+    report = acceptance.report_of(answers, ["secret-host", "gone"], STAGES, {}, "salt")
+    text = json.dumps(report) + acceptance.page(report)
     assert "secret-host" not in text and "s3cret" not in text
     assert (report["differs"], len(report["hosts"])) == (1, 2)
-    named = command.report_of(answers, ["secret-host"], STAGES, {}, "")
-    page = command.page(named)
+    named = acceptance.report_of(answers, ["secret-host"], STAGES, {}, "")
+    page = acceptance.page(named)
     assert "secret-host" in page and "/dev/neuron5" in page and "plugins/module_utils/sdk.py:" in page
     assert not re.search(r"(src|href)=", page)
 
@@ -180,3 +187,53 @@ def test_the_command_asks_a_host_and_makes_the_report_of_one_that_has_no_neuron_
     assert found["links"] == found["device-nodes"] == acceptance.SKIPPED
     assert "here: neuron-ls-json: expected exit status 0" in " ".join(done.stdout.split())
     assert "neuron-ls-json" in (tmp_path / "made/accept.html").read_text()
+
+
+def test_a_deployment_is_tried_whole_and_every_check_of_it_passes(tmp_path: Path) -> None:
+    """Of the plugin; the other generations, and each rule switched off, are tests/lab/test_acceptance_rules.py."""
+    with SimHost(tmp_path, sdk_releases=["2.27.0"], latency=LATENCY) as host:
+        add_weights(host)
+        found = accepted(host)
+        assert not host.busy_devices()
+    assert {name: one["seen"] for name, one in found.items() if one["outcome"] == acceptance.DIFFERS} == {}
+    others = {"heads-divide", "model-length", "compile-ranks", "graphs-are-kept", "forbidden-compile"}
+    assert {name for name, one in found.items() if one["outcome"] == acceptance.SKIPPED} == others
+
+
+def test_every_check_is_a_rule_of_the_lab_and_every_rule_is_checked() -> None:
+    assert sorted(check.name for check in acceptance.CHECKS) == sorted(RULES)
+    for check in acceptance.CHECKS:
+        assert check.place().rpartition(":")[2].isdigit()
+
+
+def test_nothing_is_tried_where_somebody_holds_the_cores(tmp_path: Path) -> None:
+    with SimHost(tmp_path, sdk_releases=["2.27.0"], latency=LATENCY) as host:
+        holder = host.serve_v1("--no-enable-prefix-caching", cores="0-63", tp=64).wait_ready()
+        found = accepted(host, ("serve", "fault"))
+        assert holder.process.poll() is None
+    assert {one["outcome"] for one in found.values()} == {acceptance.SKIPPED}
+    assert "another process holds them" in found["health"]["seen"]
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A directory that any user gets to."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root gives itself up here")
+def test_what_is_tried_as_another_user_answers_in_json_and_leaves_nothing(open_folder: Path) -> None:
+    folder = open_folder / "made"
+
+    def work() -> dict[str, Any]:
+        (folder / "file").write_text("x")
+        return {"uid": os.geteuid(), "groups": os.getgroups()}
+
+    said = trials.as_user("nobody", folder, work)
+    assert said == {"uid": pwd.getpwnam("nobody").pw_uid, "groups": []}
+    assert not folder.exists()
+    with pytest.raises(OSError, match="without an answer"):
+        trials.as_user("no-such-user-here", folder, lambda: {"x": 1 // 0})
+    assert not folder.exists()

@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 
 from trainyard import vault
@@ -22,49 +18,6 @@ from trainyard.plan_diff import AskError, ask_hosts
 from ansible_collections.trainyard.neuron.plugins.module_utils.acceptance import STAGES  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import did_you_mean  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import acceptance  # isort: skip
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.collection import collection_version  # isort: skip
-
-
-def report_of(
-    answers: dict[str, dict[str, Any]], hosts: list[str], stages: tuple[str, ...], types: dict[str, str], salt: str
-) -> dict[str, Any]:
-    """Return the report, JSON-ready.
-
-    Args:
-        answers: result of the module by host, of those that answered.
-        hosts: all that were asked.
-        stages: what was looked at.
-        types: instance types of the inventory, by host.
-        salt: with one, hosts are named by a digest of it and their name.
-    """
-    found: dict[str, Any] = {}
-    for name in hosts:
-        shown = f"host-{hashlib.sha256((salt + name).encode()).hexdigest()[:10]}" if salt else name
-        evidence = (answers.get(name) or {}).get("evidence")
-        if not isinstance(evidence, dict):
-            found[shown] = {"refused": "the host did not answer", "checks": []}
-            continue
-        known = {**evidence, "instance_type": types.get(name) or evidence.get("instance_type")}
-        found[shown] = {"refused": "", "checks": acceptance.judged(known, stages)}
-    outcomes = [check["outcome"] for host in found.values() for check in host["checks"]]
-    return {
-        "version": 1,
-        "called": "acceptance",
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "trainyard_version": collection_version(),
-        "stages": list(stages),
-        "passed": outcomes.count(acceptance.PASSED),
-        "differs": outcomes.count(acceptance.DIFFERS),
-        "not_judged": outcomes.count(acceptance.SKIPPED),
-        "hosts": found,
-    }
-
-
-def page(report: dict[str, Any]) -> str:
-    """Return the report as a page that needs nothing else."""
-    loader = PackageLoader("trainyard.accept", ".")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.get_template("page.html.j2").render(report=report) + "\n"
 
 
 def accept(
@@ -110,32 +63,13 @@ def accept(
         answers = ask_hosts(inventory, ":".join(chosen), "trainyard.neuron.acceptance", become=True)
     except (InventoryError, AskError) as error:
         raise refuse(str(error)) from error
-    report = report_of(answers, chosen, stages, types, secrets.token_hex(8) if hash_names else "")
+    report = acceptance.report_of(answers, chosen, stages, types, secrets.token_hex(8) if hash_names else "")
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "accept.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        (output / "accept.html").write_text(page(report), encoding="utf-8")
+        acceptance.write(report, output)
     except OSError as error:
         raise refuse(f"{output} cannot be written: {error}") from error
-    show(Console(highlight=False), report, output)
-    if report["differs"] or any(one["refused"] for one in report["hosts"].values()):
+    console = Console(highlight=False)
+    for line in acceptance.said(report, output):
+        console.print(line, soft_wrap=True, markup=False)
+    if not acceptance.sound(report):
         raise typer.Exit(1)
-
-
-def show(console: Console, report: dict[str, Any], output: Path) -> None:
-    """Print what differs, and where the report is."""
-    for name, host in report["hosts"].items():
-        if host["refused"]:
-            console.print(f"{name}: {host['refused']}", soft_wrap=True, markup=False)
-        for check in host["checks"]:
-            if check["outcome"] == acceptance.DIFFERS:
-                text = (
-                    f"{name}: {check['name']}: expected {check['expected']}; seen {check['seen']} ({check['depends']})"
-                )
-                console.print(text, soft_wrap=True, markup=False)
-    console.print(
-        f"{report['passed']} checks passed, {report['differs']} differ, {report['not_judged']} were not judged: "
-        f"{output / 'accept.html'}",
-        soft_wrap=True,
-        markup=False,
-    )

@@ -447,6 +447,7 @@ def fault(
     seconds: Annotated[float, typer.Option(help="How long an answer waits, or asks to wait.")] = 1.0,
     device: Annotated[int | None, typer.Option(help="The Neuron device that it strikes.")] = None,
     factor: Annotated[float | None, typer.Option(help="How much slower tokens come.")] = None,
+    rule: Annotated[str | None, typer.Option(help="With rule-off: what the host does not keep to.")] = None,
     name: Name = None,
 ) -> None:
     """Make something go wrong, at run time."""
@@ -454,7 +455,7 @@ def fault(
     with _errors_reported(lab_name):
         lab = _existing(lab_name)
         fleet = Fleet(podman_here(), lab, state.paths(lab_name), _say())
-        details = Details(replica, path, peer, count, seconds, device, factor)
+        details = Details(replica, path, peer, count, seconds, device, factor, rule)
         typer.echo(Faults(fleet).inject(host, kind, details))
 
 

@@ -62,6 +62,7 @@ class Details:
     seconds: float = 1.0
     device: int | None = None
     factor: float | None = None
+    rule: str | None = None
 
 
 #: Faults of the services: which one, and what it is told.
@@ -205,7 +206,7 @@ class Faults:
     def _inside(self, host: str, kind: str, details: Details) -> str:
         """Pass a fault to the Neuron stand-in on the host."""
         words = [kind]
-        for name in ("replica", "device", "factor", "path"):
+        for name in ("replica", "device", "factor", "path", "rule"):
             value = getattr(details, name)
             words += [f"--{name}", str(value)] if value is not None else []
         environment = ["--env", f"PYTHONPATH={INSIDE}", "--env", "PYTHONDONTWRITEBYTECODE=1"]

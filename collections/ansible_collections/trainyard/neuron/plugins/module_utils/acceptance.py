@@ -10,13 +10,17 @@ import threading
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.serving.slices import environment_of
+from ansible_collections.trainyard.neuron.plugins.module_utils.serving.slices import CORE_VARIABLES, environment_of
+from ansible_collections.trainyard.neuron.plugins.module_utils.watch.devices import folders, read_value
 
 STAGES = ("look", "device")
 
 #: No command is waited for longer, and no more of its output is taken.
 COMMAND_TIMEOUT_S, MOST_BYTES = 20, 4 << 20
-_VISIBLE = "NEURON_RT_VISIBLE_CORES"
+SYSFS = Path("/sys")
+#: Counters that every driver of ours has, at a device and at a core.
+_OF_A_DEVICE = ("mem_ecc_uncorrected", "sram_ecc_uncorrected")
+_OF_A_CORE = "stats/other_info/reset_fail_count/total"
 
 
 def command(argv: List[str]) -> Dict[str, Any]:
@@ -66,11 +70,28 @@ def process_of(pid: Any) -> Dict[str, Any]:
     """Return whether a process lives, and which cores it says it was given; nothing else of it is taken."""
     if isinstance(pid, bool) or not isinstance(pid, int) or pid < 1:
         return {"alive": False, "cores": None}
-    return {"alive": Path("/proc/%d" % pid).exists(), "cores": environment_of(pid).get(_VISIBLE)}
+    said = environment_of(pid)
+    cores = [said[name] for name in CORE_VARIABLES if said.get(name)]
+    return {"alive": Path("/proc/%d" % pid).exists(), "cores": cores[0] if cores else None}
+
+
+def counters(sysfs: Path) -> Dict[str, bool]:
+    """Return for each device of sysfs whether the counters that are watched are numbers there."""
+    found = {}
+    for number, folder in folders(sysfs):
+        paths = [folder / "stats/hardware" / name for name in _OF_A_DEVICE] + [folder / "neuron_core0" / _OF_A_CORE]
+        values = [read_value(path) for path in paths]
+        found[str(number)] = all(value is not None and value.isdigit() for value in values)
+    return found
 
 
 def evidence(
-    stages: List[str], tools: Path, devices: Path, instance_type: Optional[str], pids_of: Any
+    stages: List[str],
+    tools: Path,
+    devices: Path,
+    instance_type: Optional[str],
+    pids_of: Any,
+    sysfs: Path = SYSFS,
 ) -> Dict[str, Any]:
     """Return what the chosen stages judge.
 
@@ -80,6 +101,7 @@ def evidence(
         devices: directory of the device files.
         instance_type: what the host is known to be.
         pids_of: takes the text of `neuron-ls --json-output`, returns the processes that it names.
+        sysfs: where the kernel shows its devices.
     """
     listed = command([str(tools / "neuron-ls"), "--json-output"])
     found: Dict[str, Any] = {"instance_type": instance_type, "neuron_ls": listed}
@@ -87,6 +109,7 @@ def evidence(
         found["neuron_ls_table"] = command([str(tools / "neuron-ls")])
     if "device" in stages:
         found["device_nodes"] = device_nodes(devices)
+        found["sysfs"] = counters(sysfs)
         found["monitor"] = first_line([str(tools / "neuron-monitor")])
         found["processes"] = {str(pid): process_of(pid) for pid in pids_of(listed["out"])}
         found["effective_user"] = os.geteuid()

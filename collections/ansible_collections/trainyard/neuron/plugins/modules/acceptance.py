@@ -27,6 +27,10 @@ options:
     description: Directory of the device files.
     type: path
     default: /dev
+  sysfs:
+    description: Where the kernel shows its devices.
+    type: path
+    default: /sys
   instance_type:
     description: What the host is known to be; without it the header of C(neuron-ls) says it.
     type: str
@@ -73,12 +77,14 @@ def main() -> None:
             "stages": {"type": "list", "elements": "str", "choices": list(STAGES), "default": list(STAGES)},
             "tools": {"type": "path", "default": "/opt/aws/neuron/bin"},
             "devices": {"type": "path", "default": "/dev"},
+            "sysfs": {"type": "path", "default": "/sys"},
             "instance_type": {"type": "str"},
         },
         supports_check_mode=True,
     )
     given = module.params
-    found = evidence(given["stages"], Path(given["tools"]), Path(given["devices"]), given["instance_type"], pids_of)
+    tools, devices, sysfs = Path(given["tools"]), Path(given["devices"]), Path(given["sysfs"])
+    found = evidence(given["stages"], tools, devices, given["instance_type"], pids_of, sysfs)
     module.exit_json(changed=False, evidence=found)
 
 

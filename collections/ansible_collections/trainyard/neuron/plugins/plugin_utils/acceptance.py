@@ -6,10 +6,12 @@ Evidence comes from a host, which may say anything: a check that cannot read it 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import (
@@ -20,64 +22,17 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology imp
     table_topology,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.slices import parse_cores
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.collection import HOME
-
-PASSED, DIFFERS, SKIPPED = "passed", "differs", "not judged"
-
-
-class DifferenceError(Exception):
-    """What was seen is not what is expected; the text is what was seen."""
-
-
-class NotJudgedError(Exception):
-    """Nothing there to judge; the text says why."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that is relied on.
-
-    Attributes:
-        name: stable, for people who compare reports.
-        stage: which stage sees it.
-        source: where it is written.
-        expected: in words.
-        depends: file of the collection and a text in it: the first line of ours that relies on it.
-        judge: takes the evidence, returns what was seen; `DifferenceError`, `NotJudgedError`.
-    """
-
-    name: str
-    stage: str
-    source: str
-    expected: str
-    depends: tuple[str, str]
-    judge: Callable[[Mapping[str, Any]], str]
-
-    def place(self) -> str:
-        """Return the file and line of ours that relies on it."""
-        file, text = self.depends
-        lines = (HOME / file).read_text(encoding="utf-8").splitlines()
-        return f"{file}:{next(number for number, line in enumerate(lines, 1) if text in line)}"
-
-    def result(self, evidence: Mapping[str, Any]) -> dict[str, str]:
-        """Return the verdict on some evidence, JSON-ready."""
-        try:
-            outcome, seen = PASSED, self.judge(evidence)
-        except DifferenceError as error:
-            outcome, seen = DIFFERS, str(error)
-        except NotJudgedError as error:
-            outcome, seen = SKIPPED, str(error)
-        except (TypeError, KeyError, ValueError, AttributeError, IndexError, RecursionError) as error:
-            outcome, seen = DIFFERS, f"it cannot be read: {type(error).__name__}"
-        return {
-            "name": self.name,
-            "stage": self.stage,
-            "outcome": outcome,
-            "expected": self.expected,
-            "seen": seen[:500],
-            "source": self.source,
-            "depends": self.place(),
-        }
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.acceptance_check import (
+    DIFFERS,
+    PASSED,
+    SKIPPED,
+    Check,
+    DifferenceError,
+    NotJudgedError,
+)
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.acceptance_trials import TRIED_CHECKS
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.collection import HOME, collection_version
+from jinja2 import Environment, StrictUndefined
 
 
 def _devices(evidence: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -279,11 +234,22 @@ def _monitor(evidence: Mapping[str, Any]) -> str:
     return f"{len(devices)} devices, as neuron-ls"
 
 
+def _counters(evidence: Mapping[str, Any]) -> str:
+    wanted = {str(device["neuron_device"]) for device in _typed(evidence)}
+    seen = evidence["sysfs"]
+    lacking = sorted(number for number in wanted if seen.get(number) is not True)
+    if not seen:
+        raise DifferenceError("no device in sysfs")
+    if lacking:
+        raise DifferenceError(f"not at device {', '.join(lacking[:20])}")
+    return f"at each of {len(wanted)} devices"
+
+
 _LS, _MONITOR = "neuron-ls guide", "neuron-monitor guide"
 _TOPOLOGY = "plugins/module_utils/plan/topology.py"
 _SLICES = "plugins/module_utils/serving/slices.py"
 
-CHECKS: tuple[Check, ...] = (
+LOOKS: tuple[Check, ...] = (
     Check("neuron-ls-json", "look", _LS, "exit status 0, and a JSON array with an object for each device, in order",
           (_SLICES, "def read_devices("), _json_list),
     Check("neuron-ls-fields", "look", _LS, "the fields of the tools' version, numa_node as text",
@@ -306,11 +272,103 @@ CHECKS: tuple[Check, ...] = (
           (_SLICES, "def holders("), _users),
     Check("holders-cores", "device", _LS, "a process is listed at the devices of the cores that it was given",
           (_SLICES, "def holders("), _users_cores),
+    Check("sysfs-counters", "device", "neuron-sysfs guide", "counters of memory errors and resets at each device",
+          ("plugins/module_utils/watch/devices.py", "ECC = ("), _counters),
     Check("neuron-monitor", "device", _MONITOR, "a JSON report a line, of as many devices as neuron-ls names",
           ("plugins/module_utils/acceptance.py", "neuron-monitor"), _monitor),
 )  # fmt: skip
 
 
-def judged(evidence: Mapping[str, Any], stages: tuple[str, ...]) -> list[dict[str, str]]:
+CHECKS = (*LOOKS, *TRIED_CHECKS)
+
+#: Checks that need somebody who serves: where nobody else did, the trial's own server is seen by them.
+_WHILE_SERVING = ("holders-live", "holders-cores")
+
+
+def report_of(
+    answers: Mapping[str, Mapping[str, Any]],
+    hosts: Sequence[str],
+    stages: Sequence[str],
+    types: Mapping[str, str],
+    salt: str,
+) -> dict[str, Any]:
+    """Return the report, JSON-ready.
+
+    Args:
+        answers: result of the module by host, of those that answered.
+        hosts: all that were asked.
+        stages: what was looked at.
+        types: instance types of the inventory, by host.
+        salt: with one, hosts are named by a digest of it and their name.
+    """
+    found: dict[str, Any] = {}
+    for name in hosts:
+        shown = f"host-{hashlib.sha256((salt + name).encode()).hexdigest()[:10]}" if salt else name
+        evidence = (answers.get(name) or {}).get("evidence")
+        if not isinstance(evidence, dict):
+            found[shown] = {"refused": "the host did not answer", "checks": []}
+            continue
+        known = {**evidence, "instance_type": types.get(name) or evidence.get("instance_type")}
+        found[shown] = {"refused": "", "checks": judged(known, stages)}
+    outcomes = [check["outcome"] for host in found.values() for check in host["checks"]]
+    return {
+        "version": 1,
+        "called": "acceptance",
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "trainyard_version": collection_version(),
+        "stages": list(stages),
+        "passed": outcomes.count(PASSED),
+        "differs": outcomes.count(DIFFERS),
+        "not_judged": outcomes.count(SKIPPED),
+        "hosts": found,
+    }
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """Return the report as a page that needs nothing else."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    text = (HOME / "plugins/plugin_utils/acceptance_page.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(text).render(report=report) + "\n"
+
+
+def write(report: Mapping[str, Any], folder: Path) -> None:
+    """Write accept.json and accept.html.
+
+    Raises:
+        OSError: they cannot be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "accept.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (folder / "accept.html").write_text(page(report), encoding="utf-8")
+
+
+def said(report: Mapping[str, Any], folder: Path) -> list[str]:
+    """Return what differs, and where the report is, in lines."""
+    lines = []
+    for name, host in report["hosts"].items():
+        if host["refused"]:
+            lines.append(f"{name}: {host['refused']}")
+        lines += [
+            f"{name}: {check['name']}: expected {check['expected']}; seen {check['seen']} ({check['depends']})"
+            for check in host["checks"]
+            if check["outcome"] == DIFFERS
+        ]
+    counts = f"{report['passed']} checks passed, {report['differs']} differ, {report['not_judged']} were not judged"
+    return [*lines, f"{counts}: {folder / 'accept.html'}"]
+
+
+def sound(report: Mapping[str, Any]) -> bool:
+    """Whether nothing differs and every host answered."""
+    return not report["differs"] and not any(one["refused"] for one in report["hosts"].values())
+
+
+def judged(evidence: Mapping[str, Any], stages: Sequence[str]) -> list[dict[str, str]]:
     """Return the verdict of every check of some stages."""
-    return [check.result(evidence) for check in CHECKS if check.stage in stages]
+    found = []
+    for check in (check for check in CHECKS if check.stage in stages):
+        result = check.result(evidence)
+        sound = ((evidence.get("trials") or {}).get("sound") or {}).get("evidence")
+        if sound and check.name in _WHILE_SERVING and result["outcome"] != DIFFERS:
+            result = check.result({**evidence, **sound})
+        found.append(result)
+    return found

@@ -362,6 +362,8 @@ JUDGED: Dict[str, Field] = {
 #: Variables of the name's space that playbooks give each other; the planner only knows that they exist.
 OTHER_VARIABLES = frozenset(
     {
+        "trainyard_accept",
+        "trainyard_accepted",
         "trainyard_asks",
         "trainyard_begun",
         "trainyard_compiles_next",
@@ -383,7 +385,9 @@ OTHER_VARIABLES = frozenset(
         "trainyard_roll_result",
         "trainyard_roll_verb",
         "trainyard_saved",
+        "trainyard_seen",
         "trainyard_topology",
+        "trainyard_tried",
         "trainyard_turn",
         "trainyard_verb",
     }
