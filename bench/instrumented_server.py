@@ -62,6 +62,7 @@ class Entry:
     prompt_digest: str = ""
     model: str = ""  # as the request named it
     connection: int = 0  # requests of one connection have the same number
+    conversation: str = ""  # as its header says
     key: str = ""  # SHA-256 of the key that came with it
     status: int = 200
     outcome: str = "running"  # succeeded | failed | cut | hung | aborted
@@ -118,6 +119,7 @@ class Connection:
             while head := await self._head():
                 method, path, headers = head
                 self.key = headers.get("authorization", "").removeprefix("Bearer ")
+                self.conversation = headers.get("x-conversation", "")
                 body = await self.reader.readexactly(int(headers.get("content-length", "0")))
                 if not await self._answer(method, path.split("?")[0], body):
                     break
@@ -167,6 +169,7 @@ class Connection:
             model=str(request.get("model")),
             prompt_digest=hashlib.sha256(prompt.encode()).hexdigest()[:12],
             connection=self.writer.get_extra_info("peername")[1],
+            conversation=self.conversation,
             key=hashlib.sha256(self.key.encode()).hexdigest(),
         )
         replica.log.append(entry)

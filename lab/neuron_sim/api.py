@@ -56,6 +56,7 @@ class Generation:
     stop: list[str]
     arrived: float
     prompt: str = ""
+    templated: str = ""
     produced: int = 0
     reason: str = "abort"
 
@@ -195,6 +196,7 @@ class Api:
         count = len(prompt) if isinstance(prompt, list) else self._tokenizer.count(prompt, leading=True)
         limit = body.get("max_tokens", _DEFAULT_COMPLETION_TOKENS)
         generation = self._generation(request, body, json.dumps(prompt), count, limit)
+        generation.templated = prompt if isinstance(prompt, str) else json.dumps(prompt)
         await self._answer(body, generation, reply, chat=False)
 
     async def _chat(self, request: HttpRequest, reply: Reply) -> None:
@@ -205,6 +207,7 @@ class Api:
         turns = _turns(messages)
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         generation = self._generation(request, body, json.dumps(turns), self._tokenizer.count_chat(turns), limit)
+        generation.templated = self._tokenizer.chat_text(turns)
         await self._answer(body, generation, reply, chat=True)
 
     def _checked(self, request: HttpRequest) -> dict[str, Any]:
@@ -261,7 +264,10 @@ class Api:
         words = self._tokenizer.generate(generation.text_seed)
         if self._settings.log_requests:
             self._log(f"Received request {uuid.uuid4().hex}: prompt: {generation.prompt!r}", "INFO", "logger.py:39")
-        request = self._engine.submit(generation.prompt_tokens, generation.limit, generation.arrived)
+        size = self._settings.block_size if self._settings.caches_prefixes else 0
+        blocks = self._tokenizer.blocks(generation.templated, size) if size else None
+        metrics.prefix_queries += generation.prompt_tokens if size else 0
+        request = self._engine.submit(generation.prompt_tokens, generation.limit, generation.arrived, blocks)
         text = ""
         last = first = generation.arrived
         stops = [stop for stop in generation.stop if stop]
@@ -283,14 +289,16 @@ class Api:
                 generation.produced = produced
                 metrics.generation_tokens += fresh
                 reason: str | None = None
-                if stops:
+                if stops or size:
                     text += piece
                 if produced >= generation.limit:
                     reason = "stop" if generation.natural else "length"
-                elif any(stop in text for stop in stops):
+                elif stops and any(stop in text for stop in stops):
                     reason = "stop"
                 if reason is not None:
                     generation.reason = reason
+                    if size:
+                        self._engine.keep(self._tokenizer.blocks(generation.templated + text.lstrip(), size))
                     metrics.e2e.observe(now - generation.arrived)
                     metrics.prefill.observe(first - generation.arrived)
                     metrics.decode.observe(now - first)

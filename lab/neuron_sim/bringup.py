@@ -315,7 +315,8 @@ class _BringUp:
             ValueError: its configuration cannot be read (likewise).
             compiler.CompileError: its graphs are cut.
         """
-        if not path.is_dir() and not rules.holds(self.host, "wrong-artifact"):
+        given = os.environ.get("NEURON_COMPILED_ARTIFACTS")
+        if given and not path.is_dir() and not rules.holds(self.host, "wrong-artifact"):
             raise BringUpError(f"FileNotFoundError: no artifact in {path}")
         data = json.loads((path / neuron_config.CONFIG_FILE).read_text(encoding="utf-8"))
         config: dict[str, Any] = data["neuron_config"]
@@ -373,8 +374,8 @@ class _BringUp:
         path = self.artifact_path(wanted)
         try:
             config = self.load_artifact(path)
-            if not rules.holds(self.host, "artifact-is-loaded"):
-                raise ValueError("made again")
+            if not rules.holds(self.host, "artifact-is-loaded") and not self.misaligned:
+                self.loader_says(self._recompiling(path), "WARNING")
             if self.row.generation == sdk.V0:
                 config = {**config, **self.serve.neuron_settings}
             else:
@@ -383,15 +384,18 @@ class _BringUp:
                     self.loader_says("Using pre-compiled artifacts, override_neuron_config will be ignored", "WARNING")
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:
             self.loader_says(f"Exception: {error}", "WARNING")
-            if self.row.generation == sdk.V0:
-                self.loader_says(f"Failed to load the model from {path} Recompiling...", "WARNING")
-            else:
-                self.loader_says(f"Unable to find precompiled artifacts from {path}. Recompiling...", "WARNING")
+            self.loader_says(self._recompiling(path), "WARNING")
             compiler.compile_model(self.host, self.row, self.serve.model, wanted, path, draft_path=self.serve.draft)
             config = self.load_artifact(path)
         self.check_options(config)
         self.check_memory(int(config["max_batch_size"]), int(config["seq_len"]))
         return self.warm_up(config)
+
+    def _recompiling(self, path: Path) -> str:
+        """What the loaders say when they compile although an artifact was given."""
+        if self.row.generation == sdk.V0:
+            return f"Failed to load the model from {path} Recompiling..."
+        return f"Unable to find precompiled artifacts from {path}. Recompiling..."
 
     def warm_up(self, config: dict[str, Any]) -> Loaded:
         """NxDI turns what fails in a warm-up into a warning: the first request meets it again."""

@@ -8,6 +8,7 @@ on the real host: kill the server with SIGKILL and this one stays, with the core
 from __future__ import annotations
 
 import heapq
+import itertools
 import json
 import os
 import select
@@ -15,7 +16,8 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +31,36 @@ from .settings import ServeSettings
 _IDLE_SECONDS = 0.2
 
 
+class PrefixCache:
+    """Which blocks of prompts and answers a replica still has, the least recently used gone first.
+
+    As vLLM's: a block is known by all that comes before it, so only a beginning can be found.
+
+    Args:
+        capacity: blocks that fit.
+        size: tokens of a block.
+    """
+
+    def __init__(self, capacity: int, size: int) -> None:
+        self._capacity, self._size = capacity, size
+        self._known: OrderedDict[str, None] = OrderedDict()
+
+    def found(self, blocks: Sequence[str]) -> int:
+        """Tokens at the beginning of a prompt that need not be computed again."""
+        there = list(itertools.takewhile(self._known.__contains__, blocks))
+        for block in reversed(there):
+            self._known.move_to_end(block)
+        return len(there) * self._size
+
+    def keep(self, blocks: Sequence[str]) -> None:
+        """Remember blocks. The later ones go first: without what comes before them they are of no use."""
+        for block in reversed(blocks):
+            self._known[block] = None
+            self._known.move_to_end(block)
+        while len(self._known) > self._capacity:
+            self._known.popitem(last=False)
+
+
 @dataclass
 class Request:
     """One sequence. ``produced`` counts tokens so far; times are of the monotonic clock, in seconds."""
@@ -40,6 +72,8 @@ class Request:
     arrived: float = 0.0
     due: float = 0.0
     started: float = 0.0
+    blocks: tuple[str, ...] = ()
+    cached_tokens: int = 0
 
     @property
     def queued(self) -> float:
@@ -67,6 +101,13 @@ class Scheduler:
     _device_free: float = 0.0
     _step: tuple[float, list[str]] | None = None
     slowdown: float = 1.0
+    cache: PrefixCache | None = None
+
+    def _prefill_seconds(self, request: Request) -> float:
+        """How long a prompt takes without what the cache has of its beginning; its last token is always computed."""
+        if self.cache is not None:
+            request.cached_tokens = min(self.cache.found(request.blocks), request.prompt_tokens - 1)
+        return self.speed.prefill_seconds(request.prompt_tokens - request.cached_tokens) * self.slowdown
 
     def add(self, request: Request, now: float) -> None:
         """Queue a request."""
@@ -91,6 +132,8 @@ class Scheduler:
 
     def _emit(self, request: Request) -> tuple[Request, str | None]:
         request.produced += 1
+        if request.produced == 1 and self.cache is not None:
+            self.cache.keep(request.blocks)
         finished = request.produced >= request.max_tokens
         if finished:
             self.running.pop(request.key, None)
@@ -109,7 +152,7 @@ class Scheduler:
                 # A slot that was given up at its due time starts the next prompt then, not when we noticed.
                 started = max(request.arrived, self._device_free)
                 request.started = started
-                request.due = started + self.speed.prefill_seconds(request.prompt_tokens) * self.slowdown
+                request.due = started + self._prefill_seconds(request)
                 self.running[request.key] = request
                 heapq.heappush(self._heap, (request.due, request.key))
             while self._heap and not self._is_current(*self._heap[0]):
@@ -143,7 +186,7 @@ class Scheduler:
             request = self.waiting.popleft()
             self.running[request.key] = request
             starts = request.started = max(self._device_free, request.arrived)
-            return starts + self.speed.prefill_seconds(request.prompt_tokens) * self.slowdown, [request.key]
+            return starts + self._prefill_seconds(request), [request.key]
         if not self.running:
             return None
         # Steps follow each other without a gap; after a long stop (a hang that ended) they start over from now.
@@ -200,8 +243,11 @@ class Engine:
             message = json.loads(line)
             if message["op"] == "add":
                 request = Request(message["key"], message["prompt_tokens"], message["max_tokens"])
+                request.blocks = tuple(message.get("blocks") or ())
                 # From its arrival on: what the server does before it asks us is part of the delay that was asked for.
                 self._add(request, min(now, message["arrived"]))
+            elif message["op"] == "keep" and self._scheduler.cache is not None:
+                self._scheduler.cache.keep(message["blocks"])
             elif message["op"] == "abort":
                 self._scheduler.abort(message["key"], now)
 
@@ -252,6 +298,7 @@ class Engine:
                 "op": "tokens",
                 "tokens": [[request.key, request.produced, reason] for request, reason in tokens],
                 "queued": {request.key: request.queued for request, _ in tokens if request.produced == 1},
+                "cached": {request.key: request.cached_tokens for request, _ in tokens if request.produced == 1},
                 "running": len(scheduler.running),
                 "waiting": len(scheduler.waiting),
                 "context": sum(request.context for request in scheduler.running.values()),
@@ -294,6 +341,14 @@ def _replica_settings(host: HostConfig, serve: ServeSettings, loaded: Loaded) ->
     }
 
 
+def _prefix_cache(serve: ServeSettings, loaded: Loaded) -> PrefixCache | None:
+    """The cache of a server that has one: as many blocks as its KV cache."""
+    if not serve.caches_prefixes:
+        return None
+    whole = loaded.batch * -(-loaded.longest_sequence // serve.block_size)
+    return PrefixCache(int(loaded.config.get("pa_num_blocks") or whole), serve.block_size)
+
+
 def _start(channel: socket.socket, task: dict[str, Any]) -> Engine:
     host = load_config(task["root"])
     row = sdk.release(task["release"])
@@ -305,7 +360,8 @@ def _start(channel: socket.socket, task: dict[str, Any]) -> Engine:
     if serve.draft:
         constants = latency.Constants.of(serve.latency.get("constants") or {})
         speed = latency.Guessed(speed, latency.speculation_factor(serve.draft_tokens, constants))
-    engine = Engine(channel, host, loaded, Scheduler(min(serve.max_num_seqs, loaded.batch), speed))
+    scheduler = Scheduler(min(serve.max_num_seqs, loaded.batch), speed, cache=_prefix_cache(serve, loaded))
+    engine = Engine(channel, host, loaded, scheduler)
     per_device = instance_type(host.instance_type).cores_per_device(logical_nc_config(host))
     engine.devices = {core // per_device for core in cores}
     shape = latency.Shape.of(model)

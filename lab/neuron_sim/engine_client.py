@@ -145,6 +145,7 @@ class EngineClient:
             if request is not None:
                 if produced == 1:
                     request.queue_seconds = float(message["queued"].get(key, 0.0))
+                    self._metrics.prefix_hits += int(message["cached"].get(key, 0))
                 request.push(produced)
         metrics = self._metrics
         metrics.running, metrics.waiting = message["running"], message["waiting"]
@@ -155,8 +156,14 @@ class EngineClient:
         if self._writer is not None and not self.dead:
             self._writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
 
-    def submit(self, prompt_tokens: int, limit: int, arrived: float) -> Submitted:
+    def keep(self, blocks: list[str]) -> None:
+        """Have the engine remember an answer's blocks, as it does its prompt's."""
+        self._send({"op": "keep", "blocks": blocks})
+
+    def submit(self, prompt_tokens: int, limit: int, arrived: float, blocks: list[str] | None = None) -> Submitted:
         """Queue a request that came at that time of the monotonic clock, which the processes share.
+
+        ``blocks`` are the digests of its prompt's whole blocks, of a server that finds beginnings again.
 
         Raises:
             EngineDeadError: there is no engine.
@@ -166,7 +173,8 @@ class EngineClient:
         self._counter += 1
         key = str(self._counter)
         request = self._requests[key] = Submitted(self, key, limit)
-        self._send({"op": "add", "key": key, "prompt_tokens": prompt_tokens, "max_tokens": limit, "arrived": arrived})
+        asked = {"op": "add", "key": key, "prompt_tokens": prompt_tokens, "max_tokens": limit, "arrived": arrived}
+        self._send({**asked, "blocks": blocks} if blocks else asked)
         return request
 
     def forget(self, key: str, *, aborted: bool) -> None:

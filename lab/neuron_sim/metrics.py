@@ -76,6 +76,7 @@ class Metrics:
         tokens = _token_buckets(longest)
         self.running = self.waiting = 0
         self.cache_usage = 0.0
+        self.prefix_queries = self.prefix_hits = 0
         self.prompt_tokens = self.generation_tokens = self.preemptions = 0
         self.success = dict.fromkeys(_FINISH, 0)
         self.ttft = Histogram(_TTFT_V1 if self._v1 else _TTFT)
@@ -111,6 +112,11 @@ class Metrics:
             ("request_params_max_tokens", self.request_max),
         ]
 
+    def _prefixes(self) -> list[tuple[str, int]]:
+        """Tokens that were looked for in the prefix cache, and those that were there; V1 has the counters."""
+        found = [("prefix_cache_queries_total", self.prefix_queries), ("prefix_cache_hits_total", self.prefix_hits)]
+        return found if self._v1 else []
+
     def render(self) -> str:
         """The whole page."""
         labels = self._labels
@@ -126,6 +132,7 @@ class Metrics:
             ("num_preemptions_total", self.preemptions),
             ("prompt_tokens_total", self.prompt_tokens),
             ("generation_tokens_total", self.generation_tokens),
+            *self._prefixes(),
         ):
             lines += [f"# TYPE vllm:{name.removesuffix('_total')} counter", f"vllm:{name}{{{labels}}} {float(value)}"]
         lines.append("# TYPE vllm:request_success counter")

@@ -61,6 +61,11 @@ class ServeSettings:
         return (*self.served_names, *self.adapters)
 
     @property
+    def caches_prefixes(self) -> bool:
+        """Whether beginnings of prompts are found again; each line wants blocks of a size for that."""
+        return self.prefix_caching and self.block_size > 0
+
+    @property
     def vllm_version(self) -> tuple[int, ...]:
         """Version of vLLM, comparable."""
         return sdk.version(self.vllm)

@@ -81,11 +81,32 @@ class Tokenizer:
         plain = self._special.split(text) if self._special else [text]
         return special + sum(map(self._count_plain, plain)) + (self._leading if leading else 0)
 
-    def count_chat(self, messages: list[tuple[str, str]]) -> int:
-        """Tokens of a conversation of (role, text) in the template of Llama 3, which names its turns' borders."""
+    @staticmethod
+    def chat_text(messages: list[tuple[str, str]]) -> str:
+        """A conversation of (role, text) in the template of Llama 3, which names its turns' borders."""
         turns = [*((role, f"{text.strip()}<|eot_id|>") for role, text in messages), ("assistant", "")]
         body = "".join(f"<|start_header_id|>{role}<|end_header_id|>\n\n{text}" for role, text in turns)
-        return self.count(f"<|begin_of_text|>{body}")
+        return f"<|begin_of_text|>{body}"
+
+    def count_chat(self, messages: list[tuple[str, str]]) -> int:
+        """Tokens of a conversation of (role, text)."""
+        return self.count(self.chat_text(messages))
+
+    def blocks(self, text: str, size: int) -> list[str]:
+        """A digest of the text up to each whole block of ``size`` tokens: texts that begin alike share the first ones.
+
+        A block may hold a token more than its size where a word is several tokens.
+        """
+        digest = hashlib.sha256()
+        found: list[str] = []
+        tokens = 0
+        pieces = list(text) if self._kind == "WordLevel" else [piece.group() for piece in _PIECES.finditer(text)]
+        for piece in pieces:
+            digest.update(piece.encode())
+            tokens += 1 if self._kind == "WordLevel" or not self._vocabulary else self._piece_count(piece)
+            if tokens >= size * (len(found) + 1):
+                found.append(digest.hexdigest()[:16])
+        return found
 
     def _output_tokens(self) -> list[tuple[int, str]]:
         if self._kind == "WordLevel":

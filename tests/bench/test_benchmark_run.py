@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -126,6 +127,43 @@ def test_a_mix_of_names_is_asked_for_in_turn_and_reported_by_name(
     run = analysis.Measured(report)
     assert run.offered == "3 streams, 1 x tiny + 2 x sql"
     assert "asked for sql" in render.html([run])
+
+
+def test_a_conversation_goes_on_from_its_answers_and_says_which_it_is(
+    instrumented: Any, run_module: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    server = instrumented(ttft_ms=20, itl_ms=2)
+    talk = {"turns": 4, "mean_turn_tokens": 10, "think_s": 0.05, "concurrency": 2, "warmup_requests": 0}
+    result = run_module(server, talk)
+    assert result["counts"] == {"sent": 12, "succeeded": 12, "failed": 0, "timed_out": 0}, result
+    by_talk: dict[str, list[dict[str, Any]]] = {}
+    for entry in server.log():
+        by_talk.setdefault(entry["conversation"], []).append(entry)
+    assert sorted(map(len, by_talk.values())) == [4, 4, 4]
+    for turns in by_talk.values():
+        lengths = [entry["prompt_tokens"] for entry in turns]
+        # Each has what was asked (10 tokens) and answered (20) before it; a word may be two of them.
+        assert all(later - earlier >= 15 for earlier, later in itertools.pairwise(lengths)), lengths
+        assert turns == sorted(turns, key=lambda entry: entry["arrived_s"])
+    report = report_of(tmp_path, result)
+    assert (report.load.turns, report.load.turn_tokens, report.load.think_s) == (4, 10, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        ({"turns": 4, "request_rate_per_s": 5.0}, "an open loop begins by the clock"),
+        ({"turns": 4, "dataset": "/somewhere"}, "a dataset has prompts that stand alone"),
+        ({"preset": "conversations", "request_rate_per_s": 5.0}, "an open loop begins by the clock"),
+    ],
+)
+def test_a_conversation_that_cannot_be_held_is_refused(
+    instrumented: Any, run_module: Callable[..., dict[str, Any]], load: dict[str, Any], said: str
+) -> None:
+    server = instrumented()
+    result = run_module(server, load)
+    assert result["failed"] and said in result["msg"], result
+    assert server.log() == []
 
 
 def test_a_name_that_nobody_serves_gets_no_load(instrumented: Any, run_module: Callable[..., dict[str, Any]]) -> None:

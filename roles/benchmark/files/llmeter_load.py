@@ -42,6 +42,10 @@ _WORDS = (
 )
 
 
+#: Header by which a conversation's requests are known.
+CONVERSATION = "x-conversation"
+
+
 class TimedEndpoint(OpenAICompletionStreamEndpoint):
     """llmeter's streaming endpoint, which keeps the time of every token, and asks for the name that a request gives."""
 
@@ -75,11 +79,19 @@ def prompts(load: dict[str, Any], tokenizer: Tokenizer) -> list[tuple[str, int]]
         return dataset(load)
     rng = random.Random(load["seed"])  # noqa: S311 - repeatable prompts, no secret
     made = []
-    for _ in range(load["requests"]):
+    turns = load.get("turns", 1)
+    for index in range(load["requests"]):
         wanted = length(rng, load["mean_input_tokens"], load["stddev_input_tokens"])
+        if index % turns:
+            wanted = load["mean_turn_tokens"]
         output = length(rng, load["mean_output_tokens"], load["stddev_output_tokens"])
         made.append((text_of(rng, wanted, tokenizer), output))
     return made
+
+
+def conversations(work: list[tuple[int, tuple[str, int]]], turns: int) -> list[list[tuple[int, tuple[str, int]]]]:
+    """Requests in the order of each conversation; each request is one of its own where there is one turn."""
+    return [work[first : first + turns] for first in range(0, len(work), turns)]
 
 
 def length(rng: random.Random, mean: float, stddev: float) -> int:
@@ -104,17 +116,26 @@ def dataset(load: dict[str, Any]) -> list[tuple[str, int]]:
     return [(row["prompt"], int(row.get("output_tokens", load["mean_output_tokens"]))) for row in taken]
 
 
-def body(load: dict[str, Any], index: int, prompt: str, output_tokens: int) -> dict[str, Any]:
-    """The request as sent. What the OpenAI library does not know (top_k, ignore_eos) travels in its extra body."""
+def body(
+    load: dict[str, Any], index: int, prompt: str, output_tokens: int, before: list[dict[str, str]] | None = None
+) -> dict[str, Any]:
+    """The request as sent. What the OpenAI library does not know (top_k, ignore_eos) travels in its extra body.
+
+    A conversation's has what was said before, and a header that is the same for all of it, as clients have one by which
+    a router may keep it together.
+    """
+    turns = load.get("turns", 1)
+    talk = {"extra_headers": {CONVERSATION: f"{load['seed']}-{index // turns}"}} if turns > 1 else {}
     names = load.get("models") or [load["model"]]  # taken in turn
     extra = dict(load["sampling"])
     if load["ignore_eos"]:
         extra["ignore_eos"] = True
     return {
         "model": names[index % len(names)],
-        "messages": [{"role": "user", "content": prompt}],
+        "messages": [*(before or []), {"role": "user", "content": prompt}],
         "max_tokens": output_tokens,
         "extra_body": extra,
+        **talk,
     }
 
 
@@ -169,7 +190,9 @@ class Driver:
             timeout=httpx.Timeout(load["timeout_s"], connect=min(30.0, load["timeout_s"])),
         )
         tokenizer = Tokenizer.from_file(str(Path(load["tokenizer"]) / "tokenizer.json"))
-        self.work = list(enumerate(prompts(load, tokenizer)))[self.shard :: self.shards]
+        turns = load.get("turns", 1)
+        self.talks = conversations(list(enumerate(prompts(load, tokenizer))), turns)[self.shard :: self.shards]
+        self.work = [request for talk in self.talks for request in talk]
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one line; a killed run leaves whole lines behind."""
@@ -177,12 +200,30 @@ class Driver:
             self.out.write(json.dumps(row) + "\n")
             self.out.flush()
 
-    def send(self, index: int, prompt: str, wanted: int, scheduled: float | None = None) -> None:
-        """Send one request and record it."""
+    def send(
+        self,
+        index: int,
+        prompt: str,
+        wanted: int,
+        scheduled: float | None = None,
+        before: list[dict[str, str]] | None = None,
+    ) -> str:
+        """Send one request and record it; what was answered."""
         self.write({"index": index, "sent": True})
         started = time.time()
-        response = self.endpoint.invoke(body(self.load, index, prompt, wanted))
+        response = self.endpoint.invoke(body(self.load, index, prompt, wanted, before))
         self.write(record(index, wanted, started, scheduled, response))
+        return response.response_text or ""
+
+    def converse(self, talk: list[tuple[int, tuple[str, int]]]) -> None:
+        """Send the requests of a conversation, each with all that was said before it, and think between them."""
+        said: list[dict[str, str]] = []
+        rng = random.Random(f"{self.load['seed']} {talk[0][0]}")  # noqa: S311 - repeatable pauses, no secret
+        for number, (index, (prompt, wanted)) in enumerate(talk):
+            if number and self.load.get("think_s"):
+                time.sleep(rng.expovariate(1 / self.load["think_s"]))
+            answer = self.send(index, prompt, wanted, before=said)
+            said += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
 
     def warm_up(self) -> None:
         """Open the connections and load the libraries before the clock runs; nothing of it is recorded."""
@@ -210,7 +251,7 @@ class Driver:
 
     def closed_loop(self) -> None:
         """Keep `concurrency` requests in flight until every one was sent."""
-        jobs = iter(self.work)
+        jobs = iter(self.talks)
         lock = threading.Lock()
 
         def worker() -> None:
@@ -219,8 +260,7 @@ class Driver:
                     job = next(jobs, None)
                 if job is None:
                     return
-                index, (prompt, wanted) = job
-                self.send(index, prompt, wanted)
+                self.converse(job)
 
         run_threads([threading.Thread(target=worker, daemon=True) for _ in range(self.streams())])
 

@@ -11,11 +11,14 @@ import typer
 from rich.console import Console
 
 from trainyard import vault
+from trainyard.ansible_run import run_playbook
+from trainyard.paths import playbook
 from trainyard.plan_command import InventoryError, open_inventory, refuse, use_vault
 from trainyard.plan_diff import AskError, ask_hosts
 
 # Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
 from ansible_collections.trainyard.neuron.plugins.module_utils.acceptance import STAGES  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.module_utils.acceptance_trials import TRIED  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import did_you_mean  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import acceptance  # isort: skip
 
@@ -24,7 +27,10 @@ def accept(
     inventory: Annotated[list[str], typer.Option("--inventory", "-i", help="Inventory file, directory or script.")],
     host: Annotated[list[str] | None, typer.Option(help="Only this host; may be given several times.")] = None,
     stage: Annotated[
-        list[str] | None, typer.Option(help="Only this stage, look or device; both only read.  [default: all]")
+        list[str] | None,
+        typer.Option(
+            help="Only these: look and device read; compile, serve and fault take cores.  [default: what reads]"
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory for accept.html and accept.json.")] = Path(
         "results/accept"
@@ -36,15 +42,17 @@ def accept(
     vault_password_file: vault.VaultFiles = None,
     ask_vault_pass: vault.AskVault = False,
 ) -> None:
-    """Check on hosts what trainyard relies on of them, and write one report. Nothing is changed there.
+    """Check on hosts what trainyard relies on of them, and write one report. Nothing of theirs is changed.
 
     The exit status is 1 where something differs or a host did not answer.
     """
     use_vault(vault_id, vault_password_file, ask_vault_pass)
-    stages = tuple(name for name in STAGES if not stage or name in stage)
+    known_stages = (*STAGES, *TRIED)
+    stages = tuple(name for name in known_stages if name in (stage or STAGES))
     for name in stage or []:
-        if name not in STAGES:
-            raise refuse(f"--stage {name}: {did_you_mean(name, STAGES) or 'give one of ' + ', '.join(STAGES)}")
+        if name not in known_stages:
+            fix = did_you_mean(name, known_stages) or "give one of " + ", ".join(known_stages)
+            raise refuse(f"--stage {name}: {fix}")
     missing = [source for source in inventory if not Path(source).exists() and "," not in source]
     if missing:
         raise refuse(f"no inventory at {', '.join(missing)}")
@@ -59,6 +67,8 @@ def accept(
         chosen = [name for name in names if not host or name in host]
         if not chosen:
             raise refuse(f"no host in the group 'neuron' of {', '.join(inventory)}")
+        if set(stages) & set(TRIED):
+            raise typer.Exit(tried(inventory, chosen, stages, output, hash_names=hash_names))
         types = {name: str(variables[name].get("trainyard_instance_type") or "") for name in chosen}
         answers = ask_hosts(inventory, ":".join(chosen), "trainyard.neuron.acceptance", become=True)
     except (InventoryError, AskError) as error:
@@ -73,3 +83,18 @@ def accept(
         console.print(line, soft_wrap=True, markup=False)
     if not acceptance.sound(report):
         raise typer.Exit(1)
+
+
+def tried(inventory: list[str], hosts: list[str], stages: tuple[str, ...], output: Path, *, hash_names: bool) -> int:
+    """Have the playbook compile and serve, and print what its report says; the exit status."""
+    asked = {"stages": list(stages), "hash_names": hash_names, "directory": str(output.resolve())}
+    variables = {"trainyard_accept": asked, "trainyard_only": ":".join(hosts)}
+    console = Console(highlight=False)
+    with console.status("Accepting") as shown:
+        run = run_playbook(playbook("accept"), inventory, variables, on_task=lambda name: shown.update(name))
+    accepted = [one.result for one in run.results if one.action == "trainyard.neuron.acceptance_report"]
+    if not accepted or "msg" not in accepted[-1]:
+        raise refuse(run.why_not() or "the playbook made no report")
+    for line in accepted[-1]["msg"]:
+        console.print(line, soft_wrap=True, markup=False)
+    return 0 if accepted[-1].get("sound") and run.succeeded else 1

@@ -86,7 +86,8 @@ def signature(run: Measured) -> tuple[object, ...]:
     report = run.report
     load, scenario = report.load, report.scenario
     lengths = (load.input_tokens, load.output_tokens)
-    sent = (load.loop, load.concurrency, load.rate_per_s, load.source, load.target, load.tool)
+    talk = (load.turns, load.turn_tokens, load.think_s)
+    sent = (*talk, load.loop, load.concurrency, load.rate_per_s, load.source, load.target, load.tool)
     sizes = tuple((one.mean, one.stddev) for one in lengths)
     names = (scenario.deployment or scenario.model, tuple(load.models))
     return (*names, report.provenance, scenario.instance_type, *sent, *sizes)

@@ -36,7 +36,7 @@ LOG_BYTES = 8 << 20
 #: How long a request may take, a server to notice what it has to, a stream to go on; seconds.
 ANSWER_S, NOTICE_S, HANG_S = 60.0, 30.0, 3.0
 #: Tokens of a stream that is cut, and of a completion that is counted.
-LONG_TOKENS, FEW_TOKENS = 400, 7
+LONG_TOKENS, FEW_TOKENS = 800, 7
 #: What a start takes of the host's memory beside the weights: interpreters and their libraries, bytes.
 INTERPRETERS_BYTES = 1 << 30
 #: Settings of NxDI that are its own word for a change: one that no artifact's graphs depend on.
@@ -571,7 +571,9 @@ class Trials:
         headers = {"Content-Type": "application/json", "Authorization": "Bearer " + server.key, "Connection": "close"}
         try:
             connection.request("POST", "/v1/completions", json.dumps({**asked, **body}), headers)
-            yield connection.getresponse()
+            # Its own end of the socket has to go as well, or the server never sees the client leave.
+            with connection.getresponse() as answer:
+                yield answer
         finally:
             connection.close()
 
@@ -786,8 +788,9 @@ class Trials:
         with contextlib.suppress(OSError, http.client.HTTPException), self._open(server, asked) as answer:
             answer.read(LOG_BYTES)
         status = self._noticed(server)
+        engine = status is None and bool(server.engines())
         self.end(server)
-        return {"status": status, "engine": False if status is not None else bool(server.engines())}
+        return {"status": status, "engine": engine}
 
     def _noticed(self, server: Server) -> Optional[int]:
         """Ask a server whose engine is dead, as a router's check does, until it ends; its exit status."""

@@ -50,6 +50,8 @@ class Client:
     spreads = False
     #: Whether its requests can ask for several names of a model in turn.
     mixes = True
+    #: Whether its requests can go on from answers.
+    converses = False
 
     def __init__(self, home: str, script: str = "") -> None:
         self.home = home
@@ -73,6 +75,9 @@ class Client:
         if len(set(load.get("models") or ())) > 1 and not self.mixes:
             able = " or ".join(sorted(name for name, kind in CLIENTS.items() if kind.mixes))
             raise ClientError(f"{self.name} asks for one name: give models one, or use {able}")
+        if load.get("turns", 1) > 1 and not self.converses:
+            able = " or ".join(sorted(name for name, kind in CLIENTS.items() if kind.converses))
+            raise ClientError(f"{self.name} sends requests that stand alone: leave turns at 1, or use {able}")
 
     def warm_up(self, load: Dict[str, Any], work: Path) -> List[Command]:
         """What to run before the servers' counters are read, where the client cannot warm up and then wait."""
@@ -93,6 +98,7 @@ class Llmeter(Client):
 
     name = "llmeter"
     distribution = "llmeter"
+    converses = True
 
     def commands(self, load: Dict[str, Any], work: Path) -> List[Command]:
         """One process for each 32 streams, but no more than there are processors."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loads of the two recipes, as their sources publish them: comparable with published figures."""
+"""The loads of the two recipes as their sources publish them, comparable with published figures, and one of users."""
 
 from __future__ import annotations
 
@@ -31,5 +31,21 @@ PRESETS: Dict[str, Dict[str, Any]] = {
         "sampling": {},
         "ignore_eos": False,
         "run_timeout_s": 1200.0,
+    },
+    # What users of a chat see: each request has all that was said before, so prompts grow and begin alike. Lengths and
+    # pauses are ours, and stand for nobody's traffic; a tenth of the requests begin a conversation at the most.
+    "conversations": {
+        "requests": 480,
+        "turns": 12,
+        "mean_turn_tokens": 120,
+        "think_s": 2.0,
+        "concurrency": 0,
+        "mean_input_tokens": 2000,
+        "stddev_input_tokens": 200,
+        "mean_output_tokens": 150,
+        "stddev_output_tokens": 30,
+        "sampling": {"temperature": 0.7},
+        "ignore_eos": True,
+        "run_timeout_s": 21600.0,
     },
 }

@@ -253,6 +253,18 @@ def _rounds_need_streams(values: Mapping[str, Any]) -> Iterator[Tuple[str, str, 
         yield "rounds", "an open loop has no streams to count them by", "give requests, or concurrency"
 
 
+def _conversations_are_made_up(values: Mapping[str, Any]) -> Iterator[Tuple[str, str, str]]:
+    turns = max(values.get("turns") or 1, PRESETS.get(values.get("preset") or "", {}).get("turns", 1))
+    if turns > 1 and values.get("request_rate_per_s"):
+        yield (
+            "turns",
+            "a turn begins when the one before is answered, and an open loop begins by the clock",
+            "give streams",
+        )
+    if turns > 1 and values.get("dataset"):
+        yield "turns", "a conversation is made up, and a dataset has prompts that stand alone", "leave one of them out"
+
+
 def _one_way_to_name_models(values: Mapping[str, Any]) -> Iterator[Tuple[str, str, str]]:
     if values.get("models") and values.get("adapter_mixes"):
         yield "models", "is one mix of names, and adapter_mixes has them all", "put it into adapter_mixes"
@@ -267,7 +279,7 @@ LOAD = Schema(
     {
         "preset": Field(
             optional(one_of(tuple(sorted(PRESETS)))),
-            about="a recipe's load, which the other fields change",
+            about="a recipe's load, or that of `conversations`, which the other fields change",
             example="llama-3-3-70b",
         ),
         "requests": Field(
@@ -309,6 +321,24 @@ LOAD = Schema(
         "stddev_output_tokens": Field(
             _DEVIATION, default=0, about="standard deviation of it", unit="tokens", example=30
         ),
+        "turns": Field(
+            whole_number(1, 10000),
+            default=1,
+            about="requests of a conversation, each with all that was said before; 1 is none. `mean_input_tokens` is "
+            "the length of its first one",
+            unit="requests",
+            example=12,
+        ),
+        "mean_turn_tokens": Field(
+            _TOKENS, default=100, about="what each later request of a conversation adds", unit="tokens", example=120
+        ),
+        "think_s": Field(
+            number(0, DAY_S),
+            default=0.0,
+            about="mean time between an answer and the next request of its conversation",
+            unit="seconds",
+            example=2.0,
+        ),
         "sampling": Field(
             JSON_MAPPING, default={}, about="parameters of each request", example={"temperature": 0.7, "top_k": 50}
         ),
@@ -344,7 +374,7 @@ LOAD = Schema(
             example=["llama-3.3-70b", "support"],
         ),
     },
-    rules=(_rounds_need_streams,),
+    rules=(_rounds_need_streams, _conversations_are_made_up),
     null_is_unset=True,
 )
 

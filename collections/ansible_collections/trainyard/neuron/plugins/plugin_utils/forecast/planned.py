@@ -171,8 +171,10 @@ def load_in(settings: Mapping[str, Any]) -> Load:
     """Return a load from what a benchmark is told, its preset and the defaults under it."""
     given = {name: value for name, value in settings.items() if value is not None}
     merged = {**LOAD.defaults, **PRESETS.get(given.get("preset") or "", {}), **given}
+    # A conversation's requests have what was said before: on average half of what all its turns add.
+    grown = (merged["turns"] - 1) * (merged["mean_turn_tokens"] + merged["mean_output_tokens"]) / 2
     return Load(
-        input_tokens=merged["mean_input_tokens"],
+        input_tokens=merged["mean_input_tokens"] + grown,
         output_tokens=merged["mean_output_tokens"],
         input_deviation=merged["stddev_input_tokens"],
         output_deviation=merged["stddev_output_tokens"],

@@ -123,7 +123,8 @@ def client_flags(
     asked = load_.concurrency or 0
     # The tail, when the last streams end, is in the mean: a load of few rounds cannot reach the full number.
     reachable = asked * (1 - min(1.0, asked / load_.requests))
-    if load_.loop == "closed" and floor < STREAMS_LIMIT * reachable:
+    # Who thinks between two requests has none in flight meanwhile.
+    if load_.loop == "closed" and not load_.think_s and floor < STREAMS_LIMIT * reachable:
         text = f"{floor:.1f} requests in flight on average, {asked} were asked for"
         found.append(("load_not_reached", "warning", text))
     output = results.requests.output_tokens

@@ -132,6 +132,12 @@ class Load(_Model):
     arrival: Literal["poisson", "constant"] | None = None
     requests: int = Field(ge=1)
     """Requests of one repeat."""
+    turns: int = Field(default=1, ge=1)
+    """Requests of a conversation; 1 is none. The length of the first is `input_tokens`."""
+    turn_tokens: int = Field(default=0, ge=0)
+    """What each later one adds, of its client."""
+    think_s: float = Field(default=0.0, ge=0)
+    """Mean time between an answer and the next request."""
     warmup_requests: int = Field(ge=0)
     input_tokens: Length
     output_tokens: Length
