@@ -250,6 +250,7 @@ class Engine:
                 self._scheduler.cache.keep(message["blocks"])
             elif message["op"] == "abort":
                 self._scheduler.abort(message["key"], now)
+                self._emit([])  # so that the gauges follow where nothing else runs
 
     def _add(self, request: Request, now: float) -> None:
         """Queue a request that the compiled graphs can take.
@@ -292,7 +293,8 @@ class Engine:
                     f"({self._loaded.longest_sequence} tokens). To truncate attention mask, set "
                     "allow_input_truncation=True."
                 )
-        self.statistics.executed(len(tokens), time.monotonic())
+        if tokens:
+            self.statistics.executed(len(tokens), time.monotonic())
         self.send(
             {
                 "op": "tokens",
