@@ -91,6 +91,7 @@ from typing import Any, Callable, Dict, Sequence
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
+BOTO3_ERROR = ""
 try:
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError

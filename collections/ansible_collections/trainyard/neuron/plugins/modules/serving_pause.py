@@ -103,7 +103,7 @@ def pause(module: AnsibleModule) -> None:
 
 def resume(module: AnsibleModule) -> None:
     """Bring the host back."""
-    paused = vacate.is_paused() if module.check_mode else vacate.resume(lambda argv: module.run_command(argv))
+    paused = vacate.is_paused() if module.check_mode else vacate.resume(module.run_command)
     after = "in service\n" if paused else ""
     module.exit_json(changed=paused, diff={"before": "", "after": after})
 

@@ -65,7 +65,7 @@ class _SameHost(urllib.request.HTTPRedirectHandler):
 
 
 def fetch(
-    url: str, headers: Mapping[str, str] = {}, method: str = "GET", data: Optional[bytes] = None
+    url: str, headers: Optional[Mapping[str, str]] = None, method: str = "GET", data: Optional[bytes] = None
 ) -> Tuple[int, bytes, Mapping[str, str]]:
     """Return status, content and headers of an answer, of whatever status.
 
@@ -75,7 +75,7 @@ def fetch(
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise Answer("unreachable", "no address of the web: %s" % url)
     try:
-        request = urllib.request.Request(url, data=data, headers=dict(headers), method=method)  # noqa: S310 - see above
+        request = urllib.request.Request(url, data=data, headers=dict(headers or {}), method=method)  # noqa: S310 - see above
         # What an instance asks of itself goes by no proxy.
         near = [urllib.request.ProxyHandler({})] if urllib.parse.urlsplit(url).hostname in _OWN else []
         opener = urllib.request.build_opener(_SameHost, *near)

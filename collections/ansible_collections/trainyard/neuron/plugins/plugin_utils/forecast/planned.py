@@ -52,7 +52,7 @@ def family_of(instance_type: str | None) -> str:
     Raises:
         NoForecastError: nobody knows it.
     """
-    family = str(instance_type).split(".")[0].removesuffix("n").removesuffix("u")
+    family = str(instance_type).partition(".")[0].removesuffix("n").removesuffix("u")
     if family not in PEAKS:
         raise NoForecastError(f"{instance_type} is of no family whose peaks are known here: {', '.join(PEAKS)}")
     return family
