@@ -62,7 +62,9 @@ class Judged:
 
     def judge(self, host: str, variables: Mapping[str, Any]) -> None:
         """Judge the roles' variables of a host, as they stand: to resolve them may cost a question to a vault."""
-        problems, warnings = self._roles.judge(host, getattr(variables, "_vars", variables))
+        # Ansible's own mapping resolves what is read of it; it is made over what stands in the inventory.
+        standing = variables if type(variables) is dict else getattr(variables, "_vars", dict.fromkeys(variables))
+        problems, warnings = self._roles.judge(host, standing)
         self.problems += problems
         self.warnings += warnings
 

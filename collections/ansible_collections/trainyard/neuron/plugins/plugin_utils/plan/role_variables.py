@@ -10,6 +10,7 @@ import difflib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
@@ -90,8 +91,9 @@ class RoleVariables:
                 problems += [one.on(host) for one in self._of_value(name, variables[name])]
                 continue
             if name not in self._names:
-                value = variables[name]
-                self._names[name] = None if self._is_result(value) else _of_name(name, value)
+                slip = slip_of(name)
+                value = variables[name] if slip else None
+                self._names[name] = None if slip is None or self._is_result(value) else slip.told(name, value)
             found = self._names[name]
             if found:
                 (problems if found[0] else warnings).append(found[1].on(host))
@@ -152,22 +154,37 @@ def _kind(option: Mapping[str, Any]) -> str:
     return {**words, "dict": "a dictionary"}.get(str(option.get("type")), "text")
 
 
-def _of_name(name: str, value: Any) -> Optional[Tuple[bool, Problem]]:
-    """Return what is wrong with a name that no role has, and whether it is refused; nothing where it is not ours."""
-    role = next((prefix for prefix in prefixes() if name.startswith(prefix)), "")
-    if not role and name.startswith(("ansible_", "trainyard_", "_")):
+@dataclass(frozen=True)
+class Slip:
+    """A name that no role has.
+
+    Attributes:
+        role: whose prefix it has, empty for none.
+        meant: the variable that it most likely means, empty where none is near.
+    """
+
+    role: str
+    meant: str
+
+    def told(self, name: str, value: Any) -> Tuple[bool, Problem]:
+        """Return whether it is refused, and what is said of it."""
+        shown = _shown(value, name, self.meant)
+        if self.meant:
+            rule, fix = "is no variable of any role, and nobody would read it", "did you mean '%s'?" % self.meant
+            return bool(self.role), Problem("", name, shown, rule, fix)
+        rule = "begins as the variables of the role %s and is none of them: nobody reads it" % self.role
+        return False, Problem("", name, shown, rule, _PAGE)
+
+
+def slip_of(name: str) -> Optional[Slip]:
+    """Return what is wrong with a name that no role has; nothing where it is not ours."""
+    prefix = next((one for one in prefixes() if name.startswith(one)), "")
+    if not prefix and name.startswith(("ansible_", "trainyard_", "_")):
         return None
-    rest = {key[len(role) :]: key for key in options() if key.startswith(role)}
-    likeness = SLIP_LIKENESS if role else BARE_LIKENESS
-    near = difflib.get_close_matches(name[len(role) :][:WORD_CHARACTERS], rest, n=1, cutoff=likeness)
-    if near:
-        fix = "did you mean '%s'?" % rest[near[0]]
-        rule = "is no variable of any role, and nobody would read it"
-        return bool(role), Problem("", name, _shown(value, name, rest[near[0]]), rule, fix)
-    if role:
-        rule = "begins as the variables of the role %s and is none of them: nobody reads it" % role[:-1]
-        return False, Problem("", name, _shown(value, name), rule, _PAGE)
-    return None
+    rest = {key[len(prefix) :]: key for key in options() if key.startswith(prefix)}
+    likeness = SLIP_LIKENESS if prefix else BARE_LIKENESS
+    near = difflib.get_close_matches(name[len(prefix) :][:WORD_CHARACTERS], rest, n=1, cutoff=likeness)
+    return Slip(prefix[:-1], rest[near[0]] if near else "") if near or prefix else None
 
 
 def _shown(value: Any, *names: str) -> Any:

@@ -109,6 +109,20 @@ def test_what_hosts_share_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sorted(asked) == sorted(shared)
 
 
+def test_ansible_s_own_mapping_is_judged_by_what_stands_in_it_and_nothing_is_resolved() -> None:
+    from ansible.parsing.dataloader import DataLoader
+    from ansible.template import trust_as_template
+    from ansible.vars.hostvars import HostVarsVars
+
+    template = trust_as_template("{{ 1 / 0 }}")
+    standing = {"benchmark_client": "llmpref", "load_balancer_address": template, "load_balancer_adress": template}
+    variables = HostVarsVars(standing, DataLoader(), "a")
+    with pytest.raises(Exception, match="ivision"):
+        variables["load_balancer_address"]
+    found = collect({"a": variables}, ["a"], [])
+    assert [one.variable for one in found["problems"]] == ["benchmark_client", "load_balancer_adress"]
+
+
 def test_the_plan_tells_all_of_them_at_once() -> None:
     found = collect({"a": {"benchmark_client": "llmpref", "load_balancer_adress": "*", "monitoring_me": 1}}, ["a"], [])
     assert [one.variable for one in found["problems"]] == ["benchmark_client", "load_balancer_adress"]
