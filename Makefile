@@ -41,7 +41,7 @@ lint: $(READY) ## Style, types and Ansible's own rules
 .PHONY: unit
 unit: $(READY) ## Tests that need no lab
 	eval "$$(python tests/sources.py TRAINYARD_LLMPERF_SOURCE)"
-	pytest -n 2 -m 'not lab and not vm'
+	pytest -n 2 --dist loadfile -m 'not lab and not vm'
 
 # A site's tools are no part of the toolkit: they have an environment of their own, with a lock of their own.
 SITE := build/docs-venv
@@ -116,7 +116,7 @@ dist-check: $(READY) $(CHECKS)/.ready ## What Galaxy and Ansible's own tests say
 .PHONY: coverage
 coverage: $(READY) ## How much of the toolkit outside of the lab the unit tests run, by package, processes of their own included
 	rm -rf build/coverage && mkdir -p build/coverage
-	coverage run -m pytest -q -n 2 -m 'not lab and not vm'
+	coverage run -m pytest -q -n 2 --dist loadfile -m 'not lab and not vm'
 	coverage combine --quiet
 	coverage json --quiet -o build/coverage/report.json
 	python tests/measured.py build/coverage/report.json --least $(or $(LEAST),0)
