@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 from types import FrameType
 
-from lab.services import aws, files, hub, metadata, registry, sources, world
+from lab.services import aws, files, hub, machines, metadata, registry, sources, world
 
 
 def front(given: argparse.Namespace) -> None:
@@ -54,13 +54,18 @@ def main() -> None:
     options.add_argument("--proxy-port", type=int, default=3128)
     options.add_argument("--certificate", type=Path, help="certificate and key of the world's names")
     options.add_argument("--bucket", help="an S3 bucket that exists from the start")
+    options.add_argument("--with-machines", action="store_true", help="launched instances wait until a machine is up")
     given = options.parse_args()
 
     def stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
         os._exit(0)  # all state is in memory, and an open connection must not hold the lab's end up
 
     signal.signal(signal.SIGTERM, stop)
-    servers = [hub.serve(given.models, given.address, given.hub_port), metadata.serve("127.0.0.1", given.metadata_port)]
+    made = machines.Machines(with_machines=given.with_machines)
+    servers = [
+        hub.serve(given.models, given.address, given.hub_port),
+        metadata.serve("127.0.0.1", given.metadata_port, made.hosts),
+    ]
     if given.packages:
         servers.append(files.serve(given.packages, given.address, given.apt_port))
     if given.wheels:
@@ -73,7 +78,7 @@ def main() -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
     if given.certificate:
         threading.Thread(target=front, args=(given,), daemon=True).start()
-    cloud = aws.serve(given.address, given.aws_port)
+    cloud = aws.serve(given.address, given.aws_port, made)
     thread = threading.Thread(target=cloud.serve_forever, daemon=True)
     thread.start()
     if given.bucket:

@@ -10,9 +10,10 @@ moto knows none of them, and launches into a block as if it were spot. What it g
 - instances of a block are terminated half an hour before its end; ten minutes earlier EC2 warns
 - Neuron's public parameters of SSM, of which moto has none, name an image; which one can be driven, as "latest" moves
 
-`PUT /_lab/market` takes a JSON object of `now` (ISO), `forward_s`, `price_per_host_hour`, `capacity` (zone to hosts),
-`payment_s`, `pays`, `image` and `refuse` (operation to `[code, message]`); it answers with the state after it, as `GET`
-does.
+`PUT /_lab/market` takes a JSON object of `now` (ISO), `forward_s`, `clock`, `price_per_host_hour`, `capacity` (zone to
+hosts), `payment_s`, `pays`, `image` and `refuse` (operation to `[code, message]`); it answers with the state after it,
+as `GET` does. Who asks EC2 compares its times with a clock of his own: with `clock` at `machine`, they are said by the
+machine's clock, so that what is driven forward comes nearer there. `own`, the default, says them by the stand-in's.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from lab.services.ec2 import ACCOUNT, REGION
+
 MARKET_PATH = "/_lab/market"
 REGION_ZONES = {"us-east-1a": 16, "us-east-1b": 16}
+CLOCKS = ("own", "machine")
 MOST_OFFERS = 6
 END_OF_DAY = (11, 30)
 LAST_EXTENSION = timedelta(hours=1)
@@ -34,7 +38,7 @@ EARLIEST_EXTENSION = timedelta(days=56)
 UNPAID_FAILS = timedelta(minutes=35)
 WARNING = timedelta(minutes=40)
 TERMINATION = timedelta(minutes=30)
-_SETTINGS = ("now", "forward_s", "price_per_host_hour", "capacity", "payment_s", "pays", "refuse", "image")
+_SETTINGS = ("now", "forward_s", "clock", "price_per_host_hour", "capacity", "payment_s", "pays", "refuse", "image")
 NEURON_PARAMETERS = "/aws/service/neuron/dlami/"
 #: The ends of their names: one for each image of Neuron's that the stand-in knows.
 IMAGES = ("multi-framework/ubuntu-24.04", "base/ubuntu-24.04", "base/amazon-linux-2023")
@@ -95,6 +99,7 @@ class Market:
 
     Args:
         offset: the stand-in's clock against the machine's.
+        clock: by which times are said, ``own`` or ``machine``.
         price_per_host_hour: USD.
         capacity: hosts that each zone can still sell.
         payment_s: how long a payment is pending.
@@ -104,6 +109,7 @@ class Market:
     """
 
     offset: timedelta = timedelta()
+    clock: str = "own"
     price_per_host_hour: Decimal = Decimal("35.7608")
     capacity: dict[str, int] = field(default_factory=lambda: dict(REGION_ZONES))
     payment_s: float = 0.0
@@ -127,6 +133,9 @@ class Market:
         """
         if unknown := sorted(set(given) - set(_SETTINGS)):
             raise ValueError(f"{', '.join(unknown)}: there are {', '.join(_SETTINGS)}")
+        if given.get("clock", self.clock) not in CLOCKS:
+            raise ValueError(f"clock is {' or '.join(CLOCKS)}")
+        self.clock = given.get("clock", self.clock)
         if "now" in given:
             self.offset = datetime.fromisoformat(given["now"]) - datetime.now(UTC)
         self.offset += timedelta(seconds=float(given.get("forward_s", 0)))
@@ -136,6 +145,19 @@ class Market:
         self.pays = bool(given.get("pays", self.pays))
         self.image = str(given.get("image", self.image))
         self.refuse = {name: (code, words) for name, (code, words) in given.get("refuse", self.refuse).items()}
+
+    @property
+    def said_later(self) -> timedelta:
+        """How much later than it is the stand-in says a time to be."""
+        return -self.offset if self.clock == "machine" else timedelta()
+
+    def said(self, found: Any) -> Any:
+        """An answer with its times as they are said."""
+        if isinstance(found, dict):
+            return {name: self.said(value) for name, value in found.items()}
+        if isinstance(found, list):
+            return [self.said(value) for value in found]
+        return (found + self.said_later).replace(microsecond=0) if isinstance(found, datetime) else found
 
     def state(self) -> dict[str, Any]:
         """The clock, what was sold and what was announced."""
@@ -344,10 +366,12 @@ class Launches:
 
     Args:
         market: the blocks.
+        launched: told of each launch's instances.
     """
 
-    def __init__(self, market: Market) -> None:
+    def __init__(self, market: Market, launched: Callable[[list[Any]], None] = lambda _instances: None) -> None:
         self.market = market
+        self.launched = launched
         self.tokens: dict[str, tuple[str, Any]] = {}
 
     def members(self, backend: Any, identifier: str) -> list[Any]:
@@ -425,6 +449,7 @@ class Launches:
             for instance in answer.result.instances:
                 instance.capacity_reservation_id = block.id
                 instance.lifecycle = "capacity-block"
+        self.launched(answer.result.instances)
         if token:
             self.tokens[token] = (said, answer)
         return answer
@@ -462,11 +487,18 @@ class Operations:
         market: what is for sale and what was sold.
         run: moto's own launch.
         describe: moto's own look at instances.
+        launched: told of each launch's instances.
     """
 
-    def __init__(self, market: Market, run: Callable[[Any], Any], describe: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        market: Market,
+        run: Callable[[Any], Any],
+        describe: Callable[[Any], Any],
+        launched: Callable[[list[Any]], None],
+    ) -> None:
         self.market = market
-        self.launches = Launches(market)
+        self.launches = Launches(market, launched)
         self.moto_run = run
         self.moto_describe = describe
 
@@ -476,10 +508,15 @@ class Operations:
             response._get_param("InstanceType"),
             int(response._get_param("InstanceCount", 1)),
             int(response._get_param("CapacityDurationHours")),
-            _moment(response, "StartDateRange"),
+            self._moment(response, "StartDateRange"),
         )
-        latest = _moment(response, "EndDateRange")
+        latest = self._moment(response, "EndDateRange")
         return {"CapacityBlockOfferings": [row for row in found if not latest or row["EndDate"] <= latest]}
+
+    def _moment(self, response: Any, name: str) -> datetime | None:
+        """A time of a request, by the stand-in's clock."""
+        found = _moment(response, name)
+        return found - self.market.said_later if found else None
 
     def purchase_capacity_block(self, response: Any) -> dict[str, Any]:
         """Sell a block."""
@@ -585,14 +622,27 @@ def uninstall() -> None:
         _TAUGHT.pop()()
 
 
-def install(market: Market) -> Callable[[], None]:
-    """Teach moto's EC2 the market, in the place of one that it was taught before; what is returned takes it back."""
+def let_time_pass(market: Market) -> None:
+    """Have happen what time brings, in the market and to instances."""
+    from moto.ec2.models import ec2_backends
+
+    market.tick()
+    Launches(market).reap(ec2_backends[ACCOUNT][REGION])
+
+
+def install(market: Market, launched: Callable[[list[Any]], None] = lambda _instances: None) -> Callable[[], None]:
+    """Teach moto's EC2 the market, in the place of one that it was taught before; what is returned takes it back.
+
+    Args:
+        market: what is for sale.
+        launched: told of each launch's instances.
+    """
     uninstall()
     from moto.core.responses import ActionResult
     from moto.ec2.exceptions import EC2ClientError
     from moto.ec2.responses import EC2Response
 
-    operations = Operations(market, EC2Response.run_instances, EC2Response.describe_instances)
+    operations = Operations(market, EC2Response.run_instances, EC2Response.describe_instances, launched)
     names = [name for name in vars(Operations) if not name.startswith("_")]
     before = {name: vars(EC2Response).get(name) for name in names}
 
@@ -611,7 +661,7 @@ def install(market: Market) -> Callable[[], None]:
                 found = getattr(operations, name)(self)
             except RefusedError as error:
                 raise EC2ClientError(error.code, error.message) from error
-            return ActionResult(found) if isinstance(found, dict) else found
+            return ActionResult(market.said(found)) if isinstance(found, dict) else found
 
         return answer
 

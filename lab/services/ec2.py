@@ -2,7 +2,7 @@
 """The lab's hosts as instances of the EC2 stand-in: what asks EC2 for a fleet finds the hosts that there are.
 
 Told by PUT of a JSON list of `{"id", "name", "address", "instance_type", "state"}` to `/_lab/hosts`; an instance that
-is not in the list is terminated.
+is not in the list is terminated. Instances that somebody launched are none of these.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def apply(hosts: list[dict[str, str]]) -> None:
 
     backend = ec2_backends[ACCOUNT][REGION]
     reservations = backend.reservations.values()
-    known = {instance.id: instance for reservation in reservations for instance in reservation.instances}
+    instances = [instance for reservation in reservations for instance in reservation.instances]
+    known = {instance.id: instance for instance in instances if getattr(instance, "is_lab_host", False)}
     for host in hosts:
         instance = known.pop(host["id"], None) or _launch(backend, host)
         instance._state.name, instance._state.code = host["state"], _STATES[host["state"]]
@@ -71,6 +72,7 @@ def _launch(backend: Any, host: dict[str, str]) -> Any:
     )
     (instance,) = reservation.instances
     instance.id = host["id"]
+    instance.is_lab_host = True
     instance.nics[0].private_ip_address = host["address"]
     for address in instance.nics[0].private_ip_addresses:
         address["PrivateIpAddress"] = host["address"]

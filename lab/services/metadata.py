@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every instance asks of itself at 169.254.169.254: the part of EC2's metadata (version 2) that clients read.
 
-Who asks is known by the address, as the hosts were told to the EC2 stand-in. Version 1, without a token, is off, as it
-is on new instances.
+Who asks is known by the address, as the hosts were told to the EC2 stand-in, or as it launched them. Version 1, without
+a token, is off, as it is on new instances.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -26,6 +27,7 @@ class MetadataHandler(BaseHTTPRequestHandler):
     # One question a connection: the front says of the first one alone who asks.
     protocol_version = "HTTP/1.0"
     server_version = "EC2ws"
+    launched: Callable[[], dict[str, dict[str, str]]] = staticmethod(dict)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base class's
         """One line a request, without the time stamp of the base class: the container's log has one."""
@@ -43,7 +45,8 @@ class MetadataHandler(BaseHTTPRequestHandler):
         if self.headers.get("X-aws-ec2-metadata-token") != _TOKEN:
             self._send(HTTPStatus.UNAUTHORIZED, "")
             return
-        found = answer(self.path, ec2.known().get(self.headers.get("X-Lab-Peer") or self.client_address[0]) or {})
+        peer = self.headers.get("X-Lab-Peer") or self.client_address[0]
+        found = answer(self.path, {**self.launched(), **ec2.known()}.get(peer) or {})
         self._send(HTTPStatus.OK if found is not None else HTTPStatus.NOT_FOUND, found or "")
 
     def _send(self, status: int, body: str, headers: dict[str, str] | None = None) -> None:
@@ -87,8 +90,15 @@ def answer(path: str, host: dict[str, str]) -> str | None:
     return found or None
 
 
-def serve(address: str, port: int) -> ThreadingHTTPServer:
-    """The metadata of all hosts, bound and ready for `serve_forever`."""
-    server = ThreadingHTTPServer((address, port), MetadataHandler)
+def serve(address: str, port: int, launched: Callable[[], dict[str, dict[str, str]]] = dict) -> ThreadingHTTPServer:
+    """The metadata of all hosts, bound and ready for `serve_forever`.
+
+    Args:
+        address: to listen on.
+        port: to listen on; 0 for any.
+        launched: instances that somebody launched, by their addresses.
+    """
+    handler = type("Handler", (MetadataHandler,), {"launched": staticmethod(launched)})
+    server = ThreadingHTTPServer((address, port), handler)
     server.daemon_threads = True
     return server

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainyard.lab import container_images, image, inventory, machine, network, state, vllm_cpu, world
+from trainyard.lab import container_images, image, inventory, machine, machines, network, state, vllm_cpu, world
 from trainyard.lab.cache import Say, Stopwatch, cache_dir
 from trainyard.lab.errors import LabError
 from trainyard.lab.faults import HOST_KINDS, SERVICE_KINDS, Details, Faults
@@ -66,6 +66,7 @@ class Options:
     time_scale: float | None = None
     latency: dict[str, Any] | None = None
     start: Start | None = None
+    account: bool | None = None
 
 
 @contextlib.contextmanager
@@ -121,9 +122,12 @@ def bring_up(name: str, options: Options, say: Say) -> Lab:
     with state.at_work(state.lab_id(name), say):
         lab = state.load(name) or Lab(name=name, id=state.lab_id(name))
         lab.image = image.ensure(podman, say)
-        before = len(lab.hosts) if lab.vllm_cpu else 0
+        before = len(lab.own_hosts) if lab.vllm_cpu else 0
         _take(lab, options)
-        count = options.hosts or len(lab.hosts) or 1
+        # An account is as empty as a person wants it.
+        count = options.hosts if options.hosts is not None else len(lab.own_hosts) or (0 if lab.account else 1)
+        if not count and not lab.account:
+            raise LabError("a lab without hosts is one to launch them in: `trainyard lab up --account --hosts 0`")
         _settle_engine(podman, lab, options.engine, (count - before) * _REPLICAS_PER_HOST, say)
         served = Served(
             ensure_models(),
@@ -140,7 +144,8 @@ def bring_up(name: str, options: Options, say: Say) -> Lab:
         lab.commits = json.loads((served.sources / "commits.json").read_text(encoding="utf-8"))
         state.save(lab)
         network.ensure(podman, lab)
-        lab.hosts = {f"lab-{number}": lab.address(10 + number) for number in range(1, count + 1)}
+        own = {f"lab-{number}": lab.address(10 + number) for number in range(1, count + 1)}
+        lab.hosts = {**own, **{host: lab.hosts[host] for host in lab.launched}}
         state.save(lab)
         write_files(lab, files)
         fleet = Fleet(podman, lab, files, say)
@@ -149,13 +154,15 @@ def bring_up(name: str, options: Options, say: Say) -> Lab:
         fleet.wait()
         inventory.save(lab, files)
         state.save(lab)
+        if lab.account:
+            machines.begin(lab, files)
         say("everything was up already" if not started else f"ready ({', '.join(started)} started)")
     return lab
 
 
 def _take(lab: Lab, options: Options) -> None:
     """Put what a person asked for into the lab."""
-    for name in ("instance_type", "logical_nc_config", "sdk_releases", "time_scale", "latency", "start"):
+    for name in ("instance_type", "logical_nc_config", "sdk_releases", "time_scale", "latency", "start", "account"):
         value = getattr(options, name)
         if value is not None:
             setattr(lab, name, value)
@@ -331,7 +338,9 @@ def _read_latency(text: str | None, calibration: Path | None) -> dict[str, Any] 
 @app.command()
 def up(
     name: Name = None,
-    hosts: Annotated[int | None, typer.Option(min=1, max=state.MAX_HOSTS, help="How many hosts.  [default: 1]")] = None,
+    hosts: Annotated[
+        int | None, typer.Option(min=0, max=state.MAX_HOSTS, help="How many hosts; 0 with --account.  [default: 1]")
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="vllm-cpu or simulated.  [default: vllm-cpu]")] = None,
     instance_type: Annotated[str | None, typer.Option(help="What each poses as.  [default: trn2.48xlarge]")] = None,
     lnc: Annotated[
@@ -359,6 +368,10 @@ def up(
             "image (the one of the release before), left (by others, with one trouble a host).  [default: ready]"
         ),
     ] = None,
+    account: Annotated[
+        bool | None,
+        typer.Option("--account/--no-account", help="Instances that are launched at its EC2 become hosts."),
+    ] = None,
 ) -> None:
     """Make the lab, or bring the one that is there to these options; what is up already stays up."""
     lab_name = name or state.default_name()
@@ -376,6 +389,7 @@ def up(
         time_scale,
         speed,
         cast("Start | None", start),
+        account,
     )
     with _errors_reported(lab_name):
         bring_up(lab_name, options, _say())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -174,7 +175,7 @@ def _make_key(path: Path, comment: str) -> None:
 def host_settings(lab: Lab, host: str) -> dict[str, Any]:
     """/etc/trainyard-lab.json of a host: what it is to pose as."""
     return {
-        "instance_type": lab.instance_type,
+        "instance_type": lab.instance_type_of(host),
         "logical_nc_config": lab.logical_nc_config,
         "sdk_releases": lab.sdk_releases,
         "engine": lab.engine,
@@ -188,6 +189,32 @@ def host_settings(lab: Lab, host: str) -> dict[str, Any]:
     }
 
 
+#: What an instance was launched with, which it runs once, as root: cloud-init's part of a machine image.
+FIRST_RUN = "/var/lib/cloud/instance/user-data"
+FIRST_RUN_UNITS = {
+    "cloud-final.service": f"""\
+[Unit]
+Description=What this instance was launched with
+ConditionPathExists=!{FIRST_RUN}.ran
+After=ssh.service
+
+[Service]
+Type=exec
+ExecStartPre=/bin/touch {FIRST_RUN}.ran
+ExecStart={FIRST_RUN}
+TimeoutStartSec=infinity
+""",
+    "ssh.service.d/10-user-data.conf": "[Unit]\nWants=cloud-final.service\n",
+}
+NEURON_TYPE = re.compile(r"(trn|inf)\d")
+
+
+def first_run(lab: Lab, host: str) -> str:
+    """The script that a host runs at its first boot; empty where it was launched with none."""
+    script = lab.launched.get(host, {}).get("user_data", "")
+    return script if script.startswith("#!") else ""
+
+
 def trouble(lab: Lab, host: str) -> str:
     """What others left on a host of a lab that begins so: one after the other, one of each kind."""
     return TROUBLES[list(lab.hosts).index(host) % len(TROUBLES)] if lab.start == "left" else ""
@@ -195,6 +222,8 @@ def trouble(lab: Lab, host: str) -> str:
 
 def instance_id(lab: Lab, host: str) -> str:
     """What a host says its EC2 instance is."""
+    if host in lab.launched:
+        return host
     return f"i-{digest(lab.id, host)[:17]}"
 
 
@@ -258,18 +287,24 @@ def manager_conf() -> str:
 def write_files(lab: Lab, files: Paths) -> None:
     """Write everything that the hosts mount, and the list of their keys."""
     _make_key(files.key, f"trainyard lab {lab.name}")
-    public = files.key.with_suffix(".pub").read_text(encoding="utf-8")
+    lab_key = files.key.with_suffix(".pub").read_text(encoding="utf-8")
     write(files.seccomp, profile())
     world.ensure(files, CA_BUNDLE)
     authority = world.ca(files).read_text(encoding="ascii")
-    own = {"etc/ssh/lab_authorized_keys": public, "usr/local/share/ca-certificates/trainyard-lab.crt": authority}
     known = []
     for host, address in lab.hosts.items():
         folder = files.host(host)
         key = folder / "ssh" / "ssh_host_ed25519_key"
         _make_key(key, host)
+        # An instance lets in the owner of its key pair, and nobody where it has none.
+        public = lab.launched[host]["public_key"] if host in lab.launched else lab_key
+        own = {"etc/ssh/lab_authorized_keys": public, "usr/local/share/ca-certificates/trainyard-lab.crt": authority}
         for name, text in {**host_files(lab, host), **own}.items():
             write(folder / "files" / name, text)
+        if script := first_run(lab, host):
+            write(folder / "files" / FIRST_RUN.lstrip("/"), script, 0o755)
+            for name, text in FIRST_RUN_UNITS.items():
+                write(folder / "units" / name, text)
         write(folder / "boot.sh", world.boot_script(lab))
         write(folder / "manager.conf", manager_conf())
         kind, data = key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2]
@@ -295,9 +330,12 @@ def host_command(podman: Podman, lab: Lab, files: Paths, host: str) -> list[str]
     volumes = {
         files.host(host): f"{INSIDE}/host",
         files.host(host) / "manager.conf": "/etc/systemd/system.conf.d/10-lab.conf",
-        ROOT / "lab" / "neuron_sim": f"{INSIDE}/neuron_sim",
-        TABLE_FILE: f"{INSIDE}/{TABLE_FILE.name}",
     }
+    if NEURON_TYPE.match(lab.instance_type_of(host)):
+        volumes[ROOT / "lab" / "neuron_sim"] = f"{INSIDE}/neuron_sim"
+        volumes[TABLE_FILE] = f"{INSIDE}/{TABLE_FILE.name}"
+    for name in FIRST_RUN_UNITS if first_run(lab, host) else ():
+        volumes[files.host(host) / "units" / name] = f"/etc/systemd/system/{name}"
     if lab.vllm_cpu:
         volumes[Path(lab.vllm_cpu)] = vllm_cpu.MOUNT
     return [
@@ -350,14 +388,15 @@ def services_command(lab: Lab, files: Paths, served: Served) -> list[str]:
     ]
 
 
-def services_arguments() -> list[str]:
+def services_arguments(lab: Lab) -> list[str]:
     """The services' own arguments."""
     ports = ["--hub-port", str(HUB_PORT), "--aws-port", str(AWS_PORT), "--apt-port", str(APT_PORT)]
     ports += ["--registry-port", str(REGISTRY_PORT), "--pip-port", str(PIP_PORT), "--sources-port", str(SOURCES_PORT)]
     ports += ["--proxy-port", str(world.PROXY_PORT)]
     folders = ["--models", "/srv/models", "--packages", "/srv/apt", "--images", "/srv/images"]
     folders += ["--wheels", "/srv/wheels", "--sources", "/srv/sources", "--certificate", "/srv/server.pem"]
-    return ["-m", "lab.services", *folders, "--bucket", BUCKET, *ports]
+    machines = ["--with-machines"] if lab.account else []
+    return ["-m", "lab.services", *folders, "--bucket", BUCKET, *ports, *machines]
 
 
 @dataclass(frozen=True)
@@ -380,13 +419,12 @@ class Fleet:
     def apply(self, served: Served) -> list[str]:
         """Start what is missing, renew what differs, remove what is too much; return the names that started."""
         wanted: dict[str, list[str]] = {}
-        arguments = {SERVICES: services_arguments()}
+        arguments = {SERVICES: services_arguments(self.lab)}
         content = {SERVICES: self._services_digest(served)}
         wanted[SERVICES] = services_command(self.lab, self.files, served)
         for host in self.lab.hosts:
             wanted[host] = host_command(self.podman, self.lab, self.files, host)
-            made = (world.ca(self.files).read_text(encoding="ascii"), world.boot_script(self.lab))
-            content[host] = digest(*host_files(self.lab, host).values(), manager_conf(), profile(), *made)
+            content[host] = self._host_digest(host)
         present = self.podman.containers(self.lab.id)
         labels = {name: digest(*words, content[name], self.lab.image) for name, words in wanted.items()}
         self._remove_others(present, {self.lab.container(name): labels[name] for name in wanted})
@@ -399,25 +437,45 @@ class Fleet:
             if same and row.get("State") in ("exited", "stopped"):
                 jobs.append((name, ["start", self.lab.container(name)]))
                 continue
-            label = [
-                word
-                for key, value in self._labels(name, labels[name]).items()
-                for word in ("--label", f"{key}={value}")
-            ]
+            label = self._label_words(name, labels[name])
             jobs.append((name, [*words, *label, self.lab.image, *arguments.get(name, [])]))
         with network.namespaces(self.podman), ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(lambda job: self.podman.run(*job[1]), jobs))
         return [name for name, _ in jobs]
 
-    def _labels(self, name: str, config: str) -> dict[str, str]:
-        """What a container says of itself."""
-        return {"trainyard.lab": self.lab.id, "trainyard.host": name, "trainyard.config": config}
+    def add(self, host: str) -> None:
+        """Start one host, of which there is nothing yet.
+
+        Raises:
+            LabError: podman refused.
+        """
+        words = host_command(self.podman, self.lab, self.files, host)
+        label = self._label_words(host, digest(*words, self._host_digest(host), self.lab.image))
+        with network.namespaces(self.podman):
+            self.podman.run(*words, *label, self.lab.image)
+
+    def remove(self, hosts: list[str]) -> None:
+        """Take hosts away with all that is on them."""
+        with network.namespaces(self.podman):
+            self.podman.remove([self.lab.container(host) for host in hosts])
+
+    def _host_digest(self, host: str) -> str:
+        """What a host is made of."""
+        made = [world.ca(self.files).read_text(encoding="ascii"), world.boot_script(self.lab)]
+        if host in self.lab.launched:
+            made.append(json.dumps(self.lab.launched[host], sort_keys=True))
+        return digest(*host_files(self.lab, host).values(), manager_conf(), profile(), *made)
+
+    def _label_words(self, name: str, config: str) -> list[str]:
+        """What a container says of itself, as podman's words."""
+        labels = {"trainyard.lab": self.lab.id, "trainyard.host": name, "trainyard.config": config}
+        return [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
 
     def _services_digest(self, served: Served) -> str:
         """What the services are made of."""
         sources = sorted((ROOT / "lab" / "services").glob("*.py"))
         certificate = world.server(self.files).read_bytes()
-        return digest(str(served), certificate, *(path.read_bytes() for path in sources), *services_arguments())
+        return digest(str(served), certificate, *(path.read_bytes() for path in sources), *services_arguments(self.lab))
 
     def _remove_others(self, present: dict[str, dict[str, Any]], wanted: dict[str, str]) -> None:
         """Remove containers that are too much, half made, or of another recipe."""
@@ -462,6 +520,7 @@ class Fleet:
                 "state": state(host),
             }
             for host, address in self.lab.hosts.items()
+            if host not in self.lab.launched
         ]
         request = urllib.request.Request(  # noqa: S310 - the lab's own address
             f"{self.lab.aws_url}/_lab/hosts", json.dumps(hosts).encode(), method="PUT"
@@ -478,12 +537,30 @@ class Fleet:
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
+    def _inside(self, host: str, line: str) -> subprocess.CompletedProcess[str]:
+        """Run a line of shell as root inside a host's container."""
+        return subprocess.run(
+            self.podman.command("exec", self.lab.container(host), "sh", "-c", line),
+            env=self.podman.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    def boots(self, host: str) -> None:
+        """Wait until a host has booted.
+
+        Raises:
+            LabError: it did not in time, or units failed.
+        """
+        if problem := self._wait_host(host):
+            raise LabError(problem)
+
     def _wait_host(self, host: str) -> str:
         """Wait for one host; what is wrong with it, or an empty string."""
         end = time.monotonic() + READY_TIMEOUT_S
         last = ""
+        look = "systemctl is-system-running --wait; systemctl --failed --plain --no-legend"
         while time.monotonic() < end:
-            answer = self.ssh(host, "systemctl is-system-running --wait; systemctl --failed --plain --no-legend")
+            # The lab has no key to an instance that somebody launched.
+            answer = self._inside(host, look) if host in self.lab.launched else self.ssh(host, look)
             state, *failed = answer.stdout.split("\n")
             if state == "running":
                 return ""

@@ -50,13 +50,13 @@ def render(lab: Lab, files: Paths) -> dict[str, Any]:
         "lab_model_repo": MODEL,
         "lab_model_revision": lab.model_revision,
     }
-    names = list(lab.hosts)
+    names = lab.own_hosts
     return {
         "all": {"vars": shared},
         "neuron": {"hosts": names},
         "router": {"hosts": names[:1]},
         "client": {"hosts": names[:1]},
-        "_meta": {"hostvars": {name: {"ansible_host": address} for name, address in lab.hosts.items()}},
+        "_meta": {"hostvars": {name: {"ansible_host": lab.hosts[name]} for name in names}},
     }
 
 

@@ -58,6 +58,10 @@ class Lab:
     """The SDK table's name of each container image -> the reference by digest under which the registry has it."""
     start: Start = "ready"
     """What hosts are when the toolkit first comes to them."""
+    account: bool = False
+    """Whether instances that somebody launches at the EC2 stand-in become hosts of the lab."""
+    launched: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Those of `hosts` that were launched so, by the ids of their instances: type, public key, what they run first."""
     commits: dict[str, str] = field(default_factory=dict)
     """Commits of the SDK table's sources -> those of the stand-ins that the lab's GitHub has."""
 
@@ -71,8 +75,20 @@ class Lab:
         return f"{self.prefix}-{host}"
 
     def address(self, number: int) -> str:
-        """The address with that number in the lab's network; 1 is the machine itself, 2 the services, hosts from 11."""
+        """The address with that number in the lab's network; 1 is the machine itself, 2 the services, hosts from 11.
+
+        Launched instances have those from 211 on.
+        """
         return f"{self.subnet.rsplit('.', 1)[0]}.{number}"
+
+    @property
+    def own_hosts(self) -> list[str]:
+        """The hosts that `trainyard lab up` made."""
+        return [host for host in self.hosts if host not in self.launched]
+
+    def instance_type_of(self, host: str) -> str:
+        """What a host poses as."""
+        return self.launched[host]["instance_type"] if host in self.launched else self.instance_type
 
     @property
     def services_address(self) -> str:
