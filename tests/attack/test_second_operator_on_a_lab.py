@@ -18,10 +18,12 @@ from typing import Any
 
 import pytest
 
+from tests.lab.conftest import fleet, lab, url
 from tests.roll.conftest import LabFleet, nothing_lost, own_fleet
 from tests.stand_in import Lab
 from trainyard.paths import ROOT
 
+__all__ = ["fleet", "lab", "url"]
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("second-operator")]
 
 HOW = {"canary_s": 1, "soak_s": 1, "drain_deadline_s": 120, "floor": "50%"}
@@ -43,21 +45,6 @@ file.write_text(json.dumps(state))
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, LabFleet]]:
     with own_fleet("second-operator", 2, tmp_path_factory.mktemp("rolls"), SETTINGS) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def lab(both: tuple[Lab, LabFleet]) -> Lab:
-    return both[0]
-
-
-@pytest.fixture(scope="module")
-def fleet(both: tuple[Lab, LabFleet]) -> LabFleet:
-    return both[1]
-
-
-@pytest.fixture(scope="module")
-def url(lab: Lab) -> str:
-    return f"http://{lab.router_address}:8080"
 
 
 def as_user(name: str, argv: list[str]) -> subprocess.CompletedProcess[str]:

@@ -17,3 +17,9 @@ def lab(both: tuple[Lab, LabFleet]) -> Lab:
 @pytest.fixture(scope="module")
 def fleet(both: tuple[Lab, LabFleet]) -> LabFleet:
     return both[1]
+
+
+@pytest.fixture(scope="module")
+def url(lab: Lab) -> str:
+    """Where clients ask."""
+    return f"http://{lab.router_address}:8080"

@@ -33,11 +33,6 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, LabFle
         yield made
 
 
-@pytest.fixture(scope="module")
-def url(lab: Lab) -> str:
-    return f"http://{lab.router_address}:8080"
-
-
 def serving(fleet: LabFleet) -> dict[str, str]:
     """Releases of what runs; the spare is not among it, holds no cores, and its router has it in maintenance."""
     (report,) = fleet.reports().values()

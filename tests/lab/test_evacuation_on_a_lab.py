@@ -30,21 +30,6 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, LabFle
         yield made
 
 
-@pytest.fixture(scope="module")
-def lab(both: tuple[Lab, LabFleet]) -> Lab:
-    return both[0]
-
-
-@pytest.fixture(scope="module")
-def fleet(both: tuple[Lab, LabFleet]) -> LabFleet:
-    return both[1]
-
-
-@pytest.fixture(scope="module")
-def url(lab: Lab) -> str:
-    return f"http://{lab.router_address}:8080"
-
-
 def ends_in(lab: Lab, minutes: float, deadline_s: float) -> None:
     """Have the two hosts' block end so soon."""
     end = (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat(timespec="seconds")
