@@ -26,7 +26,7 @@ END, START, PRICE = (
 EC2 = "ec2"
 _ASKED = {END: "end", START: "start"}
 #: Runs that go on though the hosts leave: they are what leaving is made of.
-LEAVING = ("evacuate", "teardown")
+LEAVING = ("evacuate", "hand_over", "teardown")
 HOUR_S = 3600.0
 
 

@@ -373,6 +373,8 @@ OTHER_VARIABLES = frozenset(
         "trainyard_elb_target_id",
         "trainyard_evacuated",
         "trainyard_evacuation",
+        "trainyard_hand_over",
+        "trainyard_leaving",
         "trainyard_llmperf",
         "trainyard_replicas",
         "trainyard_replicas_after",
@@ -390,6 +392,7 @@ OTHER_VARIABLES = frozenset(
         "trainyard_tried",
         "trainyard_turn",
         "trainyard_verb",
+        "trainyard_watched",
     }
 )
 

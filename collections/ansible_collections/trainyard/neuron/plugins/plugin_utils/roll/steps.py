@@ -136,7 +136,7 @@ def watched(wave: WaveOrder, answers: Mapping[str, Answer], routers: Sequence[st
     for move in wave.moves:
         if not move.admit:
             continue
-        mine = _watched(move.id, move.host, answers, routers)
+        mine = watched_of(move.id, move.host, answers, routers)
         if mine is None:
             problems.append("{0}: it does not answer any more".format(move.id))
             continue
@@ -161,7 +161,7 @@ def judge(
     for peer in peers:
         if peer.served_name != move.served_name:
             continue
-        theirs = _watched(peer.id, peer.host, answers, routers)
+        theirs = watched_of(peer.id, peer.host, answers, routers)
         if theirs is None:
             continue
         same = peer.weights == move.weights
@@ -170,7 +170,8 @@ def judge(
     return compare(mine, others, thresholds, same_weights)
 
 
-def _watched(name: str, host: str, answers: Mapping[str, Answer], routers: Sequence[str]) -> Optional[Watched]:
+def watched_of(name: str, host: str, answers: Mapping[str, Answer], routers: Sequence[str]) -> Optional[Watched]:
+    """What a replica and the routers counted while they were watched; None if it does not answer any more."""
     answer = answers.get(host)
     row = ((answer or {}).get("replicas") or {}).get(name)
     if not row or not row.get("answers"):
