@@ -83,7 +83,7 @@ test: lint unit docs molecule acceptance ## Everything: lint, types, unit tests,
 test-lab: $(READY) ## Longer behaviour on stand-in hosts: the lab itself, each role's life, interrupted provisioning, attacks, rolls under load
 	pytest -m lab tests/lab tests/roles tests/attack tests/starts
 	for role in nvme_raid neuron_venv host_tools neuron_monitor model_weights model_compile; do molecule test --scenario-name $$role; done
-	for scenario in redeploy redeploy_faults options packaged accept block; do molecule test --scenario-name $$scenario; done
+	for scenario in redeploy redeploy_faults watch options packaged accept block; do molecule test --scenario-name $$scenario; done
 	eval "$$(python tests/sources.py TRAINYARD_LLMPERF_SOURCE)"
 	molecule test --scenario-name front_door
 

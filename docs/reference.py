@@ -264,6 +264,12 @@ def roll_spec() -> str:
             "All hosts that serve; the first replica is also compared with those that have no part in the roll."
         ),
         "routers": names("Hosts that route to them."),
+        "only": option(
+            "Ids of the replicas that may move, each with why it serves nobody though its unit is active, or nothing. "
+            "Those with a reason are started anew on the release that they have. Without any, all replicas may move.",
+            "dict",
+            default={},
+        ),
         "settings": settings(REDEPLOY),
         "canary": settings(CANARY),
         "canary_prompts": names("Prompts whose completions are compared with those of peers; empty for two of ours."),

@@ -302,7 +302,7 @@ def _hold_on(host: HostConfig, holder: ownership.Holder, replica: str) -> str:
 
 
 def clear(host: HostConfig, kind: str = "", replica: str = "") -> list[str]:
-    """End faults that last: all, those of a kind, those of a replica.
+    """End faults that last: all, those of a kind, those of a replica. Broken hardware is replaced.
 
     Returns the kinds that ended.
     """
@@ -319,6 +319,8 @@ def clear(host: HostConfig, kind: str = "", replica: str = "") -> list[str]:
         if fault.rule:
             install.install_devices(host)
             sysfs.create(host)
+        if fault.kind in _BROKEN_HARDWARE and fault.device >= 0:
+            sysfs.replace_device(host, fault.device)
         for path in _files(host):
             if json.loads(path.read_text(encoding="utf-8")) == asdict(fault):
                 path.unlink()

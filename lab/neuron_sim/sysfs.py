@@ -105,3 +105,14 @@ def increase(host: HostConfig, device: int, counter: str, by: int = 1) -> None:
     with contextlib.suppress(OSError, ValueError):
         value = int(path.read_text(encoding="utf-8")) + by
         path.write_text(f"{value}\n", encoding="utf-8")
+
+
+def replace_device(host: HostConfig, device: int) -> None:
+    """Put another device in the place of one: its counters at zero, its serial number another."""
+    directory = device_directory(host, device)
+    for counter in _HARDWARE:
+        (directory / "stats/hardware" / counter).write_text("0\n", encoding="utf-8")
+    for counted in directory.glob("neuron_core*/stats/other_info/reset_fail_count/*"):
+        counted.write_text("0\n", encoding="utf-8")
+    serial = directory / "info/serial_number"
+    serial.write_text(f"{int(serial.read_text(encoding='utf-8'), 16) + 0x100:016x}\n", encoding="utf-8")

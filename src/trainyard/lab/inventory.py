@@ -47,6 +47,7 @@ def render(lab: Lab, files: Paths) -> dict[str, Any]:
         "lab_apt_url": lab.apt_url,
         "lab_images": lab.images,
         "trainyard_images_file": str(files.images),
+        "trainyard_history_file": str(files.history),
         "lab_model_repo": MODEL,
         "lab_model_revision": lab.model_revision,
     }

@@ -148,6 +148,11 @@ class Paths:
         return self.folder / "trainyard_images.txt"
 
     @property
+    def history(self) -> Path:
+        """What happened to the fleet of the lab; gone with it."""
+        return self.folder / "trainyard_history.jsonl"
+
+    @property
     def seccomp(self) -> Path:
         """The system call profile of the hosts."""
         return self.folder / "seccomp.json"

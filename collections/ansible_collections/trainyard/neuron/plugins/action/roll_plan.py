@@ -57,6 +57,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 "hooks": {"type": "dict", "default": {}},
                 "drained_elsewhere": {"type": "raw", "default": []},
                 "staged": {"type": "bool", "default": True},
+                "only": {"type": "dict", "default": {}},
             }
         )
         variables = task_vars or {}
@@ -95,7 +96,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             return {"changed": False}
         Thresholds.from_dict(arguments["thresholds"])
         beside = self._peers_elsewhere(arguments, hostvars, fleet)
-        plan = plan_roll(fleet, settings, arguments["staged"], beside, require_spares=arguments["verb"] == "redeploy")
+        spares = arguments["verb"] == "redeploy"
+        only = {str(name): str(why) for name, why in arguments["only"].items()} or None
+        plan = plan_roll(fleet, settings, arguments["staged"], beside, require_spares=spares, only=only)
         refuse_late(plan, hostvars, block_times.now_utc())
         order = ordered(plan, fleet, settings, {**arguments, "hooks": hooks, "lead": here}, identity(arguments["verb"]))
         for line in plan.lines():

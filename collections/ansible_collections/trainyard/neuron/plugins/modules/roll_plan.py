@@ -80,6 +80,12 @@ options:
     description: Refuse to roll to a release that is not complete on its host. A dry run stages nothing.
     type: bool
     default: true
+  only:
+    description:
+      - Ids of the replicas that may move, each with why it serves nobody though its unit is active, or nothing. Those
+        with a reason are started anew on the release that they have. Without any, all replicas may move.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: The plan is the same in check mode.

@@ -140,6 +140,7 @@ lock:
 topology:
   description:
     - Devices of the host, its CPUs, memory, operating system and own addresses; no devices where none could be told.
+    - C(shunned_devices) are those that healing took out of the plan, as long as they are the same ones.
     - Registered as C(trainyard_topology), the result is what M(trainyard.neuron.fleet_plan) looks for on a host.
   returned: without O(for_plan)
   type: dict
@@ -166,6 +167,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.roll.claim import
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import Book
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.settings import ServingError
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.slices import read_devices
+from ansible_collections.trainyard.neuron.plugins.module_utils.watch import quarantine
 
 _SYSFS_TYPE = "/sys/devices/virtual/neuron_device/neuron0/info/architecture/instance_type"
 _DMI_TYPE = "/sys/class/dmi/id/product_name"
@@ -257,6 +259,7 @@ def describe(module: AnsibleModule) -> Dict[str, Any]:
     if devices:
         kind = instance_type(module, path, module.params["instance_type"])
         topology = {**parse_topology(devices, kind, module.params["logical_nc_config"]).to_dict(), **facts}
+        topology["shunned_devices"] = quarantine.out_of_plan(sysfs=quarantine.sysfs_of())
     return {
         "changed": False,
         "available": bool(devices),
@@ -293,6 +296,8 @@ def main() -> None:
         result = describe(module)
     except TopologyError as error:
         module.fail_json(msg="neuron-ls of this host cannot be understood: %s" % error, **locked, invocation={})
+    except quarantine.QuarantineError as error:
+        module.fail_json(msg=str(error), **locked, invocation={})
     questions = module.params["questions"]
     answers = {"answers": look(json.loads(questions))} if questions else {}
     module.exit_json(**result, **answers, **locked, invocation={})

@@ -35,6 +35,7 @@ FENCED = frozenset(
     f"trainyard.neuron.{name}"
     for name in (
         "container_images",
+        "device_quarantine",
         "file_tree",
         "instance_store",
         "jobs",

@@ -243,6 +243,35 @@ HOOKS = Schema(
     rules=(_hooks_together,),
 )
 
+HEAL = Schema(
+    "trainyard_heal",
+    "How much healing may do by itself.",
+    {
+        "actions_per_hour": Field(
+            whole_number(0, 100),
+            default=2,
+            about="actions for each deployment; what would go beyond is told to a person",
+            unit="actions",
+            example=1,
+        ),
+        "again_after_s": Field(
+            _SECONDS,
+            default=3600.0,
+            about="what was healed and is ill again before is not healed again, but told: it did not help",
+            unit="seconds",
+            example=7200,
+        ),
+        "drain_deadline_s": Field(
+            _SECONDS,
+            default=60.0,
+            about="how long requests of a replica that is restarted or moved may take to end; what is left is aborted "
+            "where the replica answers nothing, and ends the healing where it does",
+            unit="seconds",
+            example=300,
+        ),
+    },
+)
+
 _TOKENS = whole_number(1, 10000000)
 _DEVIATION = number(0, 10000000)
 

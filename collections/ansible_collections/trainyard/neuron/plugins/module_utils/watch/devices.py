@@ -61,7 +61,8 @@ def read_value(path: Path) -> Optional[str]:
         os.close(descriptor)
 
 
-def _count(path: Path) -> Optional[int]:
+def count(path: Path) -> Optional[int]:
+    """A counter of the driver; None where there is none."""
     text = read_value(path)
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 19 else None
 
@@ -87,20 +88,33 @@ def say_devices(page: Page, devices: Iterable[Tuple[int, Path]]) -> None:
         number += 1
         device = str(index)
         for name, kind in ECC:
-            counted = _count(folder / "stats/hardware" / name)
+            counted = count(folder / "stats/hardware" / name)
             if counted is not None:
                 page.say("trainyard_neuron_ecc_events_total", counted, device=device, kind=kind)
-        health = read_value(folder / "health_status/unhealthy_components")
-        if health is not None:
-            broken = [] if health.lower() in _HEALTHY else re.findall(r"[A-Za-z0-9_.-]+", health)[:16]
+        broken = unhealthy(folder)
+        if broken is not None:
             page.say("trainyard_neuron_device_unhealthy", float(bool(broken)), device=device, component="any")
             for component in sorted(set(broken) - {"any"}):
                 page.say("trainyard_neuron_device_unhealthy", 1, device=device, component=component)
-        failures = [_count(folder / core / "stats/other_info/reset_fail_count" / "total") for core in _cores(folder)]
-        known = [count for count in failures if count is not None]
-        if known:
-            page.say("trainyard_neuron_reset_failures_total", sum(known), device=device)
+        failures = reset_failures(folder)
+        if failures is not None:
+            page.say("trainyard_neuron_reset_failures_total", failures, device=device)
     page.say("trainyard_neuron_devices", number)
+
+
+def unhealthy(folder: Path) -> Optional[List[str]]:
+    """Components of a device that the driver calls unhealthy; None where it does not say (before 2.30)."""
+    health = read_value(folder / "health_status/unhealthy_components")
+    if health is None:
+        return None
+    return [] if health.lower() in _HEALTHY else re.findall(r"[A-Za-z0-9_.-]+", health)[:16]
+
+
+def reset_failures(folder: Path) -> Optional[int]:
+    """Resets of a device's cores that failed; None where the driver does not count them."""
+    found = [count(folder / core / "stats/other_info/reset_fail_count" / "total") for core in _cores(folder)]
+    known = [failures for failures in found if failures is not None]
+    return sum(known) if known else None
 
 
 def _cores(folder: Path) -> List[str]:
@@ -192,8 +206,8 @@ class KernelLog:
         """Add the counts: zeros too, since what appears with its first error is no increase."""
         seen = dict.fromkeys(((str(index), kind) for index in devices for kind in HARDWARE_ERRORS), 0)
         seen.update(self.counts)
-        for (device, kind), count in sorted(seen.items())[: MOST_DEVICES * len(HARDWARE_ERRORS)]:
-            page.say("trainyard_neuron_hw_errors_total", count, device=device, kind=kind)
+        for (device, kind), errors in sorted(seen.items())[: MOST_DEVICES * len(HARDWARE_ERRORS)]:
+            page.say("trainyard_neuron_hw_errors_total", errors, device=device, kind=kind)
 
     def to_dict(self) -> Dict[str, Any]:
         """What the next process goes on from."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from ..serving import shape, trusted
-from . import devices
+from . import devices, quarantine
 from .page import Page
 from .replicas import Replicas, monotonic_s
 
@@ -112,6 +112,7 @@ class Exporter:
         folder: where page and memory lie.
         replicas: what is asked about replicas.
         clock: the time of day.
+        quarantined: file of the devices that healing took out.
     """
 
     def __init__(
@@ -120,8 +121,10 @@ class Exporter:
         folder: Path = FOLDER,
         replicas: Optional[Replicas] = None,
         clock: Callable[[], float] = time.time,
+        quarantined: Path = quarantine.PATH,
     ) -> None:
         self.settings = settings
+        self.quarantine = quarantined
         self.folder = folder
         self.replicas = replicas or Replicas()
         self.clock = clock
@@ -155,6 +158,7 @@ class Exporter:
         found = devices.folders(Path(self.settings.sysfs))
         parts: List[Tuple[str, Callable[[Page], None]]] = [
             ("devices", lambda page: devices.say_devices(page, found)),
+            ("quarantine", self._say_quarantine),
             ("kernel", lambda page: self._say_kernel(page, [index for index, _folder in found])),
             ("replicas", lambda page: self.replicas.say(page, now_s, monotonic_s())),
             ("fence", lambda page: self.replicas.say_fence(page, now_s)),
@@ -180,6 +184,12 @@ class Exporter:
             self._keep()
         except OSError as error:
             say("{0} cannot be written: {1}".format(self.folder, error))
+
+    def _say_quarantine(self, page: Page) -> None:
+        for index, look in quarantine.look(self.quarantine, Path(self.settings.sysfs)).items():
+            page.say("trainyard_neuron_device_quarantined", float(look.out), device=str(index))
+            if look.replaced:
+                page.say("trainyard_neuron_device_replaced", 1, device=str(index))
 
     def _say_kernel(self, page: Page, indexes: Sequence[int]) -> None:
         # A host without a device of the kernel's log, or a file that no line has been written to yet.

@@ -15,6 +15,8 @@ SERIES: Dict[str, Tuple[str, str]] = {
     "trainyard_neuron_device_unhealthy": (GAUGE, "1 for a component of a device that the driver calls unhealthy."),
     "trainyard_neuron_reset_failures_total": (COUNTER, "Resets of a device's cores that failed."),
     "trainyard_neuron_hw_errors_total": (COUNTER, "NEURON_HW_ERR lines of the kernel since the host booted, by kind."),
+    "trainyard_neuron_device_quarantined": (GAUGE, "1 for a device that healing took out of the plan."),
+    "trainyard_neuron_device_replaced": (GAUGE, "1 for a device in the place of one that healing took out."),
     "trainyard_capacity_block_end_timestamp_seconds": (GAUGE, "When the host's capacity block ends."),
     "trainyard_replica_info": (GAUGE, "1 for each replica that is switched on, with what it runs."),
     "trainyard_replica_state": (GAUGE, "1 for the state that systemd has a replica's unit in."),

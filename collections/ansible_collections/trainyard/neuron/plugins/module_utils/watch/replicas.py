@@ -14,7 +14,7 @@ from ..roll.journal import Book, StateError
 from ..serving import layout, phases, trusted
 from .page import Page
 
-ROLLS = ("redeploy", "rollback", "upgrade")
+ROLLS = ("redeploy", "rollback", "upgrade", "heal")
 """Runs during which replicas are out on purpose."""
 STATES = ("active", "activating", "deactivating", "failed", "inactive")
 _BEGAN, _READY, _TURNED = (name + "TimestampMonotonic" for name in ("ExecMainStart", "ActiveEnter", "StateChange"))

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass, replace
-from typing import Any, Callable, Collection, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Collection, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import Topology
@@ -152,7 +152,7 @@ class HostParts:
         """
         requests = requests_of(host, releases)
         taken = {core for pieces in placement.slices.values() for piece in pieces for core in piece.cores}
-        slices = spare_slices(host.topology, requests, taken | set(blocked_cores(host)))
+        slices = spare_slices(host.topology, requests, taken | set(blocked_cores(host)) | shunned_cores(host))
         ports = checks.taken_ports(host, ports_of(host, placement), balances=host.name in self._routers)
         found = []
         for name in sorted(slices):
@@ -304,6 +304,11 @@ def blocked_cores(host: Host) -> Dict[int, str]:
     blocked = dict.fromkeys(cores_of_devices(host.topology, host.quarantined_devices), "quarantined devices")
     blocked.update(dict.fromkeys(host.reserved_cores, "reserved cores"))
     return blocked
+
+
+def shunned_cores(host: Host) -> FrozenSet[int]:
+    """Return the cores of the devices that healing took out."""
+    return cores_of_devices(host.topology, host.shunned_devices)
 
 
 def ports_of(host: Host, placement: Placement) -> Dict[str, List[int]]:

@@ -10,7 +10,7 @@ whichever of the free slices is taken, and the choice is free to prefer slices o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple, Union
+from typing import Collection, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.ranges import format_ranges, runs
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import NO_NUMA_NODE, Device, Topology
@@ -62,22 +62,28 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Placement:
-    """Slices of each deployment in ascending order of cores, or why there are none."""
+    """Slices of each deployment in the order of its replicas, or why there are none."""
 
     slices: Mapping[str, Tuple[Slice, ...]]
     refusals: Tuple[Refusal, ...] = ()
 
 
-def place(topology: Topology, requests: Iterable[Request], blocked: Optional[Mapping[int, str]] = None) -> Placement:
+def place(
+    topology: Topology,
+    requests: Iterable[Request],
+    blocked: Optional[Mapping[int, str]] = None,
+    shunned: Collection[int] = (),
+) -> Placement:
     """Lay the slices of one host.
 
     Args:
         topology: the host.
         requests: one for each deployment, names distinct, widths legal for the family.
         blocked: cores that nobody gets, and why (`reserved`, `quarantined`).
+        shunned: cores that are left where there are others: slices on them go elsewhere, all others stay.
 
     Returns:
-        The slices, or the refusals of every deployment that has none.
+        The slices, ascending but for those that went elsewhere, or the refusals of every deployment that has none.
     """
     owners: Dict[int, str] = dict(blocked or {})
     nodes = {core: device.numa_node for device in topology.devices for core in device.cores}
@@ -103,7 +109,51 @@ def place(topology: Topology, requests: Iterable[Request], blocked: Optional[Map
     refusals += too_much
     for request in settled:
         lay(request, free(), int(request.count))
+    if shunned:
+        _elsewhere(slices, ordered, free() - set(shunned), shunned, nodes)
     return Placement(slices, tuple(refusals))
+
+
+def _elsewhere(
+    slices: Dict[str, Tuple[Slice, ...]],
+    requests: Sequence[Request],
+    free: Set[int],
+    shunned: Collection[int],
+    nodes: Mapping[int, int],
+) -> None:
+    """Give the slices that touch shunned cores others, as far as there are some; each keeps its place in the order."""
+    for request in requests:
+        if request.pinned:
+            continue
+        pieces = list(slices.get(request.name, ()))
+        for index, piece in enumerate(pieces):
+            if not set(piece.cores) & set(shunned):
+                continue
+            for other in _take(free, request.width, 1, nodes):
+                pieces[index] = other
+                free -= set(other.cores)
+        slices[request.name] = tuple(pieces)
+
+
+def room_elsewhere(
+    topology: Topology, placed: Sequence[Slice], taken: Iterable[int], shunned: Collection[int]
+) -> List[bool]:
+    """Return for each slice that touches shunned cores whether there is room for it elsewhere, as `place` would find.
+
+    Args:
+        topology: the host.
+        placed: the slices that touch them.
+        taken: cores that somebody has, or nobody gets.
+        shunned: the cores to leave.
+    """
+    nodes = {core: device.numa_node for device in topology.devices for core in device.cores}
+    free = set(topology.cores) - set(taken) - set(shunned)
+    found = []
+    for piece in sorted(placed, key=lambda piece: -piece.width):
+        others = _take(free, piece.width, 1, nodes)
+        found.append(bool(others))
+        free -= {core for other in others for core in other.cores}
+    return found
 
 
 def _settle_fill(

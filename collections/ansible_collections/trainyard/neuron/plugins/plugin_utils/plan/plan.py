@@ -29,6 +29,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.host_parts i
     ports_of,
     requests_of,
     sdk_entry,
+    shunned_cores,
     url_of,
     weights_of,
 )
@@ -225,7 +226,7 @@ class _Planner:
             logical_nc_config=host.topology.logical_nc_config,
             topology_source=host.topology.source,
             reserved_cores=format_ranges(host.reserved_cores),
-            quarantined_devices=tuple(host.quarantined_devices),
+            quarantined_devices=tuple(sorted({*host.quarantined_devices, *host.shunned_devices})),
             data_dir=host.data_dir,
             monitor=_monitor(host),
             sdk=_sdk_entries(host, releases),
@@ -316,10 +317,11 @@ class _Planner:
     def _place(self, host: Host, releases: Mapping[str, SdkRelease]) -> Placement:
         """Lay the slices of the deployments that are right in themselves."""
         requests = requests_of(host, releases)
-        key = (id(host.topology), requests, host.reserved_cores, host.quarantined_devices)
+        key = (id(host.topology), requests, host.reserved_cores, host.quarantined_devices, host.shunned_devices)
         if key not in self._placements:
-            self._placements[key] = place(host.topology, requests, blocked_cores(host))
+            self._placements[key] = place(host.topology, requests, blocked_cores(host), shunned_cores(host))
         placement = self._placements[key]
+        self._warn_of_shunned(host, placement)
         already = {problem.variable for problem in self._problems if problem.host == host.name}
         for refusal in placement.refusals:
             deployment = deployment_of(host, refusal.name)
@@ -328,6 +330,20 @@ class _Planner:
                 value = format_ranges(deployment.cores) if refusal.field == "cores" else deployment.data_parallel_size
                 self._problems.append(Problem(host.name, path, value, refusal.rule, refusal.fix))
         return placement
+
+    def _warn_of_shunned(self, host: Host, placement: Placement) -> None:
+        """Say which replicas stay on a device that healing took out, for want of room."""
+        out = shunned_cores(host)
+        stay = [
+            "%s-%d" % (name, index)
+            for name, slices in sorted(placement.slices.items())
+            for index, piece in enumerate(slices)
+            if out.intersection(piece.cores)
+        ]
+        if stay:
+            rule = "healing took it out, and there is no free slice for %s" % ", ".join(stay)
+            value = format_ranges(host.shunned_devices)
+            self._warnings.append(Problem(host.name, "device", value, rule, "replace the host"))
 
     def _router(self, hosts: Sequence[Host], planned: Mapping[str, HostPlan]) -> Dict[str, Any]:
         """Collect the servers of each model for the routers, and find the routers' port."""

@@ -32,6 +32,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems imp
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import (
     CANARY,
     GOLDEN,
+    HEAL,
     HOOKS,
     KEYS,
     OBJECTIVE,
@@ -290,6 +291,19 @@ JUDGED: Dict[str, Field] = {
         example=["The capital of France is"],
     ),
     HOOKS.name: Field(HOOKS.kind, about="task files of yours that a roll runs", example={"before": ["tell.yml"]}),
+    HEAL.name: Field(HEAL.kind, about="how much healing may do by itself", example={"actions_per_hour": 1}),
+    "trainyard_history_file": Field(
+        text(
+            re.compile(r"(/[^\x00-\x1f\x7f]+)?"),
+            "must be an absolute path",
+            "begin it with /",
+            "absolute path, or nothing",
+        ),
+        default="",
+        about="where rolls and healing are written down, and healing counts its own actions; empty: "
+        "`trainyard_history.jsonl` beside the inventory",
+        example="/srv/fleet/trainyard_history.jsonl",
+    ),
     "trainyard_aws_environment": Field(
         Kind(_environment, "mapping of variables to text", {"type": "object"}),
         default={},
@@ -375,6 +389,15 @@ OTHER_VARIABLES = frozenset(
         "trainyard_evacuation",
         "trainyard_hand_over",
         "trainyard_leaving",
+        "trainyard_alerts",
+        "trainyard_answers",
+        "trainyard_devices",
+        "trainyard_dry",
+        "trainyard_failed",
+        "trainyard_finding",
+        "trainyard_findings",
+        "trainyard_healing",
+        "trainyard_placed",
         "trainyard_llmperf",
         "trainyard_replicas",
         "trainyard_replicas_after",
@@ -409,6 +432,9 @@ VARIABLES: Dict[str, Field] = {
 #: Ports that something beside the replicas may have on a host, by the variable that gives them.
 OTHER_PORTS = ("trainyard_router_metrics_port", "trainyard_monitor_port")
 
+#: What a host says in its report of devices that healing took out.
+SHUNNED = "shunned_devices"
+
 #: How like a known variable an unknown one must be to be taken for a slip; below it, it may be somebody's own.
 SLIP_LIKENESS = 0.85
 
@@ -429,6 +455,7 @@ class Host:
         open_to_everybody: whether the replicas are to be reached by whoever reaches the host.
         further: addresses and networks that the role admits beside those that the plan knows.
         device_monitors: those that read the metrics of the devices alone.
+        shunned_devices: those that healing took out, as the host itself says.
     """
 
     name: str
@@ -453,6 +480,7 @@ class Host:
     open_to_everybody: bool = False
     further: Tuple[str, ...] = ()
     device_monitors: Tuple[str, ...] = ()
+    shunned_devices: Tuple[int, ...] = ()
 
 
 def _other_ports(values: Mapping[str, Any]) -> Tuple[Tuple[str, int], ...]:
@@ -539,6 +567,7 @@ class HostReader:
                 open_to_everybody=values[OPEN],
                 further=values[FURTHER],
                 device_monitors=values[FURTHER_MONITORS],
+                shunned_devices=_shunned(reported, topology),
             ),
             problems,
             warnings,
@@ -691,6 +720,13 @@ def _has_devices(reported: Any) -> bool:
     if isinstance(reported, Mapping):
         return bool(reported.get("devices"))
     return bool(reported)
+
+
+def _shunned(reported: Any, topology: Topology) -> Tuple[int, ...]:
+    """Return the devices that healing took out, of those that the host has."""
+    said = reported.get(SHUNNED) if isinstance(reported, Mapping) else None
+    known = {device.index for device in topology.devices}
+    return tuple(sorted(known.intersection(item for item in said if isinstance(item, int)))) if said else ()
 
 
 def _operating_system(reported: Any) -> Optional[str]:

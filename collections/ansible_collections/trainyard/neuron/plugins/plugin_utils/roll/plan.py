@@ -74,6 +74,7 @@ def plan_roll(
     require_staged: bool = True,
     beside: Sequence[Peer] = (),
     require_spares: bool = True,
+    only: Optional[Mapping[str, str]] = None,
 ) -> RollPlan:
     """Plan the roll of a fleet.
 
@@ -84,11 +85,14 @@ def plan_roll(
             and so cannot ask for it.
         beside: replicas in rotation on hosts that have no part in the roll; what is rolled is compared with them too.
         require_spares: refuse where the strategy is blue/green and a replica would leave with nothing in its place.
+        only: ids of the replicas that may move, each with why it serves nobody, empty where it does; None for all.
 
     Raises:
         RollError: with every reason why this roll must not begin. Nothing was touched.
     """
-    moves, unchanged, out = _sort_out(fleet, settings)
+    if only is not None:
+        fleet = _found_unwell(fleet, only)
+    moves, unchanged, out = _sort_out(fleet, settings, only)
     problems = _silence(fleet) + _renamed(fleet, moves) + not_in_one_roll(fleet)
     problems += _unstaged(fleet, moves) if require_staged else []
     moves, conflicts = _order_by_cores(fleet, moves)
@@ -110,13 +114,29 @@ def plan_roll(
     return RollPlan(tuple(waves), tuple(unchanged), out, dict(planned), floor, settings, found.told)
 
 
-def _sort_out(fleet: Fleet, settings: Settings) -> Tuple[List[Move], List[str], Dict[str, str]]:
+def _found_unwell(fleet: Fleet, only: Mapping[str, str]) -> Fleet:
+    """Return the fleet with what somebody found of replicas whose units look well; they keep the release they have."""
+    found = {name: replace(seen, unwell=only.get(name, "")) for name, seen in fleet.observed.items()}
+    targets = []
+    for target in fleet.targets:
+        seen = fleet.seen(target)
+        kept = (seen.current or seen.running) if only.get(target.id) else ""
+        targets.append(replace(target, release=kept or target.release))
+    return replace(fleet, observed=found, targets=tuple(targets))
+
+
+def _sort_out(
+    fleet: Fleet, settings: Settings, only: Optional[Mapping[str, str]] = None
+) -> Tuple[List[Move], List[str], Dict[str, str]]:
     """Divide the replicas into those that move, those that are right, and those that somebody took out."""
     moves: List[Move] = []
     unchanged: List[str] = []
     out: Dict[str, str] = {}
     for target in fleet.targets:
         seen = fleet.seen(target)
+        if only is not None and target.id not in only:
+            unchanged.append(target.id)
+            continue
         admit, why_not = _admission(fleet, target, seen)
         reason = _reason(target, seen)
         seats = fleet.seats_of(target)
@@ -176,6 +196,8 @@ def _admission(fleet: Fleet, target: Target, seen: Observed) -> Tuple[bool, str]
 def _reason(target: Target, seen: Observed) -> str:
     if not seen.running and not seen.current:
         return "new"
+    if seen.unwell:
+        return seen.unwell
     if seen.active == "active" and seen.running == target.release and seen.current in ("", target.release):
         return ""
     if seen.active != "active":

@@ -166,6 +166,7 @@ class Observed:
         credentials: what tells the key that it asks for from another; empty if it asks for none.
         url: where its server listens.
         pending: what an unfinished roll wrote down about this replica (see `journal`), or None.
+        unwell: why it serves nobody though its unit is active, as somebody found who asked it; empty where nobody did.
     """
 
     active: str = "inactive"
@@ -180,6 +181,7 @@ class Observed:
     credentials: str = ""
     url: str = ""
     pending: Optional[Mapping[str, Any]] = None
+    unwell: str = ""
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Observed:
@@ -264,7 +266,7 @@ class Fleet:
 
         Without any router, an active unit counts.
         """
-        if self.seen(target).active != "active":
+        if self.seen(target).active != "active" or self.seen(target).unwell:
             return False
         return not self.seats or any(seat.in_rotation for seat in self.seats_of(target).values())
 

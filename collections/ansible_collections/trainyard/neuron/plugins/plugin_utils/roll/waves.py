@@ -291,6 +291,8 @@ def absence(fleet: Fleet, target: Target) -> str:
     seen = fleet.seen(target)
     if seen.active != "active":
         return "unit {0}".format(seen.active)
+    if seen.unwell:
+        return seen.unwell
     seats = fleet.seats_of(target)
     if not seats:
         return "no router knows it"

@@ -16,6 +16,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.placement im
     devices_of,
     numa_nodes,
     place,
+    room_elsewhere,
     spare_slices,
 )
 
@@ -68,6 +69,29 @@ def test_a_quarantined_device_costs_only_the_slices_that_touch_it() -> None:
 
 def test_reserved_cores_are_left_for_a_spare_slice() -> None:
     assert cores(place(TRN2, [Request("x", 16, "fill")], blocked("48-63")), "x") == ["0-15", "16-31", "32-47"]
+
+
+def test_slices_leave_a_device_that_healing_took_out_and_no_other_moves() -> None:
+    out = cores_of_devices(TRN2, [0])
+    assert cores(place(TRN2, [Request("x", 8, 4)], {}, out), "x") == ["32-39", "8-15", "16-23", "24-31"]
+    two = place(TRN2, [Request("x", 8, 3), Request("y", 4, 1)], {}, cores_of_devices(TRN2, [1, 6]))
+    assert cores(two, "x") == ["32-39", "8-15", "16-23"]
+    assert cores(two, "y") == ["28-31"]
+
+
+def test_slices_stay_on_a_device_that_healing_took_out_where_there_is_no_other() -> None:
+    out = cores_of_devices(TRN2, [5])
+    assert cores(place(TRN2, [Request("x", 16, 4)], {}, out), "x") == ["0-15", "16-31", "32-47", "48-63"]
+    pinned = place(TRN2, [Request("x", 16, 1, tuple(range(16, 32)))], {}, out)
+    assert cores(pinned, "x") == ["16-31"]
+
+
+def test_room_elsewhere_is_what_a_placement_would_find() -> None:
+    out = cores_of_devices(TRN2, [0])
+    placed = place(TRN2, [Request("x", 8, 4)]).slices["x"]
+    taken = {core for piece in placed for core in piece.cores}
+    assert room_elsewhere(TRN2, placed[:1], taken, out) == [True]
+    assert room_elsewhere(TRN2, placed[:1], set(range(64)) - set(range(32, 36)), out) == [False]
 
 
 def test_pinned_cores_are_taken_as_they_are_and_the_others_go_around() -> None:

@@ -164,3 +164,21 @@ def test_what_is_refused_is_really_impossible_and_filling_really_fills(
     if fillers and not placement.refusals:
         count = len(placement.slices[fillers[0].name])
         assert not by_trying(topology, requests, out, count + 1)
+
+
+@given(demands(), st.integers(0, 15))
+@settings(max_examples=300, deadline=None)
+def test_a_device_that_healing_takes_out_moves_those_on_it_and_nobody_else(
+    demand: tuple[Topology, list[Request], dict[int, str]], device: int
+) -> None:
+    topology, requests, out = demand
+    shunned = cores_of_devices(topology, [device % len(topology.devices)])
+    home, moved = place(topology, requests, out), place(topology, requests, out, shunned)
+    assert moved.refusals == home.refusals
+    for name, pieces in home.slices.items():
+        for before, after in zip(pieces, moved.slices[name], strict=True):
+            assert before == after or set(before.cores) & shunned
+            assert before == after or not set(after.cores) & (shunned | set(out))
+            assert after.start % after.width == 0
+    everything = [core for piece in laid(moved) for core in piece.cores]
+    assert len(everything) == len(set(everything))

@@ -10,7 +10,9 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems imp
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology import table_topology
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.deployment import ModelRef
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.host_parts import weights_id
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
 from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.plan.fleets import (
+    apart,
     deployment,
     host,
     plan,
@@ -373,3 +375,24 @@ def test_a_commit_that_is_none_is_refused() -> None:
     given = {"aws-neuron/upstreaming-to-vllm@2.26.1": "main"}
     found = problems({"a": host(deployment(**UNPINNED), neuron_venv_source_commits=given)})
     assert any("must be a commit: 40 hex digits" in problem for problem in found)
+
+
+def test_replicas_leave_a_device_that_the_host_says_healing_took_out() -> None:
+    """Nothing else changes: the same artifact, the same ports, and the others keep their releases."""
+    one = {"a": host(qwen(tensor_parallel_size=8, data_parallel_size=4))}
+    said = {**table_topology("trn2.48xlarge").to_dict(), "shunned_devices": [2, 40, "x"]}
+    before, after = plan(one, topologies={"a": {**said, "shunned_devices": []}}), plan(one, topologies={"a": said})
+    rows = [{row["name"]: row for row in found["hosts"]["a"]["replicas"]} for found in (before, after)]
+    changed = [name for name in rows[0] if rows[0][name]["release"] != rows[1][name]["release"]]
+    assert changed == ["qwen3-32b-1"]
+    assert (rows[0]["qwen3-32b-1"]["cores"], rows[1]["qwen3-32b-1"]["cores"]) == ("8-15", "32-39")
+    assert [rows[0][name]["port"] for name in rows[0]] == [rows[1][name]["port"] for name in rows[0]]
+    assert before["hosts"]["a"]["artifacts"] == after["hosts"]["a"]["artifacts"]
+    assert after["hosts"]["a"]["quarantined_devices"] == [2]
+
+
+def test_replicas_that_have_no_other_slice_stay_and_are_named() -> None:
+    said = {**table_topology("trn2.48xlarge").to_dict(), "shunned_devices": [2]}
+    found = plan_fleet(apart({"a": host(qwen())}, topologies={"a": said}))
+    assert any("no free slice for qwen3-32b-0" in warning.rule for warning in found.warnings)
+    assert [row.cores for row in found.hosts["a"].replicas] == ["0-15", "16-31", "32-47", "48-63"]

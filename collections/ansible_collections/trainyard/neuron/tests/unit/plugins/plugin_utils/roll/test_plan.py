@@ -475,3 +475,29 @@ def test_replicas_that_only_have_to_start_again_have_no_canary() -> None:
     stopped = {"active": "inactive", "running": "", "up": False}
     plan = plan_roll(fleet_of(wanted(hosts=1, per_host=2, release=OLD), {"h1:m-0": stopped}), Settings())
     assert [(wave.batch, wave.canary) for wave in plan.waves] == [(0, False)]
+
+
+def test_only_those_that_are_named_move_and_the_unwell_keep_their_release() -> None:
+    """Healing restarts one replica of a fleet whose inventory wants another release."""
+    seats = {"r": {f"h{number}:m-{index}": Seat("ready") for number in (1, 2) for index in (0, 1)}}
+    fleet = read_fleet(
+        wanted(2, 2), {f"h{number}": {f"m-{index}": running() for index in (0, 1)} for number in (1, 2)}, {}
+    )
+    fleet = replace(fleet, seats=seats)
+    plan = plan_roll(fleet, Settings(strategy="rolling"), only={"h1:m-0": "it answers no completion"})
+    (wave,) = plan.waves
+    (move,) = wave.moves
+    assert (move.target.id, move.target.release, move.was) == ("h1:m-0", OLD, OLD)
+    assert (move.reason, move.drain, move.restart, move.admit) == ("it answers no completion", True, True, True)
+    assert wave.left == {"m": 3}, "who answers nothing is none of those that serve"
+    # One that is named without a reason is moved to where the plan wants it.
+    (wave,) = plan_roll(fleet, Settings(strategy="rolling"), only={"h1:m-1": ""}).waves
+    assert [(move.target.id, move.target.release) for move in wave.moves] == [("h1:m-1", NEW)]
+
+
+def test_the_last_replica_of_a_model_is_restarted_where_it_answers_nothing() -> None:
+    fleet = read_fleet(wanted(1, 1), {"h1": {"m-0": running()}}, {})
+    fleet = replace(fleet, seats={"r": {"h1:m-0": Seat("ready")}})
+    with pytest.raises(RollError):
+        plan_roll(fleet, Settings(strategy="rolling"), only={"h1:m-0": ""})
+    assert plan_roll(fleet, Settings(strategy="rolling"), only={"h1:m-0": "it answers nothing"}).waves
