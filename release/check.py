@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from release.__main__ import ROOT, make
+from release.rulebook import answers
 from release.version import version_of
 
 #: Where the tools are that need an environment of their own (release/requirements.txt).
@@ -135,10 +136,20 @@ def environment(archive: Path, folder: Path) -> bool:
     return carried.read_bytes() == archive.read_bytes() and "COPY _build/collections" in recipe
 
 
+def rulebook(folder: Path) -> bool:
+    """Have ansible-rulebook take the rulebook, and Alertmanager's messages run its playbook."""
+    sys.stdout.write("==> ansible-rulebook\n")
+    sys.stdout.flush()
+    ours = ROOT / "collections/ansible_collections/trainyard/neuron/extensions/eda/rulebooks/heal.yml"
+    return answers(ours, TOOLS / "ansible-rulebook", folder / "rulebook")
+
+
 def main() -> int:
     """Run the checks that were named, or all; 1 where one was not content."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checks", nargs="*", help="importer, changelog, environment, pages, sanity; without any, all")
+    parser.add_argument(
+        "checks", nargs="*", help="importer, changelog, environment, pages, rulebook, sanity; without any, all"
+    )
     parser.add_argument(
         "--sanity-test", action="append", default=[], help="only this one of ansible-test's; repeatable"
     )
@@ -152,6 +163,7 @@ def main() -> int:
             "changelog": lambda: changelog(folder),
             "environment": lambda: environment(archive, folder),
             "pages": lambda: pages(archive, folder),
+            "rulebook": lambda: rulebook(folder),
             "sanity": lambda: sanity(archive, folder, given.sanity_test),
         }
         unknown = sorted(set(given.checks) - set(checks))
