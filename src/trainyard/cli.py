@@ -21,15 +21,18 @@ COMMANDS = {
     "bundle": "trainyard.bundle.command:app",
     "calibrate": "trainyard.calibrate.command:command",
     "compile": "trainyard.nodes.command:compile_artifacts",
+    "events": "trainyard.events_command:events",
     "forecast": "trainyard.forecast.command:command",
     "init": "trainyard.init.command:init",
     "lab": "trainyard.lab.commands:app",
+    "logs": "trainyard.logs_command:logs",
     "plan": "trainyard.plan_command:plan",
     "provision": "trainyard.nodes.command:provision",
     "report": "trainyard.report.command:report",
     "show": "trainyard.show_command:show",
     "status": "trainyard.status_command:status",
     "sweep": "trainyard.sweep.command:sweep",
+    "top": "trainyard.top_command:top",
     "upgrade": "trainyard.upgrade_command:upgrade",
 }
 

@@ -150,7 +150,7 @@ class Paths:
     @property
     def history(self) -> Path:
         """What happened to the fleet of the lab; gone with it."""
-        return self.folder / "trainyard_history.jsonl"
+        return self.folder / "trainyard_history.txt"
 
     @property
     def seccomp(self) -> Path:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.action.roll_plan import named, reported, wanted
-from ansible_collections.trainyard.neuron.plugins.plugin_utils import run_plan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import heal, history, run_lock, run_plan
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.moves import REPLACE
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.orders import RollOrder, WaveOrder
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import out_of_rotation, read_fleet
@@ -61,7 +62,32 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         )
         for line in lines:
             self._display.display(line)
+        self._write_down(roll, lines[0], failed, task_vars or {})
         return {"changed": False, "msg": lines, "stopped": failed, "finished": finished(roll, fleet, {**light, **out})}
+
+    def _write_down(self, roll: RollOrder, said: str, failed: bool, variables: dict[str, Any]) -> None:
+        """Add the roll to the history of the fleet; where that cannot be written, the roll is none the worse."""
+        lead = run_lock.current().said(roll.terms.lead)
+        verb = (lead.get("holder") or {}).get("verb") or roll.terms.verb
+        if verb == heal.WHAT:
+            return  # which writes down itself what it began and how it came out
+        words = {name: variables.get(name) for name in (history.VARIABLE, "ansible_inventory_sources")}
+        event = {
+            "at_s": round(time.time(), 3),
+            "what": verb,
+            "state": heal.FAILED if failed else heal.DONE,
+            "run": roll.terms.run,
+            "who": roll.terms.owner,
+            "hosts": sorted({move.host for wave in roll.waves for move in wave.moves}),
+            "replicas": replaced(roll.waves),
+            "why": said,
+        }
+        try:
+            history.add(
+                history.path_of({name: self._templar.template(word) for name, word in words.items() if word}), event
+            )
+        except history.HistoryError as error:
+            self._display.warning(f"the history of the fleet has no word of this roll: {error}")
 
 
 def light_weights(fleet: Fleet, roll: RollOrder) -> dict[str, str]:

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Dict, List
 
-NAME = "trainyard_history.jsonl"
+#: Of an extension that Ansible takes for no part of the inventory beside which it lies.
+NAME = "trainyard_history.txt"
 VARIABLE = "trainyard_history_file"
 #: What is read of it, from its end: years of events.
 MOST_BYTES = 8 << 20

@@ -301,8 +301,8 @@ JUDGED: Dict[str, Field] = {
         ),
         default="",
         about="where rolls and healing are written down, and healing counts its own actions; empty: "
-        "`trainyard_history.jsonl` beside the inventory",
-        example="/srv/fleet/trainyard_history.jsonl",
+        "`trainyard_history.txt` beside the inventory",
+        example="/srv/fleet/trainyard_history.txt",
     ),
     "trainyard_aws_environment": Field(
         Kind(_environment, "mapping of variables to text", {"type": "object"}),

@@ -273,7 +273,7 @@ def test_the_history_keeps_every_event_in_order_whatever_a_full_disk_cut(tmp_pat
         cut.write(b'{"at_s": 2.0, "wh')
     history.add(file, {"at_s": 3.0, "what": "roll"})
     assert [event["at_s"] for event in history.read(file)] == [1.0, 3.0]
-    assert file.name == "trainyard_history.jsonl"
+    assert file.name == "trainyard_history.txt"
     assert history.beside(str(tmp_path / "hosts.yml")) == file
     with pytest.raises(history.HistoryError, match="longer than any"):
         history.add(file, {"at_s": 1.0, "what": "x" * history.LINE_BYTES})
