@@ -144,11 +144,19 @@ def rulebook(folder: Path) -> bool:
     return answers(ours, TOOLS / "ansible-rulebook", folder / "rulebook")
 
 
+def dashboards(folder: Path) -> bool:
+    """Have Grafana's own foundation SDK read the dashboards."""
+    ours = ROOT / "collections/ansible_collections/trainyard/neuron/extensions/grafana/dashboards"
+    return run("grafana-foundation-sdk", [str(TOOLS / "python"), str(ROOT / "release/grafana.py"), str(ours)], folder)
+
+
 def main() -> int:
     """Run the checks that were named, or all; 1 where one was not content."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "checks", nargs="*", help="importer, changelog, environment, pages, rulebook, sanity; without any, all"
+        "checks",
+        nargs="*",
+        help="importer, changelog, dashboards, environment, pages, rulebook, sanity; without any, all",
     )
     parser.add_argument(
         "--sanity-test", action="append", default=[], help="only this one of ansible-test's; repeatable"
@@ -164,6 +172,7 @@ def main() -> int:
             "environment": lambda: environment(archive, folder),
             "pages": lambda: pages(archive, folder),
             "rulebook": lambda: rulebook(folder),
+            "dashboards": lambda: dashboards(folder),
             "sanity": lambda: sanity(archive, folder, given.sanity_test),
         }
         unknown = sorted(set(given.checks) - set(checks))

@@ -97,7 +97,11 @@ def test_the_page_says_what_the_fleet_does(tmp_path: Path) -> None:
                     continue
                 assert answer.status_code == 200, answer.text
                 found = rows(answer.text)
+            others = {name: it.get(f"/consoles/{name}.html") for name in consoles.PAGES}
     html = answer.text
+    assert {name: page.status_code for name, page in others.items()} == dict.fromkeys(consoles.PAGES, 200)
+    assert rows(others["device"].text)["Memory errors by kind"] == [["h1", "3", "sram_uncorrected", "1"]]
+    assert rows(others["deployment"].text)["In flight of a replica"] == [["h1", "d-0", "3"]]
     assert found["Alerts"] == [["page", "UncorrectableECC", "h1", "", "", "3"]]
     assert re.search(r'<tr class="page">\s*<td>page</td>\s*<td><a href="https://github.com/', html)
     assert "docs/alerts.md#uncorrectableecc" in html

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Dict, List, Tuple
 from urllib.parse import quote
 
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.watch import dashboards
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.watch.rules import RUNBOOKS
 
 REFRESH_S = 15
@@ -53,6 +54,19 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Value:
+    """A column with the value of the row's own query.
+
+    Attributes:
+        heading: what stands above it.
+        form: how it is written.
+    """
+
+    heading: str
+    form: str = PLAIN
+
+
+@dataclass(frozen=True)
 class Table:
     """A table of a page.
 
@@ -67,7 +81,7 @@ class Table:
     title: str
     rows: str
     by: Tuple[str, ...]
-    columns: Tuple[Label | Cell, ...]
+    columns: Tuple[Label | Cell | Value, ...]
     empty: str
 
 
@@ -145,7 +159,29 @@ HOSTS = Table(
     ),
     "No host is watched.",
 )
-PAGES: Dict[str, Tuple[str, Sequence[Table]]] = {"fleet": ("Fleet", (ALERTS, REPLICAS, ROUTERS, HOSTS))}
+_FORMS = {dashboards.SECONDS: DURATION, dashboards.SHARE: SHARE}
+
+
+def _of_panels(name: str) -> Tuple[str, Sequence[Table]]:
+    """A page of a dashboard's panels: what is now, and a way to the graph of each. A heat map has no such row."""
+    found = dashboards.DASHBOARDS[name]
+    return found.title, tuple(
+        Table(
+            panel.title,
+            dashboards.of_all(panel.query),
+            (),
+            (*(Label(label, label) for label in panel.labels), Value("now", _FORMS.get(panel.unit, PLAIN))),
+            "None.",
+        )
+        for panel in found.panels
+        if panel.kind != dashboards.HEAT
+    )
+
+
+PAGES: Dict[str, Tuple[str, Sequence[Table]]] = {
+    "fleet": ("Fleet", (ALERTS, REPLICAS, ROUTERS, HOSTS)),
+    **{name: _of_panels(name) for name in dashboards.DASHBOARDS if name != "fleet"},
+}
 
 _STYLE = """
 :root{color-scheme:light dark}
@@ -180,12 +216,14 @@ def _of_all(query: str) -> str:
 
 def _page(title: str, tables: Sequence[Table]) -> str:
     body = "\n".join(line for table in tables for line in _table(table))
+    others = ", ".join(f'<a href="{name}.html">{other}</a>' for name, (other, _) in PAGES.items() if other != title)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
         f'<meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta http-equiv="refresh" content="{REFRESH_S}">\n<style>{_STYLE}</style></head><body>\n'
         f"<h1>{title}</h1>\n<p>Renewed every {REFRESH_S} s. Headings lead to graphs, alerts to what to do. "
-        f'<a href="../alerts">All rules</a>, <a href="../targets">all targets</a>.</p>\n{body}\n</body></html>\n'
+        f'{others}, <a href="../alerts">all rules</a>, <a href="../targets">all targets</a>.</p>\n'
+        f"{body}\n</body></html>\n"
     )
 
 
@@ -193,14 +231,18 @@ def _table(table: Table) -> Iterator[str]:
     yield f"<h2>{table.title}</h2>"
     yield f"{{{{ with query `{table.rows}` }}}}<div><table><tr>"
     for column in table.columns:
-        link = f"../graph?g0.expr={quote(_of_all(column.query))}&amp;g0.tab=0" if isinstance(column, Cell) else ""
+        asked = _of_all(column.query) if isinstance(column, Cell) else table.rows
+        link = "" if isinstance(column, Label) else f"../graph?g0.expr={quote(asked)}&amp;g0.tab=0"
         heading = f'<a href="{link}">{column.heading}</a>' if link else column.heading
         yield f"<th>{heading}</th>"
     yield "</tr>"
     order = f' | sortByLabel "{table.by[-1] if table.by else "severity"}"'
     yield f'{{{{ range .{order} }}}}<tr class="{{{{ .Labels.severity }}}}">'
     for column in table.columns:
-        yield _label(column) if isinstance(column, Label) else _cell(column, table.by)
+        if isinstance(column, Value):
+            yield f"<td>{{{{ .Value | {column.form} }}}}</td>"
+        else:
+            yield _label(column) if isinstance(column, Label) else _cell(column, table.by)
     yield "</tr>{{ end }}</table></div>"
     yield f"{{{{ else }}}}<p>{table.empty}</p>{{{{ end }}}}"
 
