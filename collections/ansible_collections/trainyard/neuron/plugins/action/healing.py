@@ -121,7 +121,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             "replicas": list(chosen.replicas),
             "units": [row["unit"] for row in rows],
             "unit_rows": [{"unit": row["unit"]} for row in rows],
-            "cores": {row["id"]: row["cores"] for row in rows},
+            "found": found_of(rows, (reported(variables["hostvars"], chosen.finding.host, REPLICAS) or {})),
             "only": dict.fromkeys(chosen.replicas, chosen.why) if chosen.action == heal.RESTART else {},
             "roll": roll_settings(arguments["roll"], chosen.action, deadline_s),
             "msg": lines,
@@ -133,7 +133,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         del variables
         healing = arguments["healing"]
         rows = run_plan.current().host(healing["host"])["replicas"]
-        only = {row["id"]: "" for row in rows if healing["cores"].get(row["id"], row["cores"]) != row["cores"]}
+        mine = healing["replicas"]
+        only = {row["id"]: "" for row in rows if row["id"] in mine and moves(row, healing["found"].get(row["id"], {}))}
         stay = [
             row["id"]
             for row in rows
@@ -213,6 +214,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             for index, free in zip(order, room_elsewhere(topology, slices, taken, shunned), strict=True):
                 found[touched[index]["id"]] = free
         return found
+
+
+def found_of(rows: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Cores and release that replicas have now, by id; what runs on none has no cores."""
+    seen = answer.get("replicas") or {}
+    return {row["id"]: {word: (seen.get(row["name"]) or {}).get(word) for word in ("cores", "current")} for row in rows}
+
+
+def moves(row: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether the plan puts a replica on other cores than it has; of one that does not run, its release tells it."""
+    cores = parse_ranges(row["cores"])
+    if found.get("cores"):
+        return [cores[0], cores[-1]] != list(found["cores"])
+    return bool(found.get("current") != row["release"])
 
 
 def limits_of(raw: Mapping[str, Any]) -> tuple[heal.Limits, float]:
