@@ -21,6 +21,8 @@ from release.version import Version
 
 NAME = "trainyard.neuron"
 HOME = "collections/ansible_collections/trainyard/neuron"
+#: What ansible-core and ansible-rulebook bring themselves.
+BUILTIN = ("ansible.builtin", "eda.builtin")
 #: What of the tree beside the collection is part of it when it is published, under the same names.
 BESIDE = ("roles", "playbooks", "templates", "extensions", "changelogs", "meta")
 #: Versions of ansible-core that the locks of the controller's Pythons have, and the Pythons that each runs under.
@@ -190,7 +192,7 @@ def needed(staged: Path, lock: Path) -> dict[str, str]:
         else:
             continue
         used.update(dict.fromkeys(names, str(way)))
-    others = {name: way for name, way in used.items() if name not in (NAME, "ansible.builtin")}
+    others = {name: way for name, way in used.items() if name not in (NAME, *BUILTIN)}
     wrong = [f"{way}: {name} is used and not in {lock.name}" for name, way in others.items() if name not in versions]
     if wrong:
         raise CollectionError("\n".join(wrong))

@@ -21,8 +21,6 @@ from tests.roll.conftest import BASE, LabFleet, Run
 
 PROMETHEUS, ALERTMANAGER, ROUTER_METRICS = 9090, 9093, 8405
 REPLICAS = 4
-#: After a fault is over, requests that it hit may still be on their way to their end, seconds.
-TAIL_S = 15.0
 TABLE: list[str] = []
 """What is printed at the end, whoever swallows output."""
 
@@ -137,11 +135,11 @@ class Watched:
         row.restored_s, row.by = time.time() - row.began_s, by
 
     def lost(self, row: Row) -> int:
-        """Requests that were sent around a fault and did not get their whole answer."""
-        return sum(
-            request["kind"] != "ok" and row.began_s - TAIL_S <= request["sent_at"] <= row.ended_s + TAIL_S
-            for request in self.account["requests"]
-        )
+        """Requests that ended without their whole answer while a fault was the last that had been made."""
+        begun = sorted(one.began_s for one in self.rows if one.began_s > row.began_s)
+        until_s = begun[0] if begun else float("inf")
+        ends = [one["sent_at"] + one["took_s"] for one in self.account["requests"] if one["kind"] != "ok"]
+        return sum(row.began_s <= end_s < until_s for end_s in ends)
 
 
 def forwarded(fleet: LabFleet, host: str, folder: Path) -> tuple[subprocess.Popen[bytes], dict[int, str]]:

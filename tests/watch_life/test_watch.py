@@ -51,7 +51,7 @@ def test_an_engine_that_crashes_comes_back_by_itself_and_is_told(watched: Watche
 def test_an_engine_that_hangs_is_ended_by_the_probe(watched: Watched) -> None:
     with watched.row("hang") as row:
         watched.fault("hang", "--replica", "tiny-llama-2")
-        watched.until(lambda: watched.up() < REPLICAS, 90, "the replica leaves rotation")
+        watched.until(lambda: watched.up() < REPLICAS, SOON_S, "the replica leaves rotation")
         watched.restored(row, "the standing probe")
         watched.alerted(row, SOON_S, alertname="ReplicaRestarted", replica="tiny-llama-2")
     watched.fault("clear")
