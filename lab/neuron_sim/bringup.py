@@ -469,14 +469,14 @@ class _BringUp:
         digest = hashlib.md5(json.dumps(identity, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
         entry = Path(root) / "neuron" / "compile_cache" / digest
         if (entry / ".compilation_complete").exists():
-            say(f"Using cached graphs from {entry}")
+            self.says(f"Using cached graphs from {entry}")
             return
         forbidden = os.environ.get("VLLM_NEURON_DISABLE_WARMUP_COMPILE") == "1"
         if forbidden and rules.holds(self.host, "forbidden-compile"):
             raise BringUpError(
                 f"RuntimeError: no compiled graph in {entry} and VLLM_NEURON_DISABLE_WARMUP_COMPILE=1 forbids compiling"
             )
-        say(f"Compiling graphs into {entry}")
+        self.says(f"Compiling graphs into {entry}")
         entry.mkdir(parents=True, exist_ok=True)
         config = {"enable_bucketing": True, "max_context_length": self.serve.max_model_len, "max_length": 1}
         self.wait(compiler.compile_seconds(self.model, config))
