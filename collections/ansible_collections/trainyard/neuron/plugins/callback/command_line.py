@@ -3,14 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
-
-from ansible import context
-from ansible.plugins.callback import CallbackBase
-from ansible.release import __version__
-from ansible_collections.trainyard.neuron.plugins.plugin_utils import command_line
-
 DOCUMENTATION = r"""
 name: command_line
 type: aggregate
@@ -25,6 +17,14 @@ description:
 requirements:
   - enabled in C(callbacks_enabled)
 """
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ansible import context
+from ansible.plugins.callback import CallbackBase
+from ansible.release import __version__
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import command_line
 
 #: As ansible-playbook ends for an option that is wrong.
 WRONG_OPTION = 2

@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: acceptance_report
 short_description: Judge what hosts were seen to do, and write one report of it
 version_added: "0.1.0"
-author: The trainyard authors
+author:
+  - trainyard contributors (@trainyard)
 description:
   - Holds what M(trainyard.neuron.acceptance) and M(trainyard.neuron.acceptance_trial) saw to what the product relies
     on, and writes accept.html and accept.json on the controller, in which no command line and no key of a process is.

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: hand_over
-author: The trainyard authors
+author:
+  - trainyard contributors (@trainyard)
 version_added: 0.2.0
 short_description: Hand a service from the hosts of one capacity block to those of the next
 description:

@@ -23,7 +23,7 @@ GROUPS = frozenset({"all", "ungrouped", "neuron", "router", "client"})
 _INSTANCE_ID = re.compile(r"m?i-[0-9a-f]{8,17}")
 
 #: Networks for documentation (RFC 5737, RFC 3849): no host has an address there.
-DOCUMENTATION = tuple(
+EXAMPLE_NETWORKS = tuple(
     ipaddress.ip_network(text) for text in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
 )
 
@@ -90,7 +90,7 @@ def problems_of(seats: Sequence[Seat]) -> Tuple[List[Problem], List[Problem]]:
         wrong = _address_problem(item)
         problems += [wrong] if wrong else []
         address = parsed(item.address)
-        if not wrong and item.met and address is not None and any(address in network for network in DOCUMENTATION):
+        if not wrong and item.met and address is not None and any(address in network for network in EXAMPLE_NETWORKS):
             rule = "is an address of documentation, which no host has"
             warnings.append(Problem(item.name, _variable(item), item.address, rule, "give the host's private address"))
     return problems + _shared(seats), warnings + _translated(seats)
