@@ -23,6 +23,7 @@ COMMANDS = {
     "compile": "trainyard.nodes.command:compile_artifacts",
     "events": "trainyard.events_command:events",
     "forecast": "trainyard.forecast.command:command",
+    "join-release": "trainyard.join_release_command:join_release",
     "init": "trainyard.init.command:init",
     "lab": "trainyard.lab.commands:app",
     "logs": "trainyard.logs_command:logs",
