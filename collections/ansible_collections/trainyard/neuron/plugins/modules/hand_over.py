@@ -71,7 +71,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Say who leaves and who takes over
+- name: Decide who leaves and who takes over
   trainyard.neuron.hand_over:
     state: planned
     hosts: "{{ groups['neuron'] }}"
