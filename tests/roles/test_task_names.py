@@ -22,7 +22,8 @@ FILES = [
 WORDS = """
 Add Admit Ask Bring Build Change Check Compare Configure Decide Do Drain End Export Fail Find Give Go Heal Hold Install
 Introduce Join Launch Lay Leave Let List Load Look Make Measure Mend Pin Plan Print Pull Put Read Readmit Reboot
-Record Refuse Remove Replace Report Return Roll Route Run See Send Serve Start Stop Switch Take Tell Try Wait Watch Write
+Record Refuse Remove Replace Report Return Roll Route Run See Send Serve Start Stop Switch Take Tell Try Wait
+Watch Write
 """
 VERBS = frozenset(WORDS.split())
 

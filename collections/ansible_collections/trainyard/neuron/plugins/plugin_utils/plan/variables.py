@@ -389,6 +389,7 @@ OTHER_VARIABLES = frozenset(
         "trainyard_evacuation",
         "trainyard_hand_over",
         "trainyard_leaving",
+        "trainyard_logs",
         "trainyard_alerts",
         "trainyard_answers",
         "trainyard_devices",

@@ -149,6 +149,7 @@ def test_every_module_that_changes_a_host_proves_its_lock_before_anything_else(n
     bare = name.rpartition(".")[2]
     needed: dict[str, dict[str, Any]] = {
         "container_images": {"images": []},
+        "device_quarantine": {"state": "out", "device": 0},
         "file_tree": {"payload": "x"},
         "instance_store": {"mount": "/nowhere"},
         "jobs": {"jobs": []},

@@ -38,7 +38,7 @@ def test_rounds_are_requests_for_each_stream() -> None:
 def test_a_preset_is_changed_by_the_fields_beside_it() -> None:
     load = runner.resolve_load({"preset": "qwen3-32b", "requests": 3}, slots=32)
     assert (load["requests"], load["mean_output_tokens"], load["concurrency"]) == (3, 512, 1)
-    with pytest.raises(runner.RunError, match="preset: qwen, must be one of llama-3-3-70b, qwen3-32b"):
+    with pytest.raises(runner.RunError, match="preset: qwen, must be one of conversations, llama-3-3-70b, qwen3-32b"):
         runner.resolve_load({"preset": "qwen"}, slots=1)
 
 
