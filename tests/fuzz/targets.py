@@ -43,6 +43,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.serving import (
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import settings as serving
 from ansible_collections.trainyard.neuron.plugins.module_utils.storage import disks
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import heal, history
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.aliases import values_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.bounded_file import FileError
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast import calibration
@@ -693,6 +694,26 @@ def run_images_file(text: str) -> Any:
         return pinned_images.read(str(file))
 
 
+FINDING = {"finding": "quarantine_device", "host": "trn2-a", "device": "3", "alert": "UncorrectableECC", "over": "no"}
+ALERT = {"labels": {**FINDING, "alertname": "UncorrectableECC"}, "status": {"state": "active"}}
+EVENT = json.dumps({"at_s": 1.0, "what": "heal", "state": "begun", "replicas": ["a:m-0"], "deployments": ["m"]})
+
+
+def run_alerts(text: str) -> Any:
+    alerts = json.loads(text)
+    return heal.findings_of(alerts) if isinstance(alerts, list) else []
+
+
+def run_history(text: str) -> Any:
+    """Decide by a history that anything may have happened to."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, history.NAME)
+        file.write_text(text, encoding="utf-8", errors="replace")
+        stalled = heal.Finding(heal.RESTART, "a", "m-0")
+        replica = heal.Replica("a:m-0", "a", "m-0", "m", "m", (0,), active="failed", serving=False)
+        return heal.decide(stalled, heal.Fleet((replica,), hosts=("a",)), history.read(file), heal.Limits(), 10.0)
+
+
 def run_token(text: str) -> Any:
     """Ask a registry that wants a token first, and says anything when it is asked for one."""
     headers = Message()
@@ -811,6 +832,14 @@ TARGETS: tuple[Target, ...] = (
     Target("fence's note", mutated_json([NOTE]), run_note, ()),
     Target("ranges", mutated_text(["0-31,48", "0"]), run_ranges, (ValueError,)),
     Target("trainyard_images.txt", mutated_text([IMAGES_FILE]), run_images_file, (PlanError,)),
+    Target(
+        "finding",
+        mutated([FINDING]).filter(lambda one: isinstance(one, Mapping)),
+        heal.finding_of,
+        (heal.FindingError,),
+    ),
+    Target("alerts", mutated_json([[ALERT]]), run_alerts, (ValueError, RecursionError)),
+    Target("history", mutated_text([EVENT]), run_history, (history.HistoryError,)),
     Target("registry's token", mutated_text([TOKEN]), run_token, (registry.RegistryError,)),
     Target("authorized_keys", mutated_text([KEYS_FILE]), run_authorized, ()),
 )

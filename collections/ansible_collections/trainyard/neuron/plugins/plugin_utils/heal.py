@@ -34,6 +34,7 @@ WHAT = "heal"
 BEGUN, DONE, FAILED, TOLD, WOULD = "begun", "done", "failed", "told", "would"
 #: The alert of a start that takes longer than it should; other findings of a replica that starts are over.
 TOO_LONG = "StartTooLong"
+_SWITCH = {"true": True, "yes": True, "false": False, "no": False}
 HOUR_S = 3600.0
 DAY_S = 86400.0
 REPLACING = (
@@ -197,7 +198,7 @@ def finding_of(raw: Mapping[str, Any]) -> Finding:
         for name in sorted(set(map(str, raw)) - known)
     ]
     kind, host = raw.get("finding"), raw.get("host")
-    if kind not in FINDINGS:
+    if not isinstance(kind, str) or kind not in FINDINGS:
         problems.append("trainyard_finding.finding: %r is none of %s" % (kind, ", ".join(FINDINGS)))
     if not isinstance(host, str) or not host:
         problems.append("trainyard_finding.host: %r is no host's name" % (host,))
@@ -208,10 +209,14 @@ def finding_of(raw: Mapping[str, Any]) -> Finding:
         problems.append("trainyard_finding.device: %s needs one" % kind)
     if kind in OF_REPLICAS and not raw.get("replica"):
         problems.append("trainyard_finding.replica: %s needs one" % kind)
+    over = _SWITCH.get(str(raw.get("over", False)).lower())
+    if over is None:
+        # Taken for false, an alarm that is over would be acted on.
+        problems.append("trainyard_finding.over: %.80r is neither true nor false" % (raw["over"],))
     if problems:
         raise FindingError("\n".join(problems))
-    over = raw.get("over") in (True, "true", "True", "yes")
-    return Finding(str(kind), str(host), str(raw.get("replica") or ""), device, str(raw.get("alert") or ""), over)
+    replica, alert = (str(raw.get(word) or "") for word in ("replica", "alert"))
+    return Finding(str(kind), str(host), replica, device, alert, bool(over))
 
 
 def _index(value: Any) -> Optional[int]:
@@ -231,9 +236,11 @@ def findings_of(alerts: Iterable[Mapping[str, Any]]) -> List[Finding]:
     order = {QUARANTINE: 0, REBOOT: 1, DRAIN: 2, RESTART: 3, LIFT: 4, REPLACE: 5}
     found = []
     for alert in alerts:
-        labels = alert.get("labels") or {}
+        labels, status = (alert.get("labels"), alert.get("status") or {}) if isinstance(alert, Mapping) else ({}, {})
+        if not isinstance(labels, Mapping) or not isinstance(status, Mapping):
+            continue
         # Silenced or inhibited: a person, or a cause that is told already, stands before it.
-        if (alert.get("status") or {}).get("state", "active") != "active" or "finding" not in labels:
+        if status.get("state", "active") != "active" or "finding" not in labels:
             continue
         words = {name: labels[name] for name in ("finding", "host", "device") if name in labels}
         # The exporter that AWS ships knows a replica by its runtime's tag.
@@ -412,16 +419,18 @@ def _floor(wanted: Decision, fleet: Fleet, no: Callable[[str], Decision]) -> Opt
 
 def _counts(event: Mapping[str, Any]) -> bool:
     """Whether an event is an action that was begun, whatever came of it."""
-    lists = [event.get("deployments"), event.get("replicas")]
-    return event.get("what") == WHAT and event.get("state") == BEGUN and all(isinstance(one, list) for one in lists)
+    if (event.get("what"), event.get("state")) != (WHAT, BEGUN) or not isinstance(event.get("action"), str):
+        return False
+    lists = (event.get("deployments"), event.get("replicas"))
+    return all(isinstance(one, list) and all(isinstance(name, str) for name in one) for one in lists)
 
 
 def _unfinished(acted: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> List[Mapping[str, Any]]:
     """Actions that were begun and of which nobody wrote how they came out."""
     ended = {
-        event.get("run") for event in history if event.get("what") == WHAT and event.get("state") in (DONE, FAILED)
+        str(event.get("run")) for event in history if event.get("what") == WHAT and event.get("state") in (DONE, FAILED)
     }
-    return [event for event in acted if event.get("run") not in ended]
+    return [event for event in acted if str(event.get("run")) not in ended]
 
 
 def _last(history: Sequence[Mapping[str, Any]], replica: str) -> Mapping[str, Any]:

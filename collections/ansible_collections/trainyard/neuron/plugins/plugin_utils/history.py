@@ -19,6 +19,8 @@ VARIABLE = "trainyard_history_file"
 #: What is read of it, from its end: years of events.
 MOST_BYTES = 8 << 20
 LINE_BYTES = 64 * 1024
+#: No event is so late; neither is NaN, which is less than nothing.
+FOREVER_S = 1e12
 
 
 class HistoryError(ValueError):
@@ -98,4 +100,5 @@ def _event(line: bytes) -> Dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(found.get("what"), str):
         return {}
     at_s = found.get("at_s")
-    return found if isinstance(at_s, (int, float)) and not isinstance(at_s, bool) else {}
+    timed = isinstance(at_s, (int, float)) and not isinstance(at_s, bool) and abs(at_s) < FOREVER_S
+    return found if timed else {}

@@ -297,3 +297,16 @@ def test_only_what_was_begun_counts() -> None:
     states = [heal.event_of(decision, state, "r", "me", NOW_S) for state in (heal.WOULD, heal.TOLD)]
     assert act(STALLED, ill, states, Limits(1)).action == heal.RESTART
     assert json.loads(json.dumps(states)) == states
+
+
+@pytest.mark.parametrize("over", ["ture", "1", 2, None, [], "x" * 1000])
+def test_whether_a_finding_is_over_is_said_or_refused(over: Any) -> None:
+    with pytest.raises(heal.FindingError, match="neither true nor false") as caught:
+        heal.finding_of({"finding": heal.RESTART, "host": "a", "replica": "x-0", "over": over})
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(("over", "read"), [(True, True), ("True", True), ("yes", True), ("no", False), (False, False)])
+def test_ansible_s_words_for_a_switch_are_known(over: Any, read: bool) -> None:
+    found = heal.finding_of({"finding": heal.RESTART, "host": "a", "replica": "x-0", "over": over})
+    assert found.over is read
