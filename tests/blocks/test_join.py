@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import socket
 import subprocess
 import sys
 import tarfile
@@ -166,6 +167,49 @@ def test_one_host_at_a_time_has_the_lease(endpoint: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(join, "LEASE_S", 0.01)
     other.keep(threading.Event())
     assert other.lost.is_set()
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"null", b"{}", b'{"owner"', b"[" * 100_000])
+def test_a_lease_that_is_none_is_refused_with_what_to_do(text: bytes, endpoint: str) -> None:
+    asked = join.Lease(join.Bucket(Here("i-1"), endpoint), f"{STORE}/strange", "i-1")
+    assert asked.bucket.ask("PUT", asked.uri, text)[0] == 200
+    with pytest.raises(join.JoinError, match="is no lease .* remove it"):
+        asked.take()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20, 60])
+def test_a_release_that_was_cut_is_refused_and_nothing_of_it_is_there(cut: int, tmp_path: Path) -> None:
+    data = release.pack({"site.yml": b"---\n", "bin/run": bytes(range(256)) * 64})
+    with pytest.raises(join.JoinError, match="no archive that can be read"):
+        join.unpack(data[:cut], tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+
+
+def test_an_answer_that_is_no_http_is_told_as_such() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"220 a mail server\r\n")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with pytest.raises(join.JoinError, match="220 a mail server"):
+            join.ask(f"http://127.0.0.1:{server.getsockname()[1]}/release")
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("role", "keys", "said"),
+    [("", "", "has no role"), ("fleet", "[]", "has no credentials"), ("fleet", '{"Code": "Failed"}', "no credentials")],
+)
+def test_an_instance_without_a_role_says_so(role: str, keys: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = join.Metadata()
+    monkeypatch.setattr(there, "get", lambda path: keys if path.endswith("/fleet") else role)
+    with pytest.raises(join.JoinError, match=said):
+        there.keys()
 
 
 def test_a_run_ends_when_its_lease_is_another_hosts(endpoint: str, tmp_path: Path) -> None:

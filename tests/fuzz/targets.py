@@ -701,7 +701,7 @@ EVENT = json.dumps({"at_s": 1.0, "what": "heal", "state": "begun", "replicas": [
 
 def run_alerts(text: str) -> Any:
     alerts = json.loads(text)
-    return heal.findings_of(alerts) if isinstance(alerts, list) else []
+    return heal.findings_of(alerts) if isinstance(alerts, list) else ([], [])
 
 
 def run_history(text: str) -> Any:

@@ -68,7 +68,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         """Say what was found, and what hosts are to be asked about it."""
         del variables
         given = arguments["finding"]
-        findings = [heal.finding_of(given)] if given else heal.findings_of(arguments["alerts"])
+        findings, unread = ([heal.finding_of(given)], []) if given else heal.findings_of(arguments["alerts"])
+        for line in unread:
+            self._display.warning(f"nothing is done about {line}")
         plan = run_plan.current()
         parts = plan.hosts({one.host for one in findings})
         asked: dict[str, list[dict[str, str]]] = {}

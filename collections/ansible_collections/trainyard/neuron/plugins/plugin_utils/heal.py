@@ -199,12 +199,14 @@ def finding_of(raw: Mapping[str, Any]) -> Finding:
     ]
     kind, host = raw.get("finding"), raw.get("host")
     if not isinstance(kind, str) or kind not in FINDINGS:
-        problems.append("trainyard_finding.finding: %r is none of %s" % (kind, ", ".join(FINDINGS)))
+        near = did_you_mean(str(kind), FINDINGS)
+        said = "trainyard_finding.finding: %.80r is none of %s" % (kind, ", ".join(FINDINGS))
+        problems.append("%s; %s" % (said, near) if near else said)
     if not isinstance(host, str) or not host:
-        problems.append("trainyard_finding.host: %r is no host's name" % (host,))
+        problems.append("trainyard_finding.host: %.80r is no host's name" % (host,))
     device = _index(raw.get("device"))
     if raw.get("device") not in (None, "") and device is None:
-        problems.append("trainyard_finding.device: %r is no device's index" % (raw.get("device"),))
+        problems.append("trainyard_finding.device: %.80r is no device's index" % (raw.get("device"),))
     if kind in OF_DEVICES and device is None:
         problems.append("trainyard_finding.device: %s needs one" % kind)
     if kind in OF_REPLICAS and not raw.get("replica"):
@@ -227,14 +229,16 @@ def _index(value: Any) -> Optional[int]:
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 4 else None
 
 
-def findings_of(alerts: Iterable[Mapping[str, Any]]) -> List[Finding]:
-    """The findings among the alerts of Alertmanager, the gravest first; an alert that names none is left out.
+def findings_of(alerts: Iterable[Mapping[str, Any]]) -> Tuple[List[Finding], List[str]]:
+    """The findings among the alerts of Alertmanager, the gravest first, and what is wrong with those that are none.
+
+    An alert without the label `finding` asks for nothing, and is left out.
 
     Args:
         alerts: as its API v2 tells them.
     """
     order = {QUARANTINE: 0, REBOOT: 1, DRAIN: 2, RESTART: 3, LIFT: 4, REPLACE: 5}
-    found = []
+    found, problems = [], []
     for alert in alerts:
         labels, status = (alert.get("labels"), alert.get("status") or {}) if isinstance(alert, Mapping) else ({}, {})
         if not isinstance(labels, Mapping) or not isinstance(status, Mapping):
@@ -247,9 +251,12 @@ def findings_of(alerts: Iterable[Mapping[str, Any]]) -> List[Finding]:
         replica = labels.get("replica") or labels.get("runtime_tag") or ""
         try:
             found.append(finding_of({**words, "replica": replica, "alert": labels.get("alertname", "")}))
-        except FindingError:
-            continue
-    return sorted(dict.fromkeys(found), key=lambda one: (order[one.finding], one.host, one.replica, one.device or 0))
+        except FindingError as error:
+            # Nobody would heal it, and nobody would know: a rule of the user's own misspelt its label.
+            named = "%.80r" % (labels.get("alertname", ""),)
+            problems += ["alert %s: %s" % (named, line) for line in str(error).splitlines()]
+    found = list(dict.fromkeys(found))
+    return sorted(found, key=lambda one: (order[one.finding], one.host, one.replica, one.device or 0)), problems
 
 
 def decide(

@@ -13,6 +13,7 @@ import datetime
 import email.utils
 import hashlib
 import hmac
+import http.client
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
@@ -56,7 +58,7 @@ def ask(
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.headers, error.read(1 << 16)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise JoinError("{0}: {1}".format(url, error)) from error
 
 
@@ -81,8 +83,12 @@ class Metadata:
 
     def keys(self) -> Dict[str, str]:
         """Credentials of the instance's role."""
-        role = self.get("meta-data/iam/security-credentials/").split()[0]
-        found: Dict[str, str] = json.loads(self.get("meta-data/iam/security-credentials/" + role))
+        roles = self.get("meta-data/iam/security-credentials/").split()
+        if not roles:
+            raise JoinError("the instance has no role (IamInstanceProfile of its launch)")
+        found = json.loads(self.get("meta-data/iam/security-credentials/" + roles[0]))
+        if not isinstance(found, dict) or not {"AccessKeyId", "SecretAccessKey"} <= set(found):
+            raise JoinError("the instance's metadata has no credentials of its role {0}".format(roles[0]))
         return found
 
 
@@ -175,9 +181,16 @@ class Lease:
         now, written = (
             email.utils.parsedate_to_datetime(headers[name]).timestamp() for name in ("Date", "Last-Modified")
         )
-        if json.loads(body)["owner"] not in ("", self.owner) and now - written < LEASE_S:
+        if self._owner(body) not in ("", self.owner) and now - written < LEASE_S:
             return False
         return self._write({"If-Match": headers["ETag"]}, self.owner)
+
+    def _owner(self, body: bytes) -> Any:
+        """Who has it, by its text; every host of the fleet may write that."""
+        try:
+            return json.loads(body)["owner"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise JoinError("{0} is no lease ({1!r}): look at it and remove it".format(self.uri, error)) from error
 
     def _write(self, condition: Mapping[str, str], owner: str) -> bool:
         text = json.dumps({"owner": owner, "at": time.time()}).encode()
@@ -251,12 +264,15 @@ def unpack(data: bytes, target: Path) -> None:
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.seek(0)
-        with tarfile.open(fileobj=file, mode="r:gz") as archive:
-            for member in archive.getmembers():
-                inside = Path(member.name)
-                if inside.is_absolute() or ".." in inside.parts or not (member.isfile() or member.isdir()):
-                    raise JoinError("the release has {0!r}, which is no file inside of it".format(member.name))
-            archive.extractall(str(part))  # noqa: S202 - each member was looked at
+        try:
+            with tarfile.open(fileobj=file, mode="r:gz") as archive:
+                for member in archive.getmembers():
+                    inside = Path(member.name)
+                    if inside.is_absolute() or ".." in inside.parts or not (member.isfile() or member.isdir()):
+                        raise JoinError("the release has {0!r}, which is no file inside of it".format(member.name))
+                archive.extractall(str(part))  # noqa: S202 - each member was looked at
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise JoinError("the release is no archive that can be read: {0}".format(error)) from error
     part.rename(target)
 
 

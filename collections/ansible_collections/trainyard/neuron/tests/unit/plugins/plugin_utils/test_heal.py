@@ -257,12 +257,25 @@ def test_findings_of_alertmanager_come_the_gravest_first_and_once() -> None:
         alert(finding="quarantine_device", host="a", device="none"),
         {**alert(finding="restart_replica", host="b", replica="m-0"), "status": {"state": "suppressed"}},
     ]
-    found = heal.findings_of(alerts)
+    found, _ = heal.findings_of(alerts)
     assert [(one.finding, one.of) for one in found] == [
         ("quarantine_device", "a:device 5"),
         ("drain_replica", "b:m-1"),
         ("restart_replica", "a:m-0"),
     ]
+
+
+def test_an_alert_whose_finding_is_not_understood_is_told_with_the_nearest_word() -> None:
+    labels = [
+        {"finding": "quarantine_devise", "host": "a", "device": "5", "alertname": "Mine"},
+        {"finding": "quarantine_device", "host": "a", "device": "none", "alertname": "Mine"},
+        {"severity": "warn", "host": "a", "alertname": "NoFinding"},
+    ]
+    found, problems = heal.findings_of({"labels": one, "status": {"state": "active"}} for one in labels)
+    assert not found
+    assert {line.split(":")[0] for line in problems} == {"alert 'Mine'"}
+    assert "did you mean 'quarantine_device'?" in problems[0]
+    assert "'none' is no device's index" in problems[1]
 
 
 def test_the_history_keeps_every_event_in_order_whatever_a_full_disk_cut(tmp_path: Path) -> None:
