@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -104,11 +105,20 @@ def join_script(given: Mapping[str, Any]) -> str:
         wrong.append(f"playbook is {playbook!r}, and has to be a list of words")
     if wrong:
         raise AnsibleFilterError(f"join: {'; '.join(wrong)}. `trainyard join-release` prints them")
-    program = Path(join.__file__).read_text(encoding="utf-8")
+    program = without_prose(Path(join.__file__).read_text(encoding="utf-8"))
     script = SCRIPT.format(settings=json.dumps(dict(given), indent=1, sort_keys=True), program=program)
     if len(script.encode()) > MOST_BYTES:
         raise AnsibleFilterError(f"join: {len(script.encode())} bytes of user data, and EC2 takes {MOST_BYTES}")
     return script
+
+
+def without_prose(program: str) -> str:
+    """A program without its comments and docstrings: an instance's user data has room for little else."""
+    tree = ast.parse(program)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree) + "\n"
 
 
 class FilterModule:
