@@ -76,16 +76,14 @@ def deployment(name: str, width: int, count: int, port: int) -> dict[str, Any]:
 
 
 def fleet(hosts: int, deployments: list[tuple[str, int, int, int]]) -> dict[str, Any]:
-    """Return the planner's input: so many hosts, each with these deployments; the first two balance."""
+    """Return the planner's input: so many hosts, each with these deployments; the first two balance (or the one)."""
     variables = {f"trainyard_deployment_{item[0]}": deployment(*item) for item in deployments}
     variables["trainyard_instance_type"] = "trn2.48xlarge"
-    return {
-        "hosts": {
-            f"trn2-{number:04d}": {**copy.deepcopy(variables), "ansible_host": f"10.0.{number // 250}.{number % 250}"}
-            for number in range(hosts)
-        },
-        "routers": ["trn2-0000", "trn2-0001"],
+    rows = {
+        f"trn2-{number:04d}": {**copy.deepcopy(variables), "ansible_host": f"10.0.{number // 250}.{number % 250}"}
+        for number in range(hosts)
     }
+    return {"hosts": rows, "routers": list(rows)[:2]}
 
 
 #: Four replicas of four deployments, and sixteen of four for the planning function alone.

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainyard import vault
+from trainyard import extra_vars, vault
 from trainyard.paths import COLLECTIONS, ROOT
 from trainyard.plan_diff import AskError, Change, ask_hosts, changes
 from trainyard.plan_picture import fleet_picture
@@ -37,13 +37,20 @@ class InventoryError(Exception):
     """The inventory cannot be read."""
 
 
-@cache
 def open_inventory(sources: tuple[str, ...]) -> tuple[Any, Any]:
     """Return Ansible's inventory of some sources and its host variables, templated when they are read.
+
+    Variables of the command line win, as in a playbook.
 
     Raises:
         InventoryError: nothing could be parsed.
     """
+    return _opened(sources, extra_vars.given())
+
+
+@cache
+def _opened(sources: tuple[str, ...], _variables: tuple[str, ...]) -> tuple[Any, Any]:
+    """Return what `open_inventory` does, once for the same words."""
     os.environ.setdefault("ANSIBLE_CONFIG", str(ROOT / "ansible.cfg"))
     # Ansible reads its configuration when it is imported.
     from ansible import constants
@@ -65,9 +72,10 @@ def open_inventory(sources: tuple[str, ...]) -> tuple[Any, Any]:
                 init_plugin_loader([str(COLLECTIONS)])
             loader = DataLoader()
             vault.unlock(loader)
+            extra_vars.tell_ansible(loader)
             inventory = InventoryManager(loader=loader, sources=list(sources))
             variables = VariableManager(loader=loader, inventory=inventory)
-    except vault.VaultError as error:
+    except (vault.VaultError, extra_vars.ExtraVarsError) as error:
         raise InventoryError(str(error)) from error
     except AnsibleError as error:
         raise InventoryError(why_unread(str(error), said.getvalue())) from error
@@ -373,12 +381,14 @@ def plan(
         Path | None, typer.Option(help="Directory with <repo>/<revision>/config.json of models, to estimate memory.")
     ] = None,
     hub: Annotated[str, typer.Option(help="Fetch missing config.json files from this model hub.")] = "",
+    variables: extra_vars.ExtraVars = None,
     vault_id: vault.VaultIds = None,
     vault_password_file: vault.VaultFiles = None,
     ask_vault_pass: vault.AskVault = False,
 ) -> None:
     """Show what would run where: replicas, cores, CPUs, ports, memory, artifacts. Only --diff reaches a host."""
     use_vault(vault_id, vault_password_file, ask_vault_pass)
+    extra_vars.use(variables)
     given, found = planned_or_exit(lambda: _gather(inventory, group, router_group, model_configs, hub, diff), inventory)
     if svg:
         svg.write_text(fleet_picture(found, topology_of(found, given)), encoding="utf-8")

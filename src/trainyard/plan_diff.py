@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
+from trainyard import extra_vars
 from trainyard.paths import ROOT, absolute
 
 #: What may become of a replica, in the order that matters to a reader.
@@ -45,6 +46,7 @@ def ask_hosts(inventory: list[str], group: str, module: str, become: bool = Fals
     command = ["ansible", group, "-m", module, *(["--become"] if become else [])]
     for source in inventory:
         command += ["-i", absolute(source)]
+    command += extra_vars.flags()
     environment = {
         **os.environ,
         "ANSIBLE_CONFIG": os.environ.get("ANSIBLE_CONFIG", str(ROOT / "ansible.cfg")),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from trainyard import vault
+from trainyard import extra_vars, vault
 from trainyard.paths import RESULTS
 from trainyard.plan_command import host_tables, plan_or_exit, print_replicas, summary, use_vault
 
@@ -74,6 +74,7 @@ def show(
     inventory: Annotated[list[str], typer.Option("--inventory", "-i", help="Inventory file, directory or script.")],
     results: Annotated[Path, typer.Option(help="Directory of the benchmark runs.")] = RESULTS,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    variables: extra_vars.ExtraVars = None,
     vault_id: vault.VaultIds = None,
     vault_password_file: vault.VaultFiles = None,
     ask_vault_pass: vault.AskVault = False,
@@ -81,6 +82,7 @@ def show(
 ) -> None:
     """Show what the fleet serves: replicas, the router's address and how to ask it, the last benchmark."""
     use_vault(vault_id, vault_password_file, ask_vault_pass)
+    extra_vars.use(variables)
     plan = plan_or_exit(inventory)
     if as_json:
         typer.echo(json.dumps(described(plan, results if benchmark else None), indent=2))

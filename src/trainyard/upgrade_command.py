@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trainyard import vault
+from trainyard import extra_vars, vault
 from trainyard.one_run import UNLOCK, OneRun
 from trainyard.paths import ROOT, absolute, playbook
 from trainyard.plan_command import plan_or_exit, use_vault
@@ -27,20 +27,20 @@ def order(plan: Mapping[str, Any]) -> list[str]:
     return sorted(hosts, key=lambda name: name not in compilers)
 
 
-def command(host: str, inventory: Sequence[str], extra_vars: Sequence[str], check: bool) -> list[str]:
+def command(host: str, inventory: Sequence[str], given: Sequence[str], check: bool) -> list[str]:
     """Return the command line for one host."""
     # Last, so that nothing given by hand sends it to other hosts.
-    variables = [*extra_vars, json.dumps({"trainyard_only": host})]
+    variables = [*given, json.dumps({"trainyard_only": host})]
     return [*command_line(playbook("upgrade"), inventory, variables), *(["--check"] if check else [])]
 
 
-def command_line(path: Path, inventory: Sequence[str], extra_vars: Sequence[str]) -> list[str]:
+def command_line(path: Path, inventory: Sequence[str], given: Sequence[str]) -> list[str]:
     """Return the command line of a playbook."""
     return [
         "ansible-playbook",
         str(path),
         *(word for source in inventory for word in ("--inventory", source)),
-        *(word for one in extra_vars for word in ("--extra-vars", one)),
+        *(word for one in given for word in ("--extra-vars", one)),
     ]
 
 
@@ -58,7 +58,7 @@ def roll(hosts: Sequence[str], argv: Callable[[str], Sequence[str]], run: Run) -
 def upgrade(
     inventory: Annotated[list[str], typer.Option("--inventory", "-i", help="Inventory file, directory or script.")],
     host: Annotated[list[str] | None, typer.Option(help="Only this host; may be given several times.")] = None,
-    extra_vars: Annotated[list[str] | None, typer.Option("--extra-vars", "-e", help="As ansible-playbook's.")] = None,
+    variables: extra_vars.ExtraVars = None,
     check: Annotated[bool, typer.Option("--check", help="Say what would happen; change nothing.")] = False,
     vault_id: vault.VaultIds = None,
     vault_password_file: vault.VaultFiles = None,
@@ -66,6 +66,7 @@ def upgrade(
 ) -> None:
     """Bring the fleet to the SDK release of its inventory, driver included, host by host, with no failed request."""
     use_vault(vault_id, vault_password_file, ask_vault_pass)
+    extra_vars.use(variables)
     inventory = [absolute(source) for source in inventory]
     hosts = order(plan_or_exit(inventory))
     unknown = sorted(set(host or []) - set(hosts))
@@ -81,13 +82,13 @@ def upgrade(
     try:
         done, failed = roll(
             chosen,
-            lambda name: command(name, inventory, extra_vars or [], check),
+            lambda name: command(name, inventory, extra_vars.given(), check),
             lambda argv: run(argv, whole.part),
         )
     finally:
         # Between two hosts nobody else is to begin something; so the lock comes back here and not with each host.
         if not check:
-            run(command_line(UNLOCK, inventory, extra_vars or []), whole.end)
+            run(command_line(UNLOCK, inventory, extra_vars.given()), whole.end)
     if failed:
         left = [name for name in chosen if name not in (*done, failed)]
         typer.echo(f"Stopped at {failed}. Done: {', '.join(done) or 'none'}. Untouched: {', '.join(left) or 'none'}.")

@@ -24,7 +24,7 @@ from trainyard.bundle import contents, fetch
 from trainyard.bundle.contents import BundleError
 from trainyard.bundle.wanted import Checkpoint, wanted_of
 from trainyard.cli import app
-from trainyard.plan_command import open_inventory
+from trainyard.plan_command import _opened
 
 REVISION = "a" * 40
 FILES = {"config.json": b"{}", "model.safetensors": os.urandom(3 << 20), "original/weights.pth": b"left out"}
@@ -56,7 +56,7 @@ def inventory(tmp_path: Path) -> Path:
     rows: dict[str, Any] = {"neuron": {"hosts": {"h1": host}}, "router": {"hosts": {"h1": {}}}}
     path = tmp_path / "hosts.yml"
     path.write_text(yaml.safe_dump({"all": {"children": rows}}))
-    open_inventory.cache_clear()
+    _opened.cache_clear()
     return path
 
 
@@ -107,7 +107,7 @@ def test_what_is_carried_is_signed_verified_and_becomes_the_fleets_checkpoint(
     text = yaml.safe_load(inventory.read_text())
     text["all"]["vars"] = variables
     inventory.write_text(yaml.safe_dump(text))
-    open_inventory.cache_clear()
+    _opened.cache_clear()
     plan = json.loads(CliRunner().invoke(app, ["plan", "-i", str(inventory), "--json"]).stdout)
     (weights,) = plan["hosts"]["h1"]["weights"]
     assert (weights["source"], weights["uri"], weights["revision"]) == ("path", model["uri"], model["revision"])

@@ -12,7 +12,7 @@ import sys
 
 from typer.testing import CliRunner
 
-from trainyard import plan_command
+from trainyard import extra_vars, plan_command
 from trainyard.cli import app
 
 
@@ -23,7 +23,8 @@ def forget_inventories() -> None:
 
     _AnsibleCollectionFinder._remove()
     VaultSecretsContext._current = None
-    plan_command.open_inventory.cache_clear()
+    plan_command._opened.cache_clear()
+    extra_vars.use(None)
 
 
 def main() -> None:

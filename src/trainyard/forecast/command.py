@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from trainyard import vault
+from trainyard import extra_vars, vault
 from trainyard.forecast.what_if import Asked, forecasts
 from trainyard.plan_command import TABLE_COLUMNS, planned_or_exit, read_fleet, refuse, use_vault
 
@@ -179,12 +179,14 @@ def command(
         Path | None, typer.Option(help="Directory with <repo>/<revision>/config.json of models.")
     ] = None,
     hub: Annotated[str, typer.Option(help="Fetch missing config.json files from this model hub.")] = "",
+    variables: extra_vars.ExtraVars = None,
     vault_id: vault.VaultIds = None,
     vault_password_file: vault.VaultFiles = None,
     ask_vault_pass: vault.AskVault = False,
 ) -> None:
     """Forecast latency, tokens/s, the rate within an objective, USD per million tokens, memory and times of starts."""
     use_vault(vault_id, vault_password_file, ask_vault_pass)
+    extra_vars.use(variables)
     constants = calibration_or_exit(calibration)
     objective, wrong = objective_of(slo or [])
     grid, bad = grid_of(tries or [])

@@ -13,7 +13,9 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from trainyard import extra_vars as command_line
 from trainyard import vault
+from trainyard.extra_vars import ExtraVars
 from trainyard.paths import absolute
 from trainyard.plan_command import plan_or_exit, refuse, use_vault
 
@@ -26,7 +28,6 @@ from trainyard.nodes.stream import SILENT_S  # isort: skip
 Inventory = Annotated[list[str], typer.Option("--inventory", "-i", help="Inventory file, directory or script.")]
 NodesFile = Annotated[Path, typer.Option("--nodes", help="YAML file that names the execution nodes.")]
 Parts = Annotated[int, typer.Option(min=0, max=1000, help="Parts to cut a stage into; 0 is one for each node.")]
-ExtraVars = Annotated[list[str] | None, typer.Option("--extra-vars", "-e", help="As ansible-playbook's.")]
 Check = Annotated[bool, typer.Option("--check", help="Say what would happen; change nothing.")]
 Silent = Annotated[float, typer.Option(min=20, help="How long a node may give no sign of life, seconds.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print what became of each part as JSON.")]
@@ -84,6 +85,7 @@ def _spread(
         variables = given(extra_vars)
     except (NodesError, ValueError) as error:
         raise refuse(str(error)) from error
+    command_line.use(extra_vars)
     sources = [absolute(source) for source in inventory]
     plan = plan_or_exit(sources)
     unpinned = pinned_images.missing(plan)
