@@ -162,6 +162,9 @@ def _config_problems(deployment: Deployment, release: SdkRelease, where: str) ->
     given = config.get("architectures")
     names = [str(name) for name in given] if isinstance(given, (list, tuple)) else []
     path, value = where + ".model.repo", deployment.model.repo
+    if given is not None and not (names and all(isinstance(name, str) for name in given)):
+        rule = "config.json of it has architectures %.60r, and vLLM reads a list of names there" % (given,)
+        return [Problem("", path, value, rule, "repair it")]
     if names and not any(name.endswith(WRITES_TEXT) for name in names):
         rule = "config.json of it has architectures %s, which write no text; a replica is ready once it wrote some" % (
             ", ".join(names)
