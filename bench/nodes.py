@@ -11,8 +11,8 @@ is what a module costs a host, as a host does that has all it needs.
 A row for each number of nodes: `wall_s` of the whole command; `cpu_s` of the controller and all nodes; `node_cpu_s` and
 `max_rss_mb` of the busiest node (what a machine of its own would carry; memory as the kernel's proportional set size,
 ten times a second); `controller_cpu_s`; `redone_parts`. Where all nodes share one machine's processors, `wall_s` cannot
-fall as it does on several; `processors` says how many there were. Exits 1 where a host was left out, or a part of a
-killed node was not done again.
+fall as it does on several; `processors` says how many there were. `to_one` has shares of what one node took, where
+it was measured too. Exits 1 where a host was left out, or a part of a killed node was not done again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,17 @@ def measure(nodes: int, hosts: int, host_s: float, kill: bool, folder: Path) -> 
     }
 
 
+def with_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows, each with its shares of what one node took."""
+    ones = [row for row in rows if row["nodes"] == 1]
+    if not ones:
+        return [dict(row) for row in rows]
+    return [
+        {**row, "to_one": {name: round(row[name] / ones[0][name], 2) for name in ("node_cpu_s", "wall_s")}}
+        for row in rows
+    ]
+
+
 def main() -> int:
     """Measure each number of nodes, print and write the figures."""
     if "--meter" in sys.argv:
@@ -203,9 +215,9 @@ def main() -> int:
         for kill in (False, True) if nodes > 1 else (False,):
             with tempfile.TemporaryDirectory() as folder:
                 rows.append(measure(nodes, options.hosts, options.host_s, kill, Path(folder)))
-            print(json.dumps(rows[-1]), flush=True)
+            print(json.dumps(with_ratios(rows)[-1]), flush=True)
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        options.json.write_text(json.dumps(with_ratios(rows), indent=1) + "\n")
     return 0
 
 

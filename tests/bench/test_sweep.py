@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema imp
 from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.report.runs import START, record, summary_of
 from rich.console import Console
 
+from bench import forecast as bench
 from tests.bench import seeded_truths
 from trainyard import ansible_run
 from trainyard.report import analysis
@@ -429,6 +431,16 @@ def test_the_forecast_finds_the_optimum_in_at_most_half_the_time(tmp_path: Path,
     found = seeded_truths.sweep(seed, tmp_path)
     assert found["share"] <= 0.5
     assert found["distance"] <= 0.03
+
+
+@pytest.mark.parametrize("name", bench.LIMITS)
+def test_the_bench_fails_for_each_limit_that_a_seed_breaks(name: str) -> None:
+    """Constants 5 %, forecasts 10 %, twice that with noise; half the time; 3 %."""
+    held = [{"seed": seed, **bench.LIMITS} for seed in (1, 2)]
+    assert bench.broken(held) == []
+    for value in (bench.LIMITS[name] * 1.01, math.nan):
+        (line,) = bench.broken([held[0], {**held[1], name: value}])
+        assert line.startswith(f"seed 2: {name} is ")
 
 
 def guided(directory: Path, **given: Any) -> tuple[Sweep, seeded_truths.SeededFleet]:

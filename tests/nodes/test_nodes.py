@@ -211,6 +211,14 @@ def test_a_node_killed_in_the_middle_costs_time_and_no_host(tmp_path: Path) -> N
     assert (row["redone_parts"], row["parts"], row["hosts"]) == (1, 2, 4)
 
 
+def test_the_figures_of_several_nodes_are_shares_of_what_one_took() -> None:
+    one = {"nodes": 1, "node_cpu_s": 60.0, "wall_s": 100.0}
+    rows = [one, {"nodes": 4, "node_cpu_s": 20.0, "wall_s": 80.0}]
+    assert [row["to_one"]["node_cpu_s"] for row in bench.with_ratios(rows)] == [1, 0.33]
+    assert [row["to_one"]["wall_s"] for row in bench.with_ratios(rows)] == [1, 0.8]
+    assert bench.with_ratios(rows[1:]) == rows[1:]
+
+
 def test_images_without_a_digest_are_pinned_by_one_run_before_several_ask(tmp_path: Path) -> None:
     (tmp_path / "nodes.yml").write_text("nodes: [{name: here}]")
     runner = CliRunner()
