@@ -23,6 +23,7 @@ ARGUMENTS: dict[str, Any] = {
     "scenario": {"type": "dict", "default": {}},
     "objective": {"type": "dict", "default": {}},
     "failed_limit": {"type": "float", "default": 0.0},
+    "balance_limit": {"type": "float", "default": 0.0},
     "client_reason": {"type": "str", "default": ""},
 }
 
@@ -70,6 +71,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 scenario={name: value for name, value in args["scenario"].items() if value is not None},
                 objective=schema.Objective(**limits) if limits else None,
                 failed_limit=args["failed_limit"],
+                balance_limit=args["balance_limit"],
                 tool_reason=args["client_reason"],
                 git_commit=commit_of(Path(__file__).parent),
             )

@@ -41,6 +41,11 @@ options:
     description: Share of requests that may fail before the run is unsound.
     type: float
     default: 0.0
+  balance_limit:
+    description: How many times the mean of all replicas the busiest one may serve before the run is unsound.
+      0 is no limit.
+    type: float
+    default: 0.0
   client_reason:
     description: Why this client was used, for the report.
     type: str

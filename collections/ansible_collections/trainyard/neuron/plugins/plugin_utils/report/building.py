@@ -120,13 +120,15 @@ def build(
     scenario: dict[str, Any] | None = None,
     objective: Objective | None = None,
     failed_limit: float = 0.0,
+    balance_limit: float = 0.0,
     tool_reason: str = "",
     git_commit: str | None = None,
 ) -> BenchmarkReport:
     """The report of a run from its `run.json` (`summary`), its records and the plan's replicas.
 
-    `failed_limit` is the share of requests that may fail before that makes the run unsound. Raises pydantic's
-    ValidationError for a provenance that is none of the three.
+    `failed_limit` is the share of requests that may fail before that makes the run unsound, `balance_limit` what the
+    busiest replica may serve over the mean of all, 0 for no limit. Raises pydantic's ValidationError for a provenance
+    that is none of the three.
     """
     by_repeat = {
         repeat["index"]: [r for r in rows if r.get("repeat", 0) == repeat["index"]] for repeat in summary["repeats"]
@@ -159,7 +161,7 @@ def build(
     )
     host = load_host_of(summary, rows, windows)
     section = load_of(summary, tool_reason)
-    found = request_flags(results.requests, failed_limit) + server_flags(servers)
+    found = request_flags(results.requests, failed_limit) + server_flags(servers, balance_limit)
     found += client_flags(host, section, summary["repeats"], results)
     flags = [Flag.model_validate({"code": code, "severity": level, "message": text}) for code, level, text in found]
     return BenchmarkReport(

@@ -51,8 +51,11 @@ def request_flags(requests: Requests, failed_limit: float) -> list[tuple[str, st
     return found
 
 
-def server_flags(servers: Servers) -> list[tuple[str, str, str]]:
-    """What the servers' own account casts doubt on, as code, severity and text."""
+def server_flags(servers: Servers, balance_limit: float = 0.0) -> list[tuple[str, str, str]]:
+    """What the servers' own account casts doubt on, as code, severity and text.
+
+    `balance_limit` is what the busiest replica may serve over the mean of all, 0 for no limit.
+    """
     found = []
     silent = [s.id for s in servers.replicas if s.requests is None]
     if silent:
@@ -69,7 +72,11 @@ def server_flags(servers: Servers) -> list[tuple[str, str, str]]:
         text = f"the servers' counters are {requests} of the client's requests and {tokens} of its output tokens off"
         found.append(("counters_disagree", "warning", text))
     idle = [s.id for s in servers.replicas if s.requests == 0]
-    if idle:
+    most = servers.requests_max_over_mean
+    if balance_limit and most is not None and most > balance_limit:
+        text = f"the busiest replica served {most:.2f} times the mean of all, {balance_limit:.2f} times is the limit"
+        found.append(("imbalance", "error", text))
+    elif idle:
         found.append(("replica_idle", "warning", f"served nothing: {', '.join(idle)}"))
     elif servers.imbalance_ratio is not None and servers.imbalance_ratio > IMBALANCE_LIMIT:
         text = f"the busiest replica had {servers.imbalance_ratio:.2f} times the mean in flight"

@@ -129,6 +129,27 @@ def test_a_fleet_that_is_loaded_unevenly_is_flagged() -> None:
     assert built(summary).servers.imbalance_ratio is None
 
 
+def test_a_run_is_unsound_where_the_busiest_replica_served_more_than_the_limit() -> None:
+    summary = summary_of(20)
+    counters = summary["repeats"][0]["counters"]
+    for name, served in (("lab-1:tiny-0", 12), ("lab-1:tiny-1", 8)):
+        counters[name]["after"]["requests"] = counters[name]["before"]["requests"] + served
+
+    def severities(limit: float) -> list[str]:
+        report = built(summary, balance_limit=limit)
+        assert report.servers.requests_max_over_mean == 1.2
+        assert report.sound == ("error" not in {flag.severity for flag in report.flags})
+        return [flag.severity for flag in report.flags if flag.code == "imbalance"]
+
+    assert severities(1.19) == ["error"]
+    assert severities(1.2) == []
+    assert severities(0.0) == []
+    # One that served nothing is no less a breach of the limit.
+    after = counters["lab-1:tiny-1"]
+    after["after"]["requests"] = after["before"]["requests"]
+    assert [flag.severity for flag in built(summary, balance_limit=1.5).flags if flag.code == "imbalance"] == ["error"]
+
+
 def test_a_run_too_short_to_watch_is_judged_by_its_requests() -> None:
     def flagged(first: int, second: int) -> bool:
         summary = summary_of(20)
