@@ -450,6 +450,15 @@ def forecast_lines(plan: dict[str, Any], given: dict[str, Any]) -> list[str]:
     return lines
 
 
+def block_lines(given: dict[str, Any]) -> list[str]:
+    """Return a line for each capacity block of the planner's input: until when, what remains, what it has cost."""
+    # Only pages for people need it, as above.
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times
+
+    now, hosts = block_times.now_utc(), given["hosts"]
+    return [block.line(now) for block in block_times.blocks_of(hosts, sorted(hosts))]
+
+
 def _show(found: dict[str, Any], given: dict[str, Any]) -> None:
     """Print a plan for people: a table for each host, a few lines about all, then the warnings."""
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
@@ -458,7 +467,8 @@ def _show(found: dict[str, Any], given: dict[str, Any]) -> None:
         print_replicas(console, table)
         console.print(reach_line(host), soft_wrap=True, markup=False, style="dim")
         console.print()
-    for line in [summary(found), *forecast_lines(found, given), *reached_by(found), *to_be_pinned(found)]:
+    about = [*forecast_lines(found, given), *block_lines(given), *reached_by(found), *to_be_pinned(found)]
+    for line in [summary(found), *about]:
         console.print(line, soft_wrap=True, markup=False)
     for warning in found["warnings"]:
         errors.print(f"[yellow]{WARNING}[/]: ", end="")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,28 @@ class Account:
         return str(rows[0]["SubnetId"])
 
 
-@pytest.fixture
-def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Account]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+@contextmanager
+def empty(folder: Path) -> Iterator[Account]:
+    """An account in which nothing is, of a clock that stands at a fixed hour first."""
     market = Market()
     market.set({"now": "2026-12-01T09:00:00+00:00"})
     with mock_aws():
         restore = install(market)
         try:
-            yield Account(market, boto3.client("ec2", region_name=REGION), tmp_path / "purchases.json")
+            yield Account(market, boto3.client("ec2", region_name=REGION), folder / "purchases.json")
         finally:
             restore()
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What boto3 needs to ask anybody."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+
+
+@pytest.fixture
+def account(credentials: None, tmp_path: Path) -> Iterator[Account]:
+    with empty(tmp_path) as found:
+        yield found

@@ -43,6 +43,7 @@ class Site:
 
     inventory: Path
     url: str
+    server: Any
 
     @property
     def environment(self) -> dict[str, str]:
@@ -55,12 +56,16 @@ class Site:
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, cwd=ROOT, check=False)
         return done.returncode, done.stdout + done.stderr
 
-    def run_inventory(self) -> dict[str, Any]:
-        """Hosts and their variables, as `aws_ec2.yml` of the shipped inventory finds them."""
+    def cloud(self) -> Path:
+        """`aws_ec2.yml` of the shipped inventory, for the stand-in's region."""
         source = self.inventory.parent / "aws_ec2.yml"
         text = (ROOT / "inventory" / "trn2" / "aws_ec2.yml").read_text().replace("us-east-2", "us-east-1")
         source.write_text(text)
-        command = [str(Path(sys.executable).with_name("ansible-inventory")), "-i", str(source), "--list"]
+        return source
+
+    def run_inventory(self) -> dict[str, Any]:
+        """Hosts and their variables, as `aws_ec2.yml` of the shipped inventory finds them."""
+        command = [str(Path(sys.executable).with_name("ansible-inventory")), "-i", str(self.cloud()), "--list"]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, cwd=ROOT, check=True)
         # What comes from EC2 is marked as text that is never a template.
         plain = json.loads(done.stdout, object_hook=lambda one: one.get("__ansible_unsafe", one))
@@ -90,7 +95,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     (inventory / "hosts.yml").write_text("all: {children: {neuron: {}, router: {}, client: {}}}\n")
     (inventory / "group_vars" / "all" / "launch.yml").write_text(yaml.safe_dump(WORDS))
     try:
-        yield Site(inventory, f"http://127.0.0.1:{server.server_port}")
+        yield Site(inventory, f"http://127.0.0.1:{server.server_port}", server)
     finally:
         empty_account()
         server.shutdown()

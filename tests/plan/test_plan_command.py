@@ -11,6 +11,7 @@ import sys
 import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +290,24 @@ PLANNERS = {
     "trainyard_router_port",
     "trainyard_topology",
 }
+
+
+def test_a_plan_says_when_the_hosts_capacity_block_ends_and_what_remains(tmp_path: Path) -> None:
+    deployment = yaml.safe_load((ROOT / "inventory/trn2/group_vars/qwen3_32b/deployment.yml").read_text())
+    end = datetime.now(UTC) + timedelta(hours=4, minutes=5)
+    host = {
+        "ansible_host": "192.0.2.1",
+        "trainyard_instance_type": "trn2.48xlarge",
+        "trainyard_capacity_block_end": end.isoformat(),
+        "trainyard_capacity_block_start": (end - timedelta(hours=24)).isoformat(),
+        "trainyard_price_per_host_hour_usd": 30,
+    }
+    source = tmp_path / "hosts.yml"
+    source.write_text(yaml.safe_dump({"all": {"children": {"neuron": {"hosts": {"a": {**host, **deployment}}}}}}))
+    run = trainyard("-i", str(source), COLUMNS="300")
+    (line,) = [line for line in run.stdout.splitlines() if line.startswith("Capacity block")]
+    assert re.fullmatch(
+        rf"Capacity block of a, until {end:%Y-%m-%d %H:%M} UTC: replicas leave in 3 h (19|20) min, "
+        r"it can be extended for 3 h 0[45] min more; 597\.\d\d USD so far",
+        line,
+    ), line

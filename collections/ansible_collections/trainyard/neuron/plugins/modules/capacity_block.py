@@ -202,7 +202,8 @@ def main() -> None:
             platform=given["platform"],
             wish=wish_of(given),
         )
-        return ensure(buyer, word, module.check_mode, given["wait_s"], errors)
+        with buyer.journal.alone():
+            return ensure(buyer, word, module.check_mode, given["wait_s"], errors)
 
     doing = "the capacity block of {0}".format(given["reservation"] or given["intent"])
     module.exit_json(**attempt(module.fail_json, doing, errors, work))

@@ -98,6 +98,12 @@ options:
     description: How long to wait until every host runs, or has ended.
     type: int
     default: 900
+  answer_s:
+    description:
+      - How long to wait, once the hosts run, until each answers by SSH, at its private address or its public one.
+      - V(0) does not ask, as for hosts that are reached by SSM.
+    type: int
+    default: 0
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
@@ -165,7 +171,7 @@ with contextlib.suppress(ImportError):  # AnsibleAWSModule says it
     from botocore.exceptions import BotoCoreError, ClientError
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
-from ansible_collections.trainyard.neuron.plugins.module_utils.capacity import instances
+from ansible_collections.trainyard.neuron.plugins.module_utils.capacity import answers, instances
 from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.asking import attempt, may
 from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.blocks import (
     POLL_S,
@@ -201,9 +207,13 @@ ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
     "public_address": {"type": "bool", "default": False},
     "user_data": {"type": "str", "default": ""},
     "wait_s": {"type": "int", "default": 900},
+    "answer_s": {"type": "int", "default": 0},
 }
 Errors = Tuple[Type[Exception], ...]
 LAUNCH_ATTEMPTS = 3
+ELSEWHERE = (
+    "host {0} answers at its public address alone: in aws_ec2.yml, have ansible_host be public_ip_address (compose)"
+)
 
 
 class Fleet:
@@ -216,6 +226,7 @@ class Fleet:
         check_mode: whether nothing may be changed.
         sleep: replaces ``time.sleep``.
         clock: replaces ``time.monotonic``.
+        ask: says why no SSH server answers at an address.
     """
 
     def __init__(
@@ -226,6 +237,7 @@ class Fleet:
         check_mode: bool = False,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        ask: answers.Ask = answers.why_silent,
     ) -> None:
         self.client = client
         self.name = name
@@ -233,6 +245,7 @@ class Fleet:
         self.check_mode = check_mode
         self.sleep = sleep
         self.clock = clock
+        self.ask = ask
 
     def find(self) -> List[instances.Instance]:
         """The instances that carry the fleet's tag, ended ones too, as long as EC2 shows them."""
@@ -292,6 +305,39 @@ class Fleet:
                 said = "after {0:g} s not {1}: {2}. Run again: what was launched is found by its tags"
                 raise instances.LaunchError(said.format(timeout_s, goal, ", ".join(late)))
             self.sleep(POLL_S)
+
+    def wait_for_answers(self, ids: Sequence[str], timeout_s: float) -> List[str]:
+        """Wait until an SSH server answers on each instance; warnings of those that do so elsewhere than expected.
+
+        Raises:
+            instances.LaunchError: the time is over; with what is known of each, and what helps.
+        """
+        deadline = self.clock() + timeout_s
+        while True:
+            found = [instance for instance in self.find() if instance.id in ids]
+            silent = answers.reasons([(one.id, (one.address, one.public_address)) for one in found], self.ask)
+            if not silent:
+                elsewhere = answers.reasons([(one.host, (one.address,)) for one in found], self.ask)
+                return [ELSEWHERE.format(name) for name in sorted(elsewhere)]
+            if self.clock() >= deadline:
+                break
+            self.sleep(POLL_S)
+        checked = answers.checks(
+            pages(self.client.describe_instance_status, "InstanceStatuses", InstanceIds=list(silent))
+        )
+        rows = [
+            "{0} ({1}, {2}): {3}. EC2's checks of it: {4}".format(
+                one.host, one.id, one.address or "no address", silent[one.id], checked.get(one.id) or "none yet"
+            )
+            for one in found
+            if one.id in silent
+        ]
+        raise instances.LaunchError(
+            "the hosts run and cost, and after {0:g} s no SSH server answers on {1} of {2}: {3}. Nothing was ended: "
+            "mend it and run again, which launches nothing twice".format(
+                timeout_s, len(silent), len(found), "; ".join(rows)
+            )
+        )
 
 
 def hosts_of(rows: Sequence[Mapping[str, Any]]) -> List[instances.Host]:
@@ -375,7 +421,7 @@ def present(fleet: Fleet, given: Mapping[str, Any]) -> Dict[str, Any]:
         problems += place_problems(fleet.client, launch, block, len(change.launch))
     if problems:
         raise instances.LaunchError("; ".join(problems))
-    launched = [host.name for host, _before in change.launch]
+    launched, warnings = [host.name for host, _before in change.launch], []
     if fleet.check_mode:
         for host, before in change.launch:
             may(fleet.client.run_instances, fleet.errors, **instances.request(launch, host, before))
@@ -385,12 +431,15 @@ def present(fleet: Fleet, given: Mapping[str, Any]) -> Dict[str, Any]:
         for identifier, roles in change.retag:
             tag = {"Key": instances.ROLES_TAG, "Value": " ".join(roles)}
             fleet.client.create_tags(Resources=[identifier], Tags=[tag])
-        fleet.wait(new + [instance.id for instance in change.kept], "running", given["wait_s"])
+        ids = new + [instance.id for instance in change.kept]
+        fleet.wait(ids, "running", given["wait_s"])
+        warnings = fleet.wait_for_answers(ids, given["answer_s"]) if given["answer_s"] else []
     return {
         "changed": bool(change.launch or change.retag),
         "launched": launched,
         "ended": [],
         "unwanted": [instance.as_dict() for instance in change.unwanted],
+        **({"warnings": warnings} if warnings else {}),
     }
 
 

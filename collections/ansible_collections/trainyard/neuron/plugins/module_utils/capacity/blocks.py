@@ -8,6 +8,8 @@ EC2 has had time to show it.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import time
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.block_end import LAST_EXTENSION_S
 from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.offers import (
@@ -155,6 +157,20 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only one who looks and buys; another waits.
+
+        A module goes on when the controller that began it was killed: what follows would look before that one bought.
+        """
+        # A directory, so that no file more lies in an inventory.
+        handle = os.open(str(self.path.parent), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
     def read(self) -> Dict[str, Dict[str, str]]:
         """Intent to ``{"offering", "begun_at"}``.

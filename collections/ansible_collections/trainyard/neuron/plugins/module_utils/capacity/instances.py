@@ -88,6 +88,7 @@ class Instance:
         image_id: it was launched from.
         reservation: block that it is in; empty for none.
         address: private address; empty while it has none.
+        public_address: empty where it has none.
     """
 
     id: str
@@ -98,6 +99,7 @@ class Instance:
     image_id: str
     reservation: str
     address: str
+    public_address: str = ""
 
     def as_dict(self) -> Dict[str, Any]:
         """The instance for a module's result."""
@@ -133,6 +135,7 @@ def read(row: Mapping[str, Any]) -> Instance:
         image_id=row["ImageId"],
         reservation=row.get("CapacityReservationId") or "",
         address=row.get("PrivateIpAddress") or "",
+        public_address=row.get("PublicIpAddress") or "",
     )
 
 
