@@ -102,13 +102,16 @@ def importer(archive: Path, folder: Path) -> bool:
 
 
 def changelog(folder: Path) -> bool:
-    """Have antsibull-changelog read the fragments, and write the release's changelog in a copy."""
+    """Have antsibull-changelog read the fragments and write a release in a copy, and its notes be made of that."""
     copied = folder / "changelog"
     shutil.copytree(ROOT / "changelogs", copied / "changelogs")
     program = str(TOOLS / "antsibull-changelog")
     lint = run("antsibull-changelog lint", [program, "lint"], copied)
-    words = [program, "release", "--version", "9.9.9", "--date", "2000-01-01"]
-    return lint and run("antsibull-changelog release, in a copy", words, copied)
+    words = [program, "release", "--version", "9.9.9-rc.1", "--date", "2000-01-01"]
+    if not (run("antsibull-changelog release, in a copy", words, copied) and lint):
+        return False
+    said = [sys.executable, "-m", "release.notes", "9.9.9-rc.1", "--changelog", str(copied / "CHANGELOG.md")]
+    return run("the notes of that release", said, ROOT)
 
 
 def pages(archive: Path, folder: Path) -> bool:
