@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
@@ -225,6 +226,29 @@ def test_a_half_of_something_else_is_thrown_away_and_told(tmp_path: Path, endpoi
     fetch.Hub(endpoint).fetch(checkpoint, tmp_path, [])
     with pytest.raises(BundleError, match="acme/other"):
         fetch.Hub(endpoint).fetch(Checkpoint("acme/other", REVISION), tmp_path, [])
+
+
+def test_a_hubs_answer_sends_the_token_nowhere_and_fills_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    row = {"type": "file", "path": "config.json", "size": 10, "oid": "0" * 40}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        if "/resolve/" in request.url.path:
+            return httpx.Response(200, content=(b"x" * (1 << 20) for _ in range(1 << 20)))
+        to = "https://elsewhere.example/more" if "acme/led" in request.url.path else "/api/more?cursor=2"
+        return httpx.Response(200, json=[row], headers={"Link": f'<{to}>; rel="next"'})
+
+    client = httpx.Client
+    monkeypatch.setattr(httpx, "Client", lambda **words: client(transport=httpx.MockTransport(answer), **words))
+    hub = fetch.Hub("https://hub.example", "hf_token")
+    with pytest.raises(BundleError, match=r"goes on elsewhere: 'https://elsewhere\.example/more'"):
+        hub.fetch(Checkpoint("acme/led", REVISION), tmp_path / "led", ["config.json"])
+    assert all(url.startswith("https://hub.example/") for url in asked)
+    with pytest.raises(BundleError, match="is not what the hub says it is"):
+        hub.fetch(Checkpoint("acme/endless", REVISION), tmp_path / "endless", [])
 
 
 def wheel(folder: Path) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from bench import nodes as bench
 from bench.plan_scale import FOUR, fleet
 from trainyard.cli import app
+from trainyard.nodes.answer import Answer, AnswerError, Watched
 from trainyard.nodes.cut import Part, waves_of
 from trainyard.nodes.engine import Spread
 from trainyard.nodes.parcel import INVENTORY, pack
@@ -143,6 +145,10 @@ def node(name: str, how: str, sent: Path) -> Node:
         ("deaf", "lost", "no Python here"),
         ("raves", "lost", "{{{"),
         ("hangs", "lost", "no sign of life for 2 s"),
+        ("endless", "lost", "a line of it is longer than"),
+        ("nested", "lost", "cannot be read"),
+        ("words", "lost", "an event of it has no data"),
+        ("colours", "failed", "h1: Make it: ?[2Jall is well"),
     ],
 )
 def test_a_node_works_or_its_hosts_fail_or_it_is_lost(
@@ -152,6 +158,24 @@ def test_a_node_works_or_its_hosts_fail_or_it_is_lost(
     outcome = Stream(node("a", how, tmp_path / "sent").runner, parcel, {"playbook": "site.yml"}, silent_s).run()
     assert outcome.end == end
     assert said in "\n".join(outcome.why)
+
+
+@pytest.mark.parametrize("how", ["links", "climbs"])
+def test_a_node_writes_and_removes_nothing_on_the_controller(parcel: Path, tmp_path: Path, how: str) -> None:
+    (tmp_path / "precious").write_text("kept")
+    outcome = Stream(node("a", how, tmp_path / "sent").runner, parcel, {"playbook": "site.yml"}, 30.0).run()
+    assert outcome.end == "done", outcome.why
+    assert not (tmp_path / "planted").exists()
+    assert (tmp_path / "precious").read_text() == "kept"
+    assert not (tmp_path / "precious").is_symlink()
+
+
+@pytest.mark.parametrize("size", [-1, True, None, "x", 1.5, 1 << 40])
+def test_an_archive_of_no_size_is_not_waited_for(size: Any, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(writer)
+    with os.fdopen(reader, "rb") as source, pytest.raises(AnswerError, match="bytes"):
+        Answer(Watched(source, 1.0), str(tmp_path)).artifacts_callback({"zipfile": size})
 
 
 def test_a_node_that_is_not_there_is_lost(parcel: Path) -> None:

@@ -3,18 +3,42 @@
 
 from __future__ import annotations
 
+import io
 import json
+import stat
 import sys
 import tempfile
 import time
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+from ansible_runner.utils.base64io import Base64IO
 from ansible_runner.utils.streaming import unstream_dir
 
 
 def say(**row: object) -> None:
     sys.stdout.write(json.dumps(row) + "\n")
     sys.stdout.flush()
+
+
+def plant(there: Path, how: str) -> None:
+    """Send an archive by which ansible-runner would write beside it: through a link, or by a name that climbs."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        if how == "links":
+            link = zipfile.ZipInfo("out")
+            link.external_attr = (stat.S_IFLNK | 0o777) << 16
+            file.writestr(link, str(there))
+            file.writestr("out/planted", "by the node")
+        else:
+            name = zipfile.ZipInfo("../" * 30 + str(there / "precious").lstrip("/"))
+            name.external_attr = (stat.S_IFLNK | 0o777) << 16
+            file.writestr(name, "/dev/null")
+    say(zipfile=len(archive.getvalue()))
+    with Base64IO(sys.stdout.buffer) as target:
+        target.write(archive.getvalue())
+    sys.stdout.buffer.flush()
 
 
 def main() -> None:
@@ -37,21 +61,71 @@ def main() -> None:
     with file.open("a") as out:
         out.write(json.dumps(sent) + "\n")
     say(status="starting")
-    if how == "dies":
-        sys.exit(9)
-    if how == "hangs":
-        time.sleep(60)
-    if how == "raves":
-        sys.stdout.write("{{{\n")
-        return
-    if how == "fails":
-        data = {"host": "h1", "task": "Make it", "res": {"msg": "no disk"}}
-        say(event="runner_on_failed", counter=1, uuid="a", event_data=data)
-        say(event="playbook_on_stats", counter=2, uuid="b", event_data={})
-    if how == "refuses":
-        say(event="verbose", counter=1, uuid="a", stdout="ERROR! no such playbook")
-    say(status="successful" if how == "works" else "failed")
+    raise SystemExit(ENDS[how](file))
+
+
+def raves(_: Path) -> int:
+    sys.stdout.write("{{{\n")
+    return 0
+
+
+def hangs(_: Path) -> int:
+    time.sleep(60)
+    return 0
+
+
+def endless(_: Path) -> int:
+    while True:
+        sys.stdout.write("x" * 65536)
+
+
+def nested(_: Path) -> int:
+    sys.stdout.write("[" * 100_000 + "\n")
+    return 0
+
+
+def words(_: Path) -> int:
+    say(event="runner_on_failed", counter=1, uuid="a", event_data="words")
+    return 0
+
+
+def over(status: str) -> int:
+    say(status=status)
     say(eof=True)
+    return 0
+
+
+def failed(message: str) -> int:
+    data = {"host": "h1", "task": "Make it", "res": {"msg": message}}
+    say(event="runner_on_failed", counter=1, uuid="a", event_data=data)
+    say(event="playbook_on_stats", counter=2, uuid="b", event_data={})
+    return over("failed")
+
+
+def refuses(_: Path) -> int:
+    say(event="verbose", counter=1, uuid="a", stdout="ERROR! no such playbook")
+    return over("failed")
+
+
+def plants(how: str, file: Path) -> int:
+    plant(file.parent, how)
+    return over("successful")
+
+
+ENDS: dict[str, Callable[[Path], int]] = {
+    "dies": lambda _: 9,
+    "hangs": hangs,
+    "raves": raves,
+    "endless": endless,
+    "nested": nested,
+    "words": words,
+    "works": lambda _: over("successful"),
+    "fails": lambda _: failed("no disk"),
+    "colours": lambda _: failed("\x1b[2Jall is well"),
+    "refuses": refuses,
+    "links": lambda file: plants("links", file),
+    "climbs": lambda file: plants("climbs", file),
+}
 
 
 if __name__ == "__main__":

@@ -62,7 +62,11 @@ class Hub:
         while url:
             answer = client.get(url).raise_for_status()
             yield from (row for row in answer.json() if row["type"] == "file")
-            url = answer.links.get("next", {}).get("url")
+            more = answer.links.get("next", {}).get("url")
+            url = str(httpx.URL(url).join(more)) if more else None
+            # The token goes to the hub, and to nobody that an answer names.
+            if url and _origin(url) != _origin(self.endpoint):
+                raise BundleError(f"{checkpoint.repo}: the hub says that its list goes on elsewhere: {url[:200]!r}")
 
     def _file(self, client: httpx.Client, checkpoint: Checkpoint, row: dict[str, Any], folder: Path) -> None:
         name = str(row["path"])
@@ -91,6 +95,11 @@ class Hub:
         self.say(f"{checkpoint.repo}: {name}, {size:,} bytes")
 
 
+def _origin(url: str) -> tuple[str, str, int | None]:
+    known = httpx.URL(url)
+    return known.scheme, known.host, known.port
+
+
 def _append(client: httpx.Client, url: str, part: Path, size: int) -> None:
     """Fetch what a file still lacks."""
     there = part.stat().st_size if part.exists() else 0
@@ -103,6 +112,9 @@ def _append(client: httpx.Client, url: str, part: Path, size: int) -> None:
         with part.open("ab" if answer.status_code == httpx.codes.PARTIAL_CONTENT else "wb") as file:
             for chunk in answer.iter_bytes(_CHUNK):
                 file.write(chunk)
+                if file.tell() > size:
+                    # It is thrown away: a disk is no measure of what a hub may send.
+                    return
 
 
 def _git_id(path: Path) -> str:

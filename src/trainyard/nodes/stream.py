@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
-import selectors
 import shutil
 import signal
 import subprocess
 import tempfile
 import threading
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +17,15 @@ from typing import IO, Any, Literal, cast
 
 from trainyard.ansible_run import collect
 
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.screen import harmless  # isort: skip
+
 #: Seconds between the signs of life that a worker is asked for, and how long a node may give none.
 KEEPALIVE_S, SILENT_S = 10, 60.0
 #: How long what speaks with a node may take to end, seconds.
 PATIENCE_S = 10.0
 #: What of a failed part is told.
 TOLD = 5
+_LINE_CHARACTERS, _READ_CHARACTERS = 300, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -39,29 +39,6 @@ class Outcome:
 
     end: Literal["done", "failed", "lost"]
     why: Sequence[str] = ()
-
-
-class Watched(io.RawIOBase):
-    """What a worker says, at an end when it was silent for too long: a node that hangs is lost as one that died."""
-
-    def __init__(self, source: IO[bytes], silent_s: float) -> None:
-        self._source, self._silent_s = source, silent_s
-        self.silent = False
-
-    def readable(self) -> bool:
-        """Return that it can be read from."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Wait for bytes and put them into a buffer; returns how many, 0 at the end."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._source, selectors.EVENT_READ)
-            if not selector.select(self._silent_s):
-                self.silent = True
-                return 0
-        found = os.read(self._source.fileno(), len(buffer))
-        buffer[: len(found)] = found
-        return len(found)
 
 
 @dataclass
@@ -113,19 +90,20 @@ class Stream:
             sender.start()
             outcome = Outcome("lost")
             try:
-                outcome = self._hear(Watched(source, self.silent_s), scratch)
+                outcome = self._hear(source, scratch)
             finally:
                 self._end(process, sender, patience_s=0.0 if outcome.end == "lost" else PATIENCE_S)
         if outcome.end == "lost":
-            said = (scratch / "said").read_text(encoding="utf-8", errors="replace").split("\n")
-            return Outcome("lost", [*outcome.why, *(line.strip()[:300] for line in said if line.strip())][:TOLD])
-        return outcome
+            with (scratch / "said").open(encoding="utf-8", errors="replace") as told:
+                said = told.read(_READ_CHARACTERS).split("\n")
+            outcome = Outcome("lost", [*outcome.why, *(line.strip() for line in said if line.strip())][:TOLD])
+        # A node, and the hosts that it speaks of, wrote these lines.
+        return Outcome(outcome.end, [harmless(line[:_LINE_CHARACTERS]) for line in outcome.why])
 
     def _send(self, target: IO[bytes], sent: Path) -> None:
-        import ansible_runner
-
+        interface, _ = _libraries()
         with contextlib.suppress(OSError):  # a node that died reads no more; what it said last tells
-            ansible_runner.interface.run(
+            interface.run(
                 streamer="transmit",
                 _output=target,
                 private_data_dir=str(sent),
@@ -133,45 +111,29 @@ class Stream:
             )
             target.close()
 
-    def _hear(self, source: Watched, scratch: Path) -> Outcome:
-        import ansible_runner
-
-        events: list[Mapping[str, Any]] = []
-        said: list[str] = []
-
-        def heard(event: Mapping[str, Any]) -> bool:
-            events.append(event)
-            return False  # nothing is kept on disk: a result may hold what should not stay
-
-        def told(status: Mapping[str, Any], **_: Any) -> None:
-            said.extend(str(status[key]) for key in ("job_explanation",) if status.get(key))
-
+    def _hear(self, source: IO[bytes], scratch: Path) -> Outcome:
+        _, answer = _libraries()
+        watched = answer.Watched(source, self.silent_s)
+        heard = answer.Answer(watched, str(scratch))
         try:
-            runner = ansible_runner.interface.run(
-                streamer="process",
-                _input=io.BufferedReader(source),
-                private_data_dir=str(scratch),
-                event_handler=heard,
-                status_handler=told,
-                quiet=True,
-            )
-        except (OSError, ValueError, TypeError, LookupError, AttributeError, zipfile.BadZipFile) as error:
+            heard.run()
+            results, unreachable = collect(heard.events)
+            failed = [f"{one.host}: {one.name}: {one.result.get('msg', 'no message')}" for one in results if one.failed]
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             # A node that breaks off, or that says what no ansible-runner does.
             return Outcome("lost", ["stopped" if self._stopped else f"what it sent cannot be read: {error}"])
         if self._stopped:
             return Outcome("lost", ["stopped"])
-        if source.silent:
+        if watched.silent:
             return Outcome("lost", [f"no sign of life for {self.silent_s:.0f} s"])
-        if runner.status == "successful":
+        if heard.status == "successful":
             return Outcome("done")
-        results, unreachable = collect(events)
-        failed = [f"{one.host}: {one.name}: {one.result.get('msg', 'no message')}" for one in results if one.failed]
         why = [*(f"{host}: unreachable" for host in unreachable), *failed]
         # Ansible that never began says nothing of a host: the node has no Ansible, or another one.
-        if runner.status == "failed" and (why or any(event.get("event") == "playbook_on_stats" for event in events)):
+        if heard.status == "failed" and (why or any(one.get("event") == "playbook_on_stats" for one in heard.events)):
             return Outcome("failed", why[:TOLD])
-        printed = _printed(events) if runner.status == "failed" else []
-        return Outcome("lost", [*said, *printed][:TOLD] or [f"ansible-runner: {runner.status}"])
+        printed = _printed(heard.events) if heard.status == "failed" else []
+        return Outcome("lost", [*heard.why, *printed][:TOLD] or [f"ansible-runner: {heard.status}"])
 
     def _end(self, process: subprocess.Popen[bytes], sender: threading.Thread, patience_s: float) -> None:
         """Wait for the end of the command that speaks with the node, and make one where there is none."""
@@ -187,6 +149,19 @@ class Stream:
         for pipe in (process.stdin, process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close() if pipe else None
+
+
+_importing = threading.Lock()
+
+
+def _libraries() -> tuple[Any, Any]:
+    """Return what takes its time to import, and cannot be by two threads at once."""
+    with _importing:
+        from ansible_runner import interface
+
+        from trainyard.nodes import answer
+
+        return interface, answer
 
 
 def _printed(events: Sequence[Mapping[str, Any]]) -> list[str]:
