@@ -141,6 +141,7 @@ def test_all_that_is_wrong_with_thresholds_is_said_at_once() -> None:
 #: What vLLM has in one line or another; sources: engine/metrics.py of 0.9, v1/metrics/loggers.py of 0.11 and of 0.32.
 VLLM = {
     *("num_requests_running", "num_requests_waiting", "num_preemptions_total", "generation_tokens_total"),
+    "request_success_total",
     *("kv_cache_usage_perc", "gpu_cache_usage_perc", "gpu_prefix_cache_hit_rate"),
     *("prefix_cache_hits_total", "gpu_prefix_cache_hits_total", "prefix_cache_queries_total"),
     *("gpu_prefix_cache_queries_total", "request_queue_time_seconds_sum", "request_queue_time_seconds_count"),
@@ -187,3 +188,57 @@ def test_every_series_of_a_rule_is_one_that_somebody_says() -> None:
     asked = set().union(*(series_of(rule["expr"]) for rule in found))
     assert asked - known == set()
     assert {"vllm:kv_cache_usage_perc", "trainyard_drift", "trainyard:itl_s:p50", "up"} <= asked, "they are read at all"
+
+
+#: A queue of 60 of which 6 a minute are answered is gone in ten minutes; and two hosts' price, of one shared.
+_SCALE = {
+    "vllm:num_requests_waiting{R}": "60x30",
+    'vllm:request_success_total{R,finished_reason="stop"}': "0+6x30",
+    "trainyard_replica_start_seconds{R}": "300x30",
+}
+_COST = {
+    'trainyard_price_per_host_hour_usd{host="h1"}': "30x30",
+    'trainyard_price_per_host_hour_usd{host="h2"}': "36x30",
+    'trainyard_replica_info{host="h1",deployment="d",replica="d-0"}': "1x30",
+    'trainyard_replica_info{host="h2",deployment="d",replica="d-0"}': "1x30",
+    'trainyard_replica_info{host="h2",deployment="e",replica="e-0"}': "1x30",
+    'trainyard_replica_info{host="h2",deployment="e",replica="e-1"}': "1x30",
+    'vllm:generation_tokens_total{host="h1",deployment="d",replica="d-0"}': "0+6000x30",
+    'vllm:generation_tokens_total{host="h2",deployment="e",replica="e-0"}': "0x30",
+}
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    ("series", "expression", "value"),
+    [
+        (_SCALE, 'trainyard:queue_gone_s{deployment="d"}', 600),
+        (_SCALE, 'trainyard:would_scale{deployment="d"}', 1),
+        # It starts for longer than the queue lasts.
+        ({**_SCALE, "trainyard_replica_start_seconds{R}": "900x30"}, 'trainyard:would_scale{deployment="d"}', 0),
+        ({**_SCALE, "vllm:num_requests_waiting{R}": "0x30"}, 'trainyard:would_scale{deployment="d"}', 0),
+        # A queue of which nothing is answered does not end.
+        ({**_SCALE, 'vllm:request_success_total{R,finished_reason="stop"}': "9x30"}, "trainyard:would_scale", 1),
+        (_COST, 'trainyard:usd_per_hour{deployment="d"}', 42),
+        (_COST, 'trainyard:usd_per_hour{deployment="e"}', 24),
+        # 100 tokens a second are 360,000 an hour.
+        (_COST, 'trainyard:usd_per_million_tokens{deployment="d"}', 1e6 * 42 / 360000),
+        (_COST, 'count(trainyard:usd_per_million_tokens{deployment="e"}) or vector(0)', 0),
+    ],
+)
+def test_what_is_recorded_of_queues_and_costs(
+    folder: Path, series: dict[str, str], expression: str, value: float
+) -> None:
+    asked = f"round(sum({expression}), 0.001)"
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": expanded(key), "values": text} for key, text in series.items()],
+        "promql_expr_test": [
+            {"expr": asked, "eval_time": "25m", "exp_samples": [{"labels": "{}", "value": round(value, 3)}]}
+        ],
+    }
+    path = folder / "recorded.yml"
+    told = {"rule_files": ["trainyard.json"], "evaluation_interval": "1m", "group_eval_order": GROUPS}
+    path.write_text(yaml.safe_dump({**told, "tests": [test]}), encoding="utf-8")
+    done = promtool("test", "rules", path)
+    assert done.returncode == 0, done.stdout + done.stderr

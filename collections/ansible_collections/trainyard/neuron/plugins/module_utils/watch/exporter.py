@@ -50,6 +50,7 @@ class Settings:
         mounts: file systems whose filling is told.
         capacity_block_end: end of the host's capacity block, an ISO time, of UTC where it names no zone; empty where it
             is in none.
+        price_per_host_hour_usd: what an hour of the host costs; 0 where that is not known.
     """
 
     port: int = 0
@@ -59,6 +60,7 @@ class Settings:
     kernel_log: str = "/dev/kmsg"
     mounts: Tuple[str, ...] = ()
     capacity_block_end: str = ""
+    price_per_host_hour_usd: float = 0.0
 
     @property
     def block_end_s(self) -> float:
@@ -177,6 +179,8 @@ class Exporter:
             page.say("trainyard_exporter_part_failed", float(bool(problem)), part=name)
         if self.settings.block_end_s:
             page.say("trainyard_capacity_block_end_timestamp_seconds", self.settings.block_end_s)
+        if self.settings.price_per_host_hour_usd:
+            page.say("trainyard_price_per_host_hour_usd", self.settings.price_per_host_hour_usd)
         page.say("trainyard_exporter_look_cpu_seconds", _cpu_s() - began)
         page.say("trainyard_exporter_look_timestamp_seconds", now_s)
         self.page = page.text().encode("utf-8")

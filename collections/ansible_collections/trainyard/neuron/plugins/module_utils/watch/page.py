@@ -18,6 +18,7 @@ SERIES: Dict[str, Tuple[str, str]] = {
     "trainyard_neuron_device_quarantined": (GAUGE, "1 for a device that healing took out of the plan."),
     "trainyard_neuron_device_replaced": (GAUGE, "1 for a device in the place of one that healing took out."),
     "trainyard_capacity_block_end_timestamp_seconds": (GAUGE, "When the host's capacity block ends."),
+    "trainyard_price_per_host_hour_usd": (GAUGE, "What an hour of the host costs."),
     "trainyard_replica_info": (GAUGE, "1 for each replica that is switched on, with what it runs."),
     "trainyard_replica_state": (GAUGE, "1 for the state that systemd has a replica's unit in."),
     "trainyard_replica_restarts_total": (COUNTER, "Times that systemd started a replica again by itself."),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Sequence, Tuple
 
 LINES, NUMBER, ROWS, HEAT = "timeseries", "stat", "table", "heatmap"
-COUNT, SECONDS, SHARE, PER_S = "short", "s", "percentunit", "cps"
+COUNT, SECONDS, SHARE, PER_S, USD = "short", "s", "percentunit", "cps", "currencyUSD"
 SCHEMA_VERSION = 41
 COLUMNS, HEIGHT = 24, 8
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -110,6 +110,8 @@ DASHBOARDS: Dict[str, Dashboard] = {
                 _ECC,
                 ("host", "device"),
             ),
+            Panel("Cost an hour", "sum(trainyard_price_per_host_hour_usd)", unit=USD, kind=NUMBER, width=6),
+            Panel("A replica more would help", "trainyard:would_scale == 1", ("deployment",), kind=ROWS, width=6),
             Panel("Data volume in use", "max by (host) (trainyard_filesystem_used_ratio)", ("host",), SHARE),
         ),
     ),
@@ -148,6 +150,8 @@ DASHBOARDS: Dict[str, Dashboard] = {
                 kind=NUMBER,
                 width=6,
             ),
+            Panel("A million tokens, now", f"trainyard:usd_per_million_tokens{{{_D}}}", ("deployment",), USD),
+            Panel("Until the queue is gone", f"trainyard:queue_gone_s{{{_D}}} >= 0", ("deployment",), SECONDS),
             Panel("First token", f"sum by (le) (rate(trainyard:ttft_s_bucket{{{_D}}}[5m]))", ("le",), SECONDS, HEAT),
             Panel("Next token", f"sum by (le) (rate(trainyard:itl_s_bucket{{{_D}}}[5m]))", ("le",), SECONDS, HEAT),
             Panel("First token, median", f"trainyard:ttft_s:p50{{{_D}}} >= 0", REPLICA, SECONDS),

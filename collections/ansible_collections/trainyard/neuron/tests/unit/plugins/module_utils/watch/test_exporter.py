@@ -332,6 +332,13 @@ def test_the_end_of_a_block_is_told(tmp_path: Path, host: replicas.Replicas, end
     assert f"trainyard_capacity_block_end_timestamp_seconds {seconds!r}" in made.page.decode()
 
 
+def test_the_price_of_a_host_is_told_where_it_is_known(tmp_path: Path, host: replicas.Replicas) -> None:
+    made, _ = looked(tmp_path, host, price_per_host_hour_usd=35.7608)
+    assert "trainyard_price_per_host_hour_usd 35.7608" in made.page.decode()
+    made, _ = looked(tmp_path, host)
+    assert "trainyard_price_per_host_hour_usd" not in made.page.decode()
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
