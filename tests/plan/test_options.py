@@ -7,6 +7,7 @@ Whatever is compiled is judged by the parsers that upstream's own code wrote (`l
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,64 @@ def test_a_plan_carries_options_checkpoints_and_names_to_where_they_are_needed()
     assert "more_weights" not in artifact
     (model,) = plan["router"]["models"]
     assert (model["name"], model["aliases"]) == ("meta-llama/Llama-3.1-8B-Instruct", ["llama", "sql"])
+
+
+#: Every option of a model that is a field of its own; `aliases` has the names after the first of `served_name` too.
+OPTIONS = {
+    "lora", "speculation", "quantization", "buckets", "prefix_caching", "chunked_prefill", "expert_parallel",
+    "structured_outputs", "tools",
+}  # fmt: skip
+
+
+def assert_within(found: Any, given: Any) -> None:
+    """What was given is there, beside what nobody said."""
+    if isinstance(given, dict):
+        for key, value in given.items():
+            # Of a checkpoint that stands beside others, its name is a field of its own.
+            holder = found["model"] if key not in found and "model" in found else found
+            assert_within(holder[key], value)
+    elif given and isinstance(given, list) and isinstance(given[0], dict):
+        for one, wanted in zip(found, given, strict=True):
+            assert_within(one, wanted)
+    else:
+        assert found == given
+
+
+def test_the_command_prints_each_option_under_its_replica_and_its_artifact(tmp_path: Path) -> None:
+    """`trainyard plan --json` of a fleet in which each host has another option."""
+    (tmp_path / "t.jinja").write_text("{{ messages }}")
+    hosts: dict[str, dict[str, Any]] = {}
+    for number, (generation, fields, _compile, _serve) in enumerate(ACCEPTED):
+        raw = {"name": f"m{number}", "model": MODEL, "tensor_parallel_size": 8, "max_num_seqs": 4,
+               "max_model_len": 4096, "port": 8000, "served_name": f"m{number}",
+               "sdk_release": ROWS[generation].release, "generation": generation, **fields}  # fmt: skip
+        if "aliases" in fields or isinstance(fields.get("served_name"), list):
+            raw |= {"served_name": [f"m{number}", f"l{number}"], "aliases": [f"a{number}"]}
+        if "speculation" in fields:
+            raw["max_num_seqs"] = 1
+        if fields.get("lora", {}).get("adapters"):
+            raw["lora"] = {**fields["lora"], "adapters": [{**SQL, "name": f"sql{number}"}]}
+        if "chat_template" in fields.get("tools", {}):
+            raw["tools"] = {"chat_template": str(tmp_path / "t.jinja")}
+        hosts[f"h{number:02}"] = {
+            "ansible_host": f"10.0.0.{number + 1}", "trainyard_instance_type": "trn2.48xlarge",
+            "neuron_venv_pip_index": "",
+            f"trainyard_deployment_m{number}": raw,
+        }  # fmt: skip
+    inventory = {"all": {"children": {"neuron": {"hosts": hosts}, "router": {"hosts": {"h00": None}}}}}
+    (tmp_path / "hosts.json").write_text(json.dumps(inventory))
+    argv = ["trainyard", "plan", "-i", str(tmp_path / "hosts.json"), "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    for number, (_generation, fields, _compile, _serve) in enumerate(ACCEPTED):
+        host, raw = plan["hosts"][f"h{number:02}"], hosts[f"h{number:02}"][f"trainyard_deployment_m{number}"]
+        for part in (host["replicas"][0], host["artifacts"][0]):
+            for name in set(fields) & OPTIONS:
+                assert_within(part["options"][name], raw[name])
+        if "aliases" in raw:
+            assert host["replicas"][0]["options"]["aliases"] == [f"l{number}", f"a{number}"]
+    assert {name for _generation, fields, *_ in ACCEPTED for name in fields} >= OPTIONS
 
 
 def test_an_adapter_is_changed_without_a_compile_and_with_a_restart() -> None:
