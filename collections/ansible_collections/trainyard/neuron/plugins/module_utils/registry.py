@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import re
 import urllib.error
@@ -57,7 +58,7 @@ def digest_of(reference: str, opener: Any = urllib.request) -> str:
             body = _get(opener, url, _token(opener, registry, name, error.headers.get("WWW-Authenticate") or ""))
     except urllib.error.HTTPError as error:
         raise RegistryError("%s answers %d %s for %s:%s" % (registry, error.code, error.reason, name, tag)) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise RegistryError("%s cannot be asked: %s" % (registry, reason)) from error
     # Of the bytes themselves: what a header says of them need not be so.

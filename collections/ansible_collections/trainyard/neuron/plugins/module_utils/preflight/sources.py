@@ -8,7 +8,7 @@ a store says whether it takes one. A question is `{what, kind, url, ...}`, an an
 from __future__ import annotations
 
 import base64
-import gzip
+import http.client
 import json
 import os
 import re
@@ -18,6 +18,7 @@ import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
@@ -25,6 +26,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.preflight import 
 
 #: What one answer may take, seconds, and bytes: an index of packages has a few MiB.
 TIMEOUT_S, MOST_BYTES = 8.0, 32 << 20
+MOST_UNPACKED_BYTES = 256 << 20
 
 #: What is asked for of an image: its own manifest, or that of all platforms.
 _MANIFESTS = ", ".join(
@@ -86,7 +88,7 @@ def fetch(
             return error.code, error.read(1 << 16), {key.lower(): text for key, text in error.headers.items()}
     except urllib.error.URLError as error:
         raise _no_answer(error.reason) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise _no_answer(error) from error
 
 
@@ -165,16 +167,34 @@ def packages(question: Mapping[str, Any]) -> None:
 
 
 def _package_list(base: str, headers: Mapping[str, str]) -> str:
-    for name, read in (("Packages.gz", gzip.decompress), ("Packages", bytes)):
+    for name, read in (("Packages.gz", unpacked), ("Packages", bytes)):
         code, content, _headers = fetch("%s/%s" % (base, name), headers)
         if code == 404:
             continue
         _status(code)
         try:
             return read(content).decode("utf-8", "replace")
-        except (OSError, EOFError) as error:
+        except ValueError as error:
             raise Answer("unreachable", "%s/%s is no list of packages: %s" % (base, name, error)) from error
     raise Answer("missing", "HTTP 404")
+
+
+def unpacked(content: bytes) -> bytes:
+    """Return what was compressed by gzip.
+
+    Raises:
+        ValueError: it was not, it was cut, or it is larger than any list: a few bytes can be made to fill a memory.
+    """
+    packed = zlib.decompressobj(wbits=31)
+    try:
+        found = packed.decompress(content, MOST_UNPACKED_BYTES)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if packed.unconsumed_tail:
+        raise ValueError("unpacked it has more than %d bytes" % MOST_UNPACKED_BYTES)
+    if not packed.eof:
+        raise ValueError("it was cut")
+    return found
 
 
 def lacking(text: str, wanted: Mapping[str, str]) -> List[str]:
@@ -206,8 +226,8 @@ def rpms(question: Mapping[str, Any]) -> None:
     if not place[1].endswith(".gz"):
         return  # compressed in a way that this Python may not know
     try:
-        text = gzip.decompress(content).decode("utf-8", "replace")
-    except (OSError, EOFError) as error:
+        text = unpacked(content).decode("utf-8", "replace")
+    except ValueError as error:
         raise Answer("unreachable", "%s/%s is no list of packages: %s" % (base, place[1], error)) from error
     found = re.findall(r'<name>([^<]+)</name>.*?<version [^>]*\bver="([^"]+)"', text, re.S)
     stanzas = "\n\n".join("Package: %s\nVersion: %s" % each for each in found)

@@ -6,6 +6,7 @@ Calls are those of vllm-router 0.1 (``/list_workers``, ``/add_worker``, ``/remov
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.parse
@@ -13,6 +14,9 @@ import urllib.request
 from typing import List, Sequence, Tuple
 
 from .haproxy import TIMEOUT_S, RouterError
+
+MOST_BYTES = 1 << 22
+"""Of an answer; a list of a thousand workers has a hundredth of it."""
 
 
 def set_workers(base: str, wanted: Sequence[str]) -> Tuple[List[str], List[str]]:
@@ -23,7 +27,11 @@ def set_workers(base: str, wanted: Sequence[str]) -> Tuple[List[str], List[str]]
     Raises:
         RouterError: it does not answer, or refuses; what was done until then stays.
     """
-    known: List[str] = json.loads(_call("GET", base + "/list_workers"))["urls"]
+    answer = _call("GET", base + "/list_workers")
+    try:
+        known: List[str] = [str(url) for url in json.loads(answer)["urls"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RouterError("{0}/list_workers answers no list of workers: {1!r:.200}".format(base, answer)) from error
     added = [url for url in wanted if url not in known]
     removed = [url for url in known if url not in wanted]
     for verb, urls in (("add", added), ("remove", removed)):
@@ -35,11 +43,12 @@ def set_workers(base: str, wanted: Sequence[str]) -> Tuple[List[str], List[str]]
 def _call(method: str, url: str) -> bytes:
     request = urllib.request.Request(url, method=method)  # noqa: S310 (an address of this host)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
-            data: bytes = answer.read()
+        # What a host asks of itself goes by no proxy.
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=TIMEOUT_S) as answer:
+            data: bytes = answer.read(MOST_BYTES)
             return data
     except urllib.error.HTTPError as error:
-        raise RouterError("{0} {1}: {2}".format(method, url, error.read()[:300].decode("utf-8", "replace"))) from error
-    except OSError as error:
+        raise RouterError("{0} {1}: {2}".format(method, url, error.read(300).decode("utf-8", "replace"))) from error
+    except (OSError, http.client.HTTPException) as error:
         said = "{0}: {1}; `systemctl status 'trainyard-vllm-router@*'` says more"
         raise RouterError(said.format(url, error)) from error

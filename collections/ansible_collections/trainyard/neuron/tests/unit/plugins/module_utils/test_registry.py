@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import json
 import urllib.error
@@ -82,3 +83,8 @@ def test_what_is_no_answer_is_said(world: World, said: str) -> None:
 def test_what_is_no_reference_asks_nobody(reference: str) -> None:
     with pytest.raises(registry.RegistryError, match="is no registry/name:tag"):
         registry.digest_of(reference, World())
+
+
+def test_a_registry_that_speaks_no_http_is_told_as_such() -> None:
+    with pytest.raises(registry.RegistryError, match="cannot be asked: 220 a mail server"):
+        registry.digest_of(REFERENCE, World(open=http.client.BadStatusLine("220 a mail server")))
