@@ -25,6 +25,7 @@ IN_THEIR_ENVIRONMENT = {
     f"{HOME}/plugins/module_utils/jobs/weights.py": ("huggingface_hub",),
     f"{HOME}/plugins/modules/elb_targets.py": ("boto3", "botocore"),
     f"{HOME}/plugins/plugin_utils/ec2_blocks.py": ("boto3", "botocore"),
+    f"{HOME}/plugins/plugin_utils/ec2_events.py": ("boto3", "botocore"),
     **{
         f"{HOME}/plugins/modules/{name}.py": ("botocore", "ansible_collections.amazon.aws.plugins.module_utils")
         for name in ("capacity_block", "capacity_block_extension", "capacity_block_info", "trainium_instances")

@@ -13,10 +13,11 @@ from typing import Annotated, Any
 
 import typer
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
-from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times, block_watch
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times, block_watch, ec2_events
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.ec2_blocks import AskError
 
 from trainyard.paths import ROOT, absolute, playbook
-from trainyard.plan_command import InventoryError, read_fleet
+from trainyard.plan_command import InventoryError, open_inventory, read_fleet
 
 EVACUATE = playbook("evacuate")
 
@@ -75,6 +76,20 @@ def look(
     return memory
 
 
+def scheduled(sources: Sequence[str]) -> list[ec2_events.Event]:
+    """What EC2 has scheduled for the instances of an inventory; nothing where it cannot be asked, which is said.
+
+    It must not keep hosts from leaving, so a look goes on without it.
+    """
+    try:
+        inventory, variables = open_inventory(tuple(sources))
+        hosts = [host.name for host in inventory.get_hosts("neuron:router")]
+        return ec2_events.ask(ec2_events.instances_of({name: variables[name] for name in hosts}))
+    except (InventoryError, AskError) as error:
+        typer.echo(f"trainyard block-watch: {error}", err=True)
+        return []
+
+
 def watch(
     inventory: Annotated[list[str], typer.Option("--inventory", "-i", help="Inventory file, directory or script.")],
     metrics: Annotated[Path | None, typer.Option(help="Write the countdown there, for a textfile collector.")] = None,
@@ -99,6 +114,11 @@ def watch(
 
     path = memory_of(sources)
     memory = look(path, lambda: read_fleet(sources, "neuron", "router"), evacuate, say)
+    # After those who have to leave, who have little time.
+    events = scheduled(sources)
+    for words in block_watch.untold(events, memory):
+        say(words)
+    block_watch.write(path, memory)
     now = block_times.now_utc()
     blocks = memory.known()
     for block in blocks:
@@ -107,7 +127,7 @@ def watch(
         typer.echo(f"trainyard block-watch: {memory.problem}", err=True)
     if metrics:
         new = metrics.with_name(metrics.name + ".new")
-        new.write_text(block_watch.metrics(memory, blocks, now), encoding="utf-8")
+        new.write_text(block_watch.metrics(memory, blocks, now, events), encoding="utf-8")
         new.replace(metrics)
     if memory.problem:
         raise typer.Exit(1)

@@ -148,9 +148,10 @@ VLLM = {
     *("time_to_first_token_seconds_bucket", "inter_token_latency_seconds_bucket"),
     "time_per_output_token_seconds_bucket",
 }
-#: Of the exporter that AWS ships, of HAProxy and of Prometheus itself.
+#: Of the exporter that AWS ships, of the watch over blocks, of HAProxy and of Prometheus itself.
 OTHERS = {
     *("hardware_ecc_events_total", "execution_status_total", "neuroncore_utilization_ratio"),
+    "trainyard_instance_event_timestamp_seconds",
     *("haproxy_frontend_http_responses_total", "haproxy_backend_current_queue", "up"),
 }
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")

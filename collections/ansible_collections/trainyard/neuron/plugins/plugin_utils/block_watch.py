@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 from ansible_collections.trainyard.neuron.plugins.module_utils.capacity import block_end
 from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.offers import iso
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.block_times import Block, named
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.ec2_events import Event
 
 NAME = "block_watch.json"
 VERSION = 1
@@ -32,7 +33,7 @@ class Memory:
     Attributes:
         looked_at: when it looked last, seconds since 1970; 0 for never.
         blocks: end and hosts of the blocks that it saw last, for a look at which EC2 cannot be asked.
-        told: ends for which the last chance to extend was told.
+        told: ends for which the last chance to extend was told, and ids of EC2's events that were.
         left: end to what became of the evacuation: `at`, `tries`, `done`, `hosts`.
         problem: why the last look saw nothing new; empty where it did.
     """
@@ -174,7 +175,14 @@ def lines(path: Path, blocks: Sequence[Block], now: datetime) -> List[str]:
     return found
 
 
-def metrics(memory: Memory, blocks: Sequence[Block], now: datetime) -> str:
+def untold(events: Sequence[Event], memory: Memory) -> List[str]:
+    """Words on what EC2 has scheduled and nobody was told of yet; remembered as told."""
+    found = [event for event in events if event.id not in memory.told]
+    memory.told += [event.id for event in found]
+    return [event.line() for event in found]
+
+
+def metrics(memory: Memory, blocks: Sequence[Block], now: datetime, events: Sequence[Event] = ()) -> str:
     """The countdown and the watch itself in Prometheus' text format, for a textfile collector."""
     rows: Dict[str, List[str]] = {}
 
@@ -191,6 +199,9 @@ def metrics(memory: Memory, blocks: Sequence[Block], now: datetime) -> str:
             say("trainyard_capacity_block_cost_usd", cost, labels)
         done = memory.left.get(iso(block.end), {}).get("done")
         say("trainyard_capacity_block_evacuated", 1.0 if done else 0.0, labels)
+    for event in events:
+        labels = {"host": event.host, "instance": event.instance, "code": event.code}
+        say("trainyard_instance_event_timestamp_seconds", event.at.timestamp(), labels)
     say("trainyard_block_watch_looked_timestamp_seconds", memory.looked_at, {})
     say("trainyard_block_watch_blind", 1.0 if memory.problem else 0.0, {})
     text = ["# TYPE %s gauge\n%s" % (name, "\n".join(found)) for name, found in rows.items()]
