@@ -55,4 +55,4 @@ def _import_as_before() -> Iterator[None]:
 
         _AnsibleCollectionFinder._remove()
         if "trainyard.plan_command" in sys.modules:
-            sys.modules["trainyard.plan_command"].open_inventory.cache_clear()
+            sys.modules["trainyard.plan_command"]._opened.cache_clear()
