@@ -16,14 +16,14 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-BUCKET = "options"
 #: Host of the lab -> what is served there.
 RECIPES = {"lab-1": "llama-3-3-70b-lora", "lab-2": "qwen3-32b-draft"}
 
 
 def stored(name: str, revision: str) -> dict[str, str]:
-    """A checkpoint of the lab's bucket."""
-    return {"repo": f"acme/{name}", "source": "s3", "uri": f"s3://{BUCKET}/{name}/{revision}", "revision": revision}
+    """A checkpoint of the lab's bucket, where `tests/options/checkpoints.py` put it."""
+    uri = f"s3://{{{{ lab_bucket }}}}/options/{name}/{revision}"
+    return {"repo": f"acme/{name}", "source": "s3", "uri": uri, "revision": revision}
 
 
 def recipe(name: str) -> tuple[str, dict[str, Any]]:

@@ -26,7 +26,7 @@ MADE = "find /data/artifacts -name model.pt -printf '%p %T@\\n' | sort"
 
 
 def adapter(name: str, revision: str) -> dict[str, str]:
-    uri = f"s3://{checkpoints.BUCKET}/{name}/{revision}"
+    uri = f"s3://{checkpoints.PLACE}/{name}/{revision}"
     return {"name": name, "repo": f"acme/{name}", "source": "s3", "uri": uri, "revision": revision}
 
 

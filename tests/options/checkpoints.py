@@ -17,10 +17,12 @@ import boto3
 import botocore.exceptions
 
 from lab import tiny_adapter, tiny_model
+from trainyard.lab.state import BUCKET
 from trainyard.paths import ROOT
 
-BUCKET = "options"
-#: Folder of the bucket -> the seed of the adapter in it.
+#: The lab's own bucket, whose real name its hosts know, and the folder of these in it.
+PLACE = f"{BUCKET}/options"
+#: Folder below it -> the seed of the adapter in it.
 ADAPTERS = {"support/v1": 1, "sql/v1": 2, "sql/v2": 3}
 DRAFT = "draft/v1"
 
@@ -49,11 +51,11 @@ def fill(lab: str) -> None:
             raise
     for folder, seed in ADAPTERS.items():
         for name, content in tiny_adapter.files(seed).items():
-            store.put_object(Bucket=BUCKET, Key=f"{folder}/{name}", Body=content)
+            store.put_object(Bucket=BUCKET, Key=f"options/{folder}/{name}", Body=content)
     with tempfile.TemporaryDirectory() as made:
         tiny_model.make(Path(made), tiny_model.FIRST_SEED + 2)
         for file in sorted(Path(made).iterdir()):
-            store.put_object(Bucket=BUCKET, Key=f"{DRAFT}/{file.name}", Body=file.read_bytes())
+            store.put_object(Bucket=BUCKET, Key=f"options/{DRAFT}/{file.name}", Body=file.read_bytes())
 
 
 if __name__ == "__main__":
