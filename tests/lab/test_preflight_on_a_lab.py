@@ -54,6 +54,105 @@ def test_hosts_without_a_trouble_pass_in_seconds(lab: Lab) -> None:
     assert seconds < 60, "six hosts on one busy machine"
 
 
+#: A Python that says something else of itself, or of the time, whatever asks it.
+SAYS = "python3 -c 'import sys; print(\"/etc/python%d.%d/sitecustomize.py\" % sys.version_info[:2])'"
+#: A kernel that was updated, and the headers did not follow; nothing else can be asked of the driver then.
+NEWER_KERNEL = f"""
+cp -a {NEURON_LS} {NEURON_LS}.hidden
+printf '#!/bin/sh\\necho no driver for this kernel >&2\\nexit 1\\n' > {NEURON_LS}
+mkdir -p /lib/modules/$(uname -r)/build && mv /lib/modules/$(uname -r)/build /lib/modules/$(uname -r)/build.hidden
+"""
+OLDER_KERNEL = (
+    f"mv {NEURON_LS}.hidden {NEURON_LS}; mv /lib/modules/$(uname -r)/build.hidden /lib/modules/$(uname -r)/build"
+)
+#: A system whose own HAProxy is that of Ubuntu 22.04, and no other is to be had.
+OLD_HAPROXY = """
+mkdir -p /srv/old && cd /etc/apt
+printf '%s\\n' 'Package: haproxy' 'Version: 2.4.30-0ubuntu0.22.04.2' 'Architecture: all' > /srv/old/Packages
+echo 'Filename: ./x' >> /srv/old/Packages
+echo 'deb [trusted=yes] file:/srv/old ./' > sources.list.d/old.list
+printf '%s\\n' 'Package: haproxy' 'Pin: version 2.4.*' 'Pin-Priority: 1001' > preferences.d/old
+alone='-o Dir::Etc::SourceList=sources.list.d/old.list -o Dir::Etc::SourceParts=-'
+apt-get update -qq $alone -o APT::Get::List-Cleanup=0
+"""
+NEW_HAPROXY = """
+cd /etc/apt && rm -rf preferences.d/old sources.list.d/old.list /srv/old /var/lib/apt/lists/_srv_old*
+"""
+
+
+def test_each_trouble_of_system_kernel_clock_and_network_is_one_line(lab: Lab) -> None:
+    """An old HAProxy, a driver without headers, a clock, an old Python, a full volume, no way to the router."""
+    try:
+        lab.on("lab-1", OLD_HAPROXY)
+        lab.on("lab-2", NEWER_KERNEL)
+        late = "import time; there = time.time; time.time = lambda: there() - 600"
+        lab.on("lab-3", f"echo '{late}' >> $({SAYS})")
+        lab.on("lab-4", f"echo 'import platform; platform.python_version = lambda: \"3.8.10\"' >> $({SAYS})")
+        lab.fault("lab-5", "disk-full")
+        lab.fault("lab-6", "network-cut", "--peer", "lab-1")
+        code, output, seconds = preflight(lab, book="site.yml")
+        assert code == 2, output
+        expected = {
+            "lab-1": ["load_balancer_package", "2.4.30", "needs HAProxy 2.6 or newer"],
+            "lab-2": ["driver", "no driver for this kernel", "linux-headers-", "dkms autoinstall"],
+            "lab-3": ["clock", "s behind this controller", "timedatectl set-ntp true"],
+            "lab-4": ["ansible_python_interpreter", "3.8.10", "3.9 is needed"],
+            "lab-5": ["trainyard_data_dir", "has 0 GiB for weights"],
+        }
+        for host, words in expected.items():
+            lines = [line for line in told(output, host) if not line.startswith("network")]
+            assert len(lines) == 1, (host, output)
+            for word in (*words, "Fix: "):
+                assert word in lines[0]
+        # A way has two ends, and it is named once, by the one that goes it.
+        (way,) = [line for line in told(output, "lab-1") if line.startswith("network")]
+        assert "is not reached from here" in way
+        assert lab.address("lab-6") in way
+        assert told(output, "lab-6") == []
+        assert "Provision" not in output
+        assert seconds < 90
+    finally:
+        lab.on("lab-1", NEW_HAPROXY)
+        lab.on("lab-2", OLDER_KERNEL)
+        for host in ("lab-3", "lab-4"):
+            lab.on(host, f"sed -i '/lambda/d' $({SAYS})")
+        for host in ("lab-5", "lab-6"):
+            lab.fault(host, "clear")
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"trainyard_data_dir": "/home/ubuntu/data"}, ["trainyard_data_dir", "/home"]),
+        ({"trainyard_address": "203.0.113.7"}, ["trainyard_address", "203.0.113.7"]),
+        ({"trainyard_results_dir": "/proc/results"}, ["trainyard_results_dir", "cannot be written", "controller"]),
+        (
+            {"trainyard_data_dir": "/srv/data", "nvme_raid_when_no_disks": "fail"},
+            ["no instance-store disk", "nvme_raid_when_no_disks: directory"],
+        ),
+    ],
+    ids=["a protected home", "another host's address", "no place for reports", "no disk"],
+)
+def test_what_a_variable_asks_of_a_host_that_has_it_not_is_one_line(
+    lab: Lab, variables: dict[str, str], words: list[str]
+) -> None:
+    """Of a host that serves and routes, so that no other is at the end of a way."""
+    own = Path(lab.folder) / "own.json"
+    own.write_text(json.dumps({"all": {"hosts": {"lab-1": variables}}}))
+    lab.inventories.append(str(own))
+    try:
+        code, output, seconds = preflight(lab, "--limit", "lab-1", book="site.yml")
+    finally:
+        del lab.inventories[1:]
+    assert code == 2, output
+    lines = re.findall(r"^ *- (.*)$", output, re.MULTILINE)
+    assert len(lines) == 1, output
+    for word in (*words, "Fix: "):
+        assert word in lines[0]
+    assert "Provision" not in output
+    assert seconds < 60
+
+
 def test_each_host_s_trouble_is_one_line_and_nothing_is_changed(lab: Lab) -> None:
     hidden = f"{NEURON_LS}.hidden"
     lab.on("lab-1", "apt-cache policy haproxy >/dev/null; touch /run/asked")
@@ -108,99 +207,6 @@ def test_each_host_s_trouble_is_one_line_and_nothing_is_changed(lab: Lab) -> Non
         lab.on("lab-1", "systemctl stop other-server")
 
 
-#: A Python that says something else of itself, or of the time, whatever asks it.
-SAYS = "python3 -c 'import sys; print(\"/etc/python%d.%d/sitecustomize.py\" % sys.version_info[:2])'"
-#: A kernel that was updated, and the headers did not follow; nothing else can be asked of the driver then.
-NEWER_KERNEL = f"""
-cp -a {NEURON_LS} {NEURON_LS}.hidden
-printf '#!/bin/sh\\necho no driver for this kernel >&2\\nexit 1\\n' > {NEURON_LS}
-mkdir -p /lib/modules/$(uname -r)/build && mv /lib/modules/$(uname -r)/build /lib/modules/$(uname -r)/build.hidden
-"""
-OLDER_KERNEL = (
-    f"mv {NEURON_LS}.hidden {NEURON_LS}; mv /lib/modules/$(uname -r)/build.hidden /lib/modules/$(uname -r)/build"
-)
-#: A system whose own HAProxy is that of Ubuntu 22.04, and no other is to be had.
-OLD_HAPROXY = """
-mkdir -p /srv/old && cd /etc/apt
-printf '%s\\n' 'Package: haproxy' 'Version: 2.4.30-0ubuntu0.22.04.2' 'Architecture: all' > /srv/old/Packages
-echo 'Filename: ./x' >> /srv/old/Packages
-echo 'deb [trusted=yes] file:/srv/old ./' > sources.list.d/old.list
-printf '%s\\n' 'Package: haproxy' 'Pin: version 2.4.*' 'Pin-Priority: 1001' > preferences.d/old
-alone='-o Dir::Etc::SourceList=sources.list.d/old.list -o Dir::Etc::SourceParts=-'
-apt-get update -qq $alone -o APT::Get::List-Cleanup=0
-"""
-NEW_HAPROXY = """
-cd /etc/apt && rm -rf preferences.d/old sources.list.d/old.list /srv/old /var/lib/apt/lists/_srv_old*
-"""
-
-
-def test_each_of_the_other_troubles_is_one_line_too(lab: Lab) -> None:
-    """An old HAProxy, a driver without headers, a clock, an old Python, a full volume, no way to the router."""
-    lab.on("lab-1", OLD_HAPROXY)
-    lab.on("lab-2", NEWER_KERNEL)
-    late = "import time; there = time.time; time.time = lambda: there() - 600"
-    lab.on("lab-3", f"echo '{late}' >> $({SAYS})")
-    lab.on("lab-4", f"echo 'import platform; platform.python_version = lambda: \"3.8.10\"' >> $({SAYS})")
-    lab.fault("lab-5", "disk-full")
-    lab.fault("lab-6", "network-cut", "--peer", "lab-1")
-    try:
-        code, output, seconds = preflight(lab, book="site.yml")
-        assert code == 2, output
-        expected = {
-            "lab-1": ["load_balancer_package", "2.4.30", "needs HAProxy 2.6 or newer"],
-            "lab-2": ["driver", "no driver for this kernel", "linux-headers-", "dkms autoinstall"],
-            "lab-3": ["clock", "s behind this controller", "timedatectl set-ntp true"],
-            "lab-4": ["ansible_python_interpreter", "3.8.10", "3.9 is needed"],
-            "lab-5": ["trainyard_data_dir", "has 0 GiB for weights"],
-        }
-        for host, words in expected.items():
-            lines = [line for line in told(output, host) if not line.startswith("network")]
-            assert len(lines) == 1, (host, output)
-            for word in (*words, "Fix: "):
-                assert word in lines[0]
-        # A way has two ends, and it is named once, by the one that goes it.
-        (way,) = [line for line in told(output, "lab-1") if line.startswith("network")]
-        assert "is not reached from here" in way
-        assert lab.address("lab-6") in way
-        assert told(output, "lab-6") == []
-        assert "Provision" not in output
-        assert seconds < 90
-    finally:
-        lab.on("lab-1", NEW_HAPROXY)
-        lab.on("lab-2", OLDER_KERNEL)
-        for host in ("lab-3", "lab-4"):
-            lab.on(host, f"sed -i '/lambda/d' $({SAYS})")
-        for host in ("lab-5", "lab-6"):
-            lab.fault(host, "clear")
-
-
-@pytest.mark.parametrize(
-    ("variables", "words"),
-    [
-        ({"trainyard_data_dir": "/home/ubuntu/data"}, ["trainyard_data_dir", "/home"]),
-        ({"trainyard_address": "203.0.113.7"}, ["203.0.113.7", "private"]),
-        ({"trainyard_results_dir": "/proc/results"}, ["trainyard_results_dir", "cannot be written", "controller"]),
-        (
-            {"trainyard_data_dir": "/srv/data", "nvme_raid_when_no_disks": "fail"},
-            ["no instance-store disk", "nvme_raid_when_no_disks: directory"],
-        ),
-    ],
-    ids=["a protected home", "another host's address", "no place for reports", "no disk"],
-)
-def test_what_a_variable_asks_of_a_host_that_has_it_not_is_one_line(
-    lab: Lab, variables: dict[str, str], words: list[str]
-) -> None:
-    """Of a host that serves and routes, so that no other is at the end of a way."""
-    code, output, seconds = preflight(lab, "--limit", "lab-1", "-e", json.dumps(variables), book="site.yml")
-    assert code == 2, output
-    lines = re.findall(r"^ *- (.*)$", output, re.MULTILINE)
-    assert len(lines) == 1, output
-    for word in (*words, "Fix: "):
-        assert word in lines[0]
-    assert "Provision" not in output
-    assert seconds < 60
-
-
 def test_sources_are_asked_from_the_host_that_needs_them(lab: Lab) -> None:
     others = [name for name in (f"lab-{number}" for number in range(1, HOSTS + 1)) if name != "lab-3"]
     limit = ["--limit", ",".join(others)]
@@ -221,6 +227,14 @@ def test_sources_are_asked_from_the_host_that_needs_them(lab: Lab) -> None:
                 "neuron_venv_package_source": "https://apt.repos.neuron.amazonaws.com/no-such",
             },
             ["neuron_venv_package_source", "Neuron's packages", "is not there"],
+        ),
+        (
+            {
+                "trainyard_overrides": {
+                    "tiny-llama": {"model": {"source": "s3", "uri": "s3://{{ lab_bucket }}/none", "revision": "v1"}}
+                }
+            },
+            ["model.uri", "nothing below it"],
         ),
         (
             {"benchmark_client": "llmperf", "benchmark_llmperf_source": "https://github.com/no/such"},
