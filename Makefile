@@ -39,9 +39,9 @@ lint: $(READY) ## Style, types and Ansible's own rules
 	ansible-lint
 
 .PHONY: unit
-unit: $(READY) ## Tests that need no lab; those of the book are run by `make docs`
+unit: $(READY) ## Tests that need no lab
 	eval "$$(python tests/sources.py TRAINYARD_LLMPERF_SOURCE)"
-	pytest -n 2 --dist loadfile -m 'not lab and not vm' --ignore tests/docs
+	pytest -n 2 --dist loadfile -m 'not lab and not vm'
 
 # A site's tools are no part of the toolkit: they have an environment of their own, with a lock of their own.
 SITE := build/docs-venv
@@ -57,7 +57,7 @@ docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(READY) $(SITE)/.ready ## The operator's book, built into build/site: no dead link, every command that it quotes known
 	$(SITE)/bin/mkdocs build --quiet
 	$(SITE)/bin/python docs/site_links.py build/site
-	pytest -q -n 2 --dist loadfile tests/docs
+	pytest -q tests/docs
 
 .PHONY: fuzz
 fuzz: $(READY) ## Every parser and every schema of settings, 56,000 inputs; the last line says what was found

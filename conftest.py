@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all tests share, the collection's and the toolkit's."""
 
-import os
 import sys
 from collections.abc import Iterator
-from functools import cache, partial
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -15,9 +12,6 @@ from tests.accounts import empty_account
 # An example takes what the machine lets it take: what must be quick says so itself, in processor time.
 settings.register_profile("trainyard", deadline=None)
 settings.load_profile("trainyard")
-
-# Each account of moto begins with every image of its list, a third of a second for 1,300: two are enough.
-os.environ.setdefault("MOTO_AMIS_PATH", str(Path(__file__).parent / "tests" / "amis.json"))
 
 
 def _finds_collections() -> bool:
@@ -29,15 +23,6 @@ def _finds_collections() -> bool:
 def _own_account() -> None:
     """Begin each file with an empty AWS account, whatever ran before it in this process."""
     empty_account()
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_reading_of_aws() -> None:
-    """Read botocore's description of a service once, and not for the first client of each session."""
-    from botocore.loaders import JSONFileLoader
-
-    read = cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
-    JSONFileLoader.load_file = lambda _self, path: read(path)
 
 
 @pytest.fixture(autouse=True)

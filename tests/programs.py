@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from pathlib import Path
 
 from trainyard.lab.cache import cache_dir, locked, write
 
@@ -20,17 +19,6 @@ def program(name: str, package: str) -> str:
         package: what has it, in Debian and Ubuntu.
     """
     return shutil.which(name) or shutil.which(name, path=_SEARCHED) or _unpacked(name, package)
-
-
-def ssh_to_nobody(folder: Path) -> str:
-    """The path of an SSH client whose network has no way to any host and says so at once.
-
-    A network that drops what is sent to an address of documentation is waited for until the client gives up.
-    """
-    script = folder / "ssh-to-nobody"
-    script.write_text('#!/bin/sh\necho "ssh: connect to host: No route to host" >&2\nexit 255\n', encoding="utf-8")
-    script.chmod(0o755)
-    return str(script)
 
 
 def _unpacked(name: str, package: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -28,13 +27,8 @@ WISH = offers.Wish("trn2.48xlarge", 2, 48)
 
 
 @pytest.fixture
-def run(account: Account, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a module as Ansible does, and read its result; what it waits for is the stand-in's time."""
-
-    def passes(seconds: float) -> None:
-        account.market.set({"forward_s": seconds})
-
-    monkeypatch.setattr(trainium_instances, "Fleet", partial(trainium_instances.Fleet, sleep=passes))
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a module as Ansible does, and read its result."""
 
     def work(module: Any, **arguments: Any) -> dict[str, Any]:
         given = {"region": "us-east-1", "wait_s": 1, **arguments}

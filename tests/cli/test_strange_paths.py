@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import typer
 
-from tests.programs import ssh_to_nobody
 from trainyard.cli import COMMANDS, app
 from trainyard.paths import ROOT
 
@@ -118,7 +117,6 @@ def called(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[list[
     """Runs a command line in a process of these tests' own."""
     keys = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
     nobody = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
-    nobody["ANSIBLE_SSH_EXECUTABLE"] = ssh_to_nobody(tmp_path_factory.mktemp("ssh"))
     argv = [sys.executable, "-m", "tests.cli.one_process"]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     here = tmp_path_factory.mktemp("here")

@@ -145,16 +145,31 @@ def test_a_run_goes_as_far_as_possible_where_told_to_and_says_who_is_left_behind
 
 @pytest.mark.parametrize("inventory", ["inventory/trn2"])
 def test_playbooks_parse_with_the_inventory_of_both_recipes(inventory: str) -> None:
-    syntax = subprocess.run(
-        ["ansible-playbook", "site.yml", "playbooks/teardown.yml", "--syntax-check", "-i", inventory],
+    for playbook in ("site.yml", "playbooks/teardown.yml"):
+        syntax = subprocess.run(
+            ["ansible-playbook", playbook, "--syntax-check", "-i", inventory],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        )
+        assert syntax.returncode == 0, syntax.stderr
+
+
+def plays(playbook: str) -> list[str]:
+    """Names of a playbook's plays, in order, as Ansible reads them."""
+    listed = subprocess.run(
+        ["ansible-playbook", playbook, "--list-tasks", "-i", "inventory/trn2"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=600,
-        check=False,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        check=True,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
     )
-    assert syntax.returncode == 0, syntax.stderr
+    return re.findall(r"^  play #\d+ \([^)]*\): (.*?)\s*TAGS:", listed.stdout, re.MULTILINE)
 
 
 #: Playbooks about the AWS account: they run on the controller alone, before there is a fleet to plan.
@@ -165,23 +180,6 @@ OF_THE_FLEET = [
     "site.yml",
     *sorted(f"playbooks/{path.name}" for path in BOOKS if path.name not in (*ACCOUNT, *ONLY_READ)),
 ]
-
-
-@pytest.fixture(scope="module")
-def plays() -> dict[str, list[str]]:
-    """Names of each playbook's plays, in order, as Ansible reads them, all in one process: its start takes longest."""
-    listed = subprocess.run(
-        ["ansible-playbook", *OF_THE_FLEET, "--list-tasks", "-i", "inventory/trn2"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=True,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-    )
-    _, *parts = re.split(r"^playbook: (\S+)$", listed.stdout, flags=re.MULTILINE)
-    names = [re.findall(r"^  play #\d+ \([^)]*\): (.*?)\s*TAGS:", text, re.MULTILINE) for text in parts[1::2]]
-    return dict(zip(parts[::2], names, strict=True))
 
 
 @pytest.mark.parametrize("name", ACCOUNT)
@@ -198,8 +196,8 @@ def test_a_playbook_that_only_reads_runs_no_task_that_could_change_anything(name
 
 
 @pytest.mark.parametrize("path", OF_THE_FLEET)
-def test_every_playbook_plans_first_and_once(path: str, plays: dict[str, list[str]]) -> None:
-    found = plays[path]
+def test_every_playbook_plans_first_and_once(path: str) -> None:
+    found = plays(path)
     assert found[:2] == ["Fleet", "Preflight"]
     assert found.count("Preflight") == 1
 

@@ -228,6 +228,23 @@ def test_a_store_takes_an_upload_of_which_nothing_stays(s3: str) -> None:
         assert ask("store", "s3://none/prefix", writes=writes, **given) == ("missing", "NoSuchBucket")
 
 
+def test_a_checkpoint_of_a_bucket_is_there_with_something_in_it(s3: str) -> None:
+    """Asked as the job lists it: a prefix of which another name begins is no place."""
+    client(s3).put_object(Bucket="fleet", Key="models/llama +1/v1/config.json", Body=b"{}")
+    given = {"environment": {**KEYS, "AWS_ENDPOINT_URL": s3}}
+    for place in ("s3://fleet/models/llama +1/v1", "s3://fleet/models/llama +1/v1/", "s3://fleet"):
+        assert ask("bucket", place, **given) == ("", ""), place
+    for place in ("s3://fleet/models/llama +1/v", "s3://fleet/none"):
+        assert ask("bucket", place, **given) == ("missing", "nothing below it")
+    assert ask("bucket", "s3://none/models", **given) == ("missing", "NoSuchBucket")
+    client(s3).delete_object(Bucket="fleet", Key="models/llama +1/v1/config.json")
+
+
+def test_a_checkpoint_of_a_directory_is_there_on_the_host(tmp_path: Path) -> None:
+    assert ask("bucket", str(tmp_path)) == ("", "")
+    assert ask("bucket", str(tmp_path / "none")) == ("missing", "no directory here")
+
+
 def test_a_store_wants_credentials(monkeypatch: pytest.MonkeyPatch, site: str) -> None:
     nowhere = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:1"}
     given = {"environment": nowhere, "reads": "0/manifest.json", "writes": False}

@@ -315,6 +315,31 @@ def store(question: Mapping[str, Any]) -> None:
         _begin_upload(where, below + ".preflight-" + secrets.token_hex(8))
 
 
+def bucket(question: Mapping[str, Any]) -> None:
+    """Ask whether a checkpoint is where a bucket, or a directory of this host, is to have it."""
+    url = str(question["url"])
+    if not url.startswith("s3://"):
+        if not Path(url).is_dir():
+            raise Answer("missing", "no directory here")
+        return
+    name, _, prefix = url[len("s3://") :].partition("/")
+    given = question.get("environment") or {}
+    keys = signing.credentials(given, fetch)
+    if keys is None:
+        raise Answer("credentials", "no credentials in the environment, none of the instance")
+    endpoint = str(given.get("AWS_ENDPOINT_URL_S3") or given.get("AWS_ENDPOINT_URL") or "")
+    where = signing.Bucket(name, keys, endpoint, given)
+    below = urllib.parse.quote(prefix.strip("/") + "/" if prefix.strip("/") else "", safe="")
+    query = "list-type=2&max-keys=1&prefix=" + below  # in the order in which a signature has them
+    code, content, told = where.send(fetch, "GET", "", query)
+    if code in (301, 307, 400) and told.get("x-amz-bucket-region"):
+        code, content, told = where.in_region(told["x-amz-bucket-region"]).send(fetch, "GET", "", query)
+    if not 200 <= code < 300:
+        _status_of_store(code, content)
+    if b"<Key>" not in content:
+        raise Answer("missing", "nothing below it")
+
+
 def _begin_upload(where: signing.Bucket, name: str) -> None:
     """Begin an upload and give it up."""
     code, content, _told = where.send(fetch, "POST", name, "uploads=")
@@ -356,5 +381,6 @@ KINDS: Dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "rpms": rpms,
     "image": image,
     "store": store,
+    "bucket": bucket,
     "port": port,
 }

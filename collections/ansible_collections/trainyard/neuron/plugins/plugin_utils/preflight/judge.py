@@ -291,6 +291,7 @@ _VARIABLES = {
     "image": ("trainyard_images", "give the digest that your registry has"),
     "checkpoint": ("model_weights_hub_endpoint", "correct the deployment's model.repo and model.revision"),
     "store": ("model_compile_store", "make it, or correct its name"),
+    "bucket": ("model.uri", "put the checkpoint there, or correct the uri"),
     "index": ("index-url of pip", "name an index in /etc/pip.conf there"),
     "archive": ("apt's sources", "`apt-get update` there; correct what it complains of"),
     "client": ("benchmark_llmperf_source", "name a mirror, or a directory or archive of it on that host"),
@@ -323,6 +324,11 @@ _FIXES = {
         "let the instance's role, or trainyard_aws_environment, list, get and put objects there "
         "(s3:ListBucket, s3:GetObject, s3:PutObject)"
     ),
+    ("bucket", "refused"): (
+        "let the instance's role, or trainyard_aws_environment, list and get objects there "
+        "(s3:ListBucket, s3:GetObject)"
+    ),
+    ("bucket", "credentials"): "give the instance a role, or credentials in trainyard_aws_environment",
     ("store", "credentials"): "give the instance a role, or credentials in trainyard_aws_environment",
 }
 

@@ -251,7 +251,18 @@ def _weights(host: Mapping[str, Any], variables: Mapping[str, Any]) -> list[dict
     endpoint = str(variables.get("model_weights_hub_endpoint") or PUBLIC_HUB).rstrip("/")
     found = []
     for row in host["weights"]:
-        if row["source"] != "huggingface" or row.get("sender"):
+        if row.get("sender"):
+            continue
+        if row["source"] != "huggingface":
+            found.append(
+                {
+                    "what": f"{row['repo']} at {row['revision'][:12]}",
+                    "kind": "bucket",
+                    "url": str(row["uri"]),
+                    "environment": variables.get("trainyard_aws_environment") or {},
+                    "unless_file": f"{row['path']}/manifest.json",
+                }
+            )
             continue
         found.append(
             {

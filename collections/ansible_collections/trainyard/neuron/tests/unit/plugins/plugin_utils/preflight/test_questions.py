@@ -97,6 +97,24 @@ def test_what_goes_from_host_to_host_is_asked_of_the_hub_by_the_first_alone() ->
     assert {one["reads"] for one in stores} == {f"{whole['hosts']['a']['artifacts'][0]['digest']}/manifest.json"}
 
 
+def test_checkpoints_of_buckets_and_directories_are_asked_for_as_those_of_the_hub() -> None:
+    """The model's own, and an adapter that comes from elsewhere than the model."""
+    adapter = {"name": "sql", "repo": "acme/sql", "source": "s3", "uri": "s3://models/sql", "revision": "v1"}
+    keys = {"trainyard_aws_environment": {"AWS_REGION": "us-west-2"}}
+    lora = {"max_loras": 1, "max_rank": 8, "adapters": [adapter]}
+    (found,) = (
+        one
+        for one in asked(plan(sdk_release="2.28.0", lora=lora), "a", keys)["look"]["sources"]
+        if one["kind"] == "bucket"
+    )
+    assert (found["what"], found["url"]) == ("acme/sql at v1", "s3://models/sql")
+    assert found["environment"] == {"AWS_REGION": "us-west-2"}
+    assert found["unless_file"].endswith("/manifest.json")
+    model = {"repo": "Qwen/Qwen3-32B", "source": "path", "uri": "/srv/qwen", "revision": "v1"}
+    rows = [asked(plan(model=model), name, {})["look"]["sources"] for name in "ab"]
+    assert [[one["url"] for one in row if one["kind"] == "bucket"] for row in rows] == [["/srv/qwen"], []]
+
+
 def test_what_is_not_set_is_not_asked_for() -> None:
     found = asked(plan(), "a", {})
     assert kinds(found) == ["image", "checkpoint"]
