@@ -97,7 +97,7 @@ def test_each_trouble_of_system_kernel_clock_and_network_is_one_line(lab: Lab) -
             "lab-2": ["driver", "no driver for this kernel", "linux-headers-", "dkms autoinstall"],
             "lab-3": ["clock", "s behind this controller", "timedatectl set-ntp true"],
             "lab-4": ["ansible_python_interpreter", "3.8.10", "3.9 is needed"],
-            "lab-5": ["trainyard_data_dir", "has 0 GiB for weights"],
+            "lab-5": ["trainyard_data_dir", "has 0 GiB for weights", "at least 1"],
         }
         for host, words in expected.items():
             lines = [line for line in told(output, host) if not line.startswith("network")]
@@ -125,7 +125,10 @@ def test_each_trouble_of_system_kernel_clock_and_network_is_one_line(lab: Lab) -
     [
         ({"trainyard_data_dir": "/home/ubuntu/data"}, ["trainyard_data_dir", "/home"]),
         ({"trainyard_address": "203.0.113.7"}, ["trainyard_address", "203.0.113.7"]),
-        ({"trainyard_results_dir": "/proc/results"}, ["trainyard_results_dir", "cannot be written", "controller"]),
+        (
+            {"trainyard_results_dir": "/etc/hostname/results"},
+            ["trainyard_results_dir", "cannot be written", "controller"],
+        ),
         (
             {"trainyard_data_dir": "/srv/data", "nvme_raid_when_no_disks": "fail"},
             ["no instance-store disk", "nvme_raid_when_no_disks: directory"],

@@ -20,6 +20,9 @@ SKEW_S = 30.0
 #: Room of an image of a Neuron release while it is unpacked.
 IMAGE_BYTES = 45 << 30
 
+#: Room that models take at least whose size nobody knows: a volume that is full is none for them.
+UNKNOWN_BYTES = 1 << 30
+
 #: HAProxy of systems whose own is too old.
 _OWN_HAPROXY = {"ubuntu 20.04": "2.0", "ubuntu 22.04": "2.4", "debian 10": "1.8", "debian 11": "2.2"}
 
@@ -225,14 +228,17 @@ def _space(host: Answered) -> list[Problem]:
     if not told or _disks(host):
         return []
     lacking = sum(1 for there in (host.answers.get("images") or {}).values() if not there)
-    needed = (int(memory["disk_peak_bytes"]) if memory else 0) + lacking * IMAGE_BYTES
+    known = int(memory["disk_peak_bytes"] or 0) if memory else 0
+    least = UNKNOWN_BYTES if host.expect.get("sdk") and not known else known
+    needed = least + lacking * IMAGE_BYTES
     room = int(told["free_bytes"]) + int(told["have_bytes"])
     if int(volume.get("count") or 0) > 0 and not volume.get("mounted"):
         room = int(volume["bytes"])
     if needed <= room:
         return []
     what = "weights, compiled models and images" if lacking else "weights and compiled models"
-    rule = f"has {room / _GIB:.0f} GiB for {what} that take an estimated {needed / _GIB:.0f}"
+    about = "an estimated" if known else "at least"
+    rule = f"has {room / _GIB:.0f} GiB for {what} that take {about} {needed / _GIB:.0f}"
     fix = "give it a larger volume, or serve fewer models there"
     return [host.problem("trainyard_data_dir", host.expect["data_dir"], rule, fix)]
 

@@ -68,6 +68,9 @@ def test_a_sound_host_has_no_trouble() -> None:
     used = {"space": {"path": "/data", "free_bytes": 20 * GIB, "have_bytes": 190 * GIB}, "headers": None}
     assert judge.judge(host({"answers": used})) == []
     assert judge.judge(host(source("checkpoint", ""))) == []
+    # Nothing is served there that would want room.
+    full = {"space": {"path": "/", "free_bytes": 1000, "have_bytes": 0}}
+    assert judge.judge(host({"expect": {"memory": None, "sdk": []}, "answers": full})) == []
 
 
 HUB = "https://huggingface.co/meta/llama/resolve/0123/config.json"
@@ -156,6 +159,10 @@ TROUBLES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "too little room": (
         {"answers": {"space": {"path": "/", "free_bytes": 50 * GIB, "have_bytes": 0}}},
         ["trainyard_data_dir", "50 GiB", "200"],
+    ),
+    "a full volume, and models of no known size": (
+        {"expect": {"memory": None}, "answers": {"space": {"path": "/", "free_bytes": 1000, "have_bytes": 0}}},
+        ["trainyard_data_dir", "0 GiB", "at least 1"],
     ),
     "too little room for an image beside": (
         {"answers": {"space": {"path": "/", "free_bytes": 210 * GIB, "have_bytes": 0}, "images": {IMAGE: False}}},
