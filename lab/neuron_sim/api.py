@@ -135,16 +135,13 @@ class Api:
             self._engine.noticed_dead.set()
 
     async def _health(self, _: HttpRequest, reply: Reply) -> None:
-        if not rules.holds(self._host, "health") or (
-            not rules.holds(self._host, "hanging-engine") and self._engine.stopped
-        ):
-            await reply.send(204 if not self._engine.stopped else 503)
-            return
         if self._engine.dead:
             self._notice()
             await reply.send(503 if self._settings.vllm_version >= (0, 11) else 500)
-            return
-        await reply.send(200)
+        elif self._engine.stopped:
+            await reply.send(200 if rules.holds(self._host, "hanging-engine") else 503)
+        else:
+            await reply.send(200 if rules.holds(self._host, "health") else 204)
 
     async def _version(self, _: HttpRequest, reply: Reply) -> None:
         await reply.send_json(200, {"version": self._settings.vllm})

@@ -25,7 +25,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils import acceptance
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.collection import HOME
 
 from lab.neuron_sim.rules import RULES
-from tests.lab.acceptance_support import LATENCY, accepted, add_weights
+from tests.lab.acceptance_support import LATENCY, accepted, add_weights, deployment
 from tests.lab.sim_support import SimHost
 from trainyard.paths import ROOT
 
@@ -213,6 +213,21 @@ def test_nothing_is_tried_where_somebody_holds_the_cores(tmp_path: Path) -> None
         assert holder.process.poll() is None
     assert {one["outcome"] for one in found.values()} == {acceptance.SKIPPED}
     assert "another process holds them" in found["health"]["seen"]
+
+
+def test_a_deployment_whose_start_never_answers_is_waited_for_once(tmp_path: Path) -> None:
+    """A start may take an hour and a half on a host; two dozen of them would be waited for."""
+    with SimHost(tmp_path, sdk_releases=["2.32.0"], latency=LATENCY) as host:
+        add_weights(host)
+        place = host.root / "data/trials"
+        place.mkdir()
+        tools, devices = host.config.path("/opt/aws/neuron/bin"), host.config.path("/dev")
+        tried = trials.Trials(deployment(host), place, tools, devices, 0.0)
+        found = tried.run(["serve", "fault"])
+        assert len(tried._servers) == 1
+    assert found["sound"]["failed"] == "it does not answer"
+    assert "did not answer within 0 s" in found["no_room"]
+    assert not {"apart", "hang", "killed_engine"} & found.keys()
 
 
 @pytest.fixture

@@ -42,6 +42,8 @@ INTERPRETERS_BYTES = 1 << 30
 #: Settings of NxDI that are its own word for a change: one that no artifact's graphs depend on.
 OVERRIDE = {"override_neuron_config": {"async_mode": False}}
 _LOOK_S = 0.05
+#: What is said of a start that neither ended nor answered in its time.
+SILENT = "it does not answer"
 #: Metrics that a roll, the probe and a benchmark read.
 READ = (exposition.RUNNING, exposition.WAITING, exposition.PROMPT_TOKENS, exposition.GENERATION_TOKENS)
 
@@ -355,7 +357,7 @@ class Trials:
         while time.monotonic() < until and server.process.poll() is None:
             server.peak_bytes = max(server.peak_bytes, _resident(server.family()))
             status = client.status("/health")
-            if status == 200:
+            if status == 200 or (status and self._answers_so(server, status)):
                 return True
             if status and status not in server.early:
                 server.early.append(status)
@@ -363,6 +365,26 @@ class Trials:
                 return False
             time.sleep(_LOOK_S)
         return False
+
+    def _answers_so(self, server: Server, status: int) -> bool:
+        """Whether a server that answers /health otherwise than with 200 says that it is up, and still answers so."""
+        time.sleep(_LOOK_S)  # its log may be a moment behind
+        return self._phase(server) == "serving" and server.client().status("/health") == status
+
+    @staticmethod
+    def _phase(server: Server) -> str:
+        """Where a start is, by the server's own log."""
+        progress = phases.Progress()
+        for line in server.lines():
+            progress = phases.follow(progress, line)
+        return progress.phase
+
+    def why(self, server: Server) -> str:
+        """Return why a server that was waited for is not up, in words of ours, and end it."""
+        said = phases.diagnose(server.lines())
+        ended = server.process.poll() is not None
+        self.end(server)
+        return said.cause if said and said.cause else "it ended" if ended else SILENT
 
     @staticmethod
     def compiles(server: Server, into: str) -> bool:
@@ -454,6 +476,11 @@ class Trials:
             return
         first = self.slices[0]
         self.attempt("sound", lambda: self._sound(first))
+        if self.found["sound"].get("failed") == SILENT:
+            # Each further one would be waited for as long.
+            self.found["no_room"] = "the deployment's own start did not answer within %g s" % self.timeout_s
+            self.slices = []
+            return
         self.attempt("apart", self._two_at_once)
         self._refusals(first)
         if self.of.nxdi:
@@ -477,7 +504,7 @@ class Trials:
         before = self._stamp()
         server = self.server(cores)
         if not self.ready(server):
-            return {"failed": self.outcome(server)["cause"] or "it does not answer"}
+            return {"failed": self.why(server)}
         seen = []
         progress = phases.Progress()
         for line in server.lines():
@@ -508,10 +535,7 @@ class Trials:
         until = time.monotonic() + self.timeout_s
         serves = False
         while server.process.poll() is None and not serves and time.monotonic() < until:
-            progress = phases.Progress()
-            for line in server.lines():
-                progress = phases.follow(progress, line)
-            serves = progress.phase == "serving"
+            serves = self._phase(server) == "serving"
             time.sleep(_LOOK_S)
         said = phases.diagnose(server.lines())
         found: Dict[str, Any] = {
@@ -783,7 +807,7 @@ class Trials:
             options["--num-gpu-blocks-override"] = None
         server = self.server(cores, options=options)
         if not self.ready(server):
-            return {"failed": self.outcome(server)["cause"] or "it does not answer"}
+            return {"failed": self.why(server)}
         asked = {"prompt": [1] * (compiled + 8), "max_tokens": 1}
         with contextlib.suppress(OSError, http.client.HTTPException), self._open(server, asked) as answer:
             answer.read(LOG_BYTES)
@@ -830,7 +854,7 @@ class Trials:
     def _up(self, cores: str) -> Server:
         server = self.server(cores)
         if not self.ready(server):
-            raise ServingError(self.outcome(server)["cause"] or "the server does not answer")
+            raise ServingError(self.why(server))
         return server
 
     def _hang(self, cores: str) -> Dict[str, Any]:
