@@ -283,6 +283,42 @@ def test_wheels_come_by_their_hashes_and_for_the_hosts_python(tmp_path: Path, mo
         fetch.wheels(lock, tmp_path / "others", "3.10")
 
 
+def test_a_fleet_takes_from_the_registry_of_the_site_the_very_images_of_the_bundle(
+    tmp_path: Path, inventory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their digests, without a word of the registry's: what it has under a tag is somebody else's to say."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin/skopeo"
+    program.write_text(SKOPEO.format(log=tmp_path / "log"))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    name, digest = "neuron/pytorch-inference-vllm-neuronx", f"sha256:{'b' * 64}"
+    tagged = f"{name}:0.11.0-neuronx-py312-sdk2.27.0-ubuntu24.04"
+    text = yaml.safe_load(inventory.read_text())
+    container = {"sdk_release": "2.27.0", "generation": "nxdi_v1", "runtime": "container", "block_size": 32}
+    of_host = text["all"]["children"]["neuron"]["hosts"]["h1"]
+    of_host["trainyard_deployment_tiny"] |= container
+    text["all"]["vars"] = {"trainyard_images": {tagged: f"public.ecr.aws/{name}@{digest}"}}
+    inventory.write_text(yaml.safe_dump(text))
+    folder = tmp_path / "bundle"
+    assert call("create", folder, "-i", inventory, "--skip", "wheels", "--skip", "weights").exit_code == 0
+    done = call("install", folder, "--to", tmp_path / "mnt", "--registry", "registry.example/mirror", "--unsigned")
+    assert done.exit_code == 0, done.output
+    text["all"]["vars"] = yaml.safe_load((tmp_path / "mnt/variables.yml").read_text())
+    inventory.write_text(yaml.safe_dump(text))
+    plan = json.loads(CliRunner().invoke(app, ["plan", "-i", str(inventory), "--json"]).stdout)
+    (row,) = plan["hosts"]["h1"]["sdk"]
+    assert row["image"] == f"registry.example/mirror/{name}@{digest}"
+
+
+@pytest.mark.parametrize("named", [{"a/b:1": "public.ecr.aws/a/b@sha256:" + "c" * 64}, ["a/b:1"]])
+def test_a_manifest_names_images_that_it_has(tmp_path: Path, named: Any) -> None:
+    about: dict[str, Any] = {"version": 1, "models": {}, "deployments": {}, "images": [], "files": []}
+    (tmp_path / "bundle.json").write_text(json.dumps({**about, "image_names": named}))
+    with pytest.raises(BundleError, match="is no manifest"):
+        contents.read(tmp_path)
+
+
 SKOPEO = """#!/bin/sh
 echo "$@" >> {log}
 case "$5" in dir:*) mkdir -p "${{5#dir:}}" && echo layer > "${{5#dir:}}/manifest.json";; esac

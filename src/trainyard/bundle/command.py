@@ -20,6 +20,8 @@ from trainyard.bundle import contents, fetch, install  # isort: skip
 from trainyard.bundle.contents import BundleError  # isort: skip
 from trainyard.bundle.wanted import Checkpoint, wanted_of  # isort: skip
 
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import sdk_table  # isort: skip
+
 app = typer.Typer(help="What a fleet needs from outside: create, verify, install.", no_args_is_help=True)
 
 #: Hosts are Linux machines of the Neuron families.
@@ -134,7 +136,10 @@ def about_of(plan: Mapping[str, Any], checkpoints: Sequence[Checkpoint], images:
             of_it = {row["deployment"] for row in host["replicas"] if row["artifact"] == artifact["digest"]}
             way = known.get(artifact["weights_path"], "")
             deployments.update({name: way for name in of_it if way in ways})
-    return {"models": ways, "deployments": deployments, "images": list(images)}
+    names = {(row.release, row.generation): row.image for row in sdk_table()}
+    rows = [row for host in plan["hosts"].values() for row in host["sdk"] if row["image"] in images]
+    named = {names[row["release"], row["generation"]]: row["image"] for row in rows}
+    return {"models": ways, "deployments": deployments, "images": list(images), "image_names": named}
 
 
 def _checked(folder: Path, signers: Path | None, identity: str) -> tuple[dict[str, Any], Sequence[str]]:

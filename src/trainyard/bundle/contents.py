@@ -90,6 +90,8 @@ def parsed(text: str) -> dict[str, Any]:
         for name in ("models", "deployments"):
             _must_be(all(isinstance(word, str) for pair in dict(document[name]).items() for word in pair))
         _must_be(isinstance(document["images"], list) and all(_IMAGE.fullmatch(one) for one in document["images"]))
+        named = document.setdefault("image_names", {})
+        _must_be(isinstance(named, dict) and all(image in document["images"] for image in named.values()))
         _must_be(set(document["deployments"].values()) <= document["models"].keys())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BundleError(f"{MANIFEST} is no manifest ({type(error).__name__})") from error

@@ -71,7 +71,7 @@ def pushed(folder: Path, document: Mapping[str, Any], registry: str, say: Callab
 
 
 def variables(document: Mapping[str, Any], target: Path, registry: str) -> dict[str, Any]:
-    """Return what makes a fleet take everything from here: of each deployment its checkpoint, pinned by its content."""
+    """Return what makes a fleet take everything from here: checkpoints pinned by their content, images by digest."""
     found: dict[str, Any] = {}
     overrides = {}
     for deployment, way in sorted(document["deployments"].items()):
@@ -87,11 +87,17 @@ def variables(document: Mapping[str, Any], target: Path, registry: str) -> dict[
         found["trainyard_overrides"] = overrides
     if document["images"] and registry:
         found["trainyard_image_registry"] = registry
+        # By the digests that were verified here: what the registry says of a tag is another's word.
+        found["trainyard_images"] = {
+            name: f"{registry}/{way_of(image).rpartition('/')[0]}@sha256:{image.rpartition(':')[2]}"
+            for name, image in document["image_names"].items()
+        }
     return found
 
 
 def write_variables(found: Mapping[str, Any], target: Path) -> Path:
     """Write variables beside what was installed; returns their file."""
     path = target / VARIABLES
+    target.mkdir(parents=True, exist_ok=True)  # where images alone were installed, nothing made it
     path.write_text(f"---\n{_HEAD.format(path=path)}{yaml.safe_dump(dict(found), sort_keys=True)}", encoding="utf-8")
     return path
