@@ -169,12 +169,13 @@ class Market:
 
     def offers(self, instance_type: str, count: int, hours: int, earliest: datetime | None) -> list[dict[str, Any]]:
         """What can be bought in each zone with room: at once (a little less, a little more), and from next days on."""
-        start = max(self.now, earliest or self.now)
+        now = self.now
+        start = max(now, earliest or now)
         found = []
         for zone, free in self.capacity.items():
             if count > free:
                 continue
-            for begin, end in _times(start, timedelta(hours=hours), at_once=start == self.now):
+            for begin, end in _times(start, timedelta(hours=hours), at_once=start == now):
                 found.append(self._offer(zone, instance_type, count, begin, end))
         found.sort(key=lambda row: (row["StartDate"], row["AvailabilityZone"]))
         return found[:MOST_OFFERS]

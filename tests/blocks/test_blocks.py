@@ -72,6 +72,13 @@ def test_at_any_time_of_day_a_block_that_begins_at_once_is_offered_first(minute:
     assert offers.ranked(found, None)[0].start <= market.now
 
 
+def test_what_begins_at_once_is_offered_also_while_a_second_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, seconds = datetime(2026, 12, 1, 9, tzinfo=UTC), iter(range(60))
+    monkeypatch.setattr(Market, "now", property(lambda _: begun + timedelta(seconds=next(seconds))))
+    found = [offers.read(row) for row in Market().offers("trn2.48xlarge", 2, 24, None)]
+    assert offers.ranked(found, None)[0].start == begun
+
+
 def test_a_budget_leaves_out_what_costs_more_and_says_how_many(account: Account) -> None:
     everything = capacity_block_info.look(account.client, GIVEN)["offers"]
     budget = min(Decimal(offer["fee"]) for offer in everything)
