@@ -79,6 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()), help="where the inputs begin")
     parser.add_argument("--only", default="", help="targets with this in their names")
     given = parser.parse_args(argv)
+    if not any(given.only in target.name for target in TARGETS):
+        parser.error(f"--only {given.only}: none of {', '.join(target.name for target in TARGETS)}")
     print(f"seed {given.seed}, {len(TARGETS)} targets, {given.jobs} processes", flush=True)
     total = run(given.inputs, given.jobs, given.seed, given.only)
     for told in total.shown:

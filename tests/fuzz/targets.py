@@ -74,6 +74,8 @@ from trainyard.sweep import engine as sweep_engine
 from trainyard.sweep import spec
 
 SCRATCH = Path(tempfile.gettempdir())
+#: Written down apart from the code that reads them.
+SWITCH_WORDS = {"true", "yes", "on", "1", "false", "no", "off", "0"}
 
 
 # What must not be accepted: judged apart from the code that accepts, by the published JSON Schema and by arithmetic.
@@ -98,10 +100,19 @@ def outside(schema: Schema) -> Callable[[Any, Any], str]:
         if told := not_finite(given):
             return told
         without = {key: value for key, value in given.items() if value is not None or not schema.null_is_unset}
-        error = next(validator.iter_errors(_arrays(without)), None)
+        # Ansible's words for true and false are read as such: `-e name=0` gives no other.
+        read = {key: _switched(schema, key, value) for key, value in without.items()}
+        error = next(validator.iter_errors(_arrays(read)), None)
         return "" if error is None else f"{list(error.path)}: {error.message:.200}"
 
     return oracle
+
+
+def _switched(schema: Schema, name: str, value: Any) -> Any:
+    spec = schema.fields.get(name)
+    kind = spec.check if spec is not None and isinstance(spec.check, Kind) else None
+    is_switch = kind is not None and kind.json.get("type") == "boolean" and isinstance(value, str)
+    return value.lower() in ("true", "yes", "on", "1") if is_switch and value.lower() in SWITCH_WORDS else value
 
 
 def _arrays(value: Any) -> Any:

@@ -53,7 +53,7 @@ class Hub:
                 for row in self._files(client, checkpoint):
                     if not any(fnmatch.fnmatch(row["path"], pattern) for pattern in exclude):
                         self._file(client, checkpoint, row, folder)
-        except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError) as error:
+        except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise BundleError(f"{checkpoint.repo} at {checkpoint.revision}: {error or type(error).__name__}") from error
 
     def _files(self, client: httpx.Client, checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:

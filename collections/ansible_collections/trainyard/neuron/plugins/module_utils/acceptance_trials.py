@@ -271,7 +271,7 @@ class Trials:
             devices = read_devices(str(self.tools / "neuron-ls"))
             count = sum(int(device["nc_count"]) for device in devices)
             free = [core for core in range(count) if not holders(devices, frozenset([core]))]
-        except (ServingError, KeyError, TypeError, ValueError) as error:
+        except (ServingError, KeyError, TypeError, ValueError, OverflowError) as error:
             self.found["no_room"] = "neuron-ls does not say which cores are free: %s" % str(error)[:200]
             return
         degree, room = self.of.degree, set(free)
@@ -713,7 +713,7 @@ class Trials:
         try:
             config = json.loads((Path(self.of.model) / "config.json").read_text(encoding="utf-8"))
             return int(config.get("max_position_embeddings") or 0)
-        except (OSError, ValueError, AttributeError, TypeError):
+        except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError):
             return 0
 
     def _crooked(self) -> Dict[str, Any]:

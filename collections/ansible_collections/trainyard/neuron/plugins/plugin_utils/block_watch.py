@@ -91,7 +91,7 @@ def read(path: Path) -> Optional[Memory]:
             float(raw["looked_at"]), list(raw["blocks"]), list(raw["told"]), dict(raw["left"]), str(raw["problem"])
         )
         found.known()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BrokenMemoryError("%s is not what the watch wrote (%s): remove it" % (path, error)) from error
     return found
 

@@ -94,7 +94,7 @@ def candidates(run: Run, model: str, serial: str = "", only: Tuple[str, ...] = (
     """
     try:
         found = _matching(run, model, serial, only)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         said = f"what lsblk or wipefs printed cannot be read ({type(error).__name__}: {error}); nothing was changed"
         raise StorageError(said) from error
     serials = [disk.serial for disk in found]

@@ -111,3 +111,9 @@ def test_member_is_known_by_its_array_and_not_by_who_made_it() -> None:
 def test_failing_command_is_quoted() -> None:
     with pytest.raises(disks.StorageError, match=r"`lsblk .*` ended with status 1: no /sys"):
         disks.candidates(lambda _argv: (1, "", "no /sys"), MODEL)
+
+
+@pytest.mark.parametrize("size", [float("inf"), float("-inf"), float("nan"), "much", None, [1]])
+def test_a_size_that_is_none_is_told_and_nothing_is_changed(size: Any) -> None:
+    with pytest.raises(disks.StorageError, match=r"what lsblk or wipefs printed cannot be read .*nothing was changed"):
+        disks.candidates(Host(device("nvme0n1", "AWS1", size=size)), MODEL)
