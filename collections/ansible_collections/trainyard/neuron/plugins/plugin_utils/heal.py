@@ -415,8 +415,10 @@ def _floor(wanted: Decision, fleet: Fleet, no: Callable[[str], Decision]) -> Opt
         mine = [one for one in fleet.replicas if one.served_name == model]
         going = [one for one in mine if one.id in leaving]
         left = sum(one.serving for one in mine) - (len(going) if at_once else 1)
-        # Rolled ones leave one by one; those of a host that is rebooted leave together, and so count as one.
-        floor = max(1, len(mine) - (len(going) if at_once else 1))
+        # Rolled ones leave one by one; those of a host that is rebooted leave together, and so count as one, with those
+        # that are out there already: the reboot is to bring them back.
+        together = sum(one.id in wanted.replicas for one in mine)
+        floor = max(1, len(mine) - (together if at_once else 1))
         # What does not generate serves nobody, whatever its router thinks.
         if left < floor and any(one.generates is not False for one in going):
             out = ", ".join(one.id for one in mine if not one.serving) or "nobody"

@@ -140,6 +140,16 @@ def test_a_repairable_error_reboots_once_and_then_counts_as_broken() -> None:
     assert "cuts every stream" in router.why
 
 
+def test_a_replica_that_the_error_took_does_not_keep_its_host_from_the_reboot_that_brings_it_back() -> None:
+    broken = {("a", 0): Device(("mem_repairable_uncorrected 1",), repairable=True)}
+    dead = replica("a", 0, active="failed", serving=False, generates=False)
+    found = act(Finding(heal.REBOOT, "a", device=0), fleet(dead, devices=broken, routers=["b"]))
+    assert (found.action, found.replicas) == (heal.REBOOT, ("a:m-0", "a:m-1")), found.why
+    other = replica("b", 1, active="failed", serving=False, generates=False)
+    refused = act(Finding(heal.REBOOT, "a", device=0), fleet(dead, other, devices=broken))
+    assert refused.action == heal.NOTHING and "b:m-1 is out" in refused.why
+
+
 def test_no_model_loses_a_replica_that_it_needs() -> None:
     wrong = Finding(heal.DRAIN, "a", "m-0", alert="NumericalErrors")
     assert act(wrong, fleet()).action == heal.DRAIN
