@@ -131,7 +131,8 @@ def test_a_run_that_follows_waits_for_the_module_of_a_killed_one(
 ) -> None:
     """Ansible's own processes outlive it: the module of a killed run may be about to buy when the next run looks."""
     given, about, may_buy = word(account), threading.Event(), threading.Event()
-    real = account.client.purchase_capacity_block
+    # Between its look at what is owned and the line in its journal, from which on others know of it.
+    real = account.client.describe_capacity_block_offerings
 
     def slow(**asked: Any) -> Any:
         about.set()
@@ -143,7 +144,7 @@ def test_a_run_that_follows_waits_for_the_module_of_a_killed_one(
             done.append(capacity_block.ensure(account.buyer(), given, False, 600.0, ERRORS)["changed"])
 
     done: list[bool] = []
-    monkeypatch.setattr(account.client, "purchase_capacity_block", slow)
+    monkeypatch.setattr(account.client, "describe_capacity_block_offerings", slow)
     orphan, following = threading.Thread(target=buy), threading.Thread(target=buy)
     orphan.start()
     assert about.wait(30)
