@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import tempfile
 from collections.abc import Mapping
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +73,29 @@ def _around(playbook_dir: str) -> tuple[str, ...]:
 
 @cache
 def _read(loader: Any, folders: tuple[str, ...]) -> dict[str, Any]:
+    kept = Path(
+        constants.DEFAULT_LOCAL_TMP, f"trainyard-defaults-{sha256(json.dumps(folders).encode()).hexdigest()[:16]}"
+    )
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads(kept.read_bytes()))
     found: dict[str, Any] = {}
     for role in ROLES:
         path = _first(folders, f"{role}/defaults/main.yml")
         if path:
             found.update({key: value for key, value in _said(loader, path).items() if key in VARIABLES})
+    _keep(kept, found)
     return found
+
+
+def _keep(path: Path, found: dict[str, Any]) -> None:
+    """Keep for the run's other workers what one has read, of which a host is a process: YAML is slow to read.
+
+    A template has to stay what the loader marked as one, so where there is one each reads for itself.
+    """
+    text = json.dumps(found)
+    if "{{" in text or "{%" in text:
+        return
+    with contextlib.suppress(OSError), tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(text)
+        file.flush()
+        Path(file.name).rename(path)
