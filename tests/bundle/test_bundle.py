@@ -238,6 +238,8 @@ def test_a_hubs_answer_sends_the_token_nowhere_and_fills_no_disk(
         asked.append(str(request.url))
         if "/resolve/" in request.url.path:
             return httpx.Response(200, content=(b"x" * (1 << 20) for _ in range(1 << 20)))
+        if request.url.host != "hub.example":
+            return httpx.Response(200, json=[])
         to = "https://elsewhere.example/more" if "acme/led" in request.url.path else "/api/more?cursor=2"
         return httpx.Response(200, json=[row], headers={"Link": f'<{to}>; rel="next"'})
 
