@@ -70,6 +70,7 @@ def test_the_hosts_are_asked_with_the_same_variables(tmp_path: Path) -> None:
     ssh.chmod(0o755)
     (tmp_path / "way.json").write_text(json.dumps({"ansible_ssh_executable": str(ssh), "ansible_port": 2222}))
     plan("--diff", "-e", "@way.json", cwd=tmp_path)
+    assert seen.exists(), "no host was asked by the way that the variables name"
     assert "Port=2222" in seen.read_text()
 
 

@@ -60,6 +60,13 @@ def base(router: Stand) -> str:
     return f"http://127.0.0.1:{router.server_address[1]}"
 
 
+def test_it_is_asked_by_no_proxy(router: Stand) -> None:
+    try:
+        vllm_router.set_workers(base(router), ["http://a", "http://b"])
+    except RouterError as error:
+        pytest.fail(str(error))
+
+
 def test_the_new_come_before_the_old_go(router: Stand) -> None:
     assert vllm_router.set_workers(base(router), ["http://b", "http://c"]) == (["http://c"], ["http://a"])
     assert router.asked == ["/add_worker?url=http%3A%2F%2Fc", "/remove_worker?url=http%3A%2F%2Fa"]
