@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -174,6 +175,18 @@ def test_a_machine_of_no_neuron_type_has_no_neuron_stand_in(lab: tuple[Lab, Path
     words = {host: " ".join(host_command(Podman(), made, files, host)) for host in made.launched}  # type: ignore[arg-type]
     assert "neuron_sim" in words["i-1"] and "cloud-final.service" in words["i-1"]
     assert "neuron_sim" not in words["i-2"] and "cloud-final.service" not in words["i-2"]
+
+
+@pytest.mark.parametrize(
+    ("gib", "said"), [(0, "--volume /data"), (4000, "--mount type=tmpfs,destination=/data,tmpfs-size=4000g,")]
+)
+def test_the_data_volume_is_as_large_as_it_was_asked_to_be(lab: tuple[Lab, Paths], gib: int, said: str) -> None:
+    made, files = lab
+    made.data_gib = gib
+    write_files(made, files)
+    podman = SimpleNamespace(machine=SimpleNamespace(apparmor=False))
+    words = " ".join(host_command(podman, made, files, "lab-1"))  # type: ignore[arg-type]
+    assert said in words and words.count("/data") == 1
 
 
 class Containers:

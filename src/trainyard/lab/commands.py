@@ -67,6 +67,7 @@ class Options:
     latency: dict[str, Any] | None = None
     start: Start | None = None
     account: bool | None = None
+    data_gib: int | None = None
 
 
 @contextlib.contextmanager
@@ -162,7 +163,17 @@ def bring_up(name: str, options: Options, say: Say) -> Lab:
 
 def _take(lab: Lab, options: Options) -> None:
     """Put what a person asked for into the lab."""
-    for name in ("instance_type", "logical_nc_config", "sdk_releases", "time_scale", "latency", "start", "account"):
+    kept = (
+        "instance_type",
+        "logical_nc_config",
+        "sdk_releases",
+        "time_scale",
+        "latency",
+        "start",
+        "account",
+        "data_gib",
+    )
+    for name in kept:
         value = getattr(options, name)
         if value is not None:
             setattr(lab, name, value)
@@ -368,6 +379,14 @@ def up(
             "image (the one of the release before), left (by others, with one trouble a host).  [default: ready]"
         ),
     ] = None,
+    data_gib: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Size of the data volume of each new host, as large as a real one's and in memory, so that it is lost "
+            "with the host; 0 for this machine's disk.  [default: 0]",
+        ),
+    ] = None,
     account: Annotated[
         bool | None,
         typer.Option("--account/--no-account", help="Instances that are launched at its EC2 become hosts."),
@@ -390,6 +409,7 @@ def up(
         speed,
         cast("Start | None", start),
         account,
+        data_gib,
     )
     with _errors_reported(lab_name):
         bring_up(lab_name, options, _say())

@@ -345,9 +345,16 @@ def host_command(podman: Podman, lab: Lab, files: Paths, host: str) -> list[str]
         *_security_words(podman, files),
         *(word for path, inside in volumes.items() if path.exists() for word in ("--volume", f"{path}:{inside}:ro")),
         # The data volume: a file system of its own, as on the instance, on which a container engine can keep images.
-        *("--volume", "/data"),
+        *_data_words(lab.data_gib),
         *carried().mounts(),
     ]
+
+
+def _data_words(gib: int) -> list[str]:
+    """Podman's words for the data volume; what is planned for a real host's asks for a real host's room."""
+    return (
+        ["--mount", f"type=tmpfs,destination=/data,tmpfs-size={gib}g,tmpfs-mode=0755"] if gib else ["--volume", "/data"]
+    )
 
 
 def services_command(lab: Lab, files: Paths, served: Served) -> list[str]:

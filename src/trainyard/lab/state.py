@@ -58,6 +58,8 @@ class Lab:
     """The SDK table's name of each container image -> the reference by digest under which the registry has it."""
     start: Start = "ready"
     """What hosts are when the toolkit first comes to them."""
+    data_gib: int = 0
+    """Size of each host's data volume, kept in memory; 0 where it is a part of this machine's disk."""
     account: bool = False
     """Whether instances that somebody launches at the EC2 stand-in become hosts of the lab."""
     launched: dict[str, dict[str, str]] = field(default_factory=dict)

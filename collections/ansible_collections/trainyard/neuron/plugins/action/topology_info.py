@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ansible import context
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import Problem
@@ -95,9 +96,15 @@ class ActionModule(Locking):
         }
         host = plan.host(name) if name in fleet["hosts"] and not load_alone else None
         router = plan.router(name) if name in fleet["router"]["routers"] and not load_alone else None
-        benchmarks = plan.benchmarks(name) if sends else []
+        benchmarks = plan.benchmarks(name) if sends and benchmarks_too(context.CLIARGS) else []
         urls = fleet["router"]["urls"] if sends and not router else []
         return questions_of(name, host, router, urls, values, benchmarks, roles.locks(self._loader, where))
+
+
+def benchmarks_too(given: Mapping[str, Any]) -> bool:
+    """Return whether a run with such `tags` and `skip_tags` comes to its benchmark, whose needs are asked only then."""
+    only, skipped = given.get("tags") or ("all",), given.get("skip_tags") or ()
+    return "benchmark" not in skipped and bool({"all", "tagged", "benchmark"} & set(only))
 
 
 def _has_template(value: Any) -> bool:
