@@ -24,6 +24,9 @@ INVENTORY = FOLDER / "inventory"
 def environment() -> dict[str, str]:
     return {
         **os.environ,
+        # Molecule asks for colours, whose marks would stand among the words.
+        "ANSIBLE_FORCE_COLOR": "0",
+        "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_PRIVATE_KEY_FILE": str(FOLDER / "id_ed25519"),
         "ANSIBLE_SSH_COMMON_ARGS": f"-o UserKnownHostsFile={FOLDER / 'known_hosts'}",
