@@ -46,8 +46,26 @@ def flags() -> list[str]:
     return [word for one in given() for word in ("--extra-vars", one)]
 
 
-def tell_ansible(loader: Any) -> None:
-    """Give Ansible's manager of variables what was kept, read by Ansible's own parser: a template stays one.
+def parsed() -> dict[str, Any]:
+    """Return what was kept as data of Python's own types, for another machine's Ansible; a template stays a text.
+
+    Raises:
+        ExtraVarsError: they are no variables.
+    """
+    from ansible.parsing.dataloader import DataLoader
+
+    from trainyard.paths import ROOT  # noqa: F401 - makes the collection's imports possible
+
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan import inventory  # isort: skip
+
+    try:
+        return dict(inventory.plain(tell_ansible(DataLoader())))
+    except inventory.TooLargeError as error:
+        raise ExtraVarsError(f"--extra-vars: {error}") from error
+
+
+def tell_ansible(loader: Any) -> Any:
+    """Give Ansible's manager of variables what was kept, read by its own parser, and return it: a template stays one.
 
     Raises:
         ExtraVarsError: they are no variables.
@@ -64,6 +82,11 @@ def tell_ansible(loader: Any) -> None:
     # It remembers the first that it was given.
     load_extra_vars.extra_vars = None
     try:
-        load_extra_vars(loader)
+        found = load_extra_vars(loader)
     except AnsibleError as error:
         raise ExtraVarsError(f"--extra-vars: {' '.join(str(error).split())}") from error
+    # Ansible keeps so what is no NAME=VALUE, and nobody reads it.
+    stray = found.get("_raw_params")
+    if stray:
+        raise ExtraVarsError(f"--extra-vars: {stray!s:.80} is no variable: write NAME=VALUE, YAML, JSON or @FILE")
+    return found

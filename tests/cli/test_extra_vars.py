@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trainyard import upgrade_command
+from trainyard import extra_vars, upgrade_command
 from trainyard.paths import ROOT
 
 PORT = "trainyard_router_port"
@@ -99,3 +99,41 @@ def test_an_upgrade_plans_with_the_variables_that_its_playbooks_get(
         upgrade_command.extra_vars.use(None)
     assert asked == [["--extra-vars", "a=1", "--extra-vars", f"@{tmp_path}/b.yml"]]
     assert f"@{tmp_path}/b.yml" in run_with, "the playbooks run in another directory"
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a test gives stays for the next."""
+    monkeypatch.setattr(extra_vars._Kept, "words", ())
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        ([], {}),
+        (["a=1 b='q r'"], {"a": "1", "b": "q r"}),
+        (['{"a": {"b": [1, true]}}'], {"a": {"b": [1, True]}}),
+        (["{a: 1, c: '{{ 1 + 1 }}'}"], {"a": 1, "c": "{{ 1 + 1 }}"}),
+        (["a=1", '{"a": 2}'], {"a": 2}),
+        (["@vars.yml"], {"a": "of the file"}),
+    ],
+)
+def test_execution_nodes_are_sent_what_ansible_reads(
+    words: list[str], read: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vars.yml").write_text("a: of the file\n")
+    monkeypatch.chdir(tmp_path)
+    extra_vars.use(words)
+    found = extra_vars.parsed()
+    assert found == read
+    assert json.loads(json.dumps(found)) == read
+    assert all(type(value) in (str, int, dict) for value in found.values())
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize("word", ["@missing.yml", "{a: [", "[1, 2]", "stray", "a=1 stray"])
+def test_what_are_no_variables_is_told_in_a_line(word: str) -> None:
+    extra_vars.use([word])
+    with pytest.raises(extra_vars.ExtraVarsError, match=r"^--extra-vars: [^\n]+$"):
+        extra_vars.parsed()

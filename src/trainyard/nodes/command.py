@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from trainyard import extra_vars as command_line
 from trainyard import vault
@@ -82,10 +81,10 @@ def _spread(
 
     try:
         known = read(nodes)
-        variables = given(extra_vars)
-    except (NodesError, ValueError) as error:
+        command_line.use(extra_vars)
+        variables = command_line.parsed()
+    except (NodesError, command_line.ExtraVarsError) as error:
         raise refuse(str(error)) from error
-    command_line.use(extra_vars)
     sources = [absolute(source) for source in inventory]
     plan = plan_or_exit(sources)
     unpinned = pinned_images.missing(plan)
@@ -109,33 +108,6 @@ def _spread(
     if as_json:
         typer.echo(json.dumps(document(spread, waves), indent=2))
     _conclude(spread, waves, done)
-
-
-def given(extra_vars: Sequence[str]) -> dict[str, Any]:
-    """Return variables as `ansible-playbook -e` takes them: `name=value`, YAML or JSON, or `@file`.
-
-    Raises:
-        ValueError: one is none of these.
-    """
-    found: dict[str, Any] = {}
-    for text in extra_vars:
-        if text.startswith("@"):
-            try:
-                value = yaml.safe_load(Path(text[1:]).read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise ValueError(f"--extra-vars {text}: {' '.join(str(error).split())}") from error
-        elif text.lstrip().startswith("{"):
-            try:
-                value = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise ValueError(f"--extra-vars {text}: {' '.join(str(error).split())}") from error
-        else:
-            name, equals, said = text.partition("=")
-            value = {name: said} if equals and name.isidentifier() else None
-        if not isinstance(value, dict):
-            raise ValueError(f"--extra-vars {text}: write name=value, JSON or @FILE")
-        found |= value
-    return found
 
 
 def document(spread: Spread, waves: Sequence[Sequence[Part]]) -> dict[str, Any]:
