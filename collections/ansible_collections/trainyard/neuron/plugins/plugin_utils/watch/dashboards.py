@@ -358,13 +358,15 @@ def _panel(panel: Panel) -> Dict[str, Any]:
         target["format"] = "table"
     if panel.kind == HEAT:
         target["format"] = "heatmap"
+    # A table lists what is wrong or under way: without a row there is none, which is no lack of data.
+    shown = {"unit": panel.unit, **({"noValue": "None"} if panel.kind == ROWS else {})}
     options: Dict[str, Dict[str, Any]] = {HEAT: {"calculate": False}, NUMBER: {"colorMode": "value"}}
     return {
         "type": panel.kind,
         "title": panel.title,
         "datasource": SOURCE,
         "targets": [target],
-        "fieldConfig": {"defaults": {"unit": panel.unit}, "overrides": []},
+        "fieldConfig": {"defaults": shown, "overrides": []},
         "options": options.get(panel.kind, {}),
         "transformations": _columns(panel) if panel.kind == ROWS else [],
     }
