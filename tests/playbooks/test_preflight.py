@@ -45,10 +45,12 @@ class Preflight:
     touched_a_host: bool
 
 
-def preflight(tmp_path: Path, *deployments: dict[str, Any], **host_variables: Any) -> Preflight:
+def preflight(
+    tmp_path: Path, *deployments: dict[str, Any], monitor: str = "", tags: str = "", **host_variables: Any
+) -> Preflight:
     with socket.create_server(("127.0.0.1", 0)) as door:
         door.setblocking(False)
-        run = run_preflight(tmp_path, door.getsockname()[1], deployments, host_variables)
+        run = run_preflight(tmp_path, door.getsockname()[1], deployments, host_variables, monitor, tags)
         try:
             door.accept()[0].close()
         except BlockingIOError:
@@ -57,7 +59,12 @@ def preflight(tmp_path: Path, *deployments: dict[str, Any], **host_variables: An
 
 
 def run_preflight(
-    tmp_path: Path, port: int, deployments: tuple[dict[str, Any], ...], host_variables: dict[str, Any]
+    tmp_path: Path,
+    port: int,
+    deployments: tuple[dict[str, Any], ...],
+    host_variables: dict[str, Any],
+    monitor: str,
+    tags: str,
 ) -> subprocess.CompletedProcess[str]:
     host = {
         "ansible_host": "127.0.0.1",
@@ -67,11 +74,15 @@ def run_preflight(
         **{f"trainyard_deployment_{item['name'].replace('-', '_')}": item for item in deployments},
         **host_variables,
     }
-    groups = {name: {"hosts": {"trn2-a": None}} for name in ("router", "client")}
+    groups: dict[str, Any] = {name: {"hosts": {"trn2-a": None}} for name in ("router", "client")}
+    if monitor:
+        reached = {key: host[key] for key in ("ansible_host", "ansible_port", "ansible_ssh_timeout")}
+        groups["monitor"] = {"hosts": {monitor: {**reached, "trainyard_address": "10.0.0.2"}}}
     inventory = tmp_path / "hosts.yml"
     inventory.write_text(yaml.safe_dump({"all": {"children": {"neuron": {"hosts": {"trn2-a": host}}, **groups}}}))
     return subprocess.run(
-        ["ansible-playbook", "playbooks/preflight.yml", "-i", str(inventory)],
+        ["ansible-playbook", "site.yml" if tags else "playbooks/preflight.yml", "-i", str(inventory)]
+        + (["--tags", tags] if tags else []),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -135,6 +146,15 @@ def test_a_host_that_does_not_answer_ends_a_run_and_is_named_with_what_to_do(tmp
     ):
         assert word in run.output
     assert "unreachable=0" in run.output
+
+
+@pytest.mark.parametrize(("tags", "asked"), [("", True), ("serve", True), ("provision", False)])
+def test_a_host_that_only_watches_is_asked_too_where_a_run_comes_to_it(tmp_path: Path, tags: str, asked: bool) -> None:
+    run = preflight(tmp_path, DEPLOYMENT, monitor="watcher", tags=tags, trainyard_address="10.0.0.1")
+    assert run.returncode == 2, run.output
+    assert "trn2-a: ansible_host" in run.output
+    assert ("watcher: ansible_host" in run.output) is asked
+    assert "Could not match supplied host pattern" not in run.output
 
 
 def test_a_run_goes_as_far_as_possible_where_told_to_and_says_who_is_left_behind(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             # A plan from the inventory alone; what hosts said before is asked again.
             reports.forget()
         variables = task_vars or {}
-        everybody = list(dict.fromkeys([*arguments["hosts"], *arguments["routers"], *arguments["clients"]]))
+        groups = ("hosts", "routers", "clients", "monitors")
+        everybody = list(dict.fromkeys(name for group in groups for name in arguments[group]))
         said = reports.read(everybody)
         answers = Heard([], [])
         if arguments["asked"] is not None:

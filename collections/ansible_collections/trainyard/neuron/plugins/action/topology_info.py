@@ -23,6 +23,9 @@ KEPT = ("topology", "images", "problems", "asked")
 VERB, ASKS = "trainyard_verb", "trainyard_asks"
 """Variables: what the run is going to do, and what it needs of hosts (`all`, `load` alone, or an answer: `reach`)."""
 
+WATCHED = ("site", "serve", "teardown")
+"""What runs do that come to the hosts that watch."""
+
 
 class ActionModule(Locking):
     """One module run; a second one where the lock of a run that is known to be dead is taken over."""
@@ -36,18 +39,23 @@ class ActionModule(Locking):
         variables, arguments = dict(task_vars or {}), dict(self._task.args)
         for_plan = boolean(arguments.pop("for_plan", False))
         groups = variables.get("group_names") or []
-        serving, locked, sending = (arguments.pop(word, None) for word in ("serving", "locked", "sending"))
+        serving, locked, sending, watching = (
+            arguments.pop(word, None) for word in ("serving", "locked", "sending", "watching")
+        )
         # Not templates of the task's: at a thousand hosts each one is seconds of the controller's processor.
         verb = str(arguments.pop("lock_for", variables.get(VERB)) or "")
+        watches = watching in groups and watch_too(verb, str(variables.get(ASKS, "all")), context.CLIARGS)
         if serving is not None and not {serving, locked} & set(groups):
             verb = ""  # of who neither serves nor routes no lock is wanted
         if not for_plan:
             if serving is not None and serving not in groups and not verb:
                 return {"changed": False, "skipped": True, "skip_reason": "nothing is asked of this host"}
             return self._ask(arguments, verb, variables)
+        if watching in groups and not watches and not {serving, locked, sending} & set(groups):
+            return {"changed": False, "skipped": True, "skip_reason": "this run has nothing to do there"}
         if serving is None or serving in groups:
             arguments["images"] = run_plan.reports().asked()
-        result = self._heard(arguments, verb, sending in groups, variables)
+        result = self._heard(arguments, verb, sending in groups, variables, watches)
         found = {name: result.pop(name) for name in KEPT if name in result}
         run_plan.reports().keep(str(variables["inventory_hostname"]), {"changed": False, "failed": False, **found})
         return result
@@ -58,13 +66,15 @@ class ActionModule(Locking):
         result: dict[str, Any] = self._execute_module(module_name=MODULE, module_args=arguments, task_vars=variables)
         return result
 
-    def _heard(self, arguments: dict[str, Any], verb: str, sends: bool, variables: dict[str, Any]) -> dict[str, Any]:
+    def _heard(
+        self, arguments: dict[str, Any], verb: str, sends: bool, variables: dict[str, Any], watches: bool = False
+    ) -> dict[str, Any]:
         """Return the answer of a host with what is wrong there; that it gives none is an answer too."""
         name = str(variables["inventory_hostname"])
         asks = variables.get(ASKS, "all")
         asked: dict[str, Any] = {"look": {}, "expect": {}}
         if asks == "all" or (asks == "load" and sends):
-            asked = self._questions(name, sends, variables, load_alone=asks == "load")
+            asked = self._questions(name, sends, variables, watches, load_alone=asks == "load")
         asked["expect"] |= {"verb": verb, "upgrades": verb == "upgrade"}
         before_s = time.time()
         try:
@@ -82,7 +92,9 @@ class ActionModule(Locking):
         result["problems"] = [problem.to_dict() for problem in (judge.judge(host) if answers else ())]
         return result
 
-    def _questions(self, name: str, sends: bool, variables: dict[str, Any], load_alone: bool) -> dict[str, Any]:
+    def _questions(
+        self, name: str, sends: bool, variables: dict[str, Any], watches: bool, load_alone: bool
+    ) -> dict[str, Any]:
         """Return what the host is asked, from the plan before and the roles' variables as they are for this host."""
         plan = run_plan.before()
         fleet = plan.fleet()
@@ -98,13 +110,29 @@ class ActionModule(Locking):
         router = plan.router(name) if name in fleet["router"]["routers"] and not load_alone else None
         benchmarks = plan.benchmarks(name) if sends and benchmarks_too(context.CLIARGS) else []
         urls = fleet["router"]["urls"] if sends and not router else []
-        return questions_of(name, host, router, urls, values, benchmarks, roles.locks(self._loader, where))
+        targets = plan.targets(name) if watches and not load_alone else None
+        locks = roles.locks(self._loader, where)
+        return questions_of(name, host, router, urls, values, benchmarks, locks, targets)
 
 
 def benchmarks_too(given: Mapping[str, Any]) -> bool:
     """Return whether a run with such `tags` and `skip_tags` comes to its benchmark, whose needs are asked only then."""
     only, skipped = given.get("tags") or ("all",), given.get("skip_tags") or ()
     return "benchmark" not in skipped and bool({"all", "tagged", "benchmark"} & set(only))
+
+
+def watch_too(verb: str, asks: str, given: Mapping[str, Any]) -> bool:
+    """Return whether a run comes to the hosts that watch, or is a preflight alone, which asks for all that comes.
+
+    Args:
+        verb: what the run does; empty where it only looks.
+        asks: what it needs of hosts.
+        given: its `tags` and `skip_tags`.
+    """
+    only, skipped = set(given.get("tags") or ("all",)), set(given.get("skip_tags") or ())
+    ours = {"monitoring", *({"serve"} if verb == "site" else ())}
+    comes = verb in WATCHED or (not verb and asks == "all")
+    return comes and not ours & skipped and bool({"all", "tagged", *ours} & only)
 
 
 def _has_template(value: Any) -> bool:

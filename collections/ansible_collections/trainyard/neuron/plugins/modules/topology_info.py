@@ -50,6 +50,11 @@ options:
   sending:
     description: With O(for_plan), name of the group of the hosts that send load, and so have to reach the routers.
     type: str
+  watching:
+    description:
+      - With O(for_plan), name of the group of the hosts that run Prometheus. Of those that do nothing else nothing is
+        asked, and the task counts as skipped there, where a run does not come to them.
+    type: str
   for_plan:
     description:
       - Ask for O(images) what M(trainyard.neuron.fleet_plan) of this run found unpinned, and keep RV(topology) and
@@ -283,6 +288,7 @@ def main() -> None:
             "serving": {"type": "str"},
             "locked": {"type": "str"},
             "sending": {"type": "str"},
+            "watching": {"type": "str"},
             "for_plan": {"type": "bool", "default": False},
             # As one text: with a token in it, it goes into no log, and its words may stand in the answer.
             "questions": {"type": "json", "no_log": True},

@@ -58,7 +58,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases imp
     find_release,
     release_problems,
 )
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.router_access import router_access
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.router_access import not_its_own, router_access
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.routers import Tiers, shares, tiers_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.shared_work import elect_compile_hosts, name_senders
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.variables import (
@@ -381,6 +381,9 @@ class _Planner:
             before: addresses of the routers of the fleet, all of whose requests come from one address each.
         """
         access, problems = router_access(self._variables_of(name), address)
+        reported = self._reported.get(name)
+        own = reported.get("addresses") if isinstance(reported, Mapping) else None
+        problems += not_its_own(access, address, own or ())
         self._problems += [problem.on(name) for problem in problems]
         return RouterReach(**vars(access), before=tuple(before if name in self._tiers.inner else ()))
 

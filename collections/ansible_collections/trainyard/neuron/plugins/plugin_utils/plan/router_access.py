@@ -131,6 +131,29 @@ def router_access(variables: Mapping[str, Any], default: str) -> Tuple[Access, L
     )
 
 
+def not_its_own(access: Access, default: str, own: Sequence[str]) -> List[Problem]:
+    """Return what a router is to listen on alone and does not have.
+
+    Args:
+        access: who may reach it.
+        default: where others reach it; whether that is the host's own is asked of every host.
+        own: the addresses that the host says it has, none where it was not asked.
+    """
+    problems = []
+    places = (
+        (ADDRESS, access.address, access.addresses),
+        (METRICS_ADDRESS, access.metrics_address, access.metrics_addresses),
+    )
+    for name, address, listens in places if own else ():
+        if address == default or address not in listens or address in _ANY:
+            continue
+        ip = ipaddress.ip_address(address)
+        if not ip.is_loopback and str(ip) not in own:
+            rule = "is no address of the router, which has %s: HAProxy could not listen there" % ", ".join(own)
+            problems.append(Problem("", name, address, rule, "give its own, or leave it out"))
+    return problems
+
+
 def _listens(variables: Mapping[str, Any], name: str, default: str) -> str:
     given = variables.get(name)
     return default if given is None or given == "" else str(given)

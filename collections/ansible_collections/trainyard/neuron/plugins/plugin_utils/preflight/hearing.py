@@ -83,7 +83,7 @@ def _of_silent(problem: Problem, everybody: Sequence[str], reports: Mapping[str,
     """Return whether a problem is the way to a host that gave no answer itself, or was not asked."""
     for name in everybody if problem.variable == NETWORK else ():
         silent = name not in asked or (reports.get(name) or {}).get("asked") is False
-        if silent and problem.rule.startswith(f"replica {name}:"):
+        if silent and problem.rule.startswith((f"replica {name}:", f"{name}: ")):
             return True
     return False
 

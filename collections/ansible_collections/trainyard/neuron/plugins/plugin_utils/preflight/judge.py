@@ -32,6 +32,9 @@ NETWORK = "network"
 #: Units whose ports are the fleet's own.
 _OURS = re.compile(r"(vllm@|trainyard-|haproxy\.service)")
 
+#: Where nobody else reaches Prometheus, and where everybody does.
+_NEAR, _EVERYWHERE = ("127.0.0.1", "::1", "localhost"), ("0.0.0.0", "::")  # noqa: S104 - compared with alone
+
 _GIB = 1 << 30
 
 
@@ -63,7 +66,7 @@ class Answered:
 
 def judge(host: Answered) -> list[Problem]:
     """Return every trouble of a host that was reached."""
-    checks: list[Callable[[Answered], list[Problem]]] = [_clock, _python, _system, _ports, _haproxy, _sources]
+    checks: list[Callable[[Answered], list[Problem]]] = [_clock, _python, _system, _ports, _haproxy, _watch, _sources]
     if host.serves:
         checks[3:3] = [_driver, _environments, _disks, _space]
     return [problem for check in checks for problem in check(host)]
@@ -269,6 +272,23 @@ def _haproxy(host: Answered) -> list[Problem]:
         "or route on Ubuntu 24.04 or Debian 12"
     )
     return [host.problem("load_balancer_package", offered, rule, fix)]
+
+
+def _watch(host: Answered) -> list[Problem]:
+    """Say of Prometheus what keeps it from being reached where it is to be, or what must not be reached so."""
+    watch = host.expect.get("watch")
+    if not watch or watch["address"] in _NEAR:
+        return []
+    address, near = watch["address"], "leave it out, and come by SSH to the loopback"
+    if not watch["guarded"]:
+        rule = "is reached from elsewhere, and Prometheus tells everything to whoever asks"
+        fix = f"give monitoring_users, monitoring_certificate and monitoring_certificate_key, or {near}"
+        return [host.problem("monitoring_address", address, rule, fix)]
+    own = (host.result.get("topology") or {}).get("addresses")
+    if own and address not in (*own, *_EVERYWHERE):
+        rule = f"is no address of the host, which has {', '.join(own)}: nothing could listen there"
+        return [host.problem("monitoring_address", address, rule, f"give its own, or {near}")]
+    return []
 
 
 def _version(text: str) -> tuple[int, int] | None:

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.sdk import wanted_packages
 from ansible_collections.trainyard.neuron.plugins.module_utils.venv import digest_of
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.watch.targets import DEVICES, HOSTS, ROUTERS
 
 #: What the programs take where a variable names nothing.
 PUBLIC_HUB = "https://huggingface.co"
@@ -23,6 +26,7 @@ ROLES = (
     "host_tools",
     "benchmark",
     "llmperf_patched",
+    "monitoring",
 )
 
 #: Their variables that are read here, and ours beside them.
@@ -38,6 +42,10 @@ VARIABLES = (
     "model_compile_store",
     "model_compile_store_endpoint",
     "load_balancer_package",
+    "load_balancer_virtual_address",
+    "load_balancer_backend",
+    "load_balancer_vllm_router_python",
+    "load_balancer_vllm_router_environment",
     "nvme_raid_state",
     "nvme_raid_when_no_disks",
     "nvme_raid_name",
@@ -57,6 +65,13 @@ VARIABLES = (
     "benchmark_llmperf_source",
     "benchmark_environment",
     "llmperf_patched_python",
+    "monitoring_packages",
+    "monitoring_address",
+    "monitoring_port",
+    "monitoring_alerts_port",
+    "monitoring_users",
+    "monitoring_certificate",
+    "monitoring_certificate_key",
 )
 
 #: Locked lists of Python packages, by what is made of them, below the directory of roles.
@@ -64,6 +79,7 @@ LOCKS = {
     "tools": "host_tools/files/tools-requirements.txt",
     "llmeter": "benchmark/files/llmeter-requirements.txt",
     "llmperf": "llmperf_patched/files/requirements.txt",
+    "vllm-router": "load_balancer/files/vllm-router-requirements.txt",
 }
 
 #: The role whose variables, and the variable that has the digest of LLMPerf with our patches.
@@ -84,6 +100,7 @@ def questions_of(
     variables: Mapping[str, Any],
     benchmarks: Sequence[Mapping[str, Any]] = (),
     locks: Mapping[str, str] | None = None,
+    watches: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return what one host is asked.
 
@@ -95,6 +112,7 @@ def questions_of(
         variables: its values of `VARIABLES`.
         benchmarks: those in which it sends load, of the plan.
         locks: texts of `LOCKS`, and `patched`, the digest of LLMPerf with our patches; where those are at hand.
+        watches: what its Prometheus will ask, in the form of file_sd; None where it runs none.
 
     Returns:
         `look`, which goes to the host, and `expect`, with which its answers are judged.
@@ -105,10 +123,15 @@ def questions_of(
         _serves(host, variables, look, expect)
         look["venvs"] += _venv("/opt/trainyard/tools", "tools", variables, "host_tools_python", locks or {})
     if router is not None:
-        _routes(router, name, variables, look, expect)
+        _routes(router, name, variables, look, expect, locks or {})
+    if watches is not None:
+        _watches(watches, name, variables, look, expect)
     for client in sorted({_client_of(one, variables) for one in benchmarks}):
         _sends(client, variables, look, locks or {})
     look["sources"] += [_way(url.partition("://")[2], "the router") for url in urls]
+    look["sources"] += [*_counters(benchmarks, name)]
+    # A host may be in several groups, and comes the same way for each.
+    look["sources"] = list({json.dumps(one): one for one in look["sources"]}.values())
     look["ports"] = sorted(int(port) for port in expect["ports"])
     return {"look": look, "expect": expect}
 
@@ -123,6 +146,7 @@ def _serves(
     expect["allow_drift"] = bool(variables.get("neuron_venv_allow_drift"))
     expect["when_no_disks"] = variables.get("nvme_raid_when_no_disks", "fail")
     expect["ports"] |= _ports(host)
+    look["system"].append("nftables")  # what keeps strangers away from the replicas
     look["data_dir"] = host["data_dir"]
     look["environments"] = [row for row in host["sdk"] if row["runtime"] == "venv"]
     look["packages"] = wanted_packages(host["sdk"])
@@ -296,7 +320,12 @@ def _store(host: Mapping[str, Any], variables: Mapping[str, Any]) -> list[dict[s
 
 
 def _routes(
-    router: Mapping[str, Any], name: str, variables: Mapping[str, Any], look: dict[str, Any], expect: dict[str, Any]
+    router: Mapping[str, Any],
+    name: str,
+    variables: Mapping[str, Any],
+    look: dict[str, Any],
+    expect: dict[str, Any],
+    locks: Mapping[str, str],
 ) -> None:
     expect["ports"] |= {
         str(router["port"]): "the router",
@@ -306,12 +335,65 @@ def _routes(
     look["candidates"] = [package]
     look["system"].append(package)
     expect["haproxy"] = package
+    if variables.get("load_balancer_virtual_address"):
+        look["system"].append("keepalived")
+    if variables.get("load_balancer_backend") == "vllm_router":
+        environment = variables.get("load_balancer_vllm_router_environment") or {}
+        python = "load_balancer_vllm_router_python"
+        look["venvs"] += _venv("/opt/trainyard/vllm-router", "vllm-router", variables, python, locks, environment)
     for model in router["models"]:
         for server in model["servers"]:
-            if server["host"] != name and not server.get("spare"):
-                look["sources"].append(
-                    _way(f"{_bracketed(server['address'])}:{server['port']}", f"replica {server['id']}")
-                )
+            if server["host"] == name or server.get("spare"):
+                continue
+            address = _bracketed(server["address"])
+            look["sources"].append(_way(f"{address}:{server['port']}", f"replica {server['id']}"))
+            if server.get("agent_port"):
+                look["sources"].append(_way(f"{address}:{server['agent_port']}", f"replica {server['id']}'s agent"))
+
+
+def _counters(benchmarks: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Return the ways to the replicas whose counters are compared with what was sent, from the host that begins."""
+    return [
+        _way(urlsplit(replica["url"]).netloc, f"replica {replica['host']}:{replica['name']}")
+        for benchmark in benchmarks
+        if benchmark["load_hosts"][0]["name"] == name
+        for replica in benchmark["replicas"]
+        if replica["host"] != name
+    ]
+
+
+def _watches(
+    targets: Sequence[Mapping[str, Any]],
+    name: str,
+    variables: Mapping[str, Any],
+    look: dict[str, Any],
+    expect: dict[str, Any],
+) -> None:
+    look["system"] += variables.get("monitoring_packages") or []
+    for word, what in (("monitoring_port", "Prometheus"), ("monitoring_alerts_port", "Alertmanager")):
+        if variables.get(word):
+            expect["ports"][str(variables[word])] = what
+    expect["watch"] = {
+        "address": str(variables.get("monitoring_address") or "127.0.0.1"),
+        "guarded": bool(variables.get("monitoring_users")) and _has_certificate(variables),
+    }
+    for row in targets:
+        labels = row["labels"]
+        if labels["host"] != name:
+            what = f"replica {labels['host']}:{labels['replica']}" if "replica" in labels else _PAGES[labels["job"]]
+            look["sources"] += [_way(address, what.format(**labels)) for address in row["targets"]]
+
+
+def _has_certificate(variables: Mapping[str, Any]) -> bool:
+    return bool(variables.get("monitoring_certificate") and variables.get("monitoring_certificate_key"))
+
+
+#: What Prometheus reads beside the replicas' pages, by its job.
+_PAGES = {
+    DEVICES: "{host}: the page of its devices' metrics",
+    HOSTS: "{host}: the page of its metrics",
+    ROUTERS: "{host}: the page of its router's metrics",
+}
 
 
 def _way(url: str, what: str) -> dict[str, Any]:

@@ -138,6 +138,32 @@ def test_the_plan_refuses_it_with_the_routers_name_and_says_who_reaches_what() -
     assert any(line.startswith("a: load_balancer_address") for line in problems(open_one, routers=["a"]))
 
 
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({}, ""),
+        ({"load_balancer_address": "10.0.0.11"}, ""),
+        ({"load_balancer_address": "127.0.0.1", "load_balancer_metrics_address": "127.0.0.1"}, ""),
+        ({"load_balancer_address": "*", "load_balancer_keys": [{}]}, ""),
+        ({"load_balancer_address": "10.0.0.12", "load_balancer_virtual_address": "10.0.0.100/24"}, ""),
+        ({"load_balancer_address": "10.0.0.12"}, 'load_balancer_address = "10.0.0.12": is no address of the router'),
+        ({"load_balancer_metrics_address": "10.0.0.12"}, 'load_balancer_metrics_address = "10.0.0.12"'),
+    ],
+)
+def test_a_router_is_to_listen_on_addresses_that_it_has(variables: dict[str, Any], problem: str) -> None:
+    """HAProxy does not start with another one, and a virtual one goes from router to router."""
+    hosts = {"a": host(deployment())}
+    given: dict[str, Any] = {
+        "routers": ["gateway"],
+        "other_variables": {"gateway": {"ansible_host": "10.0.0.10", **variables}},
+    }
+    assert "is no address" not in str(problems(hosts, **given)), "nobody has asked it"
+    given["topologies"] = {"gateway": {"addresses": ["10.0.0.10", "10.0.0.11"]}}
+    found = [line for line in problems(hosts, **given) if "is no address" in line]
+    assert len(found) == bool(problem)
+    assert all(line.startswith(f"gateway: {problem}") for line in found)
+
+
 def test_the_inventorys_variables_reach_the_plan_and_keys_do_not() -> None:
     hostvars = {
         "a": host(deployment()),

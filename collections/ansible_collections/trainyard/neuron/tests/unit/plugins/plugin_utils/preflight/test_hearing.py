@@ -37,6 +37,9 @@ def test_the_way_to_a_host_that_is_silent_itself_is_not_told_beside_it() -> None
     ways = [{**row, "rule": f"replica {name}:m-0 is not reached from here"} for name in "bcd"]
     found = heard({**REPORTS, "a": {"problems": ways}}, list("abcd"), list("abc"), as_far_as_possible=False)
     assert [one.rule[:11] for one in found.problems if one.variable == "network"] == ["replica c:m"]
+    pages = [{**row, "rule": f"{name}: the page of its metrics is not reached from here"} for name in "bcd"]
+    found = heard({**REPORTS, "a": {"problems": pages}}, list("abcd"), list("abc"), as_far_as_possible=False)
+    assert [one.rule[:6] for one in found.problems if one.variable == "network"] == ["c: the"]
 
 
 def test_as_far_as_possible_leaves_behind_who_does_not_answer_and_nobody_else() -> None:

@@ -68,6 +68,10 @@ def test_a_sound_host_has_no_trouble() -> None:
     used = {"space": {"path": "/data", "free_bytes": 20 * GIB, "have_bytes": 190 * GIB}, "headers": None}
     assert judge.judge(host({"answers": used})) == []
     assert judge.judge(host(source("checkpoint", ""))) == []
+    # Prometheus where nobody else reaches it, and where those alone do who have a password.
+    for address, guarded in (("127.0.0.1", False), ("10.0.0.2", True), ("::", True)):
+        watch = {"expect": {"watch": {"address": address, "guarded": guarded}}}
+        assert judge.judge(host({**watch, "result": {"topology": {"addresses": ["10.0.0.2"]}}})) == []
     # Nothing is served there that would want room.
     full = {"space": {"path": "/", "free_bytes": 1000, "have_bytes": 0}}
     assert judge.judge(host({"expect": {"memory": None, "sdk": []}, "answers": full})) == []
@@ -175,6 +179,17 @@ TROUBLES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a port that is taken": (
         {"answers": {"ports": {"8000": "nginx.service"}}},
         ["port = 8000", "replica m-0", "nginx.service listens", "ss -ltnp"],
+    ),
+    "a Prometheus that strangers could ask": (
+        {"expect": {"watch": {"address": "10.0.0.1", "guarded": False}}},
+        ['monitoring_address = "10.0.0.1"', "tells everything", "monitoring_users", "leave it out"],
+    ),
+    "a Prometheus at another host's address": (
+        {
+            "expect": {"watch": {"address": "10.0.0.1", "guarded": True}},
+            "result": {"topology": {"addresses": ["10.0.0.2"]}},
+        },
+        ['monitoring_address = "10.0.0.1"', "no address of the host, which has 10.0.0.2"],
     ),
     "a HAProxy that is too old": (
         {"answers": {"candidates": {"haproxy": "2.4.24-0ubuntu0.22.04.2"}}},

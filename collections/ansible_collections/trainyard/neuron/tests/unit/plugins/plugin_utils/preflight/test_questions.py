@@ -9,6 +9,7 @@ from typing import Any
 from ansible_collections.trainyard.neuron.plugins.module_utils.venv import digest_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.preflight.questions import questions_of
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.watch.targets import targets
 
 IMAGE = "registry.example.com/neuron/image@sha256:" + "1" * 64
 DEPLOYMENT: dict[str, Any] = {
@@ -55,7 +56,7 @@ def _tags(deployment: dict[str, Any]) -> list[str]:
     return [row.container_tag] if row.container_tag else []
 
 
-LOCKS = {"tools": "x==1", "llmeter": "y==1", "llmperf": "z==1", "patched": "f" * 64}
+LOCKS = {"tools": "x==1", "llmeter": "y==1", "vllm-router": "v==1", "llmperf": "z==1", "patched": "f" * 64}
 
 
 def asked(whole: dict[str, Any], name: str, values: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -145,14 +146,78 @@ def test_a_router_is_asked_for_haproxy_and_the_way_to_each_replica() -> None:
     found = asked(plan(), "gw")
     assert found["look"]["candidates"] == ["haproxy=3.0.*"]
     assert found["expect"]["haproxy"] == "haproxy=3.0.*"
-    assert [one["url"] for one in found["look"]["sources"]] == ["10.0.0.1:8000", "10.0.0.2:8000"]
+    assert [(one["what"], one["url"]) for one in found["look"]["sources"]] == [
+        ("replica a:m-0", "10.0.0.1:8000"),
+        ("replica a:m-0's agent", "10.0.0.1:9000"),
+        ("replica b:m-0", "10.0.0.2:8000"),
+        ("replica b:m-0's agent", "10.0.0.2:9000"),
+    ]
     assert set(found["look"]["ports"]) == {8080, 8405}
     assert "sdk" not in found["expect"]
+    assert found["look"]["system"] == ["haproxy=3.0.*"]
 
 
-def test_a_client_is_asked_for_the_way_to_the_router() -> None:
+def test_a_router_of_a_pair_or_with_a_chooser_is_asked_for_what_these_take() -> None:
+    found = asked(plan(), "gw", {"load_balancer_virtual_address": "10.0.0.100/24"})["look"]
+    assert found["system"] == ["haproxy", "keepalived"]
+    assert found["venvs"] == []
+    values = {"load_balancer_backend": "vllm_router", "load_balancer_vllm_router_python": "/opt/python3.11"}
+    (chooser,) = asked(plan(), "gw", values)["look"]["venvs"]
+    assert (chooser["path"], chooser["python"]) == ("/opt/trainyard/vllm-router", "/opt/python3.11")
+    assert chooser["homes"]["3.11"] == f"vllm-router-{digest_of('v==1', '3.11')}"
+
+
+def test_a_client_is_asked_for_the_way_to_the_router_and_to_the_counters_of_replicas() -> None:
     found = asked(plan(), "load")
-    assert [(one["kind"], one["url"]) for one in found["look"]["sources"]] == [("port", "10.0.0.9:8080")]
+    assert [(one["what"], one["url"]) for one in found["look"]["sources"]] == [
+        ("the router", "10.0.0.9:8080"),
+        ("replica a:m-0", "10.0.0.1:8000"),
+        ("replica b:m-0", "10.0.0.2:8000"),
+    ]
+
+
+def test_of_hosts_that_send_together_the_first_reads_the_counters() -> None:
+    whole = plan()
+    first = {"name": "another", "address": "10.0.0.7"}
+    benchmarks = [{**row, "load_hosts": [first, *row["load_hosts"]]} for row in whole["benchmarks"]]
+    found = questions_of("load", None, None, whole["router"]["urls"], {}, benchmarks, LOCKS)["look"]
+    assert [one["what"] for one in found["sources"] if one["kind"] == "port"] == ["the router"]
+
+
+WATCH = {"monitoring_packages": ["prometheus", "amtool"], "monitoring_port": 9090, "monitoring_alerts_port": 9093}
+
+
+def test_a_host_that_watches_is_asked_for_its_programs_its_ports_and_the_way_to_all_that_they_read() -> None:
+    """Its own exporters it asks over its loopback."""
+    whole = plan()
+    pages = targets(whole["hosts"], whole["router"]["access"], "b")
+    found = questions_of("mon", None, None, [], WATCH, watches=pages)
+    assert found["look"]["system"] == ["prometheus", "amtool"]
+    assert found["look"]["ports"] == [9090, 9093]
+    assert found["expect"]["ports"] == {"9090": "Prometheus", "9093": "Alertmanager"}
+    assert found["expect"]["watch"] == {"address": "127.0.0.1", "guarded": False}
+    assert "sdk" not in found["expect"]
+    pages = targets(whole["hosts"], whole["router"]["access"], "b")
+    found = questions_of("b", whole["hosts"]["b"], None, [], WATCH, watches=pages)
+    assert [(one["what"], one["url"]) for one in found["look"]["sources"] if one["kind"] == "port"] == [
+        ("replica a:m-0", "10.0.0.1:8000"),
+        ("a: the page of its devices' metrics", "10.0.0.1:9400"),
+        ("a: the page of its metrics", "10.0.0.1:9401"),
+        ("gw: the page of its router's metrics", "10.0.0.9:8405"),
+    ]
+    values = {"monitoring_address": "10.0.0.7", "monitoring_users": {"me": "$2y$x"}, "monitoring_certificate": "x"}
+    assert questions_of("mon", None, None, [], values, watches=[])["expect"]["watch"]["guarded"] is False
+    values["monitoring_certificate_key"] = "y"
+    found = questions_of("mon", None, None, [], values, watches=[])
+    assert found["expect"]["watch"] == {"address": "10.0.0.7", "guarded": True}
+
+
+def test_a_host_of_several_groups_goes_each_way_once() -> None:
+    whole = plan()
+    router = {**whole["router"], "access": whole["router"]["access"]["gw"]}
+    found = questions_of("gw", None, router, [], WATCH, watches=targets(whole["hosts"], {}, "gw"))
+    urls = [one["url"] for one in found["look"]["sources"]]
+    assert sorted(urls) == sorted(set(urls))
 
 
 def test_environments_that_roles_make_are_asked_for_by_the_names_that_they_will_have() -> None:
@@ -161,7 +226,7 @@ def test_environments_that_roles_make_are_asked_for_by_the_names_that_they_will_
     assert tools["homes"]["3.10"] == f"tools-{digest_of('x==1', '3.10')}"
     assert asked(plan(), "gw")["look"]["venvs"] == []
     engine = {"container_engine_name": "podman", "container_engine_packages": {"podman": ["podman", "catatonit"]}}
-    assert asked(plan(), "a", engine)["look"]["system"] == ["podman", "catatonit"]
+    assert asked(plan(), "a", engine)["look"]["system"] == ["nftables", "podman", "catatonit"]
     assert asked(plan(), "gw")["look"]["system"] == ["haproxy=3.0.*"]
 
 
