@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import kept_modules
 
 COLLECTIONS = Path(__file__).resolve().parents[7]
 PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
@@ -29,6 +30,7 @@ def run(folder: Path, tasks: list[dict[str, Any]], *arguments: str, **environmen
         "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
         "ANSIBLE_CALLBACKS_ENABLED": "trainyard.neuron.packed_ahead",
         "ANSIBLE_LOCALHOST_WARNING": "false",
+        "XDG_CACHE_HOME": str(folder / "cache"),
         **environment,
     }
     argv = [PLAYBOOK, "-i", "localhost,", str(folder / "play.yml"), *arguments]
@@ -89,3 +91,20 @@ def test_a_run_that_is_over_at_once_ends_without_a_word_of_it(tmp_path: Path, ta
     assert code == 0, output
     assert "Traceback" not in output
     assert "packed" not in output
+
+
+def test_the_next_run_of_the_same_files_sends_what_this_one_packed(tmp_path: Path) -> None:
+    """Shown by a mark that only what was kept has, and by a run that may not trust it."""
+    look: dict[str, Any] = {"ansible.builtin.raw": packed("replica_info", tmp_path)}
+    ask: dict[str, Any] = {"trainyard.neuron.replica_info": {}}
+    assert run(tmp_path, [look, ask])[0] == 0
+    (kept,) = (tmp_path / "cache/trainyard/modules").glob("*/*.replica_info-*")
+    before = kept.read_bytes()
+    code, output = run(tmp_path, [ask])
+    assert code == 0, output
+    assert kept.read_bytes() == before
+    kept.write_bytes(kept_modules.sealed(b"no module"))
+    assert run(tmp_path, [ask])[0] != 0, "what is kept is what is sent"
+    kept.chmod(0o666)
+    code, output = run(tmp_path, [ask])
+    assert code == 0, output
