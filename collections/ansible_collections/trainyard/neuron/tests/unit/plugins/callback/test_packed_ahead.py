@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,16 @@ def test_the_next_run_of_the_same_files_sends_what_this_one_packed(tmp_path: Pat
     kept.chmod(0o666)
     code, output = run(tmp_path, [ask])
     assert code == 0, output
+
+
+@pytest.mark.parametrize("file", ["modules/replica_info.py", "module_utils/units.py"])
+def test_a_file_that_changed_is_packed_anew(tmp_path: Path, file: str) -> None:
+    ours = Path("ansible_collections/trainyard/neuron")
+    shutil.copytree(COLLECTIONS / ours / "plugins", tmp_path / ours / "plugins")
+    ask: dict[str, Any] = {"trainyard.neuron.replica_info": {}}
+    assert run(tmp_path, [ask], ANSIBLE_COLLECTIONS_PATH=str(tmp_path))[0] == 0
+    changed = tmp_path / ours / "plugins" / file
+    first = "from __future__ import annotations\n"
+    changed.write_text(changed.read_text().replace(first, f"{first}\nraise SystemExit('changed')\n", 1))
+    code, output = run(tmp_path, [ask], ANSIBLE_COLLECTIONS_PATH=str(tmp_path))
+    assert code != 0, output
