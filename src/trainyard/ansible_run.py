@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -30,12 +31,16 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class PlaybookRun:
-    """A finished playbook: `status` is ansible-runner's (successful, failed, canceled, timeout), results in order."""
+    """A finished playbook: `status` is ansible-runner's (successful, failed, canceled, timeout), results in order.
+
+    `errors` are those that Ansible itself told, of no task: an inventory that it cannot read.
+    """
 
     status: str
     return_code: int
     results: Sequence[TaskResult] = field(default_factory=tuple)
     unreachable: Sequence[str] = field(default_factory=tuple)
+    errors: Sequence[str] = field(default_factory=tuple)
 
     @property
     def succeeded(self) -> bool:
@@ -48,12 +53,23 @@ class PlaybookRun:
             f"{one.host}: {one.name}: {one.result.get('msg', 'no message')}" for one in self.results if one.failed
         ]
         gone = [f"{host}: unreachable" for host in self.unreachable]
-        return "" if self.succeeded else "; ".join([*gone, *failed][:3]) or f"the playbook {self.status}"
+        return "" if self.succeeded else "; ".join([*gone, *failed, *self.errors][:3]) or f"the playbook {self.status}"
 
 
 _OWNER = "TRAINYARD_RUN_OWNER"
 
 _ENDS = {"runner_on_ok": False, "runner_on_failed": True, "runner_item_on_failed": True}
+
+
+_ERROR = re.compile(r"\[ERROR\]: (.+)")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def errors_of(event: Mapping[str, Any]) -> list[str]:
+    """The lines of an event in which Ansible itself tells an error."""
+    if event.get("event") not in ("error", "verbose"):
+        return []
+    return [line.strip() for line in _ERROR.findall(_COLOURS.sub("", str(event.get("stdout") or "")))]
 
 
 def collect(events: Sequence[Mapping[str, Any]]) -> tuple[list[TaskResult], list[str]]:
@@ -91,12 +107,14 @@ def run_playbook(
 
     scratch = Path(tempfile.mkdtemp(prefix="trainyard-run-"))
     events: list[Mapping[str, Any]] = []
+    errors: list[str] = []
 
     def heard(event: Mapping[str, Any]) -> bool:
         if event.get("event") in {*_ENDS, "runner_on_unreachable"}:
             events.append(event)
         elif event.get("event") == "playbook_on_task_start":
             on_task(str((event.get("event_data") or {}).get("task") or ""))
+        errors.extend(errors_of(event))
         return False  # nothing is kept on disk: a result may hold what should not stay
 
     try:
@@ -121,7 +139,7 @@ def run_playbook(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     results, unreachable = collect(events)
-    return PlaybookRun(str(runner.status), int(runner.rc or 0), results, unreachable)
+    return PlaybookRun(str(runner.status), int(runner.rc or 0), results, unreachable, errors)
 
 
 def left_over(owner: str) -> list[int]:

@@ -17,7 +17,7 @@ from rich.markup import escape
 from trainyard import vault
 from trainyard.ansible_run import PlaybookRun, run_playbook
 from trainyard.paths import ROOT
-from trainyard.plan_command import refuse, use_vault
+from trainyard.plan_command import refuse, use_vault, with_vault_fix
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import phases  # isort: skip
 
@@ -115,7 +115,7 @@ def logs(
     else:
         show_lines(lines, Console(highlight=False))
     if not run.succeeded:
-        typer.echo(f"Not every host answered: {run.why_not()}", err=True)
+        typer.echo(f"Not every host answered: {with_vault_fix(run.why_not())}", err=True)
         raise typer.Exit(1)
     if not lines and not as_json:
         typer.echo(f"No {'such line' if marked else 'line'} of {units} is in the journal of any host.")

@@ -65,6 +65,16 @@ def _opened(sources: tuple[str, ...], _variables: tuple[str, ...]) -> tuple[Any,
     # This process has the collection from Python, where Ansible finds no plugin. What reads here has its time bounded.
     constants.INVENTORY_ENABLED = ["yaml" if name == OWN_YAML else name for name in constants.INVENTORY_ENABLED]
     said = io.StringIO()
+
+    class Variables(HostVars):  # type: ignore[misc]  # ansible-core ships no types
+        """Files of variables are read with the first host: a vault that stays shut, or YAML that is none."""
+
+        def raw_get(self, host_name: str) -> Any:
+            try:
+                return super().raw_get(host_name)
+            except AnsibleError as error:
+                raise InventoryError(why_unread(str(error), "")) from error
+
     try:
         # Ansible tells at length what each of its plugins made of a source; where none can read it, one line is enough.
         with contextlib.redirect_stderr(said):
@@ -80,7 +90,7 @@ def _opened(sources: tuple[str, ...], _variables: tuple[str, ...]) -> tuple[Any,
     except AnsibleError as error:
         raise InventoryError(why_unread(str(error), said.getvalue())) from error
     sys.stderr.write(said.getvalue())
-    return inventory, HostVars(inventory, variables, loader)
+    return inventory, Variables(inventory, variables, loader)
 
 
 def why_unread(error: str, said: str) -> str:
@@ -94,14 +104,14 @@ def why_unread(error: str, said: str) -> str:
     text = ": ".join([" ".join(error.split()), *(reason.strip() for reason in reasons[:1])])
     if "credentials" in text.lower():
         text += "; give AWS credentials, such as AWS_PROFILE=<profile>, `aws sso login`, or a role of this machine"
-    return text + _vault_fix(text)
+    return with_vault_fix(text)
 
 
-def _vault_fix(text: str) -> str:
-    """Return what to do about a vault that stays shut, empty where it is not that."""
+def with_vault_fix(text: str) -> str:
+    """Return why something was not read, with what to do about it where that is a vault that stays shut."""
     if "vault" not in text.lower():
-        return ""
-    return "; give its password: --vault-password-file FILE, --vault-id LABEL@FILE, --ask-vault-pass"
+        return text
+    return text.rstrip(".") + "; give its password: --vault-password-file FILE, --vault-id LABEL@FILE, --ask-vault-pass"
 
 
 def read_inventory(sources: list[str], group: str, router_group: str, model_configs: str = "") -> dict[str, Any]:
@@ -126,9 +136,7 @@ def read_inventory(sources: list[str], group: str, router_group: str, model_conf
         try:
             return gather(say)
         except AnsibleError as error:
-            # Files of variables are read with the first host: a vault, or YAML that is none.
-            text = " ".join(str(error).split())
-            raise InventoryError(text + _vault_fix(text)) from error
+            raise InventoryError(why_unread(str(error), "")) from error
 
     def gather(say: Callable[..., None]) -> dict[str, Any]:
         inventory, variables = open_inventory(tuple(sources))

@@ -19,7 +19,7 @@ from rich.table import Table
 from trainyard import vault
 from trainyard.ansible_run import PlaybookRun, run_playbook
 from trainyard.paths import ROOT
-from trainyard.plan_command import use_vault
+from trainyard.plan_command import use_vault, with_vault_fix
 
 PLAYBOOK = ROOT / "playbooks/status.yml"
 #: How long Prometheus may take to answer, seconds.
@@ -118,7 +118,7 @@ def status_of(run: PlaybookRun, alerts: Sequence[Alert], figures: Mapping[tuple[
         if one.action == "trainyard.neuron.roll_plan" and not one.failed:
             told = one.result
     if told is None:
-        raise StatusError(run.why_not() or "the playbook said nothing of the fleet")
+        raise StatusError(with_vault_fix(run.why_not()) or "the playbook said nothing of the fleet")
     rows = []
     for host, answer in sorted(hosts.items()):
         for name, seen in sorted(answer["replicas"].items()):

@@ -14,8 +14,13 @@ from typing import Annotated, Any
 
 import typer
 
+from trainyard.paths import ROOT
+
 #: Ansible's variables of the environment, which its own programs read as this one does.
 IDENTITIES, FILE = "ANSIBLE_VAULT_IDENTITY_LIST", "ANSIBLE_VAULT_PASSWORD_FILE"
+
+#: The same as its configuration has them.
+IN_IDENTITIES, IN_FILE = "DEFAULT_VAULT_IDENTITY_LIST", "DEFAULT_VAULT_PASSWORD_FILE"
 
 #: What Ansible takes in place of a file, to ask for the password.
 _PROMPTS = ("prompt", "prompt_ask_vault_pass")
@@ -47,12 +52,37 @@ def use(ids: Sequence[str] | None, files: Sequence[Path] | None, ask: bool) -> N
     Raises:
         VaultError: a file is not there, or nobody can be asked.
     """
-    given = [one for one in os.environ.get(IDENTITIES, "").split(",") if one.strip()]
+    given = [one for one in os.environ.get(IDENTITIES, "").split(",") if one.strip()] or _configured(IN_IDENTITIES)
+    if not os.environ.get(FILE):
+        given += [f"default@{path}" for path in _configured(IN_FILE)]
     given += [*(ids or ()), *(f"default@{path}" for path in files or ()), *(["default@prompt"] if ask else [])]
     if given:
         os.environ[IDENTITIES] = ",".join(_identity(one.strip()) for one in given)
     if os.environ.get(FILE):
         os.environ[FILE] = _place(os.environ[FILE])
+
+
+def _configured(setting: str) -> list[str]:
+    """Return what the configuration says that ansible-playbook reads, nothing where a variable of the environment does.
+
+    Not by Ansible's constants, which read it when they are imported: this is earlier, and the variables are set here.
+    """
+    path = Path(os.environ.get("ANSIBLE_CONFIG") or ROOT / "ansible.cfg").expanduser()
+    path = path / "ansible.cfg" if path.is_dir() else path
+    try:
+        if "vault_" not in path.read_text(encoding="utf-8", errors="replace"):
+            return []
+    except OSError:
+        return []
+    from ansible.config.manager import ConfigManager
+    from ansible.errors import AnsibleError
+
+    try:
+        found, origin = ConfigManager(str(path)).get_config_value_and_origin(setting)
+    except AnsibleError as error:
+        raise VaultError(" ".join(str(error).split())) from error
+    told = [found] if isinstance(found, str) else list(found or ())
+    return [str(one) for one in told] if str(origin) == str(path) else []
 
 
 def _identity(text: str) -> str:
