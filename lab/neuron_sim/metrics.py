@@ -126,6 +126,8 @@ class Metrics:
             ("num_requests_running", self.running),
             ("num_requests_waiting", self.waiting),
             (cache, self.cache_usage),
+            # V0's gauges of a cache that it does not have.
+            *(() if self._v1 else (("cpu_prefix_cache_hit_rate", -1), ("gpu_prefix_cache_hit_rate", -1))),
         ):
             lines += [f"# TYPE vllm:{name} gauge", f"vllm:{name}{{{labels}}} {float(value)}"]
         for name, value in (

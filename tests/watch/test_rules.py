@@ -100,6 +100,33 @@ def test_a_case_that_does_not_hold_is_found(folder: Path) -> None:
     assert promtool("test", "rules", path).returncode == 1
 
 
+@needs_promtool
+def test_a_replica_without_prefix_caching_has_no_share_of_hits_and_not_less_than_none(folder: Path) -> None:
+    labels = '{host="h1",deployment="d",replica="d-%d"}'
+    shares = (-1, 0, 0.25)
+    told = {
+        "input_series": [
+            {"series": "vllm:gpu_prefix_cache_hit_rate" + labels % index, "values": f"{share}x5"}
+            for index, share in enumerate(shares)
+        ],
+        "promql_expr_test": [
+            {
+                "expr": "trainyard:prefix_hit_ratio",
+                "eval_time": "5m",
+                "exp_samples": [
+                    {"labels": "trainyard:prefix_hit_ratio" + labels % index, "value": share}
+                    for index, share in enumerate(shares)
+                    if share >= 0
+                ],
+            }
+        ],
+    }
+    path = folder / "prefix.yml"
+    path.write_text(yaml.safe_dump({"rule_files": ["trainyard.json"], "tests": [{"interval": "1m", **told}]}))
+    done = promtool("test", "rules", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_every_alert_has_a_case_of_each_side() -> None:
     """But one, which says that alerting works and never stops."""
     assert set(CASES) == set(ALERTS)

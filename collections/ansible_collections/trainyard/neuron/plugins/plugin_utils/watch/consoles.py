@@ -171,7 +171,7 @@ def _of_panels(name: str) -> Tuple[str, Sequence[Table]]:
             dashboards.of_all(panel.query),
             (),
             (*(Label(label, label) for label in panel.labels), Value("now", _FORMS.get(panel.unit, PLAIN))),
-            "None.",
+            f"{panel.empty}.",
         )
         for panel in found.panels
         if panel.kind != dashboards.HEAT

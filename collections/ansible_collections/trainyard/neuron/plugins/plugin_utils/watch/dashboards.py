@@ -44,6 +44,8 @@ class Panel:
         unit: of its value.
         kind: what it is drawn as.
         width: of 24 columns.
+        empty: what is said where the query gives nothing. That is no lack of data in a table of what is wrong or under
+            way, which has no row then.
     """
 
     title: str
@@ -52,6 +54,7 @@ class Panel:
     unit: str = COUNT
     kind: str = LINES
     width: int = 12
+    empty: str = "None"
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,13 @@ DASHBOARDS: Dict[str, Dashboard] = {
             Panel("Last start", f"trainyard_replica_start_seconds{{{_R}}}", REPLICA, SECONDS),
             Panel("Restarts by systemd", f"trainyard_replica_restarts_total{{{_R}}}", REPLICA),
             Panel("KV cache in use", f"trainyard:kv_usage_ratio{{{_R}}}", REPLICA, SHARE),
-            Panel("Prefix cache hits", f"trainyard:prefix_hit_ratio{{{_R}}}", REPLICA, SHARE),
+            Panel(
+                "Prefix cache hits",
+                f"trainyard:prefix_hit_ratio{{{_R}}}",
+                REPLICA,
+                SHARE,
+                empty="No prefix caching",
+            ),
             Panel("Time in the queue, mean", f"trainyard:queue_time_s:mean10m{{{_R}}} >= 0", REPLICA, SECONDS),
             Panel("Preemptions", f"trainyard:preemptions:rate10m{{{_R}}}", REPLICA, PER_S),
         ),
@@ -209,6 +218,7 @@ DASHBOARDS: Dict[str, Dashboard] = {
                 f"trainyard_neuron_device_unhealthy{{{_H}}} == 1",
                 ("host", "device", "component"),
                 kind=ROWS,
+                empty="None; drivers before 2.30 tell of none",
             ),
             Panel(
                 "Out of the plan", f"trainyard_neuron_device_quarantined{{{_H}}} == 1", ("host", "device"), kind=ROWS
@@ -240,7 +250,13 @@ DASHBOARDS: Dict[str, Dashboard] = {
             Panel("Who holds hosts", f"trainyard_lock_held{{{_H}}} == 1", ("host", "verb"), kind=ROWS),
             Panel("Left behind", f"trainyard_roll_left_behind{{{_H}}} == 1", REPLICA, kind=ROWS),
             Panel("Replicas by release", f"count by (release) (trainyard_replica_info{{{_H}}})", ("release",)),
-            Panel("Replicas that start", f"trainyard_replica_starting_seconds{{{_H}}}", REPLICA, SECONDS),
+            # One that does not start is drawn at 0: nothing at all would look like a host that says nothing.
+            Panel(
+                "How long replicas have been starting",
+                f"trainyard_replica_starting_seconds{{{_H}}} or on (host, replica) 0 * trainyard_replica_info{{{_H}}}",
+                REPLICA,
+                SECONDS,
+            ),
             Panel(
                 "Replicas whose release differs from the one switched on",
                 f"trainyard_drift{{{_H}}} == 1",
@@ -358,8 +374,7 @@ def _panel(panel: Panel) -> Dict[str, Any]:
         target["format"] = "table"
     if panel.kind == HEAT:
         target["format"] = "heatmap"
-    # A table lists what is wrong or under way: without a row there is none, which is no lack of data.
-    shown = {"unit": panel.unit, **({"noValue": "None"} if panel.kind == ROWS else {})}
+    shown = {"unit": panel.unit, "noValue": panel.empty}
     options: Dict[str, Dict[str, Any]] = {HEAT: {"calculate": False}, NUMBER: {"colorMode": "value"}}
     return {
         "type": panel.kind,
