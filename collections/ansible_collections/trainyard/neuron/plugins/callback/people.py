@@ -88,6 +88,13 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core ships no ty
             self._display.display(f"  {text}", color=color)
         self._told, self._changed, self._failed = False, {}, []
 
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        """Say which stage had no host: it may be one that is left out, or a group that is misspelt."""
+        if self._plain:
+            super().v2_playbook_on_no_hosts_matched()
+        else:
+            self._display.display(f"{self._stage}: no host of this inventory", color="bright blue")
+
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """End the last stage, print the warnings, and Ansible's own recap."""
         if not self._plain:

@@ -29,6 +29,13 @@ PLAYBOOK = """
       ansible.builtin.command: /bin/true
       when: false
 
+- name: Empty
+  hosts: "!all"
+  gather_facts: false
+  tasks:
+    - name: Do it nowhere
+      ansible.builtin.fail: {msg: somewhere}
+
 - name: Busy
   hosts: all
   gather_facts: false
@@ -112,6 +119,7 @@ def test_a_run_says_what_changed_what_failed_and_what_it_warned_of(folder: Path)
     lines = run(folder)
     assert stage(lines, "Quiet") == ["  nothing to change, N s"]
     assert "Skipped" not in lines
+    assert lines.index("Empty: no host of this inventory") == lines.index("Busy") - 1
     busy = stage(lines, "Busy")
     for host in "ab":
         assert f"  {host}  changed  Change something" in busy
