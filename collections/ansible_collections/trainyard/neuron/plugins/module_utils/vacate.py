@@ -8,7 +8,7 @@ leaving, so routers send nothing new and what is in the engines ends by itself; 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, List, Mapping, Tuple
+from typing import Any, List, Mapping
 
 from ansible_collections.trainyard.neuron.plugins.module_utils import units
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import metrics
@@ -18,15 +18,8 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.serving.settings 
 
 POLL_S = 0.5
 
-#: Holds the driver as replicas do and serves no request: it is stopped for a change of the driver, and started after.
-MONITOR = "trainyard-monitor.service"
-MONITOR_STOPPED = Path("/run/trainyard/monitor-stopped")
-
 #: How long routers may take to ask the agent again, seconds. Only after that does an idle engine stay idle.
 NOTICE_S = 10.0
-
-
-Run = Callable[[List[str]], Tuple[int, str, str]]
 
 
 class VacateError(Exception):
@@ -44,7 +37,7 @@ def vacate(
         why: told to routers, and to people who ask them.
         deadline_s: how long requests may take to end.
         stop_timeout_s: how long a stop may take.
-        mark: the file by which the probe knows; it stays, and goes with `return_to_service`.
+        mark: the file by which the probe knows; it stays, and goes with `making_way.return_to_service`.
 
     Raises:
         VacateError: requests are left at the deadline; nothing was stopped.
@@ -81,43 +74,3 @@ def _in_flight(host: Host, names: List[str]) -> Mapping[str, float]:
         if text is not None and metrics.answers_load(text):
             found[name] = metrics.read(text).in_flight
     return {name: count for name, count in found.items() if count}
-
-
-def is_paused() -> bool:
-    """Return whether this host was taken out of service here, or its monitor stopped."""
-    return LEAVING.exists() or MONITOR_STOPPED.exists()
-
-
-def stop_monitor(run: Run) -> bool:
-    """Stop the monitor of the devices and note that it is to be started again; returns whether it ran."""
-    if run(["systemctl", "is-active", "--quiet", MONITOR])[0] != 0:
-        return False
-    run(["systemctl", "stop", MONITOR])
-    MONITOR_STOPPED.parent.mkdir(parents=True, exist_ok=True)
-    MONITOR_STOPPED.touch()
-    return True
-
-
-def start_monitor(run: Run) -> bool:
-    """Start the monitor of the devices where it was stopped here; returns whether it was."""
-    if not MONITOR_STOPPED.exists():
-        return False
-    run(["systemctl", "start", MONITOR])
-    MONITOR_STOPPED.unlink()
-    return True
-
-
-def return_to_service(mark: Path = LEAVING) -> bool:
-    """Let replicas of this host answer routers again; returns whether they did not."""
-    if not mark.exists():
-        return False
-    mark.unlink()
-    return True
-
-
-def resume(run: Run) -> bool:
-    """Undo what was done to make way for a change; returns whether there was anything."""
-    paused = is_paused()
-    start_monitor(run)
-    return_to_service(LEAVING)
-    return paused

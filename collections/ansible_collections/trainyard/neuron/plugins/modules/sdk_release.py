@@ -185,7 +185,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages, sdk, sdk_build, vacate
+from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages, making_way, sdk, sdk_build
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 
 ARGUMENT_SPEC: Dict[str, Dict[str, Any]] = {
@@ -289,7 +289,7 @@ class Release:
         replicas = sdk.running_replicas(self.run)
         if replicas or sdk.DRIVER not in touched:
             return replicas, []
-        return replicas, sdk.driver_holders(self.root, apart_from=vacate.MONITOR)
+        return replicas, sdk.driver_holders(self.root, apart_from=making_way.MONITOR)
 
     def leaving(self, changes: host_packages.Changes) -> List[str]:
         """Return the replicas that are to be stopped before packages change.
@@ -391,7 +391,7 @@ class Release:
             changes,
             venvs=venvs,
             pause={"replicas": leave, "monitor": driver} if leave or driver else {},
-            resume=not changes and vacate.is_paused(),
+            resume=not changes and making_way.is_paused(),
             builds=builds,
             load=load,
             tools=self.tools(builds),

@@ -66,7 +66,7 @@ stopped:
 from typing import Any, Dict, List, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trainyard.neuron.plugins.module_utils import units, vacate
+from ansible_collections.trainyard.neuron.plugins.module_utils import making_way, units, vacate
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll import fence
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.host import Host
 
@@ -93,17 +93,17 @@ def pause(module: AnsibleModule) -> None:
     if stopped and not module.check_mode:
         vacate.vacate(Host(), stopped, WHY, wanted["drain_deadline_s"], wanted["stop_timeout_s"])
     if wanted["monitor"]:
-        runs = run(["systemctl", "is-active", "--quiet", vacate.MONITOR])[0] == 0
+        runs = run(["systemctl", "is-active", "--quiet", making_way.MONITOR])[0] == 0
         if runs and not module.check_mode:
-            vacate.stop_monitor(run)
-        stopped += [vacate.MONITOR] if runs else []
+            making_way.stop_monitor(run)
+        stopped += [making_way.MONITOR] if runs else []
     after = "".join(f"stop {unit}\n" for unit in stopped)
     module.exit_json(changed=bool(stopped), stopped=stopped, diff={"before": "", "after": after})
 
 
 def resume(module: AnsibleModule) -> None:
     """Bring the host back."""
-    paused = vacate.is_paused() if module.check_mode else vacate.resume(module.run_command)
+    paused = making_way.is_paused() if module.check_mode else making_way.resume(module.run_command)
     after = "in service\n" if paused else ""
     module.exit_json(changed=paused, diff={"before": "", "after": after})
 

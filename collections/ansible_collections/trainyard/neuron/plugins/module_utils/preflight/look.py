@@ -20,10 +20,10 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ansible_collections.trainyard.neuron.plugins.module_utils import (
     host_packages,
+    making_way,
     patched_source,
     sdk,
     sdk_build,
-    vacate,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.preflight import sources, system
 from ansible_collections.trainyard.neuron.plugins.module_utils.storage import disks, volume
@@ -158,7 +158,7 @@ def driver(root: Path) -> Dict[str, Any]:
     return {
         "loaded": sdk.driver_is_loaded(sdk.Root(root)),
         "built": run(["modinfo", "neuron"])[0] == 0,
-        "holders": sdk.driver_holders(sdk.Root(root), apart_from=vacate.MONITOR),
+        "holders": sdk.driver_holders(sdk.Root(root), apart_from=making_way.MONITOR),
         "replicas": sdk.running_replicas(run),
     }
 

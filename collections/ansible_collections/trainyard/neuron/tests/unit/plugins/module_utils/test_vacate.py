@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils import units, vacate
+from ansible_collections.trainyard.neuron.plugins.module_utils import making_way, units, vacate
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.host import Host
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.releases import Releases
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import judge, settings, watch
@@ -61,8 +61,8 @@ def test_units_are_stopped_when_the_last_request_has_ended(leave: Callable[[floa
     machine = leave(25.0)
     assert machine.stopped_at_s == pytest.approx(25.0, abs=1.0)
     assert (tmp_path / "leaving").read_text() == "new driver\n"
-    assert vacate.return_to_service(tmp_path / "leaving")
-    assert not vacate.return_to_service(tmp_path / "leaving")
+    assert making_way.return_to_service(tmp_path / "leaving")
+    assert not making_way.return_to_service(tmp_path / "leaving")
 
 
 def test_idle_engine_waits_until_the_routers_have_noticed(leave: Callable[[float], Machine]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages, job_units, vacate
+from ansible_collections.trainyard.neuron.plugins.module_utils import host_packages, job_units, making_way, vacate
 from ansible_collections.trainyard.neuron.plugins.module_utils.jobs import manifest
 from ansible_collections.trainyard.neuron.plugins.modules import (
     artifacts,
@@ -369,20 +369,20 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list
 
     monkeypatch.setattr(serving_pause.AnsibleModule, "run_command", run)
     monkeypatch.setattr(vacate, "vacate", lambda _host, units, *_: told.append(["drain", *units]))
-    monkeypatch.setattr(vacate, "MONITOR_STOPPED", note)
-    monkeypatch.setattr(vacate, "LEAVING", tmp_path / "leaving")
+    monkeypatch.setattr(making_way, "MONITOR_STOPPED", note)
+    monkeypatch.setattr(making_way, "LEAVING", tmp_path / "leaving")
     return note, told
 
 
 def test_host_leaves_service_and_comes_back(call: Call, service: tuple[Path, list[list[str]]]) -> None:
     note, told = service
-    pause = {"state": "paused", "replicas": ["vllm@a-0.service"], "monitor": True}
-    foretold = call(serving_pause, check=True, **pause)
+    paused = {"state": "paused", "replicas": ["vllm@a-0.service"], "monitor": True}
+    foretold = call(serving_pause, check=True, **paused)
     assert foretold["stopped"] == ["vllm@a-0.service", "trainyard-monitor.service"]
     assert told == [["systemctl", "is-active", "--quiet", "trainyard-monitor.service"]]
     assert not note.exists()
     assert call(serving_pause, state="resumed")["changed"] is False
-    assert call(serving_pause, **pause)["stopped"] == foretold["stopped"]
+    assert call(serving_pause, **paused)["stopped"] == foretold["stopped"]
     assert ["drain", "vllm@a-0.service"] in told
     assert ["systemctl", "stop", "trainyard-monitor.service"] in told
     assert note.exists()
@@ -404,7 +404,7 @@ def test_nothing_is_stopped_where_nothing_runs(
 def test_a_host_that_is_out_of_service_is_to_come_back_once_its_packages_are_right(
     call: Call, installed: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sdk_release.vacate, "is_paused", lambda: True)
+    monkeypatch.setattr(sdk_release.making_way, "is_paused", lambda: True)
     assert call(sdk_release, releases=[ROW], **SOURCE)["resume"] is False
     installed["aws-neuronx-dkms"] = "2.21.37.0"
     found = call(sdk_release, releases=[ROW], **SOURCE)
