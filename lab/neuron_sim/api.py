@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import random
 import sys
 import time
@@ -237,6 +238,8 @@ class Api:
             seed = uuid.uuid4().hex
         if self._engine.confused:
             seed += "confused"
+        if not rules.holds(self._host, "same-after-restart"):
+            seed += str(os.getpid())
         # What an adapter answers is its own, and the same whatever the adapter is called.
         adapter = self._settings.adapters.get(str(body.get("model")), "")
         told = f"{text}|{seed}|{adapter}" if adapter else f"{text}|{seed}"
@@ -273,6 +276,10 @@ class Api:
             while True:
                 produced = await request.next()
                 now = time.monotonic()
+                if not rules.holds(self._host, "neighbour-streams") and self._engine.disturbed(
+                    now - generation.arrived
+                ):
+                    raise ConnectionResetError("another server of the host has begun")
                 fresh = produced - generation.produced
                 if generation.produced == 0:
                     first = now

@@ -20,6 +20,7 @@ _MODULES = {
     "modprobe": "kernel_tools",
     "git": "kernel_tools",
     "inference_demo": "inference_demo",
+    "podman": "container_engine",
     "vllm": "serve",
     "api_server": "serve",
 }

@@ -373,7 +373,10 @@ def _start(channel: socket.socket, task: dict[str, Any]) -> Engine:
     )
     for device in engine.devices:
         for core in range(per_device):
-            sysfs.increase(host, device, f"neuron_core{core}/stats/other_info/model_load_count/total")
+            counted = f"neuron_core{core}/stats/other_info"
+            sysfs.increase(host, device, f"{counted}/model_load_count/total")
+            if not rules.holds(host, "reset-failures"):
+                sysfs.increase(host, device, f"{counted}/reset_fail_count/total")
     return engine
 
 

@@ -16,13 +16,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import faults, rules
+from . import faults, ownership, rules
 from .config import HostConfig
 from .metrics import Metrics
 from .ownership import Claim
 from .settings import ServeSettings
 
 SHUTDOWN_GRACE_SECONDS = 5.0  # vLLM's own: the engine is killed when it takes longer
+
+
+def _began(pid: int) -> float:
+    """When a process began, seconds of the clock that counts from boot."""
+    with contextlib.suppress(OSError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 class EngineDeadError(Exception):
@@ -102,6 +110,13 @@ class EngineClient:
         """Whether a fault has this replica answer with other words than its peers, as a broken artifact does."""
         return faults.find(self._host, "wrong-tokens", os.environ.get("NEURON_PROCESS_TAG", "")) is not None
 
+    def disturbed(self, seconds: float) -> bool:
+        """Whether within the last seconds another process has begun to hold cores of the host."""
+        own = self.process.pid if self.process else 0
+        since = time.clock_gettime(time.CLOCK_BOOTTIME) - seconds
+        others = [holder.pid for holder in ownership.holders(self._host) if holder.pid not in (own, os.getpid())]
+        return any(_began(pid) > since for pid in others)
+
     async def start(self, claim: Claim) -> None:
         """Start the engine with the claimed cores and wait until it is ready."""
         ours, theirs = socket.socketpair()
@@ -148,7 +163,9 @@ class EngineClient:
                     self._metrics.prefix_hits += int(message["cached"].get(key, 0))
                 request.push(produced)
         metrics = self._metrics
-        metrics.running, metrics.waiting = message["running"], message["waiting"]
+        metrics.running = message["running"]
+        stays = 0 if rules.holds(self._host, "drain-ends") else metrics.waiting
+        metrics.waiting = max(message["waiting"], stays)
         capacity = self.settings.max_num_seqs * self.settings.max_model_len
         metrics.cache_usage = min(1.0, message["context"] / capacity)
 

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -228,11 +229,28 @@ def _kernel_line(host: HostConfig, device: int) -> None:
 
 def _rule_off(host: HostConfig, rule: str) -> str:
     """Switch a rule off; what it has made already is taken back."""
+    from . import starts  # it needs this module
+
     if rule not in rules.RULES:
         raise FaultError(f"unknown rule {rule!r}: expected one of {', '.join(rules.RULES)}")
     last = len(instance_type(host.instance_type).devices) - 1
     if rule == "device-nodes":
         host.path(f"/dev/neuron{last}").unlink(missing_ok=True)
+    if rule == "device-rights":
+        host.path(f"/dev/neuron{last}").chmod(0o600)
+    if rule == "container-devices":
+        path = host.path(f"/dev/neuron{last}")
+        path.unlink(missing_ok=True)
+        os.mknod(path, stat.S_IFSOCK | 0o666)  # a file that nobody can open
+        path.chmod(0o666)
+    if rule == "reset-failures":
+        # Each start counts one then, whoever starts.
+        for counter in sysfs.base(host).glob(
+            f"{sysfs.CLASS_PATH}/*/neuron_core*/stats/other_info/reset_fail_count/total"
+        ):
+            counter.chmod(0o666)
+    if rule == "image-volume":
+        starts.image_volume(host, lasting=False)
     if rule == "sysfs-counters":
         (sysfs.device_directory(host, last) / "stats/hardware/mem_ecc_uncorrected").unlink(missing_ok=True)
     _store(host, Fault("rule-off", rule=rule))
@@ -306,7 +324,7 @@ def clear(host: HostConfig, kind: str = "", replica: str = "") -> list[str]:
 
     Returns the kinds that ended.
     """
-    from . import install  # it needs this module
+    from . import install, starts  # they need this module
 
     ended = []
     for fault in active(host):
@@ -316,9 +334,14 @@ def clear(host: HostConfig, kind: str = "", replica: str = "") -> list[str]:
             _signal(fault.pid, signal.SIGCONT)
         if fault.kind == "cores-not-released":
             _signal(fault.pid, signal.SIGKILL)
+        if fault.rule == "container-devices":
+            for path in host.path("/dev").glob("neuron[0-9]*"):
+                path.unlink()
         if fault.rule:
             install.install_devices(host)
             sysfs.create(host)
+        if fault.rule == "image-volume":
+            starts.image_volume(host)
         if fault.kind in _BROKEN_HARDWARE and fault.device >= 0:
             sysfs.replace_device(host, fault.device)
         for path in _files(host):

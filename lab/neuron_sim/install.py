@@ -75,6 +75,11 @@ def install_kernel_tools(host: HostConfig) -> None:
         write(host.path(f"/usr/local/sbin/{name}"), _script(host, f"{system_python()} -IS", name), 0o755)
 
 
+def install_container_engine(host: HostConfig) -> None:
+    """What runs containers where there is no podman: on a host that is a directory."""
+    write(host.path("/usr/bin/podman"), _script(host, f"{system_python()} -IS", "podman"), 0o755)
+
+
 def install_devices(host: HostConfig) -> None:
     """``/dev/neuronN``: character nodes that behave as ``/dev/null`` does, or plain files where nodes are forbidden."""
     for device in instance_type(host.instance_type).devices:

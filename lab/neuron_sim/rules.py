@@ -21,6 +21,8 @@ RULES: dict[str, str] = {
     "numa": "the CPUs of a NUMA node are the same at each of its devices",
     "core-numbers": "cores are counted through",
     "device-nodes": "each device has its file",
+    "device-rights": "any user may open a device's file",
+    "image-volume": "dlami-nvme.service of the machine image can be enabled and disabled",
     "sysfs-counters": "each device has its counters",
     "holders-live": "a process that neuron-ls names lives",
     "holders-cores": "a process is listed at the devices of its cores alone",
@@ -75,6 +77,9 @@ RULES: dict[str, str] = {
     "metric-counts": "the counters count what was sent",
     "left-client": "a request whose client leaves is ended",
     "long-request": "a request longer than the compiled length ends the engine",
+    # containers
+    "container-devices": "a device's file can be opened, by a container that is given it too",
+    "container-rights": "a container has the rights that it is given, and no others",
     # ending
     "sigterm-streams": "SIGTERM cuts streams, or lets them end with --shutdown-timeout",
     "stop-status": "a server that is told to stop ends with status 0",
@@ -83,6 +88,11 @@ RULES: dict[str, str] = {
     "death-status": "such a server ends with status 0",
     "killed-server": "the engine of a server that was killed keeps the cores",
     "hanging-engine": "/health is 200 while the engine hangs",
+    "reset-failures": "a start resets its cores, and counts no reset that failed",
+    # replacing one by one
+    "drain-ends": "running and waiting are 0 again once the last client has its answer",
+    "neighbour-streams": "streams of a server go on while another one of the host ends and starts",
+    "same-after-restart": "temperature 0 gives the same text at each replica, and after a restart",
 }
 
 

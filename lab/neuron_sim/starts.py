@@ -47,6 +47,7 @@ ExecStart=/usr/bin/python3 -c 'import time; held = open("/dev/neuron0"); time.sl
 [Install]
 WantedBy=multi-user.target
 """
+_DLAMI_NAME = "dlami-nvme.service"
 _DLAMI_UNIT = """\
 [Unit]
 Description=Mounts the instance store of a Deep Learning AMI
@@ -127,8 +128,7 @@ def _image(host: HostConfig) -> None:
     install.install_tools(host)
     for environment in sdk.installed(host.sdk_releases):
         install.install_environment(host, environment, with_vllm=environment.venv_has_vllm)
-    _unit(host, "dlami-nvme.service", _DLAMI_UNIT)
-    host.path("/opt/dlami/nvme").mkdir(parents=True, exist_ok=True)
+    image_volume(host)
     if host.trouble == HALF:
         packages.write_status(host, old, half=("aws-neuronx-runtime-lib",))
         for environment in sdk.installed(host.sdk_releases):
@@ -137,6 +137,15 @@ def _image(host: HostConfig) -> None:
         _unit(host, FOREIGN, _FOREIGN_UNIT)
     if host.trouble != UNLOADED:
         load(host)
+
+
+def image_volume(host: HostConfig, *, lasting: bool = True) -> None:
+    """Give the host what a machine image makes of the instance store at boot; one that is not lasting cannot be disabled."""
+    text = _DLAMI_UNIT if lasting else _DLAMI_UNIT.partition("[Install]")[0]
+    _unit(host, _DLAMI_NAME, text)
+    if not lasting:
+        host.path(f"/etc/systemd/system/multi-user.target.wants/{_DLAMI_NAME}").unlink(missing_ok=True)
+    host.path("/opt/dlami/nvme").mkdir(parents=True, exist_ok=True)
 
 
 def _unit(host: HostConfig, name: str, text: str) -> None:

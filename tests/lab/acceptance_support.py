@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.acceptance import STAGES, evidence
+from ansible_collections.trainyard.neuron.plugins.module_utils.acceptance_container import container_trial
 from ansible_collections.trainyard.neuron.plugins.module_utils.acceptance_trials import TRIED, Deployment, Trials
 from ansible_collections.trainyard.neuron.plugins.modules.acceptance import pids_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import acceptance
 
-from lab.neuron_sim import sdk
+from lab.neuron_sim import install, rules, sdk, starts
 from tests.lab.sim_support import SimHost
 
 LATENCY = {"kind": "fixed", "ttft_ms": 10, "itl_ms": 5}
@@ -72,7 +73,13 @@ def accepted(host: SimHost, stages: tuple[str, ...] = ALL) -> dict[str, dict[str
     """Verdict of every check, by its name."""
     tools, devices = host.config.path("/opt/aws/neuron/bin"), host.config.path("/dev")
     kind = host.settings.get("instance_type", "trn2.48xlarge")
-    found: dict[str, Any] = evidence(list(STAGES), tools, devices, kind, pids_of, host.config.path("/sys"))
+    sysfs = host.config.path("/sys")
+    starts.image_volume(host.config, lasting=rules.holds(host.config, "image-volume"))
+    found: dict[str, Any] = evidence(list(STAGES), tools, devices, kind, pids_of, sysfs, root=host.root)
+    engine = host.config.path("/usr/bin/podman")
+    install.install_container_engine(host.config)
+    contained = container_trial(str(engine), "image@sha256:0", devices, unit=())
     with tempfile.TemporaryDirectory(dir=host.root / "data") as place:
-        found["trials"] = Trials(deployment(host), Path(place), tools, devices, 60.0).run(stages)
+        found["trials"] = Trials(deployment(host), Path(place), tools, devices, 60.0, sysfs).run(stages)
+    found["trials"]["container"] = contained
     return {one["name"]: one for one in acceptance.judged(found, stages)}

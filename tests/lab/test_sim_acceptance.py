@@ -24,6 +24,7 @@ from ansible_collections.trainyard.neuron.plugins.modules import acceptance as m
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import acceptance
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.collection import HOME
 
+from lab.neuron_sim import starts
 from lab.neuron_sim.rules import RULES
 from tests.lab.acceptance_support import LATENCY, accepted, add_weights, deployment
 from tests.lab.sim_support import SimHost
@@ -32,7 +33,7 @@ from trainyard.paths import ROOT
 
 def evidence_of(host: SimHost, capsys: pytest.CaptureFixture[str], **more: Any) -> dict[str, Any]:
     places = {"tools": "/opt/aws/neuron/bin", "devices": "/dev", "sysfs": "/sys"}
-    given = {**{name: str(host.config.path(path)) for name, path in places.items()}, **more}
+    given = {**{name: str(host.config.path(path)) for name, path in places.items()}, "root": str(host.root), **more}
     with patch_module_args(given), pytest.raises(SystemExit):
         module.main()
     answer = json.loads(capsys.readouterr().out)
@@ -62,7 +63,7 @@ def test_every_check_passes_on_a_stand_in(
         found = acceptance.judged(evidence_of(host, capsys, instance_type=kind), STAGES)
     assert [f"{one['name']}: {one['seen']}" for one in found if one["outcome"] == acceptance.DIFFERS] == []
     judged = {one["name"] for one in found if one["outcome"] == acceptance.PASSED}
-    unsaid = {"holders-cores", *({"numa", "core-numbers"} if release == "2.23.0" else ())}
+    unsaid = {"holders-cores", "image-volume", *({"numa", "core-numbers"} if release == "2.23.0" else ())}
     assert judged == {check.name for check in acceptance.LOOKS} - unsaid
 
 
@@ -72,7 +73,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     with SimHost(tmp_path_factory.mktemp("host"), sdk_releases=["2.27.0"]) as host:
         tools, files = host.config.path("/opt/aws/neuron/bin"), host.config.path("/dev")
         sysfs = host.config.path("/sys")
-        capture = seeing.evidence(list(STAGES), tools, files, "trn2.48xlarge", lambda _: [], sysfs)
+        capture = seeing.evidence(list(STAGES), tools, files, "trn2.48xlarge", lambda _: [], sysfs, host.root)
     listed = capture["neuron_ls"]["out"]
     devices = json.loads(listed)
     for device in devices[:8]:
@@ -106,6 +107,8 @@ MUTATIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "numa": devices_changed(lambda d: d[0].update(cpu_affinity="0-1")),
     "core-numbers": devices_changed(lambda d: d[0].update(neuroncore_ids=[3, 2, 1, 0])),
     "device-nodes": lambda e: e["device_nodes"].remove(5),
+    "device-rights": lambda e: e["rights"].update({"7": "0600"}),
+    "image-volume": lambda e: e["image_volume"].update(unit=True, state="static"),
     "holders-live": lambda e: next(iter(e["processes"].values())).update(alive=False),
     "holders-cores": lambda e: next(iter(e["processes"].values())).update(cores="32-63"),
     "sysfs-counters": lambda e: e["sysfs"].update({"3": False}),
@@ -211,7 +214,8 @@ def test_nothing_is_tried_where_somebody_holds_the_cores(tmp_path: Path) -> None
         holder = host.serve_v1("--no-enable-prefix-caching", cores="0-63", tp=64).wait_ready()
         found = accepted(host, ("serve", "fault"))
         assert holder.process.poll() is None
-    assert {one["outcome"] for one in found.values()} == {acceptance.SKIPPED}
+    judged = {name for name, one in found.items() if one["outcome"] != acceptance.SKIPPED}
+    assert judged == {"container-devices", "container-rights"}, "a container that looks takes no core"
     assert "another process holds them" in found["health"]["seen"]
 
 
@@ -252,3 +256,32 @@ def test_what_is_tried_as_another_user_answers_in_json_and_leaves_nothing(open_f
     with pytest.raises(OSError, match="without an answer"):
         trials.as_user("no-such-user-here", folder, lambda: {"x": 1 // 0})
     assert not folder.exists()
+
+
+def test_an_image_s_volume_without_the_unit_that_is_known_is_told(serving: dict[str, Any]) -> None:
+    evidence = copy.deepcopy(serving)
+    assert outcomes(evidence)["image-volume"] == acceptance.SKIPPED
+    evidence["image_volume"]["mounted"] = True
+    assert outcomes(evidence)["image-volume"] == acceptance.DIFFERS
+    evidence["image_volume"].update(unit=True, state="enabled")
+    assert outcomes(evidence)["image-volume"] == acceptance.PASSED
+
+
+def test_an_image_s_volume_is_seen_by_its_mount_and_its_unit(tmp_path: Path) -> None:
+    assert seeing.image_volume(tmp_path) == {"unit": False, "state": "not-found", "mounted": False}
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/mounts").write_text("/dev/vg.01/lv_ephemeral /opt/dlami/nvme ext4 rw 0 0\n")
+    with SimHost(tmp_path, sdk_releases=["2.27.0"]) as host:
+        starts.image_volume(host.config)
+        assert seeing.image_volume(tmp_path) == {"unit": True, "state": "enabled", "mounted": True}
+
+
+@pytest.mark.parametrize("seconds", [None, "1", -1, 0, float("nan"), float("inf"), True])
+def test_a_host_s_times_are_taken_where_they_are_numbers(serving: dict[str, Any], seconds: Any) -> None:
+    sound = {"start_s": 22.5, "load_bytes": 16 << 30, "presharded": True}
+    trials = {"generation": "nxdi_v1", "sound": sound, "compile": {"status": 0, "seconds": 900.0}}
+    named = {"times": {**sound, "generation": "nxdi_v1", "compile_s": 900.0, "presharded_at_compile": False}}
+    assert acceptance.times_of({"trials": trials}) == named["times"]
+    sound["start_s"] = trials["compile"]["seconds"] = seconds
+    assert acceptance.times_of({"trials": trials}) == {}
+    assert acceptance.times_of({"trials": {"generation": "nxdi_v1", "compile": {"status": 1, "seconds": 9.0}}}) == {}

@@ -29,7 +29,7 @@ def accept(
     stage: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only these: look and device read; compile, serve and fault take cores.  [default: what reads]"
+            help="Only these: look and device read; compile, serve, fault and roll take cores.  [default: what reads]"
         ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory for accept.html and accept.json.")] = Path(

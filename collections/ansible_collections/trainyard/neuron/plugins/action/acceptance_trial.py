@@ -14,6 +14,8 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.generation_t
 MODULE = "trainyard.neuron.acceptance_trial"
 #: Where trials lie, below the host's data directory.
 FOLDER = "acceptance"
+#: What runs containers where nobody says otherwise, as the role's default.
+ENGINE = "podman"
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -37,9 +39,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             raise AnsibleActionFail(str(error)) from error
         replica = chosen(part["replicas"], wanted)
         if replica["runtime"] != "venv":
-            why = f"{replica['deployment']} runs in a container, and trials start servers of an environment"
-            trials = {"generation": replica["generation"], "served_name": replica["served_name"], "no_room": why}
-            return {"changed": False, "trials": trials}
+            return self._contained(replica, part["data_dir"], arguments, task_vars)
         artifact = next(one for one in part["artifacts"] if one["digest"] == replica["artifact"])
         generation = GENERATIONS[replica["generation"]]
         result: dict[str, Any] = self._execute_module(
@@ -57,6 +57,33 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             wrap_async=self._task.async_val,
         )
         return result
+
+    def _contained(
+        self,
+        replica: dict[str, Any],
+        data_dir: str,
+        arguments: dict[str, Any],
+        task_vars: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Return what a container of the image may do; servers of it are not started."""
+        why = f"{replica['deployment']} runs in a container, and trials start servers of an environment"
+        trials = {"generation": replica["generation"], "served_name": replica["served_name"], "no_room": why}
+        if "serve" not in arguments["stages"]:
+            return {"changed": False, "trials": trials}
+        engine = self._templar.template((task_vars or {}).get("vllm_endpoint_container_engine") or ENGINE)
+        result: dict[str, Any] = self._execute_module(
+            module_name=MODULE,
+            module_args={
+                "stages": ["serve"],
+                "directory": f"{data_dir}/{FOLDER}",
+                "user": arguments["user"],
+                "engine": engine,
+                "image": replica["image"],
+            },
+            task_vars=task_vars,
+            wrap_async=self._task.async_val,
+        )
+        return result if "trials" not in result else {**result, "trials": {**trials, **result["trials"]}}
 
 
 def chosen(replicas: list[dict[str, Any]], wanted: str) -> dict[str, Any]:

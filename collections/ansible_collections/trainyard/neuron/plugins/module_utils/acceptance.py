@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.slices import CORE_VARIABLES, environment_of
+from ansible_collections.trainyard.neuron.plugins.module_utils.storage.volume import IMAGE_MOUNT, IMAGE_UNIT
 from ansible_collections.trainyard.neuron.plugins.module_utils.watch.devices import folders, read_value
 
 STAGES = ("look", "device")
@@ -18,6 +19,8 @@ STAGES = ("look", "device")
 #: No command is waited for longer, and no more of its output is taken.
 COMMAND_TIMEOUT_S, MOST_BYTES = 20, 4 << 20
 SYSFS = Path("/sys")
+#: Where units are, of the host's own and of its packages.
+UNIT_PLACES = ("etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
 #: Counters that every driver of ours has, at a device and at a core.
 _OF_A_DEVICE = ("mem_ecc_uncorrected", "sram_ecc_uncorrected")
 _OF_A_CORE = "stats/other_info/reset_fail_count/total"
@@ -66,6 +69,29 @@ def device_nodes(directory: Path) -> List[int]:
     return sorted(int(match.group(1)) for match in found if match)
 
 
+def rights(directory: Path, numbers: List[int]) -> Dict[str, str]:
+    """Return the permission bits of devices' files, as chmod writes them."""
+    found = {}
+    for number in numbers:
+        try:
+            found[str(number)] = "%04o" % (os.stat(str(directory / ("neuron%d" % number))).st_mode & 0o7777)
+        except OSError:
+            continue
+    return found
+
+
+def image_volume(root: Path) -> Dict[str, Any]:
+    """Return what is there of the volume that a machine image makes: its unit's state, and whether it is mounted."""
+    asked = command(["systemctl", "--root=" + str(root), "is-enabled", IMAGE_UNIT])
+    try:
+        mounts = (root / "proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        mounts = ""
+    mounted = any(line.split(" ")[1:2] == [IMAGE_MOUNT] for line in mounts.splitlines())
+    there = any((root / place / IMAGE_UNIT).exists() for place in UNIT_PLACES)
+    return {"unit": there, "state": asked["out"].strip()[:50], "mounted": mounted}
+
+
 def process_of(pid: Any) -> Dict[str, Any]:
     """Return whether a process lives, and which cores it says it was given; nothing else of it is taken."""
     if isinstance(pid, bool) or not isinstance(pid, int) or pid < 1:
@@ -92,6 +118,7 @@ def evidence(
     instance_type: Optional[str],
     pids_of: Any,
     sysfs: Path = SYSFS,
+    root: Path = Path("/"),
 ) -> Dict[str, Any]:
     """Return what the chosen stages judge.
 
@@ -102,6 +129,7 @@ def evidence(
         instance_type: what the host is known to be.
         pids_of: takes the text of `neuron-ls --json-output`, returns the processes that it names.
         sysfs: where the kernel shows its devices.
+        root: of the host's files.
     """
     listed = command([str(tools / "neuron-ls"), "--json-output"])
     found: Dict[str, Any] = {"instance_type": instance_type, "neuron_ls": listed}
@@ -109,6 +137,8 @@ def evidence(
         found["neuron_ls_table"] = command([str(tools / "neuron-ls")])
     if "device" in stages:
         found["device_nodes"] = device_nodes(devices)
+        found["rights"] = rights(devices, found["device_nodes"])
+        found["image_volume"] = image_volume(root)
         found["sysfs"] = counters(sysfs)
         found["monitor"] = first_line([str(tools / "neuron-monitor")])
         found["processes"] = {str(pid): process_of(pid) for pid in pids_of(listed["out"])}

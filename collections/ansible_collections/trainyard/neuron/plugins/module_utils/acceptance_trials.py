@@ -23,20 +23,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from ansible_collections.trainyard.neuron.plugins.module_utils.acceptance import evidence
+from ansible_collections.trainyard.neuron.plugins.module_utils.acceptance import SYSFS, evidence
+from ansible_collections.trainyard.neuron.plugins.module_utils.acceptance_load import Load
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import agreement, exposition, phases
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.probe import Client, ProbeError
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.settings import ServingError
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.slices import holders, read_devices
+from ansible_collections.trainyard.neuron.plugins.module_utils.watch.devices import folders, reset_failures
 
-#: Stages that use cores; `fault` also breaks what it has started.
-TRIED = ("compile", "serve", "fault")
+#: Stages that use cores; `fault` also breaks what it has started, `roll` replaces it under load.
+TRIED = ("compile", "serve", "fault", "roll")
 
 LOG_BYTES = 8 << 20
 #: How long a request may take, a server to notice what it has to, a stream to go on; seconds.
 ANSWER_S, NOTICE_S, HANG_S = 60.0, 30.0, 3.0
 #: Tokens of a stream that is cut, and of a completion that is counted.
 LONG_TOKENS, FEW_TOKENS = 800, 7
+#: Of each stream of a roll's load, and the most clients that a server is given.
+ROLL_TOKENS, MOST_CLIENTS = 100, 66
 #: What a start takes of the host's memory beside the weights: interpreters and their libraries, bytes.
 INTERPRETERS_BYTES = 1 << 30
 #: Settings of NxDI that are its own word for a change: one that no artifact's graphs depend on.
@@ -223,11 +227,20 @@ class Trials:
         tools: directory of the Neuron tools.
         devices: directory of the device files.
         timeout_s: how long a start or a compile may take.
+        sysfs: where the kernel shows its devices.
     """
 
-    def __init__(self, deployment: Deployment, directory: Path, tools: Path, devices: Path, timeout_s: float) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        directory: Path,
+        tools: Path,
+        devices: Path,
+        timeout_s: float,
+        sysfs: Path = SYSFS,
+    ) -> None:
         self.of, self.directory, self.tools, self.devices = deployment, directory, tools, devices
-        self.timeout_s = timeout_s
+        self.timeout_s, self.sysfs = timeout_s, sysfs
         self.found: Dict[str, Any] = {}
         self._servers: List[Server] = []
         self._artifact = Path(deployment.artifact)
@@ -242,12 +255,14 @@ class Trials:
             self._link_model()
             if "compile" in stages:
                 self.attempt("compile", self.compile)
-            if "serve" in stages or "fault" in stages:
+            if {"serve", "fault", "roll"} & set(stages):
                 self._choose_slices()
             if "serve" in stages and self.slices:
                 self.serve()
             if "fault" in stages and self.slices:
                 self.fault()
+            if "roll" in stages and self.slices:
+                self.roll()
         finally:
             for server in self._servers:
                 self.end(server)
@@ -440,7 +455,7 @@ class Trials:
         files = sorted((path for path in target.rglob("*") if path.is_file()), key=lambda path: path.stat().st_mtime_ns)
         return {
             "status": status,
-            "seconds": round(time.monotonic() - began, 1),
+            "seconds": round(time.monotonic() - began, 3),
             "files": [str(path.relative_to(target)) for path in files][:4096],
         }
 
@@ -501,16 +516,20 @@ class Trials:
 
     def _sound(self, cores: str) -> Dict[str, Any]:
         """A server as the plan has it, from its start to its end."""
-        before = self._stamp()
+        before, began = self._stamp(), time.monotonic()
         server = self.server(cores)
         if not self.ready(server):
             return {"failed": self.why(server)}
+        took = time.monotonic() - began
         seen = []
         progress = phases.Progress()
         for line in server.lines():
             progress = phases.follow(progress, line)
             seen.append(progress.phase)
         found: Dict[str, Any] = {
+            "start_s": round(took, 3),
+            "load_bytes": self._checkpoint_bytes(),
+            "presharded": self.of.nxdi and not self._shards_on_load(),
             "early": server.early,
             "phases": sorted(set(seen)),
             "compiled": self.compiles(server, str(self._artifact)),
@@ -551,8 +570,10 @@ class Trials:
         return sorted((str(path), path.stat().st_mtime_ns) for path in self._artifact.rglob("*") if path.is_file())
 
     def _allowed_bytes(self) -> int:
-        size = sum(file.stat().st_size for file in Path(self.of.model).glob("*.safetensors"))
-        return max(self.of.load_bytes or 0, 2 * size) + INTERPRETERS_BYTES
+        return max(self.of.load_bytes or 0, 2 * self._checkpoint_bytes()) + INTERPRETERS_BYTES
+
+    def _checkpoint_bytes(self) -> int:
+        return sum(file.stat().st_size for file in Path(self.of.model).glob("*.safetensors"))
 
     def _asked(self, server: Server) -> Dict[str, Any]:
         """Ask a server what clients, the gate, the router and the benchmark ask."""
@@ -872,13 +893,22 @@ class Trials:
         return {"answered": answered, "health": health}
 
     def _killed_engine(self, cores: str) -> Dict[str, Any]:
+        before = self._reset_failures()
         server = self._up(cores)
         for pid in server.engines():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         status = self._noticed(server)
         self.end(server)
-        return {"status": status}
+        again = self.server(cores)
+        found = {"status": status, "again": self.ready(again), "resets": [before, self._reset_failures()]}
+        self.end(again)
+        return found
+
+    def _reset_failures(self) -> Optional[int]:
+        """Resets that the driver counts as failed, of all devices; None where it counts none."""
+        counted = [reset_failures(folder) for _, folder in folders(self.sysfs)]
+        return None if not counted or None in counted else sum(count or 0 for count in counted)
 
     def _killed_server(self, cores: str) -> Dict[str, Any]:
         server = self._up(cores)
@@ -909,6 +939,54 @@ class Trials:
         finally:
             files[-1].unlink()
             files[-1].symlink_to(source)
+
+    # -- roll ---------------------------------------------------------------------------------------------------------
+
+    def roll(self) -> None:
+        """Replace servers one by one under load, as a roll does replicas."""
+        if self._has_artifact():
+            self.attempt("roll", self._roll)
+
+    def _roll(self) -> Dict[str, Any]:
+        """Two servers under more clients than they have slots; each is drained, ended and started again in its turn."""
+        if len(self.slices) < 2:
+            return {"skipped": "there is room for one slice only"}
+        slots = int(agreement.flags(self.of.serve).get("max-num-seqs") or 1)
+        servers = [self._up(cores) for cores in self.slices]
+        answers = [self._greedy(server) for server in servers]
+        load = Load(servers, self._open, min(ROLL_TOKENS, self._long()), 2 * min(slots + 2, MOST_CLIENTS))
+        load.start()
+        left = []
+        try:
+            for server, cores in zip(servers, self.slices):
+                empty = load.take_out(server, 2 * ANSWER_S)
+                left.append([empty, self._unfinished(server)])
+                server.process.send_signal(signal.SIGTERM)
+                server.ended(NOTICE_S)
+                self.end(server)
+                fresh = self._up(cores)
+                answers.append(self._greedy(fresh))
+                load.put_in(fresh)
+        finally:
+            load.end(2 * ANSWER_S)
+        steady = all(len(texts) == 1 for texts in answers)
+        texts = len({text for texts in answers for text in texts})
+        return {"sent": load.sent, "answered": load.answered, "left": left, "steady": steady, "texts": texts}
+
+    def _greedy(self, server: Server) -> List[str]:
+        """What a server answers without sampling, asked twice."""
+        asked = [self._post(server, {"max_tokens": FEW_TOKENS})[1] for _ in "ab"]
+        return sorted({str(json.loads(text)["choices"][0]["text"]) for text in asked})
+
+    def _unfinished(self, server: Server) -> List[float]:
+        """Requests that a server says it runs and has waiting, once its last client has its answer."""
+        until = time.monotonic() + HANG_S
+        while True:
+            page = exposition.totals(server.client().text("/metrics") or "")
+            found = [page.get(exposition.RUNNING, 0.0), page.get(exposition.WAITING, 0.0)]
+            if not any(found) or time.monotonic() > until:
+                return found
+            time.sleep(_LOOK_S)
 
 
 def _pids(listed: str) -> List[Any]:

@@ -32,6 +32,10 @@ options:
     description: Where the kernel shows its devices.
     type: path
     default: /sys
+  root:
+    description: Directory of the host's files.
+    type: path
+    default: /
   instance_type:
     description: What the host is known to be; without it the header of C(neuron-ls) says it.
     type: str
@@ -79,13 +83,14 @@ def main() -> None:
             "tools": {"type": "path", "default": "/opt/aws/neuron/bin"},
             "devices": {"type": "path", "default": "/dev"},
             "sysfs": {"type": "path", "default": "/sys"},
+            "root": {"type": "path", "default": "/"},
             "instance_type": {"type": "str"},
         },
         supports_check_mode=True,
     )
     given = module.params
     tools, devices, sysfs = Path(given["tools"]), Path(given["devices"]), Path(given["sysfs"])
-    found = evidence(given["stages"], tools, devices, given["instance_type"], pids_of, sysfs)
+    found = evidence(given["stages"], tools, devices, given["instance_type"], pids_of, sysfs, root=Path(given["root"]))
     module.exit_json(changed=False, evidence=found)
 
 

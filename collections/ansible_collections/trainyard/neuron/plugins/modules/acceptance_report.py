@@ -22,7 +22,7 @@ options:
     description: The stages that are judged.
     type: list
     elements: str
-    choices: [look, device, compile, serve, fault]
+    choices: [look, device, compile, serve, fault, roll]
     required: true
   seen:
     description: Name of the variable that M(trainyard.neuron.acceptance) was registered as.

@@ -19,27 +19,32 @@ options:
   stages:
     description:
       - C(compile) compiles; C(serve) starts servers, asks them and ends them; C(fault) kills, stops and cuts what it
-        started itself. Each takes free cores, and time as the model's starts and compiles do.
+        started itself; C(roll) replaces two servers one by one under load. Each takes free cores, and time as the
+        model's starts and compiles do.
     type: list
     elements: str
-    choices: [compile, serve, fault]
+    choices: [compile, serve, fault, roll]
     required: true
   replica:
-    description: A replica of the host, as the plan has it.
+    description: A replica of the host, as the plan has it. Without one only O(image) is tried.
     type: dict
-    required: true
   artifact:
     description: Its artifact, as the plan has it.
     type: dict
-    required: true
   cores_variable:
     description: Variable that names a process's cores.
     type: str
-    required: true
   artifact_variable:
     description: Variable that names the compiled model's directory.
     type: str
-    required: true
+  image:
+    description: Image of a deployment that runs in a container, of which one is asked what it may do. It is not pulled.
+    type: str
+  engine:
+    description: What runs that container.
+    type: str
+    choices: [podman, docker]
+    default: podman
   load_bytes:
     description: What the plan counts with for a load, of the host's memory. 0 is not known.
     type: int
@@ -60,6 +65,10 @@ options:
     description: Directory of the device files.
     type: path
     default: /dev
+  sysfs:
+    description: Where the kernel shows its devices.
+    type: path
+    default: /sys
   timeout:
     description: Seconds that a start or a compile may take.
     type: int
@@ -93,6 +102,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trainyard.neuron.plugins.module_utils.acceptance_container import container_trial
 from ansible_collections.trainyard.neuron.plugins.module_utils.acceptance_trials import (
     TRIED,
     Deployment,
@@ -131,20 +141,28 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "stages": {"type": "list", "elements": "str", "choices": list(TRIED), "required": True},
-            "replica": {"type": "dict", "required": True},
-            "artifact": {"type": "dict", "required": True},
-            "cores_variable": {"type": "str", "required": True},
-            "artifact_variable": {"type": "str", "required": True},
+            "replica": {"type": "dict"},
+            "artifact": {"type": "dict"},
+            "cores_variable": {"type": "str"},
+            "artifact_variable": {"type": "str"},
+            "image": {"type": "str"},
+            "engine": {"type": "str", "choices": ["podman", "docker"], "default": "podman"},
             "load_bytes": {"type": "int", "default": 0},
             "directory": {"type": "path", "required": True},
             "user": {"type": "str", "required": True},
             "tools": {"type": "path", "default": "/opt/aws/neuron/bin"},
             "devices": {"type": "path", "default": "/dev"},
+            "sysfs": {"type": "path", "default": "/sys"},
             "timeout": {"type": "int", "default": 5400},
         },
+        required_one_of=[("replica", "image")],
+        required_together=[("replica", "artifact", "cores_variable", "artifact_variable")],
         supports_check_mode=False,
     )
     given = module.params
+    if given["image"]:
+        seen = container_trial(given["engine"], given["image"], Path(given["devices"]))
+        module.exit_json(changed=False, trials={"container": seen})
     try:
         tried = deployment(given)
     except (KeyError, TypeError, AttributeError) as error:
@@ -152,7 +170,8 @@ def main() -> None:
     if not Path(tried.model).is_dir():
         module.fail_json(msg="no checkpoint at %s; nothing was started. Next: run provision.yml" % tried.model)
     directory = Path(given["directory"])
-    trials = Trials(tried, directory, Path(given["tools"]), Path(given["devices"]), float(given["timeout"]))
+    tools, devices, sysfs = Path(given["tools"]), Path(given["devices"]), Path(given["sysfs"])
+    trials = Trials(tried, directory, tools, devices, float(given["timeout"]), sysfs)
     try:
         found = as_user(given["user"], directory, lambda: trials.run(given["stages"]))
     except OSError as error:

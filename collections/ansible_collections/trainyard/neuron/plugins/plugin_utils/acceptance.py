@@ -22,6 +22,7 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.topology imp
     table_topology,
 )
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving.slices import parse_cores
+from ansible_collections.trainyard.neuron.plugins.module_utils.storage.volume import IMAGE_MOUNT, IMAGE_UNIT
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.acceptance_check import (
     DIFFERS,
     PASSED,
@@ -192,6 +193,27 @@ def _nodes(evidence: Mapping[str, Any]) -> str:
     return f"/dev/neuron0 to /dev/neuron{wanted[-1]}"
 
 
+def _rights(evidence: Mapping[str, Any]) -> str:
+    known = evidence["rights"]
+    if not known:
+        raise NotJudgedError("there is no device's file")
+    closed = sorted((int(number), mode) for number, mode in known.items() if int(mode, 8) & 0o6 != 0o6)
+    if closed:
+        raise DifferenceError(", ".join(f"/dev/neuron{number} is {mode}" for number, mode in closed[:20]))
+    return f"{', '.join(sorted(set(known.values())))} at each of {len(known)} devices"
+
+
+def _image_volume(evidence: Mapping[str, Any]) -> str:
+    found = evidence["image_volume"]
+    if not found["unit"]:
+        if found["mounted"]:
+            raise DifferenceError(f"{IMAGE_MOUNT} is mounted, and there is no {IMAGE_UNIT}")
+        raise NotJudgedError(f"the image has no {IMAGE_UNIT}")
+    if found["state"] not in ("enabled", "disabled", "masked"):
+        raise DifferenceError(f"{IMAGE_UNIT} is {found['state'] or 'not known to systemctl'}")
+    return f"{IMAGE_UNIT} is {found['state']}, {'and' if found['mounted'] else 'nothing is'} mounted at {IMAGE_MOUNT}"
+
+
 def _users(evidence: Mapping[str, Any]) -> str:
     _devices(evidence)
     processes = evidence["processes"]
@@ -268,6 +290,11 @@ LOOKS: tuple[Check, ...] = (
           (_TOPOLOGY, "cores: Tuple[int, ...]"), _core_numbers),
     Check("device-nodes", "device", "driver", "/dev/neuronN for each device",
           ("plugins/module_utils/sdk.py", "/dev/neuron"), _nodes),
+    Check("device-rights", "device", "driver's udev rule", "any user may read and write /dev/neuronN",
+          ("plugins/module_utils/serving/container.py", "CAPABILITIES = "), _rights),
+    Check("image-volume", "device", "Neuron's machine image",
+          "what takes the instance store at boot is dlami-nvme.service, which can be disabled",
+          ("plugins/module_utils/storage/volume.py", "IMAGE_UNIT, IMAGE_MOUNT = "), _image_volume),
     Check("holders-live", "device", "runtime guide", "a process that holds a device lives",
           (_SLICES, "def holders("), _users),
     Check("holders-cores", "device", _LS, "a process is listed at the devices of the cores that it was given",
@@ -306,10 +333,10 @@ def report_of(
         shown = f"host-{hashlib.sha256((salt + name).encode()).hexdigest()[:10]}" if salt else name
         evidence = (answers.get(name) or {}).get("evidence")
         if not isinstance(evidence, dict):
-            found[shown] = {"refused": "the host did not answer", "checks": []}
+            found[shown] = {"refused": "the host did not answer", "checks": [], "times": {}}
             continue
         known = {**evidence, "instance_type": types.get(name) or evidence.get("instance_type")}
-        found[shown] = {"refused": "", "checks": judged(known, stages)}
+        found[shown] = {"refused": "", "checks": judged(known, stages), "times": times_of(known)}
     outcomes = [check["outcome"] for host in found.values() for check in host["checks"]]
     return {
         "version": 1,
@@ -322,6 +349,28 @@ def report_of(
         "not_judged": outcomes.count(SKIPPED),
         "hosts": found,
     }
+
+
+def times_of(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a start and a compile took, for a calibration; nothing where neither was tried, or a host lies."""
+    trials = evidence.get("trials")
+    if not isinstance(trials, Mapping):
+        return {}
+    found: dict[str, Any] = {"generation": str(trials.get("generation"))[:20]}
+    sound, compiled = trials.get("sound"), trials.get("compile")
+    if isinstance(sound, Mapping) and _positive(sound.get("start_s")):
+        found["start_s"] = sound["start_s"]
+        found["load_bytes"] = sound["load_bytes"] if _positive(sound.get("load_bytes")) else 0
+        found["presharded"] = sound.get("presharded") is True
+    if isinstance(compiled, Mapping) and compiled.get("status") == 0 and _positive(compiled.get("seconds")):
+        found["compile_s"] = compiled["seconds"]
+        found["presharded_at_compile"] = _positive(compiled.get("ranks"))
+    return found if len(found) > 1 else {}
+
+
+def _positive(value: Any) -> bool:
+    """Whether something that a host said is a number that a time or a size can be."""
+    return type(value) in (int, float) and 0 < value < 1e15
 
 
 def page(report: Mapping[str, Any]) -> str:

@@ -12,6 +12,9 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.acceptance_check 
     NotJudgedError,
 )
 
+#: Bit of the one capability that a container keeps.
+CAP_DAC_OVERRIDE = 1 << 1
+
 Judge = Callable[[Mapping[str, Any]], str]
 
 #: Of the host's memory: how far the device memory that neuron-monitor tells may be from the plan's estimate.
@@ -301,6 +304,75 @@ def _hang(evidence: Mapping[str, Any]) -> str:
     return "/health 200, no token"
 
 
+def _container(evidence: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a container saw, where the deployment is one."""
+    if "container" not in (evidence.get("trials") or {"container": None}):
+        raise NotJudgedError("the deployment runs in no container")
+    return _trial(evidence, "container")
+
+
+def _container_devices(evidence: Mapping[str, Any]) -> str:
+    found = _container(evidence)
+    if "devices" not in found:
+        raise DifferenceError(f"it said nothing, and ended with status {found['status']}")
+    closed = sorted(f"{path}: {error}" for path, error in found["devices"].items() if error)
+    if closed or not found["devices"]:
+        raise DifferenceError("; ".join(closed[:20]) or "the host has no device")
+    return f"it opened each of {len(found['devices'])} devices"
+
+
+def _container_rights(evidence: Mapping[str, Any]) -> str:
+    found = _container(evidence)
+    if "devices" not in found:
+        raise NotJudgedError("it said nothing")
+    more = int(found["capabilities"], 16) & ~CAP_DAC_OVERRIDE
+    if more or found["no_new_privileges"] != "1":
+        raise DifferenceError(f"capabilities {more:#x} more" if more else "it may gain rights")
+    return "no more than DAC_OVERRIDE, and it may gain none"
+
+
+def _resets(evidence: Mapping[str, Any]) -> str:
+    found = _trial(evidence, "killed_engine")
+    before, after = found["resets"]
+    if not found["again"]:
+        raise DifferenceError("the next start on its cores did not come up")
+    if before is None or after is None:
+        raise NotJudgedError("the driver counts no resets")
+    if after > before:
+        raise DifferenceError(f"{after - before} resets more that failed")
+    return "the next start on its cores came up, and no reset failed"
+
+
+def _drained(evidence: Mapping[str, Any]) -> str:
+    left = _trial(evidence, "roll")["left"]
+    if not all(empty for empty, _ in left):
+        raise NotJudgedError("its clients did not get their answers in time")
+    if any(any(counts) for _, counts in left):
+        said = "; ".join(f"{running:g} running, {waiting:g} waiting" for _, (running, waiting) in left)
+        raise DifferenceError(f"after its last answer: {said}")
+    return f"0 running, 0 waiting at each of {len(left)} replicas"
+
+
+def _neighbours(evidence: Mapping[str, Any]) -> str:
+    found = _trial(evidence, "roll")
+    if not found["sent"]:
+        raise NotJudgedError("nothing was asked")
+    if found["answered"] != found["sent"]:
+        raise DifferenceError(
+            f"{found['sent'] - found['answered']} of {found['sent']} requests were not answered whole"
+        )
+    return f"{found['sent']} requests, each answered whole"
+
+
+def _same(evidence: Mapping[str, Any]) -> str:
+    found = _trial(evidence, "roll")
+    if not found["steady"]:
+        raise NotJudgedError("a server does not give the same text twice")
+    if found["texts"] != 1:
+        raise DifferenceError(f"{found['texts']} texts to the same question")
+    return "the same text by each"
+
+
 def _overrides(evidence: Mapping[str, Any]) -> str:
     if "ignored" not in _trial(evidence, "overrides")["words"]:
         raise DifferenceError("it did not say so")
@@ -424,6 +496,11 @@ TRIED_CHECKS: tuple[Check, ...] = (
     Check("forbidden-compile", "serve", "native plugin's guide",
           "the engine ends rather than compile, where it is told to",
           (_TABLES, "VLLM_CACHE_ROOT"), _of(("native",), _refused("forbidden", word="forbidden"))),
+    Check("container-devices", "serve", "podman and docker", "a container that is given the devices opens each of them",
+          ("plugins/module_utils/serving/container.py", '"--device"'), _container_devices),
+    Check("container-rights", "serve", "podman and docker",
+          "a container has no more of root's rights than it is given, and may gain none",
+          ("plugins/module_utils/serving/oci.py", '"--cap-drop"'), _container_rights),
     Check("hanging-engine", "fault", "vllm#24207", "/health is 200 while the engine hangs, and no token comes",
           (_PROBE, "answers 200 on a dead device"), _hang),
     Check("engine-death", "fault", "vLLM launcher.py", "a server whose engine died ends",
@@ -432,6 +509,16 @@ TRIED_CHECKS: tuple[Check, ...] = (
           (_JUDGE, "def _restart("), _ended("killed_engine", "status")),
     Check("killed-server", "fault", "vllm#55510", "the engine of a server that was killed goes on, and holds its cores",
           (_SLICES, "def holders("), _killed_server),
+    Check("reset-failures", "fault", "neuron-sysfs guide",
+          "cores of an engine that was killed are reset and take the next start, and no failed reset is counted",
+          ("plugins/module_utils/watch/quarantine.py", "failures = devices.reset_failures("), _resets),
+    Check("drain-ends", "roll", "vLLM metrics", "a server that gets nothing more has 0 running and waiting in the end",
+          ("plugins/module_utils/roll/metrics.py", "RUNNING = "), _drained),
+    Check("neighbour-streams", "roll", "runtime guide",
+          "streams of a replica go on while its neighbour ends and starts: each request of a roll is answered whole",
+          ("plugins/plugin_utils/roll/orders.py", "def "), _neighbours),
+    Check("same-after-restart", "roll", _VLLM, "temperature 0 gives the same text at each replica, and after a restart",
+          ("plugins/plugin_utils/roll/canary.py", "def "), _same),
     Check("cut-weights", "fault", "safetensors", "a cut checkpoint ends the start",
           ("plugins/module_utils/jobs/checkpoint.py", "def "), _refused("cut_weights", word="cut weights")),
 )  # fmt: skip

@@ -36,6 +36,16 @@ def name_of(replica: Replica) -> str:
     return "vllm-" + replica.name
 
 
+def rights(paths: Sequence[str]) -> List[str]:
+    """Options of the engine for what a container may do: the devices, and what it keeps of root's."""
+    options: List[str] = []
+    for capability in CAPABILITIES:
+        options += ["--cap-add", capability]
+    for path in paths:
+        options += ["--device", path]
+    return options
+
+
 def command(replica: Replica, passed: Sequence[str]) -> Tuple[str, ...]:
     """The whole command line that becomes the unit's main process.
 
@@ -43,14 +53,10 @@ def command(replica: Replica, passed: Sequence[str]) -> Tuple[str, ...]:
         replica: what to run; its argv is the container's command.
         passed: names of the variables that the container gets. Their values are not in the command line.
     """
-    options: List[str] = []
-    for capability in CAPABILITIES:
-        options += ["--cap-add", capability]
+    options = rights(devices())
     if replica.container_cpus and not oci.is_podman(replica.container_engine):
         # Docker's containers are no children of the unit and inherit no affinity from it.
         options += ["--cpuset-cpus", replica.container_cpus]
-    for device in devices():
-        options += ["--device", device]
     more = [(str(row.get("path") or ""), "ro") for row in replica.more_weights]
     more += [(path, "ro") for path in replica.files]
     if replica.adapters:
