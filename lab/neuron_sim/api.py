@@ -276,10 +276,7 @@ class Api:
             while True:
                 produced = await request.next()
                 now = time.monotonic()
-                if not rules.holds(self._host, "neighbour-streams") and self._engine.disturbed(
-                    now - generation.arrived
-                ):
-                    raise ConnectionResetError("another server of the host has begun")
+                self._engine.check_neighbours(now - generation.arrived)
                 fresh = produced - generation.produced
                 if generation.produced == 0:
                     first = now

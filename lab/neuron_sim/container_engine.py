@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container engine for a stand-in that is a directory: the command runs beside it, with the rights that options leave.
+"""A container engine for a stand-in that is a directory: a command runs beside it, with the rights that options leave.
 
 A lab's hosts have the real podman; this one knows what is needed to see what a container may do, and no image.
 """
@@ -7,6 +7,7 @@ A lab's hosts have the real podman; this one knows what is needed to see what a 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 
 from . import rules
@@ -36,5 +37,4 @@ def main(host: HostConfig, argv: list[str]) -> int:
         # Only root has what could be taken away.
         bounds = ["--bounding-set", ",".join(["-all", *(f"+{name}" for name in added)]), "--inh-caps", "-all"]
         command = ["setpriv", "--no-new-privs", *(bounds if os.geteuid() == 0 else []), *command]
-    sys.stdout.flush()
-    os.execvp(command[0], command)  # noqa: S606 - as an engine does
+    return subprocess.run(command, check=False).returncode

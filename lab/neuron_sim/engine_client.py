@@ -110,12 +110,19 @@ class EngineClient:
         """Whether a fault has this replica answer with other words than its peers, as a broken artifact does."""
         return faults.find(self._host, "wrong-tokens", os.environ.get("NEURON_PROCESS_TAG", "")) is not None
 
-    def disturbed(self, seconds: float) -> bool:
-        """Whether within the last seconds another process has begun to hold cores of the host."""
+    def check_neighbours(self, seconds: float) -> None:
+        """Do nothing, unless starts of others disturb what runs here.
+
+        Raises:
+            ConnectionResetError: within the last seconds another process has begun to hold cores of the host.
+        """
+        if rules.holds(self._host, "neighbour-streams"):
+            return
         own = self.process.pid if self.process else 0
         since = time.clock_gettime(time.CLOCK_BOOTTIME) - seconds
         others = [holder.pid for holder in ownership.holders(self._host) if holder.pid not in (own, os.getpid())]
-        return any(_began(pid) > since for pid in others)
+        if any(_began(pid) > since for pid in others):
+            raise ConnectionResetError("another server of the host has begun")
 
     async def start(self, claim: Claim) -> None:
         """Start the engine with the claimed cores and wait until it is ready."""

@@ -140,7 +140,10 @@ def _image(host: HostConfig) -> None:
 
 
 def image_volume(host: HostConfig, *, lasting: bool = True) -> None:
-    """Give the host what a machine image makes of the instance store at boot; one that is not lasting cannot be disabled."""
+    """Give the host the unit by which a machine image takes the instance store at boot.
+
+    One that is not lasting has no [Install]: it can be neither enabled nor disabled.
+    """
     text = _DLAMI_UNIT if lasting else _DLAMI_UNIT.partition("[Install]")[0]
     _unit(host, _DLAMI_NAME, text)
     if not lasting:

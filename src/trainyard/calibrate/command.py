@@ -20,10 +20,21 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems imp
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.bounded_file import FileError, read_json  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast import fitting  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import Calibration, as_text  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.seen_times import (
+    SeenError,
+    seen_in,
+    times_fitted,
+    told_of,
+)  # isort: skip
+
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.runs import NoPointError, point_of  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import default_model_configs  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.known_models import known_repositories  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.reading import ReportError  # isort: skip
+
+
+#: What `trainyard accept` writes.
+ACCEPTED = "accept.json"
 
 
 def configs_of(directory: Path) -> dict[str, Any]:
@@ -57,6 +68,33 @@ def points_of(
     return points, kinds[0] if kinds else "", wrong
 
 
+def accepted_in(paths: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Divide what was given into benchmark runs and acceptances: a directory with accept.json, or such a file."""
+    runs: list[Path] = []
+    accepted: list[Path] = []
+    for path in paths:
+        file = path / ACCEPTED
+        if path.name == ACCEPTED or file.is_file():
+            accepted.append(path if path.name == ACCEPTED else file)
+        else:
+            runs.append(path)
+    return runs, accepted
+
+
+def with_seen(made: Calibration, files: list[Path], console: Console | None) -> Calibration:
+    """Return a calibration whose starts, loads and compiles are as acceptances measured them.
+
+    Raises:
+        SeenError: one of them is no acceptance, or none has a time.
+    """
+    seen = seen_in(files)
+    fitted = times_fitted(made.times, seen)
+    if console:
+        for line in told_of(made.times, seen):
+            console.print(line, soft_wrap=True, markup=False)
+    return made.model_copy(update={"times": fitted})
+
+
 def with_times(made: Calibration, start_factor: float | None, compile_factor: float | None) -> Calibration:
     """Return a calibration whose starts and compiles take so many times as long."""
     times = made.times
@@ -77,7 +115,10 @@ def with_times(made: Calibration, start_factor: float | None, compile_factor: fl
 
 
 def command(
-    runs: Annotated[list[Path], typer.Argument(help="Directories of benchmark runs, or their report.json.")],
+    reports: Annotated[
+        list[Path],
+        typer.Argument(help="Benchmark runs, by directory or report.json; acceptances, by directory or accept.json."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("calibration.json"),
     begin: Annotated[
         Path | None, typer.Option("--from", help="Calibration to begin with; else the published constants.")
@@ -97,7 +138,11 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
-    """Fit the latency model's constants to benchmark runs, say how well they fit, and write a file for forecasts."""
+    """Fit the latency model's constants to benchmark runs, and times of starts and compiles to acceptances.
+
+    Says how well they fit, and writes a file for forecasts, the lab and the estimates of rolls.
+    """
+    runs, accepted = accepted_in(reports)
     begun = calibration_or_exit(begin)
     wrong = numbers_wrong(start_factor=start_factor, compile_factor=compile_factor)
     if as_model and as_model not in known_repositories():
@@ -110,10 +155,15 @@ def command(
         points, provenance, wrong = points_of(runs, begun, configs, as_model)
     if wrong:
         raise refuse("\n       ".join(wrong))
-    made, validated, fitted = fitting.calibrate(points, begun, provenance)
+    made, validated, fitted = fitting.calibrate(points, begun, provenance) if points else (begun, [], [])
     made = with_times(made, start_factor, compile_factor)
+    console = Console(highlight=False)
     try:
+        if accepted:
+            made = with_seen(made, accepted, None if as_json else console)
         output.write_text(as_text(made), encoding="utf-8")
+    except SeenError as error:
+        raise refuse(str(error)) from error
     except OSError as error:
         raise refuse(f"{output} cannot be written: {error.strerror}") from error
     if as_json:
@@ -125,7 +175,14 @@ def command(
         }
         typer.echo(json.dumps(answer, indent=2))
         return
-    show(Console(highlight=False), begun, made, validated, fitted, output)
+    if fitted:
+        show(console, begun, made, validated, fitted)
+    console.print(
+        f"{output}: give it to trainyard forecast, sweep and lab up as --calibration, and to a roll as "
+        "trainyard_redeploy.calibration",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def show(
@@ -134,7 +191,6 @@ def show(
     made: Calibration,
     validated: list[fitting.Miss],
     fitted: list[fitting.Miss],
-    output: Path,
 ) -> None:
     """Print what was fitted for people."""
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -152,9 +208,6 @@ def show(
     else:
         text = "a single run: nothing could be left out, so the errors are at least those that were known before"
     console.print(text, soft_wrap=True, markup=False)
-    console.print(
-        f"{output}: give it to trainyard forecast, sweep and lab up as --calibration", soft_wrap=True, markup=False
-    )
 
 
 def _worst(found: list[fitting.Miss]) -> str:

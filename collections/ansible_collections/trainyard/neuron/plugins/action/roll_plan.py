@@ -11,9 +11,19 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.trainyard.neuron.plugins.module_utils.capacity import block_end
+from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import GOLDEN, HOOK_KINDS, HOOKS
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import LEASE_S
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times, block_watch, run_lock, run_plan
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import (
+    CalibrationError,
+    read_calibration,
+)
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.starts import loads_of, models_in
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import (
+    default_model_configs,
+    read_model_configs,
+)
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.canary import Thresholds
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.orders import RollOrder, Terms
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.roll.plan import (
@@ -98,7 +108,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         beside = self._peers_elsewhere(arguments, hostvars, fleet)
         spares = arguments["verb"] == "redeploy"
         only = {str(name): str(why) for name, why in arguments["only"].items()} or None
-        plan = plan_roll(fleet, settings, arguments["staged"], beside, require_spares=spares, only=only)
+        loads = forecast_loads(settings.calibration, run_plan.current().hosts(reports))
+        staged = arguments["staged"]
+        plan = plan_roll(fleet, settings, staged, beside, require_spares=spares, only=only, loads=loads)
         refuse_late(plan, hostvars, block_times.now_utc())
         order = ordered(plan, fleet, settings, {**arguments, "hooks": hooks, "lead": here}, identity(arguments["verb"]))
         for line in plan.lines():
@@ -112,6 +124,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         seen = {name: answer["replicas"] for name, answer in reports.items() if answer}
         others = read_fleet(wanted({"hosts": run_plan.current().hosts(seen)}, seen, "redeploy"), seen, {})
         return in_rotation(replace(others, seats=fleet.seats))
+
+
+def forecast_loads(file: str | None, hosts: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Return what starts are forecast to take by a file of constants, by replica's id; nothing without a file.
+
+    Raises:
+        RollError: the file is none of constants.
+    """
+    if file is None:
+        return {}
+    try:
+        constants = read_calibration(Path(file))
+        return loads_of(hosts, constants, read_model_configs(default_model_configs(), models_in(hosts)))
+    except (CalibrationError, PlanError) as error:
+        raise RollError([f"trainyard_redeploy.calibration: {error}; nothing was rolled"]) from error
 
 
 def files(raw: dict[str, Any]) -> dict[str, list[str]]:

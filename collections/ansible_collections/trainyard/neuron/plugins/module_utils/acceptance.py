@@ -74,7 +74,7 @@ def rights(directory: Path, numbers: List[int]) -> Dict[str, str]:
     found = {}
     for number in numbers:
         try:
-            found[str(number)] = "%04o" % (os.stat(str(directory / ("neuron%d" % number))).st_mode & 0o7777)
+            found[str(number)] = "%04o" % ((directory / ("neuron%d" % number)).stat().st_mode & 0o7777)
         except OSError:
             continue
     return found

@@ -958,7 +958,7 @@ class Trials:
         load.start()
         left = []
         try:
-            for server, cores in zip(servers, self.slices):
+            for server, cores in zip(servers, self.slices):  # noqa: B905 (Python 3.9)
                 empty = load.take_out(server, 2 * ANSWER_S)
                 left.append([empty, self._unfinished(server)])
                 server.process.send_signal(signal.SIGTERM)

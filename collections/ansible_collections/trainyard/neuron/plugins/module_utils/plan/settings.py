@@ -107,6 +107,13 @@ REDEPLOY = Schema(
             unit="seconds",
             example=600,
         ),
+        "calibration": Field(
+            optional(_PATH),
+            default=None,
+            about="file of `trainyard calibrate`, where Ansible runs; the estimate counts its forecast for a load that "
+            "was never seen, where the model's size is known",
+            example="/etc/trainyard/calibration.json",
+        ),
         "soak_s": Field(
             _SECONDS,
             default=10.0,

@@ -261,18 +261,30 @@ def forecast(
 
 def _times(setup: Setup, calibration: Calibration) -> dict[str, dict[str, float]]:
     times = calibration.times
-    pace = times.load_bytes_per_s if setup.presharded or setup.native else times.shard_bytes_per_s
     compiles = times.native_compile_s if setup.native else times.compile_s
-    starts = _spread((times.start_s, times.start_s.value), (pace, setup.load_bytes / pace.value))
+    starts = start_range(setup.load_bytes, calibration, cut=setup.presharded or setup.native).to_dict()
     cut = times.presharding_bytes_per_s
     parts = [(compiles, compiles.value)]
     parts += [(cut, setup.load_bytes / cut.value)] if setup.presharded else []
-    return {"start_s": starts, "compile_s": _spread(*parts)}
+    return {"start_s": starts, "compile_s": _spread(*parts).to_dict()}
 
 
-def _spread(*parts: tuple[Time, float]) -> dict[str, float]:
+def start_range(load_bytes: int, calibration: Calibration, *, cut: bool) -> Range:
+    """Return what a start takes, seconds.
+
+    Args:
+        load_bytes: of the checkpoint.
+        calibration: the constants.
+        cut: whether it is read as it is needed: its weights lie there cut for the cores, or the engine reads slices.
+    """
+    times = calibration.times
+    pace = times.load_bytes_per_s if cut else times.shard_bytes_per_s
+    return _spread((times.start_s, times.start_s.value), (pace, load_bytes / pace.value))
+
+
+def _spread(*parts: tuple[Time, float]) -> Range:
     return Range(
         sum(seconds / time.error_factor for time, seconds in parts),
         sum(seconds for _time, seconds in parts),
         sum(seconds * time.error_factor for time, seconds in parts),
-    ).to_dict()
+    )

@@ -25,6 +25,7 @@ class Move:
         admit: it goes (back) into rotation after its gate.
         load_s: how long its start will take.
         load_known: that figure was recorded, not assumed.
+        load_forecast: it was forecast.
         weight_now: how much its routers send it, in percent of what they are configured to.
         weight: the same when the roll is done with it.
         after: keys of moves that must have been made before: those that free its cores, or bring up what stands in.
@@ -39,6 +40,7 @@ class Move:
     admit: bool
     load_s: float
     load_known: bool
+    load_forecast: bool = False
     weight_now: int = FULL_WEIGHT
     weight: int = FULL_WEIGHT
     after: FrozenSet[str] = frozenset()

@@ -75,6 +75,7 @@ def plan_roll(
     beside: Sequence[Peer] = (),
     require_spares: bool = True,
     only: Optional[Mapping[str, str]] = None,
+    loads: Optional[Mapping[str, float]] = None,
 ) -> RollPlan:
     """Plan the roll of a fleet.
 
@@ -86,13 +87,14 @@ def plan_roll(
         beside: replicas in rotation on hosts that have no part in the roll; what is rolled is compared with them too.
         require_spares: refuse where the strategy is blue/green and a replica would leave with nothing in its place.
         only: ids of the replicas that may move, each with why it serves nobody, empty where it does; None for all.
+        loads: what a load that was never seen is forecast to take, seconds by replica's id.
 
     Raises:
         RollError: with every reason why this roll must not begin. Nothing was touched.
     """
     if only is not None:
         fleet = _found_unwell(fleet, only)
-    moves, unchanged, out = _sort_out(fleet, settings, only)
+    moves, unchanged, out = _sort_out(fleet, settings, only, loads or {})
     problems = _silence(fleet) + _renamed(fleet, moves) + not_in_one_roll(fleet)
     problems += _unstaged(fleet, moves) if require_staged else []
     moves, conflicts = _order_by_cores(fleet, moves)
@@ -126,7 +128,7 @@ def _found_unwell(fleet: Fleet, only: Mapping[str, str]) -> Fleet:
 
 
 def _sort_out(
-    fleet: Fleet, settings: Settings, only: Optional[Mapping[str, str]] = None
+    fleet: Fleet, settings: Settings, only: Optional[Mapping[str, str]], loads: Mapping[str, float]
 ) -> Tuple[List[Move], List[str], Dict[str, str]]:
     """Divide the replicas into those that move, those that are right, and those that somebody took out."""
     moves: List[Move] = []
@@ -148,7 +150,8 @@ def _sort_out(
         if not reason and admit and now < weight:
             reason = "an unfinished roll left it at {0}% of its weight".format(now)
         if reason:
-            known = seen.load_s is not None
+            forecast = loads.get(target.id) if seen.load_s is None else None
+            assumed = settings.load_assumed_s if forecast is None else forecast
             moves.append(
                 Move(
                     target=target,
@@ -157,8 +160,9 @@ def _sort_out(
                     drain=any(seat.state == "ready" for seat in seats.values()),
                     restart=bool(_reason(target, seen)),
                     admit=admit,
-                    load_s=settings.load_assumed_s if seen.load_s is None else seen.load_s,
-                    load_known=known,
+                    load_s=assumed if seen.load_s is None else seen.load_s,
+                    load_known=seen.load_s is not None,
+                    load_forecast=forecast is not None,
                     weight_now=now,
                     weight=weight,
                 )
@@ -367,17 +371,18 @@ def duration(seconds: float) -> str:
 
 def _headline(plan: RollPlan, moves: Sequence[Move]) -> str:
     restarts = [move for move in moves if move.restart]
-    assumed = sum(1 for move in restarts if not move.load_known)
-    return (
-        "Roll of {0} replicas on {1} hosts, {2} at a time, {3} waves, about {4} ({5} load times recorded{6}).".format(
-            sum(1 for move in moves if move.kind == REPLACE),
-            len({move.target.host for move in moves}),
-            plan.settings.at_once,
-            len(plan.waves),
-            duration(plan.seconds),
-            len(restarts) - assumed,
-            ", {0} assumed at {1}".format(assumed, duration(plan.settings.load_assumed_s)) if assumed else "",
-        )
+    forecast = [move.load_s for move in restarts if move.load_forecast]
+    assumed = sum(1 for move in restarts if not move.load_known) - len(forecast)
+    told = "Roll of {0} replicas on {1} hosts, {2} at a time, {3} waves, about {4} ({5} load times recorded{6}{7})."
+    return told.format(
+        sum(1 for move in moves if move.kind == REPLACE),
+        len({move.target.host for move in moves}),
+        plan.settings.at_once,
+        len(plan.waves),
+        duration(plan.seconds),
+        len(restarts) - assumed - len(forecast),
+        ", {0} forecast at up to {1}".format(len(forecast), duration(max(forecast))) if forecast else "",
+        ", {0} assumed at {1}".format(assumed, duration(plan.settings.load_assumed_s)) if assumed else "",
     )
 
 

@@ -138,6 +138,8 @@ def _raised(fleet: Fleet, spare: Target, leaving: Sequence[Move]) -> List[Move]:
             admit=True,
             load_s=max(move.load_s for move in leaving),
             load_known=all(move.load_known for move in leaving),
+            load_forecast=any(move.load_forecast for move in leaving)
+            and all(move.load_known or move.load_forecast for move in leaving),
             weight_now=weight,
             kind=RAISE,
         )

@@ -44,6 +44,7 @@ class Settings:
         drain_policy: what then: ``wait`` on, ``abort`` what is left, or ``fail`` (readmit the replica, stop the roll).
         drain_assumed_s: what the estimate counts for a drain.
         load_assumed_s: what the estimate counts for a load that was never seen.
+        calibration: file of constants by which such a load is forecast instead.
         soak_s: how long a readmitted replica is watched before the next one.
         canary_s: the same for the first replica of the roll, which is compared with its peers; 0 compares none.
         gate_s: what the estimate counts for stop, switch, and the completions of the gate.
@@ -60,6 +61,7 @@ class Settings:
     drain_policy: str = "fail"
     drain_assumed_s: float = 60.0
     load_assumed_s: float = 900.0
+    calibration: Optional[str] = None
     soak_s: float = 10.0
     canary_s: float = 120.0
     gate_s: float = 5.0

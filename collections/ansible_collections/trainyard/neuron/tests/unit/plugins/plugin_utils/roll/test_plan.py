@@ -369,9 +369,18 @@ def test_the_estimate_counts_drain_load_gate_and_watching() -> None:
     assert "watch 10 s" in second
 
 
+def test_a_load_that_was_never_seen_is_counted_as_it_is_forecast_and_one_that_was_as_it_was() -> None:
+    settings = Settings(drain_assumed_s=30, gate_s=5, soak_s=10, canary_s=100)
+    fleet = fleet_of(wanted(hosts=1, per_host=3), {"h1:m-1": {"load_s": None}, "h1:m-2": {"load_s": None}})
+    plan = plan_roll(fleet, settings, loads={"h1:m-0": 1.0, "h1:m-1": 50.0})
+    assert [wave.seconds for wave in plan.waves] == [30 + 600 + 5 + 100, 30 + 50 + 5 + 10, 30 + 900 + 5 + 10]
+    assert plan.lines()[0].endswith("(1 load times recorded, 1 forecast at up to 50 s, 1 assumed at 15 min).")
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
+        ({"calibration": ""}, 'calibration = "": must be a path'),
         ({"at_once": 0}, "at_once = 0: must be 1"),
         ({"drain_policy": "kill"}, 'drain_policy = "kill": must be one of wait'),
         ({"floor": "120%"}, 'floor = "120%": must be 0 to 100%'),
