@@ -258,6 +258,13 @@ def test_what_is_tried_as_another_user_answers_in_json_and_leaves_nothing(open_f
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("mode", ["0600", "0660", "0664", "0662"])
+def test_only_what_everybody_may_read_and_write_is_open(serving: dict[str, Any], mode: str) -> None:
+    evidence = copy.deepcopy(serving)
+    evidence["rights"]["3"] = mode
+    assert outcomes(evidence)["device-rights"] == acceptance.DIFFERS
+
+
 def test_an_image_s_volume_without_the_unit_that_is_known_is_told(serving: dict[str, Any]) -> None:
     evidence = copy.deepcopy(serving)
     assert outcomes(evidence)["image-volume"] == acceptance.SKIPPED

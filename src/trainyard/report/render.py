@@ -24,6 +24,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.figures im
     goodput_of,
     time_per_output_token_ms,
 )
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.text import cost_within_objective  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import (  # isort: skip
     BenchmarkReport,
     Flag,
@@ -321,6 +322,7 @@ def _facts(report: BenchmarkReport) -> list[tuple[str, str]]:
         ("load", f"{load.loop} loop, {load.requests} requests x {report.run.repeats}, prompts: {shape}"),
         *[(f"asked for {one.name}", _part(one)) for one in report.results.models],
         ("tokens asked for", f"{_length(load.input_tokens)} in, {_length(load.output_tokens)} out"),
+        ("cost within the objective", cost_within_objective(report)),
         ("sampling", f"{load.sampling or 'default'}; end of sequence {'ignored' if load.ignore_eos else 'heeded'}"),
         ("load host", f"{host.name}, {host.processors} processors, the client used {host.client_cpu_cores:.2f}"),
         ("processor free on it", None if host.idle_ratio_mean is None else f"{host.idle_ratio_mean:.0%}"),

@@ -56,9 +56,9 @@ def container_trial(engine: str, image: str, devices: Path, unit: Sequence[str] 
     lines: List[bytes] = done.stdout.splitlines() or [b""]
     try:
         said = json.loads(lines[-1].decode("utf-8", "replace"))
-        return {"status": done.returncode, **{name: said[name] for name in sorted(said)}}
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return {"status": done.returncode}
+    except (ValueError, RecursionError):
+        said = None
+    return {**(said if isinstance(said, dict) else {}), "status": done.returncode}
 
 
 def _run(argv: Sequence[str]) -> "subprocess.CompletedProcess[bytes]":

@@ -6,6 +6,19 @@ from __future__ import annotations
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import BenchmarkReport, Load
 
 
+def cost_within_objective(report: BenchmarkReport) -> str:
+    """Return what a million output tokens within the objective cost, or what is missing to tell."""
+    goodput, cost = report.results.goodput, report.results.cost
+    if cost is None:
+        return "not known: benchmark_price_per_host_hour_usd says what an hour of a host costs"
+    if goodput is None:
+        return "not known: benchmark_objective says what a request must keep"
+    within = cost.usd_per_million_output_tokens_within_objective
+    if within is None:
+        return "none: no request kept the objective"
+    return f"{within:,.2f} USD a million output tokens within the objective"
+
+
 def table(report: BenchmarkReport, width: int = 100) -> str:
     """The result for a terminal: one screen, the provenance in its title, flags below."""
     requests, latency = report.results.requests, report.results.latency
@@ -25,9 +38,7 @@ def table(report: BenchmarkReport, width: int = 100) -> str:
     if cost is not None:
         so_far = "" if cost.run_usd is None else f"{cost.run_usd:.2f} USD for this run, "
         lines.append(f"cost              {so_far}{cost.usd_per_million_output_tokens:.2f} USD a million output tokens")
-        within = cost.usd_per_million_output_tokens_within_objective
-        if within is not None:
-            lines.append(f"                  {within:.2f} USD a million of those within the objective")
+    lines.append(f"{'within objective':17} {cost_within_objective(report)}")
     lines.append(f"{'':17} {'p50':>10} {'p90':>10} {'p99':>10} {'of':>7}")
     for name, value in (
         ("TTFT ms", latency.time_to_first_token_ms),

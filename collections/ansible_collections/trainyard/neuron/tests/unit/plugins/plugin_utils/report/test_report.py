@@ -14,7 +14,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.collection import
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report import reading
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.figures import statistics_of
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema import Objective, json_schema
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.text import table
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.text import cost_within_objective, table
 from ansible_collections.trainyard.neuron.tests.unit.plugins.plugin_utils.report.runs import (
     built,
     codes,
@@ -166,7 +166,8 @@ def test_a_run_too_short_to_watch_is_judged_by_its_requests() -> None:
 
 def test_a_figure_says_of_how_many_it_is() -> None:
     shown = table(built(summary_of(20)))
-    assert shown.splitlines()[5].split()[-1] == "of"
+    (heads,) = [line.split() for line in shown.splitlines() if "p50" in line]
+    assert heads[-1] == "of"
     ttft = next(line for line in shown.splitlines() if line.startswith("TTFT"))
     assert ttft.split()[-1] == str(built(summary_of(20)).results.latency.time_to_first_token_ms.count)  # type: ignore[union-attr]
 
@@ -205,6 +206,24 @@ def test_cost_is_the_fleet_s_price_over_its_tokens() -> None:
     cost = built(scenario={"price_per_host_hour_usd": 3.6}).results.cost
     # 3.6 USD an hour is 0.001 USD a second, for 200 / 3.8 tokens.
     assert cost.usd_per_million_output_tokens == pytest.approx(0.001 / (200 / 3.8) * 1e6)
+
+
+@pytest.mark.parametrize(
+    ("price", "limit_ms", "said"),
+    [
+        (None, 300, "not known: benchmark_price_per_host_hour_usd says"),
+        (3.6, None, "not known: benchmark_objective says"),
+        (3.6, 1, "none: no request kept the objective"),
+        (3.6, 300, "19.00 USD a million output tokens within the objective"),
+    ],
+)
+def test_each_report_says_what_tokens_within_the_objective_cost_or_what_is_missing(
+    price: float | None, limit_ms: float | None, said: str
+) -> None:
+    objective = None if limit_ms is None else Objective(time_to_first_token_ms=limit_ms)
+    report = built(objective=objective, scenario={"price_per_host_hour_usd": price})
+    assert cost_within_objective(report).startswith(said)
+    assert f"within objective  {said}" in table(report)
 
 
 def test_repeats_get_a_confidence_interval() -> None:
