@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -98,6 +99,32 @@ def test_the_unit_s_container_is_the_image_of_the_digest_with_its_traits_correct
     assert container["Config"]["Healthcheck"] == {"Test": ["NONE"]}
     group = lab.on("lab-1", f"systemctl show --property=ControlGroup --value {UNIT}")
     assert group in lab.on("lab-1", f"cat /proc/{container['State']['Pid']}/cgroup")
+
+
+def accepted(lab: Lab, folder: Path) -> tuple[int, dict[str, tuple[str, str]]]:
+    """Status of an acceptance beside the replica, and outcome and sight of each of its checks."""
+    asked = {"trainyard_accept": {"stages": ["device", "serve"], "directory": str(folder)}}
+    process = lab.start("playbooks/accept.yml", f"--extra-vars={json.dumps(asked)}")
+    output, _ = process.communicate()
+    file = folder / "accept.json"
+    assert file.exists(), output[-4000:]
+    (host,) = json.loads(file.read_text())["hosts"].values()
+    return process.returncode, {one["name"]: (one["outcome"], one["seen"]) for one in host["checks"]}
+
+
+def test_an_acceptance_sees_by_podman_what_a_container_of_the_image_may_do(lab: Lab, tmp_path: Path) -> None:
+    status, found = accepted(lab, tmp_path / "sound")
+    assert (status, [name for name, one in found.items() if one[0] == "differs"]) == (0, []), found
+    assert found["container-devices"] == ("passed", "it opened each of 16 devices")
+    assert found["container-rights"] == ("passed", "no more than DAC_OVERRIDE, and it may gain none")
+    assert found["health"][0] == "not judged" and "runs in a container" in found["health"][1]
+    lab.fault("lab-1", "rule-off", "--rule", "container-devices")
+    try:
+        status, found = accepted(lab, tmp_path / "off")
+    finally:
+        lab.fault("lab-1", "clear")
+    assert (status != 0, [name for name, one in found.items() if one[0] == "differs"]) == (True, ["container-devices"])
+    assert busy(lab) == [0, 1, 2, 3], "the replica serves on"
 
 
 def test_images_are_on_the_data_volume(lab: Lab) -> None:
