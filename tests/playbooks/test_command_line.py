@@ -41,6 +41,16 @@ def test_an_ansible_that_is_too_old_is_named_with_what_to_do(version: str) -> No
         assert word in line
 
 
+def test_a_run_by_an_ansible_that_is_too_old_is_refused_where_it_comes_to_the_collection_first(tmp_path: Path) -> None:
+    """It reads the inventory before any callback hears of the run, and could not: that would be the error."""
+    (tmp_path / "sitecustomize.py").write_text("import ansible.release\nansible.release.__version__ = '2.18.19'\n")
+    done = run("ansible-playbook", "site.yml", "-i", RECIPE, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2, done.stdout
+    assert done.stderr.count("ansible-core 2.18.19 is too old") == 1
+    assert "parse" not in done.stderr
+    assert done.stdout == ""
+
+
 def test_a_tag_that_nothing_has_is_refused_with_the_nearest() -> None:
     assert "did you mean 'provision'?" in refused(tags=["provison"])[0]
     assert "there are provision, serve" in refused(tags=["xyz"])[0]

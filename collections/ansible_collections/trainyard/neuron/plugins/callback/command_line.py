@@ -26,9 +26,6 @@ from ansible.plugins.callback import CallbackBase
 from ansible.release import __version__
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import command_line
 
-#: As ansible-playbook ends for an option that is wrong.
-WRONG_OPTION = 2
-
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core ships no types
     """Looks at the command line once, when the playbook is read and nothing is done yet."""
@@ -54,7 +51,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core ships 
             self._display.error(reason, wrap_text=False)
         if reasons:
             # An exception of a callback is a warning to Ansible; this is none of those.
-            raise SystemExit(WRONG_OPTION)
+            raise SystemExit(command_line.WRONG_OPTION)
 
 
 def _tags(plays: Iterable[Any]) -> Iterator[str]:

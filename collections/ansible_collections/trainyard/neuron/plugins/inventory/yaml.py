@@ -13,6 +13,7 @@ description:
   - Reads what P(ansible.builtin.yaml#inventory) reads, and makes the same of it.
   - A few lines whose aliases name one another can stand for a thousand million values, which Ansible writes out. Such a
     file is refused at once.
+  - It is the first of the collection that a run comes to, so an ansible-core that is too old is refused here.
   - It stands in the place of C(yaml) among C(enable_plugins) of the configuration.
 options:
   yaml_extensions:
@@ -34,6 +35,8 @@ from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory.yaml import InventoryModule as AnsibleYaml
+from ansible.release import __version__
+from ansible_collections.trainyard.neuron.plugins.plugin_utils import command_line
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.aliases import values_of
 
 MOST_VALUES = 5_000_000
@@ -50,7 +53,12 @@ class InventoryModule(AnsibleYaml):  # type: ignore[misc]  # ansible-core ships 
 
         Raises:
             AnsibleParserError: its aliases multiply, or Ansible cannot read it.
+            SystemExit: this ansible-core is too old; an error would be one among those of the other plugins.
         """
+        old = command_line.too_old(__version__)
+        if old:
+            self.display.error(old, wrap_text=False)
+            raise SystemExit(command_line.WRONG_OPTION)
         try:
             count = values_of(loader.load_from_file(path, cache="none", trusted_as_template=True))
         except RecursionError as error:

@@ -11,8 +11,21 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems imp
 #: The oldest ansible-core that this is tested with; 2.18 and older print nothing of a run, and template otherwise.
 OLDEST = (2, 19)
 
+#: As ansible-playbook ends for an option that is wrong.
+WRONG_OPTION = 2
+
 #: Tags that Ansible itself knows.
 ANSIBLES = frozenset({"all", "always", "never", "tagged", "untagged"})
+
+
+def too_old(version: str) -> str:
+    """Return why nothing runs on a version of ansible-core, empty of one that is tested or newer."""
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) >= OLDEST:
+        return ""
+    return (
+        f"ansible-core {version} is too old: trainyard needs {OLDEST[0]}.{OLDEST[1]} or newer. "
+        "`make venv` installs one that is tested"
+    )
 
 
 def refusals(
@@ -28,13 +41,7 @@ def refusals(
         start_at: task of `--start-at-task`, empty for none.
         plans: whether the playbook begins with a plan.
     """
-    found = []
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if numbers < OLDEST:
-        found.append(
-            f"ansible-core {version} is too old: trainyard needs {OLDEST[0]}.{OLDEST[1]} or newer. "
-            "`make venv` installs one that is tested"
-        )
+    found = [one for one in [too_old(version)] if one]
     for tag in sorted(set(tags) - ANSIBLES - set(known)):
         others = ", ".join(sorted(set(known) - ANSIBLES)) or "none"
         found.append(
