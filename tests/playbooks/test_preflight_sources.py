@@ -228,6 +228,16 @@ def test_a_store_takes_an_upload_of_which_nothing_stays(s3: str) -> None:
         assert ask("store", "s3://none/prefix", writes=writes, **given) == ("missing", "NoSuchBucket")
 
 
+def test_an_upload_is_begun_by_the_host_alone_that_will_write(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(sources, "_begin_upload", lambda _bucket, name: begun.append(name))
+    given = {"endpoint": s3, "environment": KEYS, "reads": "0/manifest.json"}
+    for writes, count in ((False, 0), (True, 1)):
+        assert ask("store", "s3://fleet/prefix", writes=writes, **given) == ("", "")
+        assert len(begun) == count
+    assert begun[0].startswith("prefix/.preflight-")
+
+
 def test_a_checkpoint_of_a_bucket_is_there_with_something_in_it(s3: str) -> None:
     """Asked as the job lists it: a prefix of which another name begins is no place."""
     client(s3).put_object(Bucket="fleet", Key="models/llama +1/v1/config.json", Body=b"{}")

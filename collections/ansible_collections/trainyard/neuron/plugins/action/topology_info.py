@@ -82,7 +82,7 @@ class ActionModule(Locking):
                 {**arguments, "questions": json.dumps(asked["look"]) if asked["look"] else ""}, verb, variables
             )
         except AnsibleConnectionFailure as error:
-            return _unasked(judge.unreached(name, str(error)))
+            return _unasked(judge.unreached(name, str(error), address=str(variables.get("ansible_host") or name)))
         except AnsibleError as error:
             return _unasked(judge.unreached(name, str(error), by_sudo=True))
         if result.get("failed"):

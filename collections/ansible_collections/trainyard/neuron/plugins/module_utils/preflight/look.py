@@ -34,6 +34,10 @@ AT_ONCE, COMMAND_S = 16, 15
 #: Files whose sizes are added up where something was fetched before: of more it is not known.
 MOST_FILES = 20000
 
+#: Kinds of sources whose content goes to the volumes of the system itself, and where those may be.
+_INSTALLED = frozenset({"archive", "client", "index", "packages", "page", "rpms"})
+_ROOMS = ("/", "/usr", "/opt", "/opt/trainyard", "/var", "/var/lib/trainyard", "/var/cache/apt")
+
 _LISTENS = "0A"
 
 
@@ -68,10 +72,11 @@ def look(questions: Mapping[str, Any], root: Path = Path("/")) -> Dict[str, Any]
             "headers": headers(root),
             "driver": driver(root) if questions.get("packages") else {},
             "packages": there,
-            "candidates": {name: candidate(name) for name in questions.get("candidates") or ()},
+            "candidates": {name: system.candidate(name, run) for name in questions.get("candidates") or ()},
             "ports": taken(questions.get("ports") or (), root),
             "space": space(questions["data_dir"]) if questions.get("data_dir") else {},
             "disks": volume_of,
+            "rooms": rooms() if brought["lacking"] or any(one["kind"] in _INSTALLED for one in asked) else {},
             "system": brought,
             "environments": environments(questions.get("environments") or (), str(questions.get("pip_index") or "")),
             "images": {name: has_image(name) for name in questions.get("images") or ()},
@@ -197,27 +202,6 @@ def installed(names: Iterable[str]) -> Dict[str, str]:
     return {name: package.version for name, package in manager.read(run, sorted(names)).items()}
 
 
-def candidate(package: str) -> str:
-    """Return the version that a package has or would get, empty where the host's lists do not know it.
-
-    Args:
-        package: its name, or `name=version` with the version that is asked for as a glob.
-    """
-    name, _, wanted = package.partition("=")
-    _status, output, _errors = run(["apt-cache", "policy", name])
-    values = dict(re.findall(r"^  (Installed|Candidate): (\S+)$", output, re.MULTILINE))
-    there, offered = values.get("Installed", "(none)"), values.get("Candidate", "(none)")
-    best = there if there != "(none)" else offered
-    if wanted:
-        versions = re.findall(r"^ (?:\*\*\*|   ) (\S+) -?\d+$", output, re.MULTILINE)
-        best = next((version for version in versions if _globbed(version, wanted)), "(none)")
-    return "" if best == "(none)" else best
-
-
-def _globbed(version: str, wanted: str) -> bool:
-    return re.fullmatch(re.escape(wanted).replace(r"\*", ".*"), version) is not None
-
-
 def taken(ports: Sequence[int], root: Path) -> Dict[str, str]:
     """Return who listens on those of the ports that somebody listens on: a unit, else a process, by the port."""
     wanted = set(ports)
@@ -271,14 +255,26 @@ def space(data_dir: str) -> Dict[str, Any]:
     """Return the room below a directory, of the filesystem where it is or will be, and what is there of ours.
 
     Returns:
-        `path` (the nearest directory that exists), `free_bytes`, `have_bytes` (weights and artifacts that are there).
+        `path` (the nearest directory that exists), `free_bytes`, `have_bytes` (weights and artifacts that are there),
+        `device`.
     """
     path = Path(data_dir)
     while not path.is_dir() and path != path.parent:
         path = path.parent
     state = os.statvfs(str(path))
     have = sum(_size(Path(data_dir, name)) for name in ("weights", "artifacts"))
-    return {"path": str(path), "free_bytes": state.f_bavail * state.f_frsize, "have_bytes": have}
+    free = state.f_bavail * state.f_frsize
+    return {"path": str(path), "free_bytes": free, "have_bytes": have, "device": path.stat().st_dev}
+
+
+def rooms(places: Iterable[str] = _ROOMS) -> Dict[str, Dict[str, int]]:
+    """Return `free_bytes` and `device` of each volume of the system, by the first of the places that is on it."""
+    found: Dict[int, Tuple[str, int]] = {}
+    for place in places:
+        with contextlib.suppress(OSError):
+            state = os.statvfs(place)
+            found.setdefault(Path(place).stat().st_dev, (place, state.f_bavail * state.f_frsize))
+    return {place: {"free_bytes": free, "device": device} for device, (place, free) in found.items()}
 
 
 def _size(directory: Path) -> int:

@@ -370,11 +370,17 @@ def port(question: Mapping[str, Any]) -> None:
         raise Answer("unreachable", str(error.strerror or error)) from error
 
 
+def offered(_question: Mapping[str, Any]) -> None:
+    """Say of a package what its question was asked for: no list that the host has of its sources knows it."""
+    raise Answer("missing", "in no list of its sources")
+
+
 #: What a question may be, and who answers it.
 KINDS: Dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "page": page,
     "index": page,
     "archive": page,
+    "offered": offered,
     "client": page,
     "checkpoint": checkpoint,
     "packages": packages,

@@ -107,12 +107,17 @@ def archives(names: Sequence[str], run: Run) -> List[Dict[str, Any]]:
         names: packages, each with a version if there has to be one.
         run: runs a command; apt prints what it would fetch, and fetches nothing.
     """
+    print_uris = ["apt-get", "install", "--print-uris", "--yes", "--quiet=2", "--no-install-recommends", *names]
+    status, output, _errors = run(print_uris)
+    nowhere = _nowhere(names, run) if status != 0 else []
+    if nowhere:
+        others = [name for name in names if name not in nowhere]
+        what = "the system's package " + ", ".join(nowhere)
+        return [{"what": what, "kind": "offered", "url": "apt"}, *(archives(others, run) if others else [])]
     _status, proxy, _errors = run(["apt-config", "dump", "--format", "%v%n", "Acquire::http::Proxy"])
     if proxy.strip():
         return []  # the way out is apt's own
     _status, own, _errors = run(["apt-config", "dump", "Acquire::https::CAInfo"])
-    print_uris = ["apt-get", "install", "--print-uris", "--yes", "--quiet=2", "--no-install-recommends", *names]
-    status, output, _errors = run(print_uris)
     urls = re.findall(r"^'(https?://[^']+)'", output, re.MULTILINE)
     if status != 0:
         form = "$(REPO_URI) $(RELEASE)"
@@ -123,6 +128,37 @@ def archives(names: Sequence[str], run: Run) -> List[Dict[str, Any]]:
     what = "the system's package " + ", ".join(names)
     more = {"own_trust": bool(own.strip()), "method": "HEAD"}
     return [{"what": what, "kind": "archive", "url": url, **more} for url in sorted(first.values())]
+
+
+def _nowhere(names: Sequence[str], run: Run) -> List[str]:
+    """Return the packages that no source of this host has; none where a list was never fetched, as on a new host."""
+    _status, output, _errors = run(["apt-get", "indextargets", "--format", "$(FILENAME)", "Created-By: Packages"])
+    lists = [Path(line) for line in output.splitlines() if line.startswith("/")]
+    if not lists or not all(path.exists() or any(path.parent.glob(path.name + ".*")) for path in lists):
+        return []
+    return [name for name in names if not candidate(name, run)]
+
+
+def candidate(package: str, run: Run) -> str:
+    """Return the version that a package has or would get, empty where the host's lists do not know it.
+
+    Args:
+        package: its name, or `name=version` with the version that is asked for as a glob.
+        run: runs a command.
+    """
+    name, _, wanted = package.partition("=")
+    _status, output, _errors = run(["apt-cache", "policy", name])
+    values = dict(re.findall(r"^  (Installed|Candidate): (\S+)$", output, re.MULTILINE))
+    there, offered = values.get("Installed", "(none)"), values.get("Candidate", "(none)")
+    best = there if there != "(none)" else offered
+    if wanted:
+        versions = re.findall(r"^ (?:\*\*\*|   ) (\S+) -?\d+$", output, re.MULTILINE)
+        best = next((version for version in versions if _globbed(version, wanted)), "(none)")
+    return "" if best == "(none)" else best
+
+
+def _globbed(version: str, wanted: str) -> bool:
+    return re.fullmatch(re.escape(wanted).replace(r"\*", ".*"), version) is not None
 
 
 def _identity() -> str:

@@ -66,26 +66,36 @@ class Answered:
 
 def judge(host: Answered) -> list[Problem]:
     """Return every trouble of a host that was reached."""
-    checks: list[Callable[[Answered], list[Problem]]] = [_clock, _python, _system, _ports, _haproxy, _watch, _sources]
+    checks: list[Callable[[Answered], list[Problem]]] = [
+        _clock,
+        _python,
+        _system,
+        _ports,
+        _room,
+        _haproxy,
+        _watch,
+        _sources,
+    ]
     if host.serves:
         checks[3:3] = [_driver, _environments, _disks, _space]
     return [problem for check in checks for problem in check(host)]
 
 
-def unreached(name: str, message: str, by_sudo: bool = False) -> Problem:
+def unreached(name: str, message: str, by_sudo: bool = False, address: str = "") -> Problem:
     """Return the problem of a host that could not be asked.
 
     Args:
         name: its inventory name.
         message: why.
         by_sudo: it was reached, and its user may not become root.
+        address: where it was looked for.
     """
     reason = " ".join(message.split())[:300]
     if by_sudo:
         fix = "let the user sudo without a password, or give it with --ask-become-pass (-K)"
         return Problem(name, "ansible_become", True, f"was reached, and sudo refuses: {reason}", fix)
     fix = "correct its address or key; start it; or leave it out: --limit, or trainyard_as_far_as_possible: true"
-    return Problem(name, "ansible_host", name, f"cannot be asked: {reason}", fix)
+    return Problem(name, "ansible_host", address or name, f"cannot be asked: {reason}", fix)
 
 
 def no_python(name: str, message: str) -> Problem:
@@ -246,6 +256,19 @@ def _space(host: Answered) -> list[Problem]:
     return [host.problem("trainyard_data_dir", host.expect["data_dir"], rule, fix)]
 
 
+def _room(host: Answered) -> list[Problem]:
+    """Say of the system's own volumes that one is full, where packages or environments are to come."""
+    space = host.answers.get("space") or {}
+    told = {space.get("device")} if _space(host) else set()
+    rule = "has {} MiB left for the packages and environments that are to come: at least 1 GiB"
+    fix = "empty it (`apt-get clean`, `journalctl --vacuum-size=100M`), or give the volume more"
+    return [
+        host.problem("room", place, rule.format(row["free_bytes"] >> 20), fix)
+        for place, row in sorted((host.answers.get("rooms") or {}).items())
+        if row["free_bytes"] < UNKNOWN_BYTES and row["device"] not in told
+    ]
+
+
 def _ports(host: Answered) -> list[Problem]:
     problems = []
     for port, who in sorted((host.answers.get("ports") or {}).items()):
@@ -319,6 +342,7 @@ _VARIABLES = {
     "store": ("model_compile_store", "make it, or correct its name"),
     "bucket": ("model.uri", "put the checkpoint there, or correct the uri"),
     "index": ("index-url of pip", "name an index in /etc/pip.conf there"),
+    "offered": ("apt's sources", "`apt-get update` there; else add a source that has it (Ubuntu: component universe)"),
     "archive": ("apt's sources", "`apt-get update` there; correct what it complains of"),
     "client": ("benchmark_llmperf_source", "name a mirror, or a directory or archive of it on that host"),
 }

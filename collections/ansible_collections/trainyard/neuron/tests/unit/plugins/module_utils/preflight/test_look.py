@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.preflight import look
+from ansible_collections.trainyard.neuron.plugins.module_utils.preflight import look, sources, system
 from ansible_collections.trainyard.neuron.plugins.module_utils.storage import disks
 
 POLICY = """haproxy:
@@ -58,16 +58,31 @@ def test_headers_are_here_or_not_and_unknown_in_a_container(tmp_path: Path) -> N
     ("package", "wanted"),
     [("haproxy", "2.4.24-0ubuntu0.22.04.2"), ("haproxy=3.0.*", "3.0.5-1ppa1"), ("haproxy=3.1.*", "")],
 )
-def test_the_version_that_a_package_would_get(monkeypatch: pytest.MonkeyPatch, package: str, wanted: str) -> None:
-    monkeypatch.setattr(look, "run", lambda _argv: (0, POLICY, ""))
-    assert look.candidate(package) == wanted
+def test_the_version_that_a_package_would_get(package: str, wanted: str) -> None:
+    assert system.candidate(package, lambda _argv: (0, POLICY, "")) == wanted
 
 
-def test_an_installed_version_counts_before_what_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(look, "run", lambda _argv: (0, POLICY.replace("(none)", "2.8.1-1"), ""))
-    assert look.candidate("haproxy") == "2.8.1-1"
-    monkeypatch.setattr(look, "run", lambda _argv: (127, "", "no such program"))
-    assert look.candidate("haproxy") == ""
+def test_an_installed_version_counts_before_what_is_offered() -> None:
+    there = POLICY.replace("(none)", "2.8.1-1")
+    assert system.candidate("haproxy", lambda _argv: (0, there, "")) == "2.8.1-1"
+    assert system.candidate("haproxy", lambda _argv: (127, "", "no such program")) == ""
+
+
+def test_volumes_of_the_system_are_told_once_each(tmp_path: Path) -> None:
+    """The first of the places that is on one names it; what is not there is on none."""
+    found = look.rooms([str(tmp_path), str(tmp_path.parent), str(tmp_path / "gone"), "/proc"])
+    assert list(found) == [str(tmp_path), "/proc"]
+    assert found[str(tmp_path)]["device"] == tmp_path.stat().st_dev
+    assert found[str(tmp_path)]["free_bytes"] > 0
+
+
+@pytest.mark.parametrize(("kind", "asked"), [("index", True), ("port", False), ("checkpoint", False)])
+def test_the_system_s_volumes_are_asked_for_where_something_comes_to_them(
+    monkeypatch: pytest.MonkeyPatch, kind: str, asked: bool
+) -> None:
+    row = {"what": "x", "kind": kind, "url": "127.0.0.1:9"}
+    monkeypatch.setitem(sources.KINDS, kind, lambda _question: None)
+    assert bool(look.look({"sources": [row]})["rooms"]) is asked
 
 
 def test_room_is_that_of_the_nearest_directory_and_what_is_there_counts(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trainyard.neuron.plugins.module_utils.preflight import system
+from ansible_collections.trainyard.neuron.plugins.module_utils.preflight import sources, system
 from ansible_collections.trainyard.neuron.plugins.module_utils.venv import MARKER
 
 URIS = """'http://archive.example.com/pool/h/haproxy_3.0_amd64.deb' haproxy_3.0_amd64.deb 1 SHA256:0
@@ -46,9 +46,44 @@ def test_one_file_of_each_archive_is_asked_for() -> None:
     assert {one["what"] for one in found} == {"the system's package haproxy"}
 
 
+def test_archives_are_asked_for_what_is_missing_where_apt_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert {one["kind"] for one in system.look({}, [], ["mdadm"], apt())["sources"]} == {"archive"}
+    assert system.look({}, [], [], apt())["sources"] == []
+    monkeypatch.setattr(system.shutil, "which", lambda _name: None)
+    assert system.look({}, [], ["mdadm"], apt())["sources"] == []
+
+
 def test_where_the_lists_lack_a_package_the_archives_themselves_are_asked() -> None:
     found = system.archives(["haproxy"], apt(status=100))
     assert [one["url"] for one in found] == ["http://archive.example.com/ubuntu/dists/noble/Release"]
+
+
+@pytest.mark.parametrize("kept", ["Packages", "Packages.lz4", ""])
+def test_a_package_that_no_source_has_is_told_where_every_list_was_fetched(tmp_path: Path, kept: str) -> None:
+    """On a new host there are none, and what it would find is not known. The others are asked for as always."""
+    if kept:
+        (tmp_path / kept).write_text("")
+    known = apt()
+
+    def run(argv: list[str]) -> tuple[int, str, str]:
+        if argv[:2] == ["apt-get", "indextargets"] and "$(FILENAME)" in argv:
+            return 0, f"{tmp_path / 'Packages'}\n", ""
+        if argv[:2] == ["apt-cache", "policy"]:
+            return 0, "" if argv[2] == "prometheus" else f"{argv[2]}:\n  Installed: (none)\n  Candidate: 3.0\n", ""
+        if argv[:2] == ["apt-get", "install"] and "prometheus" in argv:
+            return 100, "", "E: Unable to locate package prometheus"
+        return known(argv)  # type: ignore[no-any-return]
+
+    found = system.archives(["haproxy", "prometheus"], run)
+    if not kept:
+        assert {one["kind"] for one in found} == {"archive"}
+        return
+    assert found[0] == {"what": "the system's package prometheus", "kind": "offered", "url": "apt"}
+    assert {one["what"] for one in found[1:]} == {"the system's package haproxy"}
+    answer = sources.ask(found[0])
+    assert (answer["problem"], answer["detail"]) == ("missing", "in no list of its sources")
+    assert [one["kind"] for one in system.archives(["prometheus"], run)] == ["offered"]
 
 
 def test_a_way_out_of_apt_s_own_is_not_judged_from_outside() -> None:

@@ -220,6 +220,23 @@ TROUBLES: dict[str, tuple[dict[str, Any], list[str]]] = {
         source("archive", "missing", "HTTP 404", "the system's package podman", "http://archive.example.com/x.deb"),
         ["apt's sources", "podman: is not there (HTTP 404)", "apt-get update"],
     ),
+    "a system's package that no source has": (
+        source("offered", "missing", "in no list of its sources", "the system's package prometheus", "apt"),
+        ["apt's sources", "prometheus: is not there (in no list of its sources)", "universe"],
+    ),
+    "a system's volume that is full": (
+        {"answers": {"rooms": {"/": {"free_bytes": 200 << 20, "device": 1}, "/var": {"free_bytes": GIB, "device": 2}}}},
+        ['room = "/"', "has 200 MiB left", "apt-get clean"],
+    ),
+    "one full volume of the system and of the models": (
+        {
+            "answers": {
+                "space": {"path": "/", "free_bytes": 1000, "have_bytes": 0, "device": 1},
+                "rooms": {"/": {"free_bytes": 1000, "device": 1}},
+            }
+        },
+        ["trainyard_data_dir", "0 GiB", "200"],
+    ),
     "a client's source that is not there": (
         source("client", "missing", "HTTP 404", "LLMPerf's source", "https://git.example.com/x"),
         ["benchmark_llmperf_source", "LLMPerf's source: is not there", "name a mirror"],

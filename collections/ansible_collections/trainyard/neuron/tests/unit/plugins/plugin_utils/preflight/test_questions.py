@@ -181,6 +181,7 @@ def test_of_hosts_that_send_together_the_first_reads_the_counters() -> None:
     first = {"name": "another", "address": "10.0.0.7"}
     benchmarks = [{**row, "load_hosts": [first, *row["load_hosts"]]} for row in whole["benchmarks"]]
     found = questions_of("load", None, None, whole["router"]["urls"], {}, benchmarks, LOCKS)["look"]
+    assert [one["path"] for one in found["venvs"]] == ["/opt/trainyard/benchmark/llmperf/venv"], "the one that can"
     assert [one["what"] for one in found["sources"] if one["kind"] == "port"] == ["the router"]
 
 
