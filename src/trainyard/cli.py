@@ -55,6 +55,8 @@ class LazyGroup(TyperGroup):
         """Return a sub-command, None for a name that is none."""
         if cmd_name not in COMMANDS:
             return None
+        # Ansible reads its configuration when it is imported, which a sub-command may do as it is imported itself.
+        os.environ.setdefault("ANSIBLE_CONFIG", str(paths.ROOT / "ansible.cfg"))
         module, _, attribute = COMMANDS[cmd_name].partition(":")
         found = getattr(importlib.import_module(module), attribute)
         if isinstance(found, typer.Typer):

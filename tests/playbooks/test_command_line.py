@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -106,6 +107,22 @@ def test_in_a_checkout_that_others_can_write_it_says_the_same(tmp_path: Path) ->
     assert done.returncode == 2
     assert "export ANSIBLE_CONFIG=" in done.stdout
     assert "not where others can write that directory" in done.stdout
+
+
+@pytest.mark.parametrize("command", [["plan"], ["events"], ["plan", "-e", '{"trainyard_router_port": 8123}']])
+def test_a_command_reads_the_toolkit_s_configuration_from_any_directory(tmp_path: Path, command: list[str]) -> None:
+    """It leaves out files beside an inventory that are none; another one, of the directory or the user, does not."""
+    fleet = tmp_path / "fleet"
+    fleet.mkdir()
+    recipe = (ROOT / RECIPE).read_text()
+    (fleet / "hosts.yml").write_text(re.sub(r"192\.0\.2\.", "10.0.0.", recipe))
+    (fleet / "block_watch.json").write_text('{"told": [], "version": 1}')
+    (fleet / "aws_ec2.yml").write_text("plugin: amazon.aws.aws_ec2\n")
+    for path in (tmp_path / "ansible.cfg", tmp_path / ".ansible.cfg"):
+        path.write_text("[inventory]\nignore_patterns = nothing\n")
+    done = run("trainyard", *command, "-i", "fleet", cwd=tmp_path, HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("home", ["", "/nonexistent"])
