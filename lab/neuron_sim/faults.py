@@ -214,6 +214,9 @@ def _device_fault(host: HostConfig, kind: str, replica: str, device: int) -> str
         sysfs.increase(host, hit, f"stats/hardware/{_HARDWARE_COUNTERS[kind]}")
         if kind == "sram-error":
             _kernel_line(host, hit)
+    else:
+        # The driver counts it; whoever starts there later may not write where it does.
+        sysfs.increase(host, hit, "neuron_core0/stats/other_info/reset_fail_count/total")
     return f"{kind} on device {hit}"
 
 
@@ -342,8 +345,8 @@ def clear(host: HostConfig, kind: str = "", replica: str = "") -> list[str]:
             sysfs.create(host)
         if fault.rule == "image-volume":
             starts.image_volume(host)
-        if fault.kind in _BROKEN_HARDWARE and fault.device >= 0:
-            sysfs.replace_device(host, fault.device)
+        if fault.device >= 0:
+            (sysfs.replace_device if fault.kind in _BROKEN_HARDWARE else sysfs.repair)(host, fault.device)
         for path in _files(host):
             if json.loads(path.read_text(encoding="utf-8")) == asdict(fault):
                 path.unlink()

@@ -107,11 +107,16 @@ def increase(host: HostConfig, device: int, counter: str, by: int = 1) -> None:
         path.write_text(f"{value}\n", encoding="utf-8")
 
 
+def repair(host: HostConfig, device: int) -> None:
+    """Set a device's counters of errors back, as a reboot does."""
+    for counter in _HARDWARE:
+        (device_directory(host, device) / "stats/hardware" / counter).write_text("0\n", encoding="utf-8")
+
+
 def replace_device(host: HostConfig, device: int) -> None:
     """Put another device in the place of one: its counters at zero, its serial number another."""
     directory = device_directory(host, device)
-    for counter in _HARDWARE:
-        (directory / "stats/hardware" / counter).write_text("0\n", encoding="utf-8")
+    repair(host, device)
     for counted in directory.glob("neuron_core*/stats/other_info/reset_fail_count/*"):
         counted.write_text("0\n", encoding="utf-8")
     serial = directory / "info/serial_number"

@@ -121,8 +121,11 @@ def test_wrong_tokens_change_what_one_replica_says_and_not_whether_it_repeats_it
 
 
 def test_device_that_fails_to_reset_stops_every_start_on_it_and_no_other(host: SimHost) -> None:
-    """Disaggregation tutorial: restarting does not clear it."""
+    """Disaggregation tutorial: restarting does not clear it. The driver counts it in sysfs, as alerts have it."""
+    counter = sysfs.device_directory(host.config, 2) / "neuron_core0/stats/other_info/reset_fail_count/total"
+    before = int(counter.read_text())
     fault(host, "device-reset-failure", "--device", "2")
+    assert int(counter.read_text()) == before + 1
     for _ in range(2):
         server = host.serve_v0(cores="8-11", tp=4)
         assert server.wait_exit() == 1
@@ -149,6 +152,17 @@ def test_reboot_repairs_what_is_repairable_and_nothing_else(host: SimHost) -> No
     shutil.rmtree(host.config.run_dir / "faults")  # what a boot finds: /run is empty
     assert [fault.kind for fault in faults.active(host.config)] == ["sram-error"]
     assert "NEURON_HW_ERR=SRAM_UNCORRECTABLE_ERROR" in (host.config.run_dir / "kernel.log").read_text()
+
+
+def test_what_is_cleared_is_repaired_and_counts_no_error_any_more(host: SimHost) -> None:
+    """The same device, with its own serial number: a reboot replaces nothing."""
+    directory = sysfs.device_directory(host.config, 0)
+    counter, serial = directory / "stats/hardware/mem_ecc_repairable_uncorrected", directory / "info/serial_number"
+    own, before = serial.read_text(), int(counter.read_text())
+    fault(host, "repairable-hbm-error", "--device", "0")
+    assert int(counter.read_text()) == before + 1
+    fault(host, "clear")
+    assert int(counter.read_text()) == 0 and serial.read_text() == own
 
 
 def test_cores_that_are_not_released_stay_held_after_the_engine(host: SimHost) -> None:
