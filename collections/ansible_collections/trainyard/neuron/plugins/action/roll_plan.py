@@ -15,11 +15,6 @@ from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems imp
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.settings import GOLDEN, HOOK_KINDS, HOOKS
 from ansible_collections.trainyard.neuron.plugins.module_utils.roll.journal import LEASE_S
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times, block_watch, run_lock, run_plan
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import (
-    CalibrationError,
-    read_calibration,
-)
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.starts import loads_of, models_in
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.inventory import (
     default_model_configs,
     read_model_configs,
@@ -134,6 +129,13 @@ def forecast_loads(file: str | None, hosts: dict[str, dict[str, Any]]) -> dict[s
     """
     if file is None:
         return {}
+    # Only here: a roll without a file needs no pydantic.
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import (
+        CalibrationError,
+        read_calibration,
+    )
+    from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.starts import loads_of, models_in
+
     try:
         constants = read_calibration(Path(file))
         return loads_of(hosts, constants, read_model_configs(default_model_configs(), models_in(hosts)))

@@ -32,7 +32,7 @@ class Load:
         self._rotation: List[Any] = list(servers)
         self._over = threading.Event()
         self.sent = self.answered = 0
-        self._threads = [threading.Thread(target=self._client, daemon=True) for _ in range(clients)]
+        self._threads = [threading.Thread(target=self._client, daemon=True) for number in range(clients)]
 
     def start(self) -> None:
         """Begin."""

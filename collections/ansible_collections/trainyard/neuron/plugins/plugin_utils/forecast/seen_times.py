@@ -107,8 +107,8 @@ def times_fitted(times: Times, seen: Sequence[Seen]) -> Times:
     ]
     wrong = [
         f"{name}: it took {ratio:.3g} times what was counted with, which no host does: leave it out"
-        for ratios, _, _ in groups
-        for name, ratio in ratios.items()
+        for group in groups
+        for name, ratio in group[0].items()
         if not LEAST <= ratio <= MOST
     ]
     if wrong:
