@@ -13,6 +13,11 @@ READY  := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
+# Two of its parts at a time: one waits for hosts while the other computes. Each one's output comes when it has ended.
+ifneq ($(filter test,$(MAKECMDGOALS)),)
+MAKEFLAGS += --jobs=2 --output-sync=target
+endif
+
 $(READY): requirements.txt pyproject.toml
 	@echo "==> Installing the locked tools into $(VENV) (once, about two minutes)"
 	@test -n "$(PYTHON)" || { echo "trainyard needs Python 3.11 to 3.14; here is $$(python3 -V 2>&1)"; exit 1; }
@@ -41,7 +46,8 @@ lint: $(READY) ## Style, types and Ansible's own rules
 .PHONY: unit
 unit: $(READY) ## Tests that need no lab
 	eval "$$(python tests/sources.py TRAINYARD_LLMPERF_SOURCE)"
-	pytest -n 2 --dist loadfile -m 'not lab and not vm'
+	# A thousand processes load the toolkit: with its bytecode written, each is quicker. None of them is a part of this make.
+	env -u PYTHONDONTWRITEBYTECODE -u MAKEFLAGS pytest -n 2 --dist loadfile -m 'not lab and not vm'
 
 # A site's tools are no part of the toolkit: they have an environment of their own, with a lock of their own.
 SITE := build/docs-venv
@@ -57,7 +63,7 @@ docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(READY) $(SITE)/.ready ## The operator's book, built into build/site: no dead link, every command that it quotes known
 	$(SITE)/bin/mkdocs build --quiet
 	$(SITE)/bin/python docs/site_links.py build/site
-	pytest -q tests/docs
+	env -u MAKEFLAGS pytest -q tests/docs
 
 .PHONY: fuzz
 fuzz: $(READY) ## Every parser and every schema of settings, 56,000 inputs; the last line says what was found
@@ -76,8 +82,12 @@ acceptance: $(READY) ## One stand-in host with the real vLLM on its CPU: the who
 	pytest -m lab tests/site
 	pytest -m lab tests/roll/whole/test_real_engine.py
 
+.PHONY: begun
+begun:
+	@echo "==> lint, unit, docs, molecule and acceptance, two at a time: what each says comes when it has ended"
+
 .PHONY: test
-test: lint unit docs molecule acceptance ## Everything: lint, types, unit tests, the book, the whole run simulated and with the real vLLM
+test: begun lint unit docs molecule acceptance ## Everything: lint, types, unit tests, the book, the whole run simulated and with the real vLLM
 
 .PHONY: test-lab
 test-lab: $(READY) ## Longer behaviour on stand-in hosts: the lab itself, each role's life, interrupted provisioning, attacks, rolls under load
