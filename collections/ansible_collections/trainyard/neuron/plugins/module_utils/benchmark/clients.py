@@ -143,6 +143,7 @@ class Llmperf(Client):
 
     def check(self, load: Dict[str, Any]) -> None:
         """Closed loop only, and prompts of its own making."""
+        super().check(load)
         if load["request_rate_per_s"]:
             raise ClientError("LLMPerf knows no open loop: leave request_rate_per_s at 0, or use another client")
         if load.get("dataset"):

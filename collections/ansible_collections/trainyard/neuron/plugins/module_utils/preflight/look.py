@@ -79,6 +79,7 @@ def look(questions: Mapping[str, Any], root: Path = Path("/")) -> Dict[str, Any]
             "rooms": rooms() if brought["lacking"] or any(one["kind"] in _INSTALLED for one in asked) else {},
             "system": brought,
             "environments": environments(questions.get("environments") or (), str(questions.get("pip_index") or "")),
+            "files": [{**one, "there": Path(one["path"]).exists()} for one in questions.get("files") or ()],
             "images": {name: has_image(name) for name in questions.get("images") or ()},
         }
         found["sources"] = [answer.result() for answer in answers]

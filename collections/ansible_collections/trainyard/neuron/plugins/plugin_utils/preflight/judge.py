@@ -74,6 +74,8 @@ def judge(host: Answered) -> list[Problem]:
         _room,
         _haproxy,
         _watch,
+        _files,
+        _said,
         _sources,
     ]
     if host.serves:
@@ -312,6 +314,20 @@ def _watch(host: Answered) -> list[Problem]:
         rule = f"is no address of the host, which has {', '.join(own)}: nothing could listen there"
         return [host.problem("monitoring_address", address, rule, f"give its own, or {near}")]
     return []
+
+
+def _files(host: Answered) -> list[Problem]:
+    rule, fix = "is not there, and its load would need it", "put it on that host, or correct the path"
+    return [
+        host.problem(str(row["variable"]), row["path"], rule, fix)
+        for row in host.answers.get("files") or ()
+        if not row["there"]
+    ]
+
+
+def _said(host: Answered) -> list[Problem]:
+    """Say what of its variables cannot work, whatever the host is."""
+    return [host.problem(*row) for row in host.expect.get("said") or ()]
 
 
 def _version(text: str) -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.sdk import wanted_packages
 from ansible_collections.trainyard.neuron.plugins.module_utils.venv import digest_of
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.preflight import said
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.watch.targets import DEVICES, HOSTS, ROUTERS
 
 #: What the programs take where a variable names nothing.
@@ -43,6 +44,11 @@ VARIABLES = (
     "model_compile_store_endpoint",
     "load_balancer_package",
     "load_balancer_virtual_address",
+    "load_balancer_virtual_interface",
+    "load_balancer_affinity_header",
+    "load_balancer_affinity_prefix_bytes",
+    "load_balancer_tls",
+    "load_balancer_certificate",
     "load_balancer_backend",
     "load_balancer_vllm_router_python",
     "load_balancer_vllm_router_environment",
@@ -60,6 +66,8 @@ VARIABLES = (
     "container_engine_name",
     "container_engine_packages",
     "benchmark_client",
+    "benchmark_load",
+    "benchmark_vllm_venv",
     "benchmark_home",
     "benchmark_python",
     "benchmark_llmperf_source",
@@ -70,6 +78,7 @@ VARIABLES = (
     "monitoring_port",
     "monitoring_alerts_port",
     "monitoring_users",
+    "monitoring_thresholds",
     "monitoring_certificate",
     "monitoring_certificate_key",
 )
@@ -118,7 +127,8 @@ def questions_of(
         `look`, which goes to the host, and `expect`, with which its answers are judged.
     """
     look: dict[str, Any] = {"sources": [], "ports": [], "candidates": [], "packages": {}, "system": [], "venvs": []}
-    expect: dict[str, Any] = {"ports": {}}
+    look["files"] = []
+    expect: dict[str, Any] = {"ports": {}, "said": []}
     if host is not None:
         _serves(host, variables, look, expect)
         look["venvs"] += _venv("/opt/trainyard/tools", "tools", variables, "host_tools_python", locks or {})
@@ -126,8 +136,10 @@ def questions_of(
         _routes(router, name, variables, look, expect, locks or {})
     if watches is not None:
         _watches(watches, name, variables, look, expect)
-    for client in sorted({_client_of(one, variables) for one in benchmarks}):
+    for client in sorted({said.client_of(one, variables) for one in benchmarks}):
         _sends(client, variables, look, locks or {})
+    expect["said"] += said.loads(benchmarks, variables)
+    look["files"] += _files(benchmarks, variables, serves=host is not None)
     look["sources"] += [_way(url.partition("://")[2], "the router") for url in urls]
     look["sources"] += [*_counters(benchmarks, name)]
     # A host may be in several groups, and comes the same way for each.
@@ -173,12 +185,6 @@ def _serves(
         }
     look["sources"] += [*_packages(host, variables), *_builds(host, variables), *_images(host)]
     look["sources"] += [*_weights(host, variables), *_store(host, variables)]
-
-
-def _client_of(benchmark: Mapping[str, Any], variables: Mapping[str, Any]) -> str:
-    """Return the client that sends a benchmark's load, as the role chooses it."""
-    asked = str(variables.get("benchmark_client") or "")
-    return asked or ("llmperf" if len(benchmark["load_hosts"]) > 1 else "llmeter")
 
 
 def _sends(client: str, variables: Mapping[str, Any], look: dict[str, Any], locks: Mapping[str, str]) -> None:
@@ -335,6 +341,7 @@ def _routes(
     look["candidates"] = [package]
     look["system"].append(package)
     expect["haproxy"] = package
+    expect["said"] += said.router(variables)
     if variables.get("load_balancer_virtual_address"):
         look["system"].append("keepalived")
     if variables.get("load_balancer_backend") == "vllm_router":
@@ -349,6 +356,16 @@ def _routes(
             look["sources"].append(_way(f"{address}:{server['port']}", f"replica {server['id']}"))
             if server.get("agent_port"):
                 look["sources"].append(_way(f"{address}:{server['agent_port']}", f"replica {server['id']}'s agent"))
+
+
+def _files(benchmarks: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], serves: bool) -> list[dict[str, str]]:
+    """Return the files that a load needs on the host that begins it; an environment may come with what is served."""
+    load = variables.get("benchmark_load") or {}
+    found = {str((load or one["load"]).get("dataset") or ""): "benchmark.dataset" for one in benchmarks}
+    venv = str(variables.get("benchmark_vllm_venv") or "")
+    if venv and not serves and any(said.client_of(one, variables) == "vllm_bench" for one in benchmarks):
+        found[f"{venv}/bin/python"] = "benchmark_vllm_venv"
+    return [{"path": path, "variable": variable} for path, variable in sorted(found.items()) if path]
 
 
 def _counters(benchmarks: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, Any]]:
@@ -373,6 +390,7 @@ def _watches(
     for word, what in (("monitoring_port", "Prometheus"), ("monitoring_alerts_port", "Alertmanager")):
         if variables.get(word):
             expect["ports"][str(variables[word])] = what
+    expect["said"] += said.watch(variables)
     expect["watch"] = {
         "address": str(variables.get("monitoring_address") or "127.0.0.1"),
         "guarded": bool(variables.get("monitoring_users")) and _has_certificate(variables),

@@ -72,6 +72,8 @@ def test_a_sound_host_has_no_trouble() -> None:
     for address, guarded in (("127.0.0.1", False), ("10.0.0.2", True), ("::", True)):
         watch = {"expect": {"watch": {"address": address, "guarded": guarded}}}
         assert judge.judge(host({**watch, "result": {"topology": {"addresses": ["10.0.0.2"]}}})) == []
+    there = {"files": [{"path": "/srv/x.jsonl", "variable": "benchmark.dataset", "there": True}]}
+    assert judge.judge(host({"answers": there})) == []
     # Nothing is served there that would want room.
     full = {"space": {"path": "/", "free_bytes": 1000, "have_bytes": 0}}
     assert judge.judge(host({"expect": {"memory": None, "sdk": []}, "answers": full})) == []
@@ -190,6 +192,14 @@ TROUBLES: dict[str, tuple[dict[str, Any], list[str]]] = {
             "result": {"topology": {"addresses": ["10.0.0.2"]}},
         },
         ['monitoring_address = "10.0.0.1"', "no address of the host, which has 10.0.0.2"],
+    ),
+    "a load's prompts that are not there": (
+        {"answers": {"files": [{"path": "/srv/x.jsonl", "variable": "benchmark.dataset", "there": False}]}},
+        ['benchmark.dataset = "/srv/x.jsonl"', "is not there", "correct the path"],
+    ),
+    "a certificate that is none": (
+        {"expect": {"said": [("load_balancer_certificate", None, "has no private key", "give it")]}},
+        ["load_balancer_certificate", "has no private key"],
     ),
     "a HAProxy that is too old": (
         {"answers": {"candidates": {"haproxy": "2.4.24-0ubuntu0.22.04.2"}}},

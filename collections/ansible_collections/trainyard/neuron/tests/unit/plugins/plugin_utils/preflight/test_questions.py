@@ -185,6 +185,23 @@ def test_of_hosts_that_send_together_the_first_reads_the_counters() -> None:
     assert [one["what"] for one in found["sources"] if one["kind"] == "port"] == ["the router"]
 
 
+def test_files_that_a_load_needs_are_asked_for_on_the_host_that_sends_it() -> None:
+    values = {"benchmark_client": "vllm_bench", "benchmark_vllm_venv": "/opt/vllm"}
+    values |= {"benchmark_load": {"dataset": "/srv/x.jsonl"}}
+    assert asked(plan(), "load", values)["look"]["files"] == [
+        {"path": "/opt/vllm/bin/python", "variable": "benchmark_vllm_venv"},
+        {"path": "/srv/x.jsonl", "variable": "benchmark.dataset"},
+    ]
+    assert asked(plan(), "load")["look"]["files"] == []
+    found = asked(plan(), "load", {"benchmark_client": "llmperf", "benchmark_load": {"turns": 2}})["expect"]["said"]
+    assert [row[0] for row in found] == ["benchmark_client"]
+    assert [row[0] for row in asked(plan(), "gw", {"load_balancer_tls": "given"})["expect"]["said"]] == [
+        "load_balancer_certificate"
+    ]
+    bad = questions_of("mon", None, None, [], {"monitoring_thresholds": {"x": 1}}, watches=[])
+    assert [row[0] for row in bad["expect"]["said"]] == ["monitoring_thresholds"]
+
+
 WATCH = {"monitoring_packages": ["prometheus", "amtool"], "monitoring_port": 9090, "monitoring_alerts_port": 9093}
 
 
