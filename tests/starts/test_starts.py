@@ -28,7 +28,7 @@ def hosts_that_begin(start: str, recipe: str, count: int) -> Iterator[Door]:
     """A lab of hosts that begin so, made for the release of a recipe."""
     release = ROWS[recipe].release
     with stand_in(
-        f"{start}-{release.replace('.', '-')}", count, f"--start={start}", f"--sdk-release={release}"
+        f"{start}-{release.replace('.', '-')}", count, f"--start={start}", f"--sdk-release={release}", "--data-gib=4000"
     ) as made:
         yield Door(made.name)
 

@@ -112,8 +112,11 @@ def archives(names: Sequence[str], run: Run) -> List[Dict[str, Any]]:
     nowhere = _nowhere(names, run) if status != 0 else []
     if nowhere:
         others = [name for name in names if name not in nowhere]
-        what = "the system's package " + ", ".join(nowhere)
-        return [{"what": what, "kind": "offered", "url": "apt"}, *(archives(others, run) if others else [])]
+        said = ", ".join(nowhere)
+        return [
+            {"what": "the system's package " + said, "kind": "offered", "url": said},
+            *(archives(others, run) if others else []),
+        ]
     _status, proxy, _errors = run(["apt-config", "dump", "--format", "%v%n", "Acquire::http::Proxy"])
     if proxy.strip():
         return []  # the way out is apt's own

@@ -43,7 +43,7 @@ def watch(variables: Mapping[str, Any]) -> list[Said]:
     try:
         thresholds_of(variables.get("monitoring_thresholds") or {})
     except ThresholdError as error:
-        told = "; ".join(line.removeprefix("monitoring_thresholds.") for line in str(error).splitlines())
+        told = "; ".join(line.removeprefix("monitoring_thresholds.").rstrip("?") for line in str(error).splitlines())
         found.append(("monitoring_thresholds", None, told, "docs/alerts.md has them all"))
     pair = [str(variables.get(name) or "") for name in ("monitoring_certificate", "monitoring_certificate_key")]
     if any(pair):

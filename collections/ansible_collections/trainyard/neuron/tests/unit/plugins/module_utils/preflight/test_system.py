@@ -79,7 +79,7 @@ def test_a_package_that_no_source_has_is_told_where_every_list_was_fetched(tmp_p
     if not kept:
         assert {one["kind"] for one in found} == {"archive"}
         return
-    assert found[0] == {"what": "the system's package prometheus", "kind": "offered", "url": "apt"}
+    assert found[0] == {"what": "the system's package prometheus", "kind": "offered", "url": "prometheus"}
     assert {one["what"] for one in found[1:]} == {"the system's package haproxy"}
     answer = sources.ask(found[0])
     assert (answer["problem"], answer["detail"]) == ("missing", "in no list of its sources")

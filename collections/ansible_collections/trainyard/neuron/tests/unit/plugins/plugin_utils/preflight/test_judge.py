@@ -231,8 +231,8 @@ TROUBLES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["apt's sources", "podman: is not there (HTTP 404)", "apt-get update"],
     ),
     "a system's package that no source has": (
-        source("offered", "missing", "in no list of its sources", "the system's package prometheus", "apt"),
-        ["apt's sources", "prometheus: is not there (in no list of its sources)", "universe"],
+        source("offered", "missing", "in no list of its sources", "the system's package prometheus", "prometheus"),
+        ["apt's sources = \"prometheus\"", "prometheus: is not there (in no list of its sources)", "universe"],
     ),
     "a system's volume that is full": (
         {"answers": {"rooms": {"/": {"free_bytes": 200 << 20, "device": 1}, "/var": {"free_bytes": GIB, "device": 2}}}},
