@@ -336,6 +336,7 @@ def verify(
 def rm(
     inventory: Inventory,
     digest: Annotated[list[str], typer.Argument(help="Digests, or their beginnings.")],
+    as_json: AsJson = False,
     vault_id: vault.VaultIds = None,
     vault_password_file: vault.VaultFiles = None,
     ask_vault_pass: vault.AskVault = False,
@@ -348,7 +349,10 @@ def rm(
         remove(fleet, doomed)
     except ArtifactError as error:
         raise _exit_of(error) from error
-    typer.echo(f"removed {', '.join(artifact.digest[:12] for artifact in doomed)}")
+    if as_json:
+        typer.echo(json.dumps({"removed": [artifact.digest for artifact in doomed]}, indent=2))
+    else:
+        typer.echo(f"removed {', '.join(artifact.digest[:12] for artifact in doomed)}")
 
 
 @app.command("gc")

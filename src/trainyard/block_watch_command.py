@@ -7,17 +7,20 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.offers import iso
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_times, block_watch, ec2_events
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.ec2_blocks import AskError
 
 from trainyard.paths import ROOT, absolute, playbook
 from trainyard.plan_command import InventoryError, open_inventory, read_fleet
+from trainyard.written import begins_with, write_or_exit
 
 EVACUATE = playbook("evacuate")
 
@@ -90,13 +93,39 @@ def scheduled(sources: Sequence[str]) -> list[ec2_events.Event]:
         return []
 
 
+def document(
+    memory: block_watch.Memory,
+    blocks: Sequence[block_times.Block],
+    events: Sequence[ec2_events.Event],
+    told: Sequence[str],
+    now: datetime,
+) -> dict[str, Any]:
+    """Return what a look saw, for programs."""
+    return {
+        "blocks": [
+            {
+                "hosts": list(block.hosts),
+                "end": iso(block.end),
+                "left_s": (block.end - now).total_seconds(),
+                "evacuated": bool(memory.left.get(iso(block.end), {}).get("done")),
+            }
+            for block in blocks
+        ],
+        "events": [{**asdict(event), "at": iso(event.at)} for event in events],
+        "told": list(told),
+        "problem": memory.problem,
+    }
+
+
 def watch(
     inventory: Annotated[list[str], typer.Option("--inventory", "-i", help="Inventory file, directory or script.")],
     metrics: Annotated[Path | None, typer.Option(help="Write the countdown there, for a textfile collector.")] = None,
     tell: Annotated[str | None, typer.Option(help="Program that is given what is to be told as its argument.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what is known as JSON.")] = False,
 ) -> None:
     """Look once at the end of the hosts' capacity blocks: tell the last chance to extend, evacuate in time."""
     sources = [absolute(source) for source in inventory]
+    told: list[str] = []
 
     def evacuate(block: block_times.Block) -> bool:
         variables = json.dumps({"trainyard_only": ",".join(block.hosts)})
@@ -105,7 +134,8 @@ def watch(
         return done.returncode == 0
 
     def say(words: str) -> None:
-        typer.echo(words)
+        told.append(words)
+        typer.echo(words, err=as_json)
         if tell:
             try:
                 subprocess.run([tell, words], check=False, timeout=30)
@@ -122,12 +152,12 @@ def watch(
     now = block_times.now_utc()
     blocks = memory.known()
     for block in blocks:
-        typer.echo(block.line(now))
+        typer.echo(block.line(now), err=as_json)
+    if as_json:
+        typer.echo(json.dumps(document(memory, blocks, events, told, now), indent=2))
     if memory.problem:
         typer.echo(f"trainyard block-watch: {memory.problem}", err=True)
     if metrics:
-        new = metrics.with_name(metrics.name + ".new")
-        new.write_text(block_watch.metrics(memory, blocks, now, events), encoding="utf-8")
-        new.replace(metrics)
+        write_or_exit(metrics, block_watch.metrics(memory, blocks, now, events), begins_with("# TYPE trainyard_"))
     if memory.problem:
         raise typer.Exit(1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +33,7 @@ COMMANDS = {
     "provision": "trainyard.nodes.command:provision",
     "report": "trainyard.report.command:report",
     "show": "trainyard.show_command:show",
+    "ssh": "trainyard.ssh_command:ssh",
     "status": "trainyard.status_command:status",
     "sweep": "trainyard.sweep.command:sweep",
     "top": "trainyard.top_command:top",
@@ -46,6 +49,13 @@ MISTAKE = 70
 
 class LazyGroup(TyperGroup):
     """A group that imports a sub-command when it is asked for: the libraries of all take longer than most of them."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        """Run a command line; a file's name that is no text is shown with its bytes spelt out, and ends nothing."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **more)
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the base class's signature
         """Return the names, in the order in which help shows them."""
@@ -78,6 +88,10 @@ class LazyGroup(TyperGroup):
             raise ended(
                 ": ".join(str(part) for part in (error.filename, error.strerror or error) if part), 2
             ) from error
+        except UnicodeEncodeError as error:
+            if os.environ.get(DEBUG):
+                raise
+            raise ended("a name that was given is no text in UTF-8, and cannot be handed on", 2) from error
         except Exception as error:
             # Those that end a command in order are the library's own, which knows what to print.
             if hasattr(error, "exit_code") or type(error).__name__ == "Abort" or os.environ.get(DEBUG):

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
+import json
 import re
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +20,7 @@ import typer
 import yaml
 
 from trainyard.paths import INSTALLED, ROOT  # makes the next import possible
+from trainyard.written import begins_with, write_or_exit
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.capacity.join import NAMESPACE  # isort: skip
 
@@ -81,20 +85,26 @@ def pack(files: dict[str, bytes]) -> bytes:
     return gzip.compress(tar.getvalue(), mtime=0)
 
 
-def sign(path: Path, key: Path) -> str:
-    """Sign a file with an SSH key; return the key's public half.
+def is_release(begins: bytes) -> bool:
+    """Return whether a file that begins so is such an archive: its first entry is the first of all that are made."""
+    with contextlib.suppress(zlib.error):
+        head = zlib.decompressobj(wbits=31).decompress(begins, tarfile.BLOCKSIZE)
+        return head.startswith(PARTS[0].encode() + b"\0")
+    return False
+
+
+def sign(data: bytes, key: Path) -> tuple[bytes, str]:
+    """Return a signature by an SSH key, and the key's public half.
 
     Raises:
         ReleaseError: ssh-keygen refused.
     """
-    signature = path.with_name(f"{path.name}.sig")
-    signature.unlink(missing_ok=True)
-    argv = ["ssh-keygen", "-Y", "sign", "-q", "-f", str(key), "-n", NAMESPACE, str(path)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    public = subprocess.run(["ssh-keygen", "-y", "-f", str(key)], capture_output=True, text=True, check=False)
+    argv = ["ssh-keygen", "-Y", "sign", "-q", "-f", str(key), "-n", NAMESPACE]
+    done = subprocess.run(argv, input=data, capture_output=True, check=False)
+    public = subprocess.run(["ssh-keygen", "-y", "-f", str(key)], capture_output=True, check=False)
     if done.returncode or public.returncode:
-        raise ReleaseError(f"{key}: {(done.stderr or public.stderr).strip()}")
-    return " ".join(public.stdout.split()[:2])
+        raise ReleaseError(f"{key}: {(done.stderr or public.stderr).decode(errors='replace').strip()}")
+    return done.stdout, " ".join(public.stdout.decode().split()[:2])
 
 
 def join_release(
@@ -104,18 +114,24 @@ def join_release(
     key: Annotated[Path, typer.Option(help="SSH key that signs it, ED25519.")],
     store: Annotated[str, typer.Option(help="Where you put it and its signature: s3://BUCKET/PREFIX.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The archive.")] = Path("trainyard-join.tar.gz"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the variable as JSON.")] = False,
 ) -> None:
     """Make the signed release from which hosts join their fleet with no controller."""
     if INSTALLED:
         typer.echo("error: a release is made from a checkout", err=True)
         raise typer.Exit(2)
+    if output.exists() and not output.is_file():
+        typer.echo(f"error: {output} is no file, and its signature is to lie beside it", err=True)
+        raise typer.Exit(2)
     try:
         data = pack(files_of(ROOT, inventory))
-        output.write_bytes(data)
-        signer = sign(output, key)
+        signature, signer = sign(data, key)
     except ReleaseError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
+    # The signature first: where it cannot be put down, no archive is left without one.
+    write_or_exit(output.with_name(f"{output.name}.sig"), signature, begins_with("-----BEGIN SSH SIGNATURE-----"))
+    write_or_exit(output, data, is_release)
     digest, place = hashlib.sha256(data).hexdigest(), store.rstrip("/")
     sources = [word for name in ("inventory", "inventory/aws_ec2.yml") for word in ("-i", name)]
     found = {
@@ -126,4 +142,6 @@ def join_release(
         "playbook": ["site.yml", *sources, "--skip-tags", "benchmark"],
     }
     typer.echo(f"# {output} and {output}.sig go to {found['release']} and {found['release']}.sig", err=True)
-    typer.echo(yaml.safe_dump({"trainium_launch_join": found}, sort_keys=False, width=1000), nl=False)
+    document = {"trainium_launch_join": found}
+    text = json.dumps(document, indent=2) + "\n" if as_json else yaml.safe_dump(document, sort_keys=False, width=1000)
+    typer.echo(text, nl=False)

@@ -21,7 +21,8 @@ from rich.table import Table
 from trainyard import extra_vars, vault
 from trainyard.paths import COLLECTIONS, ROOT
 from trainyard.plan_diff import AskError, Change, ask_hosts, changes
-from trainyard.plan_picture import fleet_picture
+from trainyard.plan_picture import MADE, fleet_picture
+from trainyard.written import write_or_exit
 
 #: What Ansible may take to parse an inventory, processor seconds: a thousand hosts take a few.
 INVENTORY_CPU_S = 20
@@ -399,7 +400,7 @@ def plan(
     extra_vars.use(variables)
     given, found = planned_or_exit(lambda: _gather(inventory, group, router_group, model_configs, hub, diff), inventory)
     if svg:
-        svg.write_text(fleet_picture(found, topology_of(found, given)), encoding="utf-8")
+        write_or_exit(svg, fleet_picture(found, topology_of(found, given)), lambda old: MADE.encode() in old)
     if as_json:
         typer.echo(json.dumps(found, indent=2, sort_keys=True))
         return

@@ -12,6 +12,9 @@ FREE, OUT = "#f4f4f4", "#c8c8c8"
 QUARANTINED, RESERVED = "quarantined", "reserved"
 NO_DEVICE: dict[str, Any] = {"cores": []}
 
+#: What every picture has in its beginning.
+MADE = "<!-- trainyard plan -->"
+
 _COLUMNS, _CELL, _GAP, _MARGIN, _TITLE = 4, 120, 44, 40, 56
 
 
@@ -29,7 +32,7 @@ def fleet_picture(plan: dict[str, Any], topologies: dict[str, dict[str, Any]]) -
         top, width = top + height, max(width, host_width)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top}" viewBox="0 0 {width} {top}" '
-        f'font-family="sans-serif" font-size="12">'
+        f'font-family="sans-serif" font-size="12">{MADE}'
         f'<rect width="{width}" height="{top}" fill="white"/>{"".join(parts)}</svg>\n'
     )
 

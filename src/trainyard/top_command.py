@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -88,6 +90,7 @@ def top(
     prometheus: Annotated[str, typer.Option(help="Address of the fleet's Prometheus.")] = "http://127.0.0.1:9090",
     every: Annotated[float, typer.Option(min=1, help="How often it looks, in seconds.")] = 5.0,
     once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Look once, and print it as JSON.")] = False,
 ) -> None:
     """Show load, latencies and alerts of every replica, live, until Ctrl-C."""
 
@@ -97,6 +100,12 @@ def top(
 
     console = Console(highlight=False)
     try:
+        if as_json:
+            alerts, figures = watched(prometheus)
+            found = replicas_of(prometheus)
+            rows = [{**row, "figures": figures.get((row["host"], row["replica"]), {})} for row in found]
+            typer.echo(json.dumps({"replicas": rows, "alerts": [asdict(one) for one in alerts]}, indent=2))
+            return
         if once:
             console.print(look())
             return

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,11 +45,13 @@ def command_line(path: Path, inventory: Sequence[str], given: Sequence[str]) -> 
     ]
 
 
-def roll(hosts: Sequence[str], argv: Callable[[str], Sequence[str]], run: Run) -> tuple[list[str], str]:
+def roll(
+    hosts: Sequence[str], argv: Callable[[str], Sequence[str]], run: Run, *, aside: bool = False
+) -> tuple[list[str], str]:
     """Upgrade one host after the other; returns those that are done, and the one that failed or an empty name."""
     done: list[str] = []
     for host in hosts:
-        typer.echo(f"==> {host} ({len(done) + 1} of {len(hosts)})")
+        typer.echo(f"==> {host} ({len(done) + 1} of {len(hosts)})", err=aside)
         if run(argv(host)):
             return done, host
         done.append(host)
@@ -60,6 +63,7 @@ def upgrade(
     host: Annotated[list[str] | None, typer.Option(help="Only this host; may be given several times.")] = None,
     variables: extra_vars.ExtraVars = None,
     check: Annotated[bool, typer.Option("--check", help="Say what would happen; change nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print which hosts are done as JSON.")] = False,
     vault_id: vault.VaultIds = None,
     vault_password_file: vault.VaultFiles = None,
     ask_vault_pass: vault.AskVault = False,
@@ -71,27 +75,35 @@ def upgrade(
     hosts = order(plan_or_exit(inventory))
     unknown = sorted(set(host or []) - set(hosts))
     if unknown:
-        typer.echo(f"No host of the plan serves under this name: {', '.join(unknown)}; there are {', '.join(hosts)}")
+        words = f"No host of the plan serves under this name: {', '.join(unknown)}; there are {', '.join(hosts)}"
+        typer.echo(words, err=as_json)
         raise typer.Exit(2)
     chosen = [name for name in hosts if not host or name in host]
     whole = OneRun("upgrade")
 
     def run(argv: Sequence[str], environment: Mapping[str, str]) -> int:
-        return subprocess.run(argv, cwd=ROOT, env={**os.environ, **environment}, check=False).returncode
+        # What Ansible says of its tasks goes beside a document.
+        out = sys.stderr.fileno() if as_json else None
+        return subprocess.run(argv, cwd=ROOT, env={**os.environ, **environment}, stdout=out, check=False).returncode
 
     try:
         done, failed = roll(
             chosen,
             lambda name: command(name, inventory, extra_vars.given(), check),
             lambda argv: run(argv, whole.part),
+            aside=as_json,
         )
     finally:
         # Between two hosts nobody else is to begin something; so the lock comes back here and not with each host.
         if not check:
             run(command_line(UNLOCK, inventory, extra_vars.given()), whole.end)
+    left = [name for name in chosen if name not in (*done, failed)]
+    if as_json:
+        typer.echo(json.dumps({"check": check, "done": done, "failed": failed or None, "untouched": left}, indent=2))
     if failed:
-        left = [name for name in chosen if name not in (*done, failed)]
-        typer.echo(f"Stopped at {failed}. Done: {', '.join(done) or 'none'}. Untouched: {', '.join(left) or 'none'}.")
-        typer.echo("Next: mend the cause, then give the same command again; hosts that are done have nothing to do.")
+        words = f"Stopped at {failed}. Done: {', '.join(done) or 'none'}. Untouched: {', '.join(left) or 'none'}."
+        typer.echo(words, err=as_json)
+        words = "Next: mend the cause, then give the same command again; hosts that are done have nothing to do."
+        typer.echo(words, err=as_json)
         raise typer.Exit(1)
-    typer.echo(f"{'Checked' if check else 'Upgraded'}: {', '.join(done) or 'none'}.")
+    typer.echo(f"{'Checked' if check else 'Upgraded'}: {', '.join(done) or 'none'}.", err=as_json)

@@ -46,9 +46,8 @@ def key(folder: Path, name: str) -> Path:
 def signed(tmp_path: Path) -> tuple[bytes, bytes, str]:
     """A release, its signature, and who signed it."""
     data = release.pack({"site.yml": b"---\n", "bin/run": b"#!/bin/sh\n"})
-    (tmp_path / "release").write_bytes(data)
-    signer = release.sign(tmp_path / "release", key(tmp_path, "own"))
-    return data, (tmp_path / "release.sig").read_bytes(), signer
+    signature, signer = release.sign(data, key(tmp_path, "own"))
+    return data, signature, signer
 
 
 def digest(data: bytes) -> str:
@@ -69,9 +68,7 @@ def test_what_is_not_signed_by_the_key_that_was_asked_for_is_refused(
     signed: tuple[bytes, bytes, str], tmp_path: Path
 ) -> None:
     data, signature, signer = signed
-    (tmp_path / "other").write_bytes(data)
-    stranger = release.sign(tmp_path / "other", key(tmp_path, "stranger"))
-    theirs = (tmp_path / "other.sig").read_bytes()
+    theirs, stranger = release.sign(data, key(tmp_path, "stranger"))
     changed = data + b"\0"
     for given, theirs_or_own, wanted, by, said in (
         (changed, signature, digest(data), signer, "the release has the digest"),

@@ -38,7 +38,12 @@ def main() -> None:
         os.environ.update(before)
         forget_inventories()
         fell = called.exception if not isinstance(called.exception, SystemExit) else None
-        said = {"exit_code": called.exit_code, "output": called.output, "fell": repr(fell) if fell else ""}
+        said = {
+            "exit_code": called.exit_code,
+            "output": called.output,
+            "said": called.stdout,
+            "fell": repr(fell) if fell else "",
+        }
         answers.write(json.dumps(said) + "\n")
         answers.flush()
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from trainyard.cli import COMMANDS, app
@@ -89,18 +88,3 @@ def test_what_no_command_foresaw_is_a_line_and_a_code_that_is_documented(
     assert f"| {code} |" in (ROOT / "docs/commands.md").read_text(encoding="utf-8")
     monkeypatch.setenv("TRAINYARD_DEBUG", "1")
     assert CliRunner().invoke(app, ["show", "-i", "x"]).exception is error
-
-
-def test_every_command_that_prints_a_document_is_on_the_page() -> None:
-    page = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
-
-    def documents(command: object, name: str) -> set[str]:
-        if hasattr(command, "list_commands"):
-            inner = {word: command.get_command(None, word) for word in command.list_commands(None)}  # type: ignore[attr-defined]
-            return {found for word, one in inner.items() for found in documents(one, f"{name} {word}")}
-        return {name} if any("--json" in one.opts for one in command.params) else set()  # type: ignore[attr-defined]
-
-    printing = documents(typer.main.get_command(app), "trainyard")
-    assert {"trainyard plan", "trainyard show", "trainyard artifact gc"} <= printing
-    missing = [one for one in printing if f"`{one} --json`" not in page and f"`{one.split()[-1]} --json`" not in page]
-    assert missing == []

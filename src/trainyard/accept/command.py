@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -38,6 +40,7 @@ def accept(
     hash_names: Annotated[
         bool, typer.Option("--hash-names", help="Name no host: digests with a salt of their own.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     vault_id: vault.VaultIds = None,
     vault_password_file: vault.VaultFiles = None,
     ask_vault_pass: vault.AskVault = False,
@@ -68,7 +71,7 @@ def accept(
         if not chosen:
             raise refuse(f"no host in the group 'neuron' of {', '.join(inventory)}")
         if set(stages) & set(TRIED):
-            raise typer.Exit(tried(inventory, chosen, stages, output, hash_names=hash_names))
+            raise typer.Exit(tried(inventory, chosen, stages, output, hash_names=hash_names, as_json=as_json))
         types = {name: str(variables[name].get("trainyard_instance_type") or "") for name in chosen}
         answers = ask_hosts(inventory, ":".join(chosen), "trainyard.neuron.acceptance", become=True)
     except (InventoryError, AskError) as error:
@@ -78,23 +81,37 @@ def accept(
         acceptance.write(report, output)
     except OSError as error:
         raise refuse(f"{output} cannot be written: {error}") from error
-    console = Console(highlight=False)
-    for line in acceptance.said(report, output):
-        console.print(line, soft_wrap=True, markup=False)
+    _tell(report, output, as_json)
     if not acceptance.sound(report):
         raise typer.Exit(1)
 
 
-def tried(inventory: list[str], hosts: list[str], stages: tuple[str, ...], output: Path, *, hash_names: bool) -> int:
+def _tell(report: Mapping[str, Any], output: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+    for line in acceptance.said(report, output):
+        _words(as_json).print(line, soft_wrap=True, markup=False)
+
+
+def _words(as_json: bool) -> Console:
+    """Return where words go: beside a document to the standard error."""
+    return Console(highlight=False, stderr=as_json)
+
+
+def tried(
+    inventory: list[str], hosts: list[str], stages: tuple[str, ...], output: Path, *, hash_names: bool, as_json: bool
+) -> int:
     """Have the playbook compile and serve, and print what its report says; the exit status."""
     asked = {"stages": list(stages), "hash_names": hash_names, "directory": str(output.resolve())}
     variables = {"trainyard_accept": asked, "trainyard_only": ":".join(hosts)}
-    console = Console(highlight=False)
+    console = _words(as_json)
     with console.status("Accepting") as shown:
         run = run_playbook(playbook("accept"), inventory, variables, on_task=lambda name: shown.update(name))
     accepted = [one.result for one in run.results if one.action == "trainyard.neuron.acceptance_report"]
     if not accepted or "msg" not in accepted[-1]:
         raise refuse(run.why_not() or "the playbook made no report")
+    if as_json:
+        typer.echo((output / "accept.json").read_text(encoding="utf-8"), nl=False)
     for line in accepted[-1]["msg"]:
         console.print(line, soft_wrap=True, markup=False)
     return 0 if accepted[-1].get("sound") and run.succeeded else 1

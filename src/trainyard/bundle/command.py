@@ -105,6 +105,7 @@ def install_bundle(
     unsigned: Annotated[
         bool, typer.Option("--unsigned", help="Install although nobody's signature is checked.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what came where as JSON.")] = False,
 ) -> None:
     """Verify a bundle, bring what it holds to where the fleet takes it from, and write the variables for that."""
     if signers is None and not unsigned:
@@ -119,11 +120,14 @@ def install_bundle(
     except BundleError as error:
         raise refuse(str(error), 1) from error
     path = install.write_variables(install.variables(document, to.resolve(), registry), to)
-    typer.echo(f"{came} files came to {to}. Give every run of the fleet: -e @{path}")
-    if (to / "wheels").is_dir():
-        typer.echo(
-            f"For the controller and, in /etc/pip.conf, the hosts: PIP_NO_INDEX=1 PIP_FIND_LINKS={to / 'wheels'}"
-        )
+    wheels = to / "wheels" if (to / "wheels").is_dir() else None
+    if as_json:
+        found = {"files": came, "directory": str(to), "variables": str(path), "wheels": str(wheels) if wheels else None}
+        typer.echo(json.dumps(found, indent=2))
+    typer.echo(f"{came} files came to {to}. Give every run of the fleet: -e @{path}", err=as_json)
+    if wheels:
+        ways = f"PIP_NO_INDEX=1 PIP_FIND_LINKS={wheels}"
+        typer.echo(f"For the controller and, in /etc/pip.conf, the hosts: {ways}", err=as_json)
 
 
 def about_of(plan: Mapping[str, Any], checkpoints: Sequence[Checkpoint], images: Sequence[str]) -> dict[str, Any]:

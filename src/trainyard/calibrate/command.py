@@ -14,12 +14,18 @@ from rich.table import Table
 from trainyard.forecast.command import calibration_or_exit, numbers_wrong
 from trainyard.plan_command import refuse
 from trainyard.report import analysis
+from trainyard.written import write_or_exit
 
 # Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
 from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import did_you_mean  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.bounded_file import FileError, read_json  # isort: skip
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast import fitting  # isort: skip
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import Calibration, as_text  # isort: skip
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.calibration import (  # isort: skip
+    Calibration,
+    CalibrationError,
+    as_text,
+    calibration_of,
+)
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.forecast.seen_times import (
     SeenError,
     seen_in,
@@ -158,14 +164,12 @@ def command(
     made, validated, fitted = fitting.calibrate(points, begun, provenance) if points else (begun, [], [])
     made = with_times(made, start_factor, compile_factor)
     console = Console(highlight=False)
-    try:
-        if accepted:
+    if accepted:
+        try:
             made = with_seen(made, accepted, None if as_json else console)
-        output.write_text(as_text(made), encoding="utf-8")
-    except SeenError as error:
-        raise refuse(str(error)) from error
-    except OSError as error:
-        raise refuse(f"{output} cannot be written: {error.strerror}") from error
+        except SeenError as error:
+            raise refuse(str(error)) from error
+    write_or_exit(output, as_text(made), is_calibration)
     if as_json:
         answer = {
             "file": str(output),
@@ -183,6 +187,15 @@ def command(
         soft_wrap=True,
         markup=False,
     )
+
+
+def is_calibration(content: bytes) -> bool:
+    """Return whether a file holds a calibration."""
+    try:
+        calibration_of(json.loads(content), "")
+    except (CalibrationError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def show(

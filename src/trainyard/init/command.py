@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 import shutil
 import sys
@@ -217,6 +218,7 @@ def init(
     store: Annotated[
         str, typer.Option(help="Where compiled models are kept: s3://bucket/prefix, or a shared path.")
     ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON; ask nothing.")] = False,
 ) -> None:
     """Write an inventory for your hosts: asks for what is not given, reaches no host, and says what comes next."""
     errors = Console(stderr=True, highlight=False)
@@ -227,7 +229,7 @@ def init(
         flags: dict[str, object] = {"single": single, "router": router}
         hosts_given, regions = list(host or ()), list(region or ())
         ec2 = ec2 or bool(regions)
-        if at_a_terminal():
+        if at_a_terminal() and not as_json:
             recipe, hosts_given, regions = _ask(flags, recipe, hosts_given, regions, ec2)
         elif not recipe:
             raise InitError(f"no recipe: give --recipe, one of {', '.join(recipes())}")
@@ -242,10 +244,13 @@ def init(
         errors.print("[red]error[/]: ", end="")
         errors.print(str(error), soft_wrap=True, markup=False)
         raise typer.Exit(2) from error
+    if as_json:
+        files = sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+        typer.echo(json.dumps({"directory": str(directory), "recipe": fleet.recipe.name, "files": files}, indent=2))
     for line in next_steps(fleet, directory):
-        typer.echo(line)
+        typer.echo(line, err=as_json)
     if INSTALLED:
-        typer.echo(settings_beside(Path.cwd()))
+        typer.echo(settings_beside(Path.cwd()), err=as_json)
 
 
 def settings_beside(folder: Path, source: Path = ROOT / "ansible.cfg", carried: Path = COLLECTIONS) -> str:

@@ -52,6 +52,7 @@ INVENTORY = ROOT / "inventory" / "lab"
 _REPLICAS_PER_HOST = 2
 
 Name = Annotated[str | None, typer.Option("--name", help="The lab's name.  [default: $TRAINYARD_LAB or default]")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,9 @@ def podman_here(say: Say | None = None) -> Podman:
     return Podman(here)
 
 
-def _say() -> Say:
-    """A printer of progress lines with seconds since the start."""
-    console, watch = Console(highlight=False), Stopwatch()
+def _say(*, aside: bool = False) -> Say:
+    """A printer of progress lines with seconds since the start; beside a document to the standard error."""
+    console, watch = Console(highlight=False, stderr=aside), Stopwatch()
     return lambda text: console.print(f"[dim]{watch.seconds:5.0f} s[/dim]  {text}", soft_wrap=True)
 
 
@@ -295,6 +296,13 @@ def describe(name: str) -> dict[str, Any]:
     }
 
 
+def _show(description: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(description, indent=2))
+    else:
+        _print(description)
+
+
 def _print(description: dict[str, Any]) -> None:
     """Print a lab's description for people."""
     console = Console()
@@ -391,6 +399,7 @@ def up(
         bool | None,
         typer.Option("--account/--no-account", help="Instances that are launched at its EC2 become hosts."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make the lab, or bring the one that is there to these options; what is up already stays up."""
     lab_name = name or state.default_name()
@@ -412,23 +421,19 @@ def up(
         data_gib,
     )
     with _errors_reported(lab_name):
-        bring_up(lab_name, options, _say())
-        _print(describe(lab_name))
+        bring_up(lab_name, options, _say(aside=as_json))
+        _show(describe(lab_name), as_json)
 
 
 @app.command()
 def status(
     name: Name = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the lab as it is now."""
     lab_name = name or state.default_name()
     with _errors_reported(lab_name):
-        description = describe(lab_name)
-        if as_json:
-            typer.echo(json.dumps(description, indent=2))
-        else:
-            _print(description)
+        _show(describe(lab_name), as_json)
 
 
 @app.command("inventory")
@@ -438,11 +443,15 @@ def show_inventory() -> None:
 
 
 @app.command()
-def env(name: Name = None) -> None:
+def env(name: Name = None, as_json: AsJson = False) -> None:
     """Print, as shell lines, what a program here needs to find the lab's world: `eval "$(trainyard lab env)"`."""
     lab_name = name or state.default_name()
     with _errors_reported(lab_name):
-        for variable, value in world.environment(_existing(lab_name), state.paths(lab_name)).items():
+        found = world.environment(_existing(lab_name), state.paths(lab_name))
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+            return
+        for variable, value in found.items():
             typer.echo(f"export {variable}={shlex.quote(value)}")
 
 
@@ -483,25 +492,32 @@ def fault(
     factor: Annotated[float | None, typer.Option(help="How much slower tokens come.")] = None,
     rule: Annotated[str | None, typer.Option(help="With rule-off: what the host does not keep to.")] = None,
     name: Name = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make something go wrong, at run time."""
     lab_name = name or state.default_name()
     with _errors_reported(lab_name):
         lab = _existing(lab_name)
-        fleet = Fleet(podman_here(), lab, state.paths(lab_name), _say())
+        fleet = Fleet(podman_here(), lab, state.paths(lab_name), _say(aside=as_json))
         details = Details(replica, path, peer, count, seconds, device, factor, rule)
-        typer.echo(Faults(fleet).inject(host, kind, details))
+        said = Faults(fleet).inject(host, kind, details)
+        typer.echo(json.dumps({"host": host, "kind": kind, "said": said}, indent=2) if as_json else said)
 
 
 @app.command()
 def down(
     name: Name = None,
     cache: Annotated[bool, typer.Option("--cache", help="Also remove what all labs share: images, vLLM.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Remove the lab: containers, network, connections, files. Cached images and environments stay for the next one."""
     lab_name = name or state.default_name()
     with _errors_reported(lab_name):
         gone = take_down(lab_name)
-        typer.echo(f"lab {lab_name}: {len(gone)} containers removed" if gone else f"lab {lab_name}: nothing was there")
+        words = f"lab {lab_name}: {len(gone)} containers removed" if gone else f"lab {lab_name}: nothing was there"
+        typer.echo(words, err=as_json)
+        cleared = clear_cache() if cache else []
         if cache:
-            typer.echo(f"cache: {', '.join(clear_cache()) or 'nothing was there'}")
+            typer.echo(f"cache: {', '.join(cleared) or 'nothing was there'}", err=as_json)
+        if as_json:
+            typer.echo(json.dumps({"lab": lab_name, "containers": len(gone), "cache": cleared}, indent=2))

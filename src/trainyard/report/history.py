@@ -117,6 +117,11 @@ def markdown(found: Sequence[Entry]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def made(begins: bytes) -> bool:
+    """Return whether a file that begins so is such a table."""
+    return begins.startswith(("| " + " | ".join(COLUMNS) + " |").encode("utf-8"))
+
+
 def _cells(entry: Entry) -> Iterator[str]:
     report = entry.run.report
     latency = report.results.latency

@@ -38,6 +38,9 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils.report.schema imp
 #: Intervals of a run over which its tokens are counted, at most.
 INTERVALS = 60
 
+#: What a page says of itself in its first lines.
+GENERATOR = b'<meta name="generator" content="trainyard report">'
+
 #: A cell without a value.
 NONE = "-"
 
@@ -129,6 +132,12 @@ def as_csv(runs: Sequence[Measured]) -> str:
     writer.writerow(COLUMNS)
     writer.writerows(["" if cell == NONE else cell for cell in row_of(run)] for run in runs)
     return out.getvalue()
+
+
+def made(begins: bytes) -> bool:
+    """Return whether a file that begins so is a report of this module's."""
+    heads = ("Benchmark runs (", ",".join(COLUMNS) + "\n")
+    return begins.startswith(tuple(head.encode("utf-8") for head in heads)) or GENERATOR in begins[:1000]
 
 
 def objective_text(objective: Objective) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -170,6 +171,10 @@ def sweep(
     calibration: Annotated[
         Path | None, typer.Option(help="Constants of the forecast that `trainyard calibrate` wrote.")
     ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print what was measured and is recommended as JSON; with --check the points."),
+    ] = False,
     vault_id: vault.VaultIds = None,
     vault_password_file: vault.VaultFiles = None,
     ask_vault_pass: vault.AskVault = False,
@@ -178,7 +183,7 @@ def sweep(
 
     The forecast has the promising ones tried first; with an objective, those that cannot win are left out.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=as_json)
     use_vault(vault_id, vault_password_file, ask_vault_pass)
     constants = calibration_or_exit(calibration)
     try:
@@ -194,6 +199,9 @@ def sweep(
         raise typer.Exit(1) from error
     show(console, points, given, constants)
     if check:
+        if as_json:
+            rows = [{"name": one.name, "possible": one.possible, "reason": one.reason} for one in points]
+            typer.echo(json.dumps({"points": rows}, indent=2))
         return
     directory = (output or RESULTS / f"sweep-{file.stem}").resolve()
     asked = None if stop_at is None else stop_at.timestamp()
@@ -212,6 +220,8 @@ def sweep(
     except engine.BusyError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
+    if as_json:
+        typer.echo(json.dumps(document(given, runs, directory, made.stopped), indent=2))
     conclude(console, given, runs, directory, made.stopped)
     if guide is not None:
         say_forecast(console, guide, made.left_out)
@@ -273,6 +283,18 @@ def say_forecast(console: Console, guide: Guide, left_out: Mapping[str, str]) ->
     console.print(f"forecast ({guide.calibration.provenance}) against the runs:", soft_wrap=True)
     for one in guide.off:
         console.print(f"  {one}", soft_wrap=True, markup=False)
+
+
+def document(given: Spec, runs: list[analysis.Measured], directory: Path, stopped: str) -> dict[str, Any]:
+    """Return what a sweep came to, for programs."""
+    best = analysis.recommend(runs, given.objective) if given.objective else None
+    return {
+        "directory": str(directory),
+        "provenance": render.provenance_of(runs) if runs else None,
+        "runs": [dict(zip(render.COLUMNS, render.row_of(run), strict=True)) for run in runs],
+        "recommended": best.report.run.id if best else None,
+        "stopped": stopped or None,
+    }
 
 
 def conclude(console: Console, given: Spec, runs: list[analysis.Measured], directory: Path, stopped: str) -> None:
