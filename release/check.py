@@ -14,11 +14,15 @@ import sysconfig
 import tarfile
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 
 from release.__main__ import ROOT, make
+from release.collection import CORES
+from release.rehearsal import RehearsalError, rehearse
 from release.rulebook import answers
 from release.version import version_of
 
@@ -35,10 +39,50 @@ sys.exit(subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wor
 """
 
 
-def pips_of_ansible_test() -> set[str]:
+def pips_of_ansible_test(library: Path) -> set[str]:
     """Return the versions of pip that ansible-test installs into its environments, as its own source says."""
-    source = Path(sysconfig.get_path("purelib")) / "ansible_test/_internal/python_requirements.py"
+    source = library / "ansible_test/_internal/python_requirements.py"
     return set(re.findall(r"\bpip='([0-9.]+)'", source.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class Core:
+    """An ansible-core with its ansible-test: the version, the program, and where its modules are."""
+
+    version: str
+    program: Path
+    library: Path
+
+
+def core_here() -> Core:
+    """Return the one that the toolkit's own environment has."""
+    found = version("ansible-core").rsplit(".", 1)[0]
+    return Core(found, Path(sys.executable).with_name("ansible-test"), Path(sysconfig.get_path("purelib")))
+
+
+def cores(path: str) -> tuple[list[Core], list[str]]:
+    """Return an ansible-core of each version that is promised, its newest patch; those for which there is no Python.
+
+    One that the environment here has not is installed into an environment of its own.
+    """
+    own, found, without = core_here(), [], []
+    for wanted, pythons in CORES.items():
+        if wanted == own.version:
+            found.append(own)
+            continue
+        home = ROOT / "build" / f"core-{wanted}"
+        if not (home / "bin/ansible-test").exists():
+            programs = (shutil.which(f"python{one}", path=path) for one in pythons)
+            python = next((program for program in programs if program), None)
+            if python is None:
+                without.append(f"{wanted} (Python {', '.join(pythons)})")
+                continue
+            subprocess.run([python, "-m", "venv", "--clear", str(home)], check=True)
+            pip = [str(home / "bin/pip"), "install", "--quiet", "--disable-pip-version-check"]
+            subprocess.run([*pip, f"ansible-core~={wanted}.0"], check=True)
+        (library,) = home.glob("lib/python3*/site-packages")
+        found.append(Core(wanted, home / "bin/ansible-test", library))
+    return found, without
 
 
 def unpacked(archive: Path, folder: Path) -> Path:
@@ -80,15 +124,28 @@ def sound(path: str) -> str:
 
 
 def sanity(archive: Path, folder: Path, tests: Sequence[str]) -> bool:
-    """Have ansible-test look at the unpacked collection."""
-    home = unpacked(archive, folder / "sanity")
+    """Have ansible-test of each ansible-core that is promised look at the unpacked collection.
+
+    A version for which this machine has no Python is named and left out.
+    """
+    path = sound(os.environ["PATH"])
+    found, without = cores(path)
+    content = [_sane(core, archive, folder / f"core-{core.version}", tests, path) for core in found]
+    for one in without:
+        sys.stdout.write(f"==> ansible-test sanity of {one}: no such Python here, left out\n")
+    return all(content)
+
+
+def _sane(core: Core, archive: Path, folder: Path, tests: Sequence[str], path: str) -> bool:
+    home = unpacked(archive, folder)
     cache = folder / "home/.ansible/test/cache"
     cache.mkdir(parents=True)
-    for version in pips_of_ansible_test():
-        (cache / f"get_pip_{version.replace('.', '_')}.py").write_text(GET_PIP, encoding="utf-8")
+    for pip in pips_of_ansible_test(core.library):
+        (cache / f"get_pip_{pip.replace('.', '_')}.py").write_text(GET_PIP, encoding="utf-8")
     chosen = [word for name in tests for word in ("--test", name)]
-    words = [str(Path(sys.executable).with_name("ansible-test")), "sanity", "--color", "no", *chosen]
-    return run("ansible-test sanity", words, home, HOME=str(folder / "home"), PATH=sound(os.environ["PATH"]))
+    words = [str(core.program), "sanity", "--color", "no", *chosen]
+    ways = f"{core.program.parent}{os.pathsep}{path}"
+    return run(f"ansible-test sanity of {core.version}", words, home, HOME=str(folder / "home"), PATH=ways)
 
 
 def importer(archive: Path, folder: Path) -> bool:
@@ -112,6 +169,18 @@ def changelog(folder: Path) -> bool:
         return False
     said = [sys.executable, "-m", "release.notes", "9.9.9-rc.1", "--changelog", str(copied / "CHANGELOG.md")]
     return run("the notes of that release", said, ROOT)
+
+
+def prerelease(folder: Path) -> bool:
+    """Have the next pre-release made in a clone by the documented steps."""
+    sys.stdout.write("==> a pre-release, in a clone\n")
+    try:
+        for line in rehearse(ROOT, folder / "prerelease", TOOLS):
+            sys.stdout.write(f"{line}\n")
+    except RehearsalError as error:
+        sys.stdout.write(f"ERROR: {error}\n")
+        return False
+    return True
 
 
 def pages(archive: Path, folder: Path) -> bool:
@@ -159,7 +228,7 @@ def main() -> int:
     parser.add_argument(
         "checks",
         nargs="*",
-        help="importer, changelog, dashboards, environment, pages, rulebook, sanity; without any, all",
+        help="importer, changelog, dashboards, environment, pages, prerelease, rulebook, sanity; without any, all",
     )
     parser.add_argument(
         "--sanity-test", action="append", default=[], help="only this one of ansible-test's; repeatable"
@@ -172,6 +241,7 @@ def main() -> int:
         checks: dict[str, Callable[[], bool]] = {
             "importer": lambda: importer(archive, folder),
             "changelog": lambda: changelog(folder),
+            "prerelease": lambda: prerelease(folder),
             "environment": lambda: environment(archive, folder),
             "pages": lambda: pages(archive, folder),
             "rulebook": lambda: rulebook(folder),

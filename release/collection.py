@@ -199,13 +199,14 @@ def needed(staged: Path, lock: Path) -> dict[str, str]:
     return {name: versions[name] for name in sorted(others)}
 
 
-def sanity_ignored(staged: Path, given: str, pythons: Sequence[str] = ()) -> str:
+def sanity_ignored(staged: Path, given: str, pythons: Sequence[str] = (), core: str = "") -> str:
     """Return the lines of an ignore file of ansible-test, a line a file where the given ones name a pattern of files.
 
     Args:
         staged: the files that are published.
         given: the text of release/sanity_ignore.txt.
         pythons: versions of the controller's Python, for each of which the test `import` is another.
+        core: the version of ansible-core; a test with `@VERSION` behind it finds that from this version on.
 
     Raises:
         CollectionError: a line says no reason, or is about no file.
@@ -221,11 +222,18 @@ def sanity_ignored(staged: Path, given: str, pythons: Sequence[str] = ()) -> str
                 f"release/sanity_ignore.txt: {line}: {'no reason is given' if found else 'there is no such file'}"
             )
         name, _, why = rest.partition(" ")
+        name, _, since = name.partition("@")
+        if since and core and _parts(core) < _parts(since):
+            continue
         tests = [f"import-{version}" for version in pythons] if name == "import" else [name]
         lines += [f"{path} {test} {why}" for path in found for test in tests]
     if wrong:
         raise CollectionError("\n".join(wrong))
     return "".join(f"{line}\n" for line in sorted(lines))
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 def _about(staged: Path, here: Carried) -> str:
@@ -284,7 +292,7 @@ def stage(root: Path, target: Path, version: Version, ref: str) -> Carried:
     ignored = (root / "release/sanity_ignore.txt").read_text(encoding="utf-8")
     (target / "tests/sanity").mkdir(parents=True)
     for core, pythons in CORES.items():
-        lines = sanity_ignored(target, ignored, pythons)
+        lines = sanity_ignored(target, ignored, pythons, core)
         (target / f"tests/sanity/ignore-{core}.txt").write_text(lines, encoding="utf-8")
     with (target / "README.md").open("a", encoding="utf-8") as readme:
         readme.write(_about(target, here))

@@ -161,6 +161,12 @@ def test_what_sanity_may_find_is_said_for_each_file_with_its_reason(tmp_path: Pa
     )
     said = sanity_ignored(made, "plugins/modules/a.py import # a library\n", ("3.11", "3.12"))
     assert said == "plugins/modules/a.py import-3.11 # a library\nplugins/modules/a.py import-3.12 # a library\n"
+    for core, since in (
+        ("2.20", ""),
+        ("2.21", "plugins/modules/a.py pylint:y # why\n"),
+        ("2.100", "plugins/modules/a.py pylint:y # why\n"),
+    ):
+        assert sanity_ignored(made, "plugins/modules/a.py pylint:y@2.21 # why\n", (), core) == since
     with pytest.raises(CollectionError, match="no such file"):
         sanity_ignored(made, "plugins/modules/gone.py validate-modules:x # why")
     with pytest.raises(CollectionError, match="no reason"):
