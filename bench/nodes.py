@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""One execution node against several over the same simulated fleet: `--nodes 1 2 4 [--hosts 64] [--json FILE]`.
+"""One execution node against several over the same simulated fleet: `--nodes 1 2 4 [--hosts 64 128] [--json FILE]`.
 
 `trainyard provision --nodes` over hosts with four replicas each, whole and, from two nodes on, with one of them killed
 in the middle. A node is `ansible-runner worker` with all that it starts, in a process tree of its own on this machine;
@@ -11,14 +11,17 @@ is what a module costs a host, as a host does that has all it needs.
 A row for each number of nodes: `wall_s` of the whole command; `cpu_s` of the controller and all nodes; `node_cpu_s` and
 `max_rss_mb` of the busiest node (what a machine of its own would carry; memory as the kernel's proportional set size,
 ten times a second); `controller_cpu_s`; `redone_parts`. Where all nodes share one machine's processors, `wall_s` cannot
-fall as it does on several; `processors` says how many there were. `to_one` has shares of what one node took, where
-it was measured too. Exits 1 where a host was left out, or a part of a killed node was not done again.
+fall as it does on several; `processors` says how many there were. `to_one` has shares of what one node took over
+the same hosts, where it was measured too; `growth` has what a doubling of the hosts multiplies, the nodes being the
+same. Exits 1 where a host was left out, or a part of a killed node was not done again.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import os
 import resource
 import signal
@@ -47,6 +50,8 @@ sleep {host_s}
 echo $name >> {asked}
 cat {answers}/$name
 """
+#: Figures that grow with a fleet.
+GROWING = ("wall_s", "cpu_s", "node_cpu_s", "controller_cpu_s", "max_rss_mb")
 #: The last that provisioning asks of a host, and what gives its lock back.
 LAST, FREED = "sdk_release", "roll_lock"
 
@@ -190,14 +195,21 @@ def measure(nodes: int, hosts: int, host_s: float, kill: bool, folder: Path) -> 
 
 
 def with_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows, each with its shares of what one node took."""
-    ones = [row for row in rows if row["nodes"] == 1]
-    if not ones:
-        return [dict(row) for row in rows]
-    return [
-        {**row, "to_one": {name: round(row[name] / ones[0][name], 2) for name in ("node_cpu_s", "wall_s")}}
-        for row in rows
-    ]
+    """Return the rows, each with its shares of what one node took, and how it grew from the next smaller fleet."""
+    found = []
+    for row in rows:
+        made = dict(row)
+        ones = [one for one in rows if one["nodes"] == 1 and one["hosts"] == row["hosts"]]
+        if ones:
+            made["to_one"] = {name: round(row[name] / ones[0][name], 2) for name in ("node_cpu_s", "wall_s")}
+        like = [one for one in rows if (one["nodes"], one["killed_nodes"]) == (row["nodes"], row["killed_nodes"])]
+        smaller = max((one for one in like if one["hosts"] < row["hosts"]), key=lambda one: one["hosts"], default=None)
+        if smaller:
+            doublings = math.log2(row["hosts"] / smaller["hosts"])
+            both = [name for name in GROWING if row[name] and smaller[name]]
+            made["growth"] = {name: round((row[name] / smaller[name]) ** (1 / doublings), 2) for name in both}
+        found.append(made)
+    return found
 
 
 def main() -> int:
@@ -206,15 +218,15 @@ def main() -> int:
         return node(Path(sys.argv[sys.argv.index("--meter") + 1]), sys.argv[sys.argv.index("--") + 1 :])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--hosts", type=int, default=64)
+    parser.add_argument("--hosts", type=int, nargs="+", default=[64])
     parser.add_argument("--host-s", type=float, default=0.3, help="seconds that a module takes on a host")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
-    for nodes in options.nodes:
+    for hosts, nodes in itertools.product(sorted(options.hosts), options.nodes):
         for kill in (False, True) if nodes > 1 else (False,):
             with tempfile.TemporaryDirectory() as folder:
-                rows.append(measure(nodes, options.hosts, options.host_s, kill, Path(folder)))
+                rows.append(measure(nodes, hosts, options.host_s, kill, Path(folder)))
             print(json.dumps(with_ratios(rows)[-1]), flush=True)
     if options.json:
         options.json.write_text(json.dumps(with_ratios(rows), indent=1) + "\n")

@@ -236,11 +236,25 @@ def test_a_node_killed_in_the_middle_costs_time_and_no_host(tmp_path: Path) -> N
 
 
 def test_the_figures_of_several_nodes_are_shares_of_what_one_took() -> None:
-    one = {"nodes": 1, "node_cpu_s": 60.0, "wall_s": 100.0}
-    rows = [one, {"nodes": 4, "node_cpu_s": 20.0, "wall_s": 80.0}]
+    one = measured(1, 64, 60.0, 100.0)
+    rows = [one, measured(4, 64, 20.0, 80.0)]
     assert [row["to_one"]["node_cpu_s"] for row in bench.with_ratios(rows)] == [1, 0.33]
     assert [row["to_one"]["wall_s"] for row in bench.with_ratios(rows)] == [1, 0.8]
     assert bench.with_ratios(rows[1:]) == rows[1:]
+
+
+def test_growth_is_for_each_doubling_of_the_hosts_with_the_same_nodes() -> None:
+    rows = [measured(1, 16, 10.0, 20.0), measured(2, 16, 6.0, 12.0), measured(1, 64, 40.0, 45.0)]
+    first, second, third = bench.with_ratios(rows)
+    assert "growth" not in {**first, **second}
+    assert (third["growth"]["node_cpu_s"], third["growth"]["wall_s"]) == (2, 1.5)
+    assert third["to_one"]["wall_s"] == 1
+
+
+def measured(nodes: int, hosts: int, node_cpu_s: float, wall_s: float) -> dict[str, Any]:
+    """A row of the bench."""
+    rest = {"killed_nodes": 0, "cpu_s": 1.0, "controller_cpu_s": None, "max_rss_mb": 100}
+    return {"nodes": nodes, "hosts": hosts, "node_cpu_s": node_cpu_s, "wall_s": wall_s, **rest}
 
 
 def test_images_without_a_digest_are_pinned_by_one_run_before_several_ask(tmp_path: Path) -> None:
