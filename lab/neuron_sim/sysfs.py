@@ -102,9 +102,11 @@ def increase(host: HostConfig, device: int, counter: str, by: int = 1) -> None:
     A process that may not write here (a hardened unit's engine) leaves the counter as it is.
     """
     path = device_directory(host, device) / counter
-    with contextlib.suppress(OSError, ValueError):
-        value = int(path.read_text(encoding="utf-8")) + by
-        path.write_text(f"{value}\n", encoding="utf-8")
+    with contextlib.suppress(OSError, ValueError), path.open("r+b", buffering=0) as file:
+        value = int(file.read()) + by
+        # In one write and never emptied before: whoever is killed here leaves a number, and whoever reads sees one.
+        file.seek(0)
+        file.write(b"%d\n" % value)
 
 
 def repair(host: HostConfig, device: int) -> None:

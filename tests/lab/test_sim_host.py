@@ -7,6 +7,8 @@ import itertools
 import json
 import shutil
 import subprocess
+import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -260,3 +262,23 @@ def test_monitor_counts_memory_errors(host: SimHost) -> None:
 def test_neuron_top_prints_one_screen(host: SimHost) -> None:
     text = host.run(tool(host, "neuron-top")).stdout
     assert "NeuronCore v3d Utilization" in text and "Memory Usage Summary" in text
+
+
+def test_a_counter_can_be_read_while_it_grows(tmp_path: Path) -> None:
+    """A process may be killed while it counts, and another one reads: a counter is a number at each moment."""
+    with SimHost(tmp_path) as host:
+        counter = "neuron_core0/stats/other_info/reset_fail_count/total"
+        path = sysfs.device_directory(host.config, 0) / counter
+        writing = threading.Thread(target=lambda: [sysfs.increase(host.config, 0, counter) for _ in range(3000)])
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        try:
+            writing.start()
+            seen = set()
+            while writing.is_alive():
+                seen.add(path.read_text())
+        finally:
+            sys.setswitchinterval(interval)
+            writing.join()
+        assert [text for text in seen if not text.strip().isdigit()] == []
+        assert path.read_text() == "3000\n" and len(seen) > 1
