@@ -8,11 +8,14 @@ import json
 import os
 import shlex
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainyard.lab.commands import podman_here
+from trainyard.lab.state import load
 from trainyard.paths import ROOT
 
 
@@ -149,3 +152,24 @@ def stand_in(name: str, hosts: int, *more: str, engine: str = "simulated", **var
         yield lab
     finally:
         lab.trainyard("lab", "down", "--name", lab.name)
+
+
+@contextlib.contextmanager
+def powered(lab: Lab, host: str) -> Iterator[list[str]]:
+    """Play the machine under a host: one that goes down for a reboot comes up again. Holds what it had to do."""
+    made, over, done = load(lab.name), threading.Event(), list[str]()
+    assert made is not None
+    podman, container = podman_here(), made.container(host)
+
+    def watch() -> None:
+        while not over.wait(1.0):
+            if podman.run("inspect", "--format", "{{.State.Status}}", container).strip() == "exited":
+                done.append(lab.fault(host, "reboot").strip())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield done
+    finally:
+        over.set()
+        thread.join()

@@ -8,20 +8,16 @@ of the tests.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import subprocess
-import threading
 from collections.abc import Iterator
 
 import pytest
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.releases import find_release
 
 from tests.roll.conftest import LabFleet, own_fleet
-from tests.stand_in import Lab
-from trainyard.lab.commands import podman_here
-from trainyard.lab.state import load
+from tests.stand_in import Lab, powered
 from trainyard.paths import ROOT
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("upgrade")]
@@ -58,27 +54,6 @@ def upgrade(lab: Lab, *more: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in lab.environment.items() if name != "ANSIBLE_STDOUT_CALLBACK"}
     words = ["trainyard", "upgrade", "-i", "inventory/lab", "-e", json.dumps({**SETTINGS, **TO_NEW}), *more]
     return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-
-@contextlib.contextmanager
-def powered(lab: Lab, host: str) -> Iterator[list[str]]:
-    """Play the machine under a host: one that goes down for a reboot comes up again. Holds what it had to do."""
-    made, over, done = load(lab.name), threading.Event(), list[str]()
-    assert made is not None
-    podman, container = podman_here(), made.container(host)
-
-    def watch() -> None:
-        while not over.wait(1.0):
-            if podman.run("inspect", "--format", "{{.State.Status}}", container).strip() == "exited":
-                done.append(lab.fault(host, "reboot").strip())
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield done
-    finally:
-        over.set()
-        thread.join()
 
 
 def test_hosts_change_their_sdk_one_after_the_other_with_a_reboot_and_no_request_fails(

@@ -16,11 +16,15 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from tests.roll.conftest import BASE, LabFleet, Run
+from tests.stand_in import Lab
 
 PROMETHEUS, ALERTMANAGER, ROUTER_METRICS = 9090, 9093, 8405
-REPLICAS = 4
+HOSTS, REPLICAS = 2, 8
+#: Prometheus keeps what it looked at this often, seconds.
+STEP_S = 15
 TABLE: list[str] = []
 """What is printed at the end, whoever swallows output."""
 
@@ -54,6 +58,10 @@ class Watched:
     fleet: LabFleet
     host: str
     urls: dict[int, str]
+    lab: Lab
+    thresholds: dict[str, Any]
+    pages_to: Path | None = None
+    began_s: float = field(default_factory=time.time)
     rows: list[Row] = field(default_factory=list)
     account: dict[str, Any] = field(default_factory=dict)
 
@@ -88,18 +96,41 @@ class Watched:
         rows = [line for line in text.splitlines() if line.startswith("haproxy_server_status{")]
         return sum('state="UP"' in row and row.endswith(" 1") and "tiny-llama-" in row for row in rows)
 
-    def fault(self, *words: str) -> None:
-        """Make a fault on the host."""
-        self.fleet.fault(self.host, *words)
+    def within(self, expression: str, begin_s: float, end_s: float = 0.0) -> list[dict[str, Any]]:
+        """The series that an expression had within a time, each with its samples; until now where no end is given."""
+        words = {
+            "query": expression,
+            "start": f"{begin_s:.3f}",
+            "end": f"{end_s or time.time():.3f}",
+            "step": f"{STEP_S}",
+        }
+        answer = httpx.get(f"{self.urls[PROMETHEUS]}/api/v1/query_range", params=words, timeout=60)
+        found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]
+        return found
 
-    def heal(self, finding: dict[str, Any] | None = None, *more: str) -> Run:
-        """Heal what Alertmanager says, or what is given."""
-        return self.fleet.run("heal", {"trainyard_finding": finding} if finding else {}, *more)
+    def page(self, name: str) -> str:
+        """A page of the fleet, as Prometheus shows it."""
+        return httpx.get(f"{self.urls[PROMETHEUS]}/consoles/{name}.html", timeout=60).raise_for_status().text
+
+    def fault(self, *words: str, host: str = "") -> None:
+        """Make a fault on the host that routes, or on another."""
+        self.fleet.fault(host or self.host, *words)
+
+    def heal(self, finding: dict[str, Any] | None = None, actions: int = 0) -> Run:
+        """Heal what Alertmanager says, or what is given; a person may allow so many actions."""
+        given: dict[str, Any] = {"trainyard_finding": finding} if finding else {}
+        return self.fleet.run(
+            "heal", {**given, **({"trainyard_heal": {"actions_per_hour": actions}} if actions else {})}
+        )
 
     def placed(self) -> dict[str, tuple[str, str]]:
         """Cores and artifact of each replica, as its host tells Prometheus."""
         rows = [row["metric"] for row in self.query("trainyard_replica_info")]
-        return {row["replica"]: (row["cores"], row["artifact_digest"]) for row in rows}
+        return {f"{row['host']}:{row['replica']}": (row["cores"], row["artifact_digest"]) for row in rows}
+
+    def whole(self) -> None:
+        """Wait until every replica is in rotation, as each fault begins."""
+        self.until(lambda: self.up() == REPLICAS, 180, "every replica in rotation")
 
     @contextlib.contextmanager
     def row(self, fault: str) -> Iterator[Row]:
@@ -128,6 +159,19 @@ class Watched:
         row.alert, row.alert_s = found["labels"]["alertname"], time.time() - row.began_s
         row.told = found["annotations"]["summary"]
         return found
+
+    def seen(self, row: Row, **labels: str) -> bool:
+        """Note the first alert that fired since a fault, by what Prometheus kept; whether one did."""
+        wanted = ",".join(f'{name}=~"{value}"' for name, value in labels.items())
+        fired = self.within(f'ALERTS{{alertstate="firing",severity=~"page|warn",{wanted}}}', row.began_s)
+        # One that went on firing from before has nothing to do with it.
+        fresh = [one for one in fired if one["values"][0][0] > row.began_s + STEP_S / 2]
+        if fresh:
+            first = min(fresh, key=lambda one: one["values"][0][0])
+            row.alert, row.alert_s = first["metric"]["alertname"], first["values"][0][0] - row.began_s
+            said = [one for one in self.alerts() if one["labels"]["alertname"] == row.alert]
+            row.told = said[0]["annotations"]["summary"] if said else f"{row.alert}, which is over"
+        return bool(fresh)
 
     def restored(self, row: Row, by: str, timeout_s: float = 180.0) -> None:
         """Wait until every replica is in rotation, and note it."""
@@ -171,15 +215,27 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     inventory = fleet.inventory()
     host = inventory["router"]["hosts"][0]
     tunnel, urls = forwarded(fleet, host, folder)
-    found = Watched(fleet, host, urls)
+    kept = os.environ.get("TRAINYARD_WATCH_PAGES", "")
+    lab = Lab(os.environ["TRAINYARD_LAB"])
+    thresholds = yaml.safe_load(Path(os.environ["TRAINYARD_WATCH_MONITORED"], "hosts.yml").read_text(encoding="utf-8"))
+    found = Watched(
+        fleet,
+        host,
+        urls,
+        lab,
+        thresholds["monitor"]["vars"]["monitoring_thresholds"],
+        Path(kept) if kept else None,
+    )
     router = f"http://{inventory['_meta']['hostvars'][host]['ansible_host']}:8080"
     try:
-        found.until(lambda: len(found.query("up == 1")) >= REPLICAS + 3, 120, "every target is asked")
+        found.until(lambda: len(found.query("up == 1")) >= REPLICAS + 2 * HOSTS + 1, 120, "every target is asked")
         with fleet.load(router, closed=4, rate=0.5, longest_s=4.0, gap_limit_s=5.0) as account:
             yield found
         found.account = account
         TABLE.extend(table_of(found))
     finally:
+        for name in sorted(inventory["_meta"]["hostvars"]):
+            fleet.fault(name, "clear")
         tunnel.terminate()
         tunnel.wait(10)
 
@@ -187,7 +243,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 def table_of(watched: Watched) -> list[str]:
     """The table of all faults, in Markdown."""
     lines = [
-        "What was seen of each fault (simulated; one host of four replicas; seconds since the fault):",
+        "What was seen of each fault (simulated; two hosts of four replicas each; seconds since the fault):",
         "",
         "| fault | alert | after, s | restored after, s | by | requests lost | what a person was told |",
         "| --- | --- | --- | --- | --- | --- | --- |",
