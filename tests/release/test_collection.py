@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from release.tree import links_followed
 from release.version import Version
 from trainyard.paths import ROOT
 
+HOME = ROOT / "collections/ansible_collections/trainyard/neuron"
 ROLES = ["nvme_raid", "model_weights"]
 BOOKS = {"preflight": "playbooks/preflight.yml", "site": "playbooks/site.yml", "unlock": "playbooks/unlock.yml"}
 
@@ -171,6 +174,64 @@ def test_what_sanity_may_find_is_said_for_each_file_with_its_reason(tmp_path: Pa
         sanity_ignored(made, "plugins/modules/gone.py validate-modules:x # why")
     with pytest.raises(CollectionError, match="no reason"):
         sanity_ignored(made, "plugins/modules/a.py validate-modules:x")
+
+
+def named_for(test: str) -> set[str]:
+    """The files that the ignore file names for a test, in whatever version of ansible-core."""
+    rows = (line.split(" ") for line in (ROOT / "release/sanity_ignore.txt").read_text(encoding="utf-8").splitlines())
+    return {row[0] for row in rows if len(row) > 2 and row[1].partition("@")[0] == test}
+
+
+def trees() -> dict[str, ast.Module]:
+    """The collection's plugins, by path."""
+    return {str(path.relative_to(HOME)): ast.parse(path.read_bytes()) for path in HOME.glob("plugins/**/*.py")}
+
+
+def needing(library: str, parsed: Mapping[str, ast.Module]) -> set[str]:
+    """Files that import a library when they are imported, or one of the collection that does."""
+
+    def imported(tree: ast.Module) -> set[str]:
+        found = set()
+        for node in tree.body:
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+        return found
+
+    prefix = "ansible_collections.trainyard.neuron."
+    wanted = {path: imported(tree) for path, tree in parsed.items()}
+    names = {prefix + path.removesuffix(".py").replace("/", "."): path for path in parsed}
+    found = {path for path, all_of in wanted.items() if any(name.split(".")[0] == library for name in all_of)}
+    while more := {
+        path
+        for path, all_of in wanted.items()
+        if path not in found and any(names.get(name) in found for name in all_of)
+    }:
+        found |= more
+    return found
+
+
+def test_what_sanity_would_find_is_named_as_soon_as_it_is_written() -> None:
+    """Three findings that come with nearly every change; ansible-test itself is asked before a release."""
+    parsed = trees()
+    assert needing("pydantic", parsed) == named_for("import")
+    thrown_away = {
+        path
+        for path, tree in parsed.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and node.id == "_" and isinstance(node.ctx, ast.Store)
+    }
+    assert thrown_away == {path for path in named_for("pylint:disallowed-name") if path.startswith("plugins/")}
+    runs = {
+        path
+        for path, tree in parsed.items()
+        for node in ast.walk(tree)
+        if path.startswith(("plugins/module_utils/", "plugins/modules/"))
+        and isinstance(node, ast.Call)
+        and ast.unparse(node.func) in {"subprocess.run", "subprocess.Popen"}
+    }
+    assert runs <= named_for("pylint:ansible-bad-function")
 
 
 def test_all_of_the_tree_can_be_published(tmp_path: Path) -> None:
