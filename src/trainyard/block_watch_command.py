@@ -19,7 +19,7 @@ from ansible_collections.trainyard.neuron.plugins.plugin_utils import block_time
 from ansible_collections.trainyard.neuron.plugins.plugin_utils.ec2_blocks import AskError
 
 from trainyard.paths import ROOT, absolute, playbook
-from trainyard.plan_command import InventoryError, open_inventory, read_fleet
+from trainyard.plan_command import InventoryError, open_inventory, read_fleet, use_vault
 from trainyard.written import begins_with, write_or_exit
 
 EVACUATE = playbook("evacuate")
@@ -124,6 +124,7 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="Print what is known as JSON.")] = False,
 ) -> None:
     """Look once at the end of the hosts' capacity blocks: tell the last chance to extend, evacuate in time."""
+    use_vault(None, None, False)
     sources = [absolute(source) for source in inventory]
     told: list[str] = []
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from trainyard import vault
-from trainyard.plan_command import InventoryError, open_inventory, refuse, use_vault
+from trainyard.plan_command import InventoryError, open_inventory, refuse, there_or_exit, use_vault
 
 from ansible_collections.trainyard.neuron.plugins.plugin_utils import history  # isort: skip
 
@@ -71,6 +71,7 @@ def events(
 ) -> None:
     """Show what happened to a fleet: rolls and healing, what came of them, and who ran them."""
     use_vault(vault_id, vault_password_file, ask_vault_pass)
+    there_or_exit(inventory)
     try:
         found = [event for event in history_of(inventory) if not of or about(event, of)][-last:]
     except (InventoryError, history.HistoryError) as error:

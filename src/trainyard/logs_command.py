@@ -17,7 +17,7 @@ from rich.markup import escape
 from trainyard import vault
 from trainyard.ansible_run import PlaybookRun, run_playbook
 from trainyard.paths import ROOT
-from trainyard.plan_command import refuse, use_vault, with_vault_fix
+from trainyard.plan_command import refuse, there_or_exit, use_vault, with_vault_fix
 
 from ansible_collections.trainyard.neuron.plugins.module_utils.serving import phases  # isort: skip
 
@@ -106,6 +106,7 @@ def logs(
             f"{of!r} is neither a deployment nor a replica, such as llama-3-3-70b or llama-3-3-70b/llama-3-3-70b-0"
         )
     use_vault(vault_id, vault_password_file, ask_vault_pass)
+    there_or_exit(inventory)
     units = f"vllm@{found['replica'] or found['deployment'] + '-*'}.service"
     run = run_playbook(PLAYBOOK, inventory, {"trainyard_logs": {"units": units, "lines": last}})
     lines = [line for line in lines_of(run) if line.kind or not marked]

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -308,14 +308,23 @@ def plan_or_exit(inventory: list[str], group: str = "neuron", router_group: str 
     return planned_or_exit(lambda: read_fleet(inventory, group, router_group), inventory)[1]
 
 
+def there_or_exit(inventory: Sequence[str]) -> None:
+    """Go on where every source of an inventory is there; a list of hosts, which has a comma, is no file.
+
+    Raises:
+        typer.Exit: with 2 where one is not, which is told by the name that was given.
+    """
+    missing = [source for source in inventory if not Path(source).exists() and "," not in source]
+    if missing:
+        raise refuse(f"no inventory at {', '.join(missing)}")
+
+
 def planned_or_exit(read: Callable[[], dict[str, Any]], inventory: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the planner's input and the plan; typer.Exit as `plan_or_exit`."""
     from ansible_collections.trainyard.neuron.plugins.module_utils.plan.problems import PlanError
     from ansible_collections.trainyard.neuron.plugins.plugin_utils.plan.plan import plan_fleet
 
-    missing = [source for source in inventory if not Path(source).exists() and "," not in source]
-    if missing:
-        raise refuse(f"no inventory at {', '.join(missing)}")
+    there_or_exit(inventory)
     try:
         given = read()
         return given, plan_fleet(given).to_dict()

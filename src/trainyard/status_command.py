@@ -19,7 +19,7 @@ from rich.table import Table
 from trainyard import vault
 from trainyard.ansible_run import PlaybookRun, run_playbook
 from trainyard.paths import ROOT
-from trainyard.plan_command import use_vault, with_vault_fix
+from trainyard.plan_command import there_or_exit, use_vault, with_vault_fix
 
 PLAYBOOK = ROOT / "playbooks/status.yml"
 #: How long Prometheus may take to answer, seconds.
@@ -222,6 +222,7 @@ def status(
 ) -> None:
     """Say what serves, what is out and why, what is wrong, and what to do next; exit code 1 where that is something."""
     use_vault(vault_id, vault_password_file, ask_vault_pass)
+    there_or_exit(inventory)
     try:
         alerts, figures = watched(prometheus) if prometheus else ([], {})
         found = status_of(run_playbook(PLAYBOOK, inventory, {}), alerts, figures)

@@ -95,6 +95,8 @@ def test_a_password_by_the_configuration_that_ansible_reads(vaulted: Path, said:
     done = run("trainyard", "plan", "-i", str(vaulted / "fleet"), **given)
     assert done.returncode == 0, done.stderr
     assert "port 8123" in done.stdout
+    done = run("trainyard", "block-watch", "-i", str(vaulted / "fleet"), **given)
+    assert (done.returncode, done.stderr) == (0, "")
     done = run("trainyard", "status", "-i", str(vaulted / "fleet"), **given)
     assert "vault" not in done.stdout + done.stderr
     assert "a did not answer" in done.stdout + done.stderr
@@ -151,3 +153,12 @@ def test_a_password_is_asked_for_once_and_reaches_the_playbooks(vaulted: Path) -
     assert "ecrypt" not in child.before
     assert "Stopped at a" in child.before, "the host is no host, and the vault was opened to find that"
     assert not list(Path("/tmp").glob("trainyard-vault-*")), "the password goes with the process"  # noqa: S108
+
+
+@pytest.mark.parametrize(
+    "command", [["plan"], ["show"], ["status"], ["logs", "m"], ["events"], ["accept"], ["forecast"]]
+)
+def test_an_inventory_that_is_not_there_is_named_as_it_was_given(command: list[str], tmp_path: Path) -> None:
+    done = run("trainyard", *command, "-i", "nothere", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: no inventory at nothere\n"

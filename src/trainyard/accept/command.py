@@ -15,7 +15,7 @@ from rich.console import Console
 from trainyard import vault
 from trainyard.ansible_run import run_playbook
 from trainyard.paths import playbook
-from trainyard.plan_command import InventoryError, open_inventory, refuse, use_vault
+from trainyard.plan_command import InventoryError, open_inventory, refuse, there_or_exit, use_vault
 from trainyard.plan_diff import AskError, ask_hosts
 
 # Before Ansible's loader knows the collection: it does not find the rest of a package that it did not load itself.
@@ -56,9 +56,7 @@ def accept(
         if name not in known_stages:
             fix = did_you_mean(name, known_stages) or "give one of " + ", ".join(known_stages)
             raise refuse(f"--stage {name}: {fix}")
-    missing = [source for source in inventory if not Path(source).exists() and "," not in source]
-    if missing:
-        raise refuse(f"no inventory at {', '.join(missing)}")
+    there_or_exit(inventory)
     try:
         known, variables = open_inventory(tuple(inventory))
         names = [one.name for one in known.get_hosts("neuron")] if "neuron" in known.groups else []
