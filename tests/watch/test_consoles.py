@@ -51,6 +51,7 @@ def host_page() -> str:
         page.say("trainyard_replica_restarts_total", 0, **of)
         page.say("trainyard_replica_start_seconds", 61, **of)
     page.say("trainyard_replica_phase", 1, deployment="d", replica="<b>d-1</b>", phase="loading weights")
+    page.say("trainyard_replica_starting_seconds", 90, deployment="d", replica="<b>d-1</b>")
     page.say("trainyard_neuron_devices", 16)
     page.say("trainyard_neuron_ecc_events_total", 1, device="3", kind="sram_uncorrected")
     page.say("trainyard_neuron_hw_errors_total", 0, device="3", kind=HARDWARE_ERRORS[0])
@@ -112,6 +113,8 @@ def test_the_page_says_what_the_fleet_does(tmp_path: Path) -> None:
     assert set(pages) == set(consoles.PAGES)
     assert rows(pages["device"])["Memory errors by kind"] == [["h1", "3", "sram_uncorrected", "1"]]
     assert rows(pages["deployment"])["In flight of a replica"] == [["h1", "d-0", "3"]]
+    starting = rows(pages["roll"])["How long replicas have been starting"]
+    assert sorted(starting) == [["h1", "&lt;b&gt;d-1&lt;/b&gt;", "1m 30s"], ["h1", "d-0", "0s"]]
     assert found["Alerts"] == [["page", "UncorrectableECC", "h1", "", "", "3"]]
     assert re.search(r'<tr class="page">\s*<td>page</td>\s*<td><a href="https://github.com/', html)
     assert "docs/alerts.md#uncorrectableecc" in html

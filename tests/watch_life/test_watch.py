@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.trainyard.neuron.plugins.plugin_utils.watch import consoles, rules
+from ansible_collections.trainyard.neuron.plugins.plugin_utils.watch import consoles, dashboards, rules
 
 from tests.stand_in import powered
 from tests.watch.test_rules import GROUPS, PROMTOOL, series_of
@@ -20,6 +21,11 @@ from tests.watch_life.conftest import REPLICAS, STEP_S, Row, Watched
 pytestmark = pytest.mark.lab
 
 OTHER = "lab-2"
+#: Panels of what these hosts do not have, and what the panel says then.
+NOT_TOLD = {
+    "Prefix cache hits": "No prefix caching",
+    "Unhealthy components": "None; drivers before 2.30 tell of none",
+}
 #: More than these tests do in an hour: what healing may do is tried by its own.
 MANY = 20
 
@@ -282,6 +288,35 @@ def test_a_device_with_sram_errors_is_left_by_its_replicas(watched: Watched) -> 
         healed(watched, row, "quarantine_device", 0, "UncorrectableECC")
     moved = f"{OTHER}:tiny-llama-0"
     watched.until(lambda: watched.placed()[moved][0] == "32-39", 60, "the host tells where it is")
+
+
+def shown(query: str) -> str:
+    """What a query picks from: the same without the comparison that leaves some of it out."""
+    return re.sub(r" (==|>|>=) \d+$", "", query)
+
+
+def has_data(watched: Watched, query: str, may_be_over: bool) -> bool:
+    """Whether a query gives something; or did, or what it picks from is there."""
+    if watched.query(query):
+        return True
+    return may_be_over and bool(watched.query(shown(query)) or watched.within(query, watched.began_s))
+
+
+def test_no_panel_of_a_dashboard_is_without_data(watched: Watched) -> None:
+    """Each has data now; a table of what is wrong or under way has had rows, or what it picks from is there."""
+    empty = {
+        panel.title
+        for dashboard in dashboards.DASHBOARDS.values()
+        for panel in dashboard.panels
+        if not has_data(watched, dashboards.of_all(panel.query), panel.kind == dashboards.ROWS)
+    }
+    assert empty == set(NOT_TOLD)
+    for board in dashboards.DASHBOARDS.values():
+        for panel in board.panels:
+            assert panel.empty == NOT_TOLD.get(panel.title, "None")
+    said = {panel.query: panel.title for board in dashboards.DASHBOARDS.values() for panel in board.panels}
+    not_told = {dashboards.of_all(query) for query, title in said.items() if title in NOT_TOLD}
+    assert {cell for cell in consoles.queries() if not has_data(watched, cell, True)} == not_told
 
 
 def test_the_pages_show_the_fleet_as_it_is_after_all_that(watched: Watched) -> None:
