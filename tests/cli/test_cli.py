@@ -88,3 +88,9 @@ def test_what_no_command_foresaw_is_a_line_and_a_code_that_is_documented(
     assert f"| {code} |" in (ROOT / "docs/commands.md").read_text(encoding="utf-8")
     monkeypatch.setenv("TRAINYARD_DEBUG", "1")
     assert CliRunner().invoke(app, ["show", "-i", "x"]).exception is error
+
+
+def test_a_name_that_is_no_text_is_shown_with_its_bytes_spelt_out() -> None:
+    refused = CliRunner().invoke(app, ["sweep", os.fsdecode(b"/\xff"), "-i", "nowhere"])
+    assert refused.exit_code == 2
+    assert "is no sweep" in refused.output
