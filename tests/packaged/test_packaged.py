@@ -19,6 +19,7 @@ import pytest
 
 from release.__main__ import make
 from release.version import version_here
+from tests.release.test_installed import EXAMPLE
 from trainyard.paths import ROOT
 
 pytestmark = pytest.mark.lab
@@ -89,6 +90,13 @@ def ask(here: Installed) -> httpx.Response:
     return httpx.post(f"{plan['router']['urls'][0]}/v1/completions", json=body, timeout=60, trust_env=False)
 
 
+def active(here: Installed) -> int:
+    """How many replicas of all hosts are active."""
+    argv = ["-i", here.said["inventory"], "neuron", "--become", "-m", "ansible.builtin.command", "-a"]
+    units = here.run("ansible", *argv, "systemctl list-units --state=active --plain --no-legend vllm@*.service")
+    return len(re.findall(r"^vllm@\S+\.service ", units, re.MULTILINE))
+
+
 def test_nothing_of_the_checkout_is_in_reach(here: Installed) -> None:
     assert str(ROOT) not in here.run("trainyard", "--version")
     assert str(ROOT) not in here.run("python", "-c", "import sys, trainyard; print(sys.path, trainyard.__file__)")
@@ -110,6 +118,20 @@ def test_the_fleet_comes_up_is_measured_and_answers(here: Installed) -> None:
 def test_a_second_run_changes_nothing(here: Installed) -> None:
     counted = here.play("site", "--skip-tags=benchmark")
     assert {host: row["changed"] for host, row in counted.items()} == dict.fromkeys(counted, 0)
+
+
+def test_the_replicas_are_served_by_their_role_alone_as_its_page_says(here: Installed) -> None:
+    """From a deployment of the inventory and hosts with weights and artifacts; it plans for itself."""
+    here.play("teardown")
+    (page,) = here.folder.glob("collections/**/roles/vllm_endpoint/README.md")
+    (example,) = EXAMPLE.findall(page.read_text(encoding="utf-8"))
+    (here.folder / "serve.yml").write_text(f"---\n{example}", encoding="utf-8")
+    assert active(here) == 0
+    here.run("ansible-playbook", "serve.yml", "-i", here.said["inventory"])
+    # A unit is active once it has answered a request.
+    assert active(here) == 4
+    here.play("site", "--skip-tags=benchmark")
+    assert ask(here).status_code == 200
 
 
 def test_the_fleet_is_rolled_to_another_release_and_back(here: Installed) -> None:
