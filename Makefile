@@ -52,7 +52,7 @@ unit: $(READY) ## Tests that need no lab
 # A site's tools are no part of the toolkit: they have an environment of their own, with a lock of their own.
 SITE := build/docs-venv
 
-$(SITE)/.ready: docs/requirements.txt
+$(SITE)/.ready: docs/requirements.txt | $(READY)
 	@echo "==> Installing the site's tools into $(SITE) (once, about half a minute)"
 	@$(PYTHON) -m venv $(SITE)
 	@$(SITE)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.txt
@@ -113,7 +113,7 @@ dist: $(READY) ## What is published, in dist/: the collection's archive and the 
 # What judges an archive is no part of the toolkit either.
 CHECKS := build/check-venv
 
-$(CHECKS)/.ready: release/requirements.txt
+$(CHECKS)/.ready: release/requirements.txt | $(READY)
 	@echo "==> Installing what judges the collection into $(CHECKS) (once, about a minute)"
 	@$(PYTHON) -m venv $(CHECKS)
 	@$(CHECKS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r release/requirements.txt
