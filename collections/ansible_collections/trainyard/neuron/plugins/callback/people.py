@@ -93,7 +93,7 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core ships no ty
         if self._plain:
             super().v2_playbook_on_no_hosts_matched()
         else:
-            self._display.display(f"{self._stage}: no host of this inventory", color="bright blue")
+            self._display.display(f"{self._stage}: no host in this run", color="bright blue")
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """End the last stage, print the warnings, and Ansible's own recap."""

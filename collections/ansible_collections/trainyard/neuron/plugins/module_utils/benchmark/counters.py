@@ -117,7 +117,7 @@ class Sampler(threading.Thread):
         self.rows: List[Dict[str, Any]] = []
         self._halt = threading.Event()
         self._cpu = cpu_times()
-        self._clients = (time.monotonic(), processes.seconds())
+        self._clients = (time.monotonic(), processes.seconds(), processes.waited())
 
     def run(self) -> None:
         """Sample until told to stop."""
@@ -136,16 +136,21 @@ class Sampler(threading.Thread):
         before, self._cpu = self._cpu, cpu_times()
         total = sum(self._cpu) - sum(before)
         row["host_idle_ratio"] = round((self._cpu[3] - before[3]) / total, 3) if total > 0 else None
-        row["client_cores"], row["client_busiest"] = self._client_use()
+        row["client_cores"], row["client_busiest"], row["client_wanted"] = self._client_use()
         return row
 
-    def _client_use(self) -> Tuple[float, float]:
-        """Processors that the client used since the last look: all its processes, and the busiest one of them."""
-        (then, old), now = self._clients, (time.monotonic(), self.processes.seconds())
-        self._clients = now
+    def _client_use(self) -> Tuple[float, float, float]:
+        """Processors since the last look: all processes' use, the busiest one's, what one used or waited for.
+
+        An interpreter can want one at most.
+        """
+        then, old, old_waited = self._clients
+        now = self._clients = (time.monotonic(), self.processes.seconds(), self.processes.waited())
         passed_s = max(1e-3, now[0] - then)
-        used = [(seconds - old.get(pid, 0.0)) / passed_s for pid, seconds in now[1].items()]
-        return round(sum(used), 3), round(max(used, default=0.0), 3)
+        used = {pid: (seconds - old.get(pid, 0.0)) / passed_s for pid, seconds in now[1].items()}
+        waited = {pid: (now[2].get(pid, 0.0) - old_waited.get(pid, 0.0)) / passed_s for pid in used}
+        wanted = max((max(used[pid], min(1.0, used[pid] + waited[pid])) for pid in used), default=0.0)
+        return round(sum(used.values()), 3), round(max(used.values(), default=0.0), 3), round(wanted, 3)
 
     def stop(self) -> List[Dict[str, Any]]:
         """End the thread and hand over what it saw."""
@@ -185,6 +190,21 @@ class Processes:
                 found[pid] = (float(fields[11]) + float(fields[12])) / tick
             except (OSError, IndexError, ValueError):
                 continue  # it ended meanwhile, or it is somebody else's
+        return found
+
+    def waited(self) -> Dict[int, float]:
+        """Seconds that each of those last found was ready and had no processor, all its threads together.
+
+        Of a kernel that does not count it (proc_pid_schedstat) nothing is known, and 0 is said.
+        """
+        found = {}
+        for pid in self._ours:
+            found[pid] = 0.0
+            for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+                try:
+                    found[pid] += int(path.read_text(encoding="ascii").split()[1]) / 1e9
+                except (OSError, IndexError, ValueError):
+                    continue  # it ended meanwhile
         return found
 
     def _is_ours(self, pid: int) -> bool:

@@ -107,6 +107,9 @@ def _limited_clients(host: LoadHost) -> list[str]:
         if busiest is not None and busiest > CLIENT_CPU_LIMIT:
             text = f"the client's busiest process{where} used {busiest:.2f} of a processor"
             found.append(text + ": its own work is in the latencies")
+        elif isinstance(one, LoadHost) and (one.wanted_process_cores or 0) > CLIENT_CPU_LIMIT:
+            text = f"a process of the client wanted {one.wanted_process_cores:.2f} of a processor"
+            found.append(f"{text} and got {busiest or 0:.2f}: its work and its wait are in the latencies")
         elif free is not None and free < IDLE_LIMIT:
             name = one.name if host.shares else "the load host"
             found.append(f"{name} had {free:.0%} of its processors free: client and servers may wait for them")

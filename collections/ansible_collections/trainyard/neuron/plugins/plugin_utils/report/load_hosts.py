@@ -35,6 +35,7 @@ def load_host_of(summary: dict[str, Any], rows: Sequence[Record], windows: dict[
         client_processes=max(repeat["client_processes"] for repeat in repeats),
         client_cpu_cores=max(repeat["client_cpu_cores"] for repeat in repeats) if sampled is None else sampled,
         busiest_process_cores=under_load("client_busiest"),
+        wanted_process_cores=under_load("client_wanted"),
         idle_ratio_mean=under_load("host_idle_ratio"),
         late_start_p99_ms=late.p99 if late else None,
         shares=_shares(rows, sum(end - start for start, end in windows.values())),

@@ -316,6 +316,8 @@ class LoadHost(_Model):
     """Processors that the client used on average under load."""
     busiest_process_cores: float | None = None
     """Share of one processor that the client's busiest process used under load; an interpreter can use one at most."""
+    wanted_process_cores: float | None = None
+    """Share of one processor that one of the client's processes used or waited for under load, where others took it."""
     idle_ratio_mean: float | None = None
     """Share of the machine's processor time that was free."""
     late_start_p99_ms: float | None = None

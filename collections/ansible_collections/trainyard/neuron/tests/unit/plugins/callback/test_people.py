@@ -119,7 +119,7 @@ def test_a_run_says_what_changed_what_failed_and_what_it_warned_of(folder: Path)
     lines = run(folder)
     assert stage(lines, "Quiet") == ["  nothing to change, N s"]
     assert "Skipped" not in lines
-    assert lines.index("Empty: no host of this inventory") == lines.index("Busy") - 1
+    assert lines.index("Empty: no host in this run") == lines.index("Busy") - 1
     busy = stage(lines, "Busy")
     for host in "ab":
         assert f"  {host}  changed  Change something" in busy

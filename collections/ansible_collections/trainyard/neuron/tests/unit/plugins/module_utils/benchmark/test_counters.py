@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
@@ -89,6 +90,27 @@ def test_a_client_s_processes_are_found_when_their_parent_is_gone() -> None:
     while mine.seconds() or mine._ours:
         assert time.monotonic() < deadline
     # Their numbers may go to others; what has ended is looked at again.
+
+
+def test_what_a_client_waits_for_its_processor_is_wanted_too() -> None:
+    """Two programs that compute, on one processor: each gets half of it, and wants all."""
+    one = {min(os.sched_getaffinity(0))}
+    code = f"import os; os.sched_setaffinity(0, {one}); print(flush=True)\nwhile True: pass"
+    environment = {**os.environ, counters.RUN_VARIABLE: "crowded"}
+    with ExitStack() as stack:
+        for _ in "ab":
+            process = stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
+            )
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            process.stdout.readline()
+        sampler = counters.Sampler({}, 1.0, counters.Processes("crowded"))
+        time.sleep(1.0)
+        row = sampler.sample()
+    assert row["client_busiest"] < 0.8
+    assert row["client_wanted"] > 0.85
+    assert row["client_wanted"] <= max(1.0, row["client_busiest"])
 
 
 def test_a_run_whose_name_begins_with_another_s_is_another_run() -> None:

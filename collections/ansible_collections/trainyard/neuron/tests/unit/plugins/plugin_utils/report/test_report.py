@@ -178,6 +178,12 @@ def test_a_client_at_its_limit_is_flagged() -> None:
         row |= {"client_cores": 1.1, "client_busiest": 0.95}
     assert built(busy).load_host.client_cpu_cores == pytest.approx(1.1)
     assert "client_limited" in codes(built(busy))
+    crowded = summary_of(20)
+    for wanted, flagged in ((0.6, False), (0.97, True)):
+        for row in crowded["repeats"][0]["samples"]:
+            row |= {"client_cores": 0.5, "client_busiest": 0.5, "client_wanted": wanted}
+        assert ("client_limited" in codes(built(crowded))) is flagged
+    assert any("wanted 0.97 of a processor and got 0.50" in flag.message for flag in built(crowded).flags)
     starved = summary_of(20)
     for row in starved["repeats"][0]["samples"]:
         row["host_idle_ratio"] = 0.01
